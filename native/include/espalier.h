@@ -1,0 +1,256 @@
+/*
+ * Espalier's kernels: every declaration with its contract. This header is the single source of truth; native/cpu
+ * implements it for the host, native/cuda for NVIDIA GPUs under the same names, and jextract turns it into the Java
+ * bindings.
+ *
+ * Conventions
+ *   - Matrices are row-major float32. [r, c] is a shape; `ld` is the distance between rows in elements (ld >= c);
+ *     without an `ld` the rows are contiguous.
+ *   - `tokens` counts rows of a packed batch: batch sequences of seq_len tokens each, one after another.
+ *   - Pointers are device memory of the library's kind. No kernel allocates or frees; scratch is the caller's.
+ *   - `accumulate`: 0 overwrites the output, 1 adds to it. Gradients of parameters (d_weight, d_table, ...) are
+ *     always added to, so that micro-batches accumulate.
+ *   - NULL is allowed only where a contract says "or NULL". Outputs do not overlap inputs unless a contract says so.
+ *   - Every function returns ESP_OK or a negative status; esp_last_error() then explains it, per calling thread.
+ *   - Results do not depend on the number of threads: work is cut by shape alone, and every reduction has a fixed
+ *     order. The same inputs give the same bits on one machine.
+ *   - Sums over tokens and normalisation statistics are accumulated in float64 or by compensated/blocked float32.
+ */
+#ifndef ESPALIER_H
+#define ESPALIER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define ESP_API __attribute__((visibility("default")))
+#else
+#define ESP_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Raised whenever a declaration below changes; the loader compares it with the bindings' value. */
+#define ESP_ABI_VERSION 1
+
+typedef enum {
+  ESP_OK = 0,
+  ESP_INVALID_ARGUMENT = -1, /* a size, flag or pointer breaks the contract */
+  ESP_CAPACITY = -2,         /* a latent list is too short for its active latents */
+  ESP_NOT_READY = -3         /* esp_set_sgemm has not been called */
+} esp_status;
+
+/* ---- library ------------------------------------------------------------------------------------------------ */
+
+ESP_API int32_t esp_abi_version(void);
+/* What the last failing call of this thread complained about; "" if none failed. Owned by the library. */
+ESP_API const char *esp_last_error(void);
+/* The address of a cblas_sgemm that runs on the calling thread alone: kernels call it from their own threads. */
+ESP_API int32_t esp_set_sgemm(void *cblas_sgemm);
+/* Threads that kernels use from now on, 1 or more; 0: as many as the machine has cores this process may use. */
+ESP_API int32_t esp_set_threads(int32_t threads);
+ESP_API int32_t esp_threads(void);
+
+/* ---- dense products ----------------------------------------------------------------------------------------- */
+
+/* c[m, n] = alpha * op(a) op(b) + beta * c; op transposes where the flag is 1. op(a) is [m, k], op(b) is [k, n].
+ * beta = 0 never reads c. */
+ESP_API int32_t esp_gemm(int32_t trans_a, int32_t trans_b, int64_t m, int64_t n, int64_t k, float alpha,
+                         const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+
+/* ---- elementwise and reductions ----------------------------------------------------------------------------- */
+
+ESP_API int32_t esp_fill(float *x, float value, int64_t n);
+ESP_API int32_t esp_copy(const float *x, float *out, int64_t n);
+/* out = x + y; out may be x or y. */
+ESP_API int32_t esp_add(const float *x, const float *y, float *out, int64_t n);
+/* y += alpha * x */
+ESP_API int32_t esp_axpy(float alpha, const float *x, float *y, int64_t n);
+/* out[c] += alpha * sum over rows r with skip[r] == 0 of x[r, c]; skip: [rows] bytes or NULL. */
+ESP_API int32_t esp_column_sum(const float *x, int64_t ldx, const uint8_t *skip, float alpha, float *out,
+                               int64_t rows, int64_t cols);
+/* out[0] = sum of x */
+ESP_API int32_t esp_sum(const float *x, int64_t n, double *out);
+
+typedef enum { ESP_F32 = 0, ESP_BF16 = 1, ESP_F16 = 2, ESP_F64 = 3 } esp_dtype;
+/* dst[i] = (float) src[i]; src holds n values of `dtype`, at any alignment. */
+ESP_API int32_t esp_convert(const void *src, int32_t dtype, float *dst, int64_t n);
+
+/* Inverted dropout: out[i] = keep(i) ? x[i] / (1 - p) : 0, where keep(i) depends on (seed[0], stream, i) alone
+ * (counter-based), so that a backward pass calls it again on the gradient. out may be x; accumulate as above. */
+ESP_API int32_t esp_dropout(const float *x, float *out, int64_t n, float p, const uint64_t *seed, uint64_t stream,
+                            int32_t accumulate);
+
+/* ---- embedding ---------------------------------------------------------------------------------------------- */
+
+/* out[t] = scale * table[ids[t]]; ids in [0, vocab). */
+ESP_API int32_t esp_embedding_forward(const int32_t *ids, const float *table, float scale, float *out, int64_t tokens,
+                                      int64_t vocab, int64_t d);
+/* d_table[ids[t]] += scale * d_out[t] */
+ESP_API int32_t esp_embedding_backward(const int32_t *ids, const float *d_out, float scale, float *d_table,
+                                       int64_t tokens, int64_t vocab, int64_t d);
+
+/* ---- RMSNorm ------------------------------------------------------------------------------------------------ */
+
+/* out = x * rstd * (weight_offset + weight), rstd[r] = 1 / sqrt(mean(x^2) + eps) (Zhang & Sennrich 2019).
+ * weight_offset: 0 for Llama, 1 for Gemma. */
+ESP_API int32_t esp_rms_norm_forward(const float *x, const float *weight, float weight_offset, float eps, float *out,
+                                     float *rstd, int64_t rows, int64_t d);
+/* With g = d_out * (weight_offset + weight), xhat = x * rstd:
+ * d_x (+)= rstd * (g - xhat * mean(g * xhat)); d_weight += sum over rows of d_out * xhat; d_weight may be NULL. */
+ESP_API int32_t esp_rms_norm_backward(const float *x, const float *weight, float weight_offset, const float *rstd,
+                                      const float *d_out, float *d_x, int32_t accumulate, float *d_weight,
+                                      int64_t rows, int64_t d);
+
+/* ---- rotary positions --------------------------------------------------------------------------------------- */
+
+/* Rotates, in place, the first rotary_dim elements of each of n_heads heads that lie side by side in a row of x:
+ * with h = rotary_dim / 2, (x[i], x[i + h]) turns by sign * angle(position, i), position = row % seq_len.
+ * cos, sin: [seq_len, h]. sign: 1 forward, -1 backward (Su et al. 2021; half-split order of Hugging Face). */
+ESP_API int32_t esp_rope(float *x, int64_t ldx, const float *cos, const float *sin, int32_t sign, int64_t tokens,
+                         int64_t seq_len, int64_t n_heads, int64_t head_dim, int64_t rotary_dim);
+
+/* ---- attention ---------------------------------------------------------------------------------------------- */
+
+/* Causal grouped-query attention with online softmax; no [seq_len, seq_len] matrix is ever stored.
+ * s = scale * q.k; if softcap > 0, s = softcap * tanh(s / softcap); key j is seen by query i iff j <= i and, if
+ * window > 0, i - j < window. Query head h reads key/value head h / (n_heads / n_kv_heads).
+ * q: [tokens, n_heads * head_dim] with ld_q; k, v: [tokens, n_kv_heads * head_dim] with ld_kv;
+ * out: [tokens, n_heads * head_dim] contiguous; lse: [tokens, n_heads], the log-sum-exp of each row of s. */
+ESP_API int32_t esp_attention_forward(const float *q, int64_t ld_q, const float *k, const float *v, int64_t ld_kv,
+                                      float *out, float *lse, int64_t batch, int64_t seq_len, int64_t n_heads,
+                                      int64_t n_kv_heads, int64_t head_dim, float scale, float softcap,
+                                      int64_t window);
+/* Gradients of the above, overwritten. d_out is laid out as out; d_q as q, d_k and d_v as k and v (same lds).
+ * delta: scratch [tokens, n_heads], receives rowsum(d_out * out) (Dao et al. 2022, section B.2). */
+ESP_API int32_t esp_attention_backward(const float *q, int64_t ld_q, const float *k, const float *v, int64_t ld_kv,
+                                       const float *out, const float *lse, const float *d_out, float *delta,
+                                       float *d_q, float *d_k, float *d_v, int64_t batch, int64_t seq_len,
+                                       int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale,
+                                       float softcap, int64_t window);
+
+/* ---- gated MLP activation ----------------------------------------------------------------------------------- */
+
+typedef enum { ESP_SILU = 0, ESP_GELU_TANH = 1 } esp_activation;
+/* gate_up: [rows, 2 * d], gate in the first half of a row, up in the second. out[rows, d] = act(gate) * up. */
+ESP_API int32_t esp_gated_forward(const float *gate_up, int32_t activation, float *out, int64_t rows, int64_t d);
+/* d_gate_up [rows, 2 * d] is overwritten; it may be gate_up. */
+ESP_API int32_t esp_gated_backward(const float *gate_up, int32_t activation, const float *d_out, float *d_gate_up,
+                                   int64_t rows, int64_t d);
+
+/* ---- language-model head with its losses, fused over chunks of tokens --------------------------------------- */
+
+/* Logits are z = softcap(h head^T), head: [vocab, d]; softcap(z) = cap * tanh(z / cap) if cap > 0, else z.
+ * They exist for `chunk` tokens at a time only. targets[t] in [0, vocab), or negative for "no target": such rows
+ * count nothing. */
+
+/* kl[t] = KL(softmax(z_teacher) || softmax(z_student)) in nats; ce_*[t] = -log softmax(z)[targets[t]] (0 without a
+ * target). d_student [tokens, d] = grad_scale * d(sum of kl) / d(student), overwritten, or NULL.
+ * targets, ce_student, ce_teacher: all given or all NULL. scratch: 2 * chunk * vocab floats. */
+ESP_API int32_t esp_head_kl(const float *student, const float *teacher, const float *head, float softcap,
+                            const int32_t *targets, float *kl, float *ce_student, float *ce_teacher,
+                            float *d_student, float grad_scale, float *scratch, int64_t chunk, int64_t tokens,
+                            int64_t d, int64_t vocab);
+/* ce[t] as above. d_hidden [tokens, d] = grad_scale * d(sum of ce) / d(hidden), overwritten, or NULL;
+ * d_head [vocab, d] += grad_scale * d(sum of ce) / d(head), or NULL. scratch: chunk * vocab floats. */
+ESP_API int32_t esp_head_ce(const float *hidden, const float *head, float softcap, const int32_t *targets, float *ce,
+                            float *d_hidden, float *d_head, float grad_scale, float *scratch, int64_t chunk,
+                            int64_t tokens, int64_t d, int64_t vocab);
+
+/* ---- sparse autoencoders ------------------------------------------------------------------------------------ */
+
+/* After encoding, latents are lists: row t holds count[t] entries, (index[t, j], value[t, j]) with indices
+ * ascending, in matrices [tokens, capacity]. m latents, width d. w_enc and w_dec are both [m, d]: a latent is a row,
+ * so that decoding and every gradient read whole rows. keep[t] = 1 marks positions that pass through the SAE
+ * untouched (BOS, EOS): they have count 0; keep may be NULL. */
+
+typedef enum { ESP_RELU = 0, ESP_JUMPRELU = 1, ESP_TOPK = 2 } esp_sae_kind;
+
+/* z = w_enc (x - b_pre) + b_enc; b_pre [d] or NULL (nothing is subtracted).
+ *   ESP_RELU      entries with z > 0, value z
+ *   ESP_JUMPRELU  entries with z > threshold[i], value relu(z). With margin > 0 also the entries with
+ *                 |z - threshold[i]| < margin (straight-through gradients need them); value 0 unless z > threshold.
+ *   ESP_TOPK      the k largest z of a row (ties: the lower index), of those the positive ones, value z
+ * pre: [tokens, capacity], receives z of each entry, or NULL. threshold: [m] for ESP_JUMPRELU, else NULL.
+ * Dense z exists for a few rows at a time, in scratch: esp_sae_encode_scratch(d, m) floats.
+ * ESP_CAPACITY if a row has more entries than capacity. */
+ESP_API int64_t esp_sae_encode_scratch(int64_t d, int64_t m);
+ESP_API int32_t esp_sae_encode(const float *x, const float *w_enc, const float *b_enc, const float *b_pre,
+                               int32_t kind, const float *threshold, float margin, int64_t k, const uint8_t *keep,
+                               int32_t *index, float *value, float *pre, int32_t *count, int64_t capacity,
+                               float *scratch, int64_t tokens, int64_t d, int64_t m);
+/* out[t] = sum_j value[t, j] * w_dec[index[t, j]] + b_dec; rows with keep[t]: out[t] = x[t]. x: needed with keep,
+ * else NULL. */
+ESP_API int32_t esp_sae_decode(const int32_t *index, const float *value, const int32_t *count, int64_t capacity,
+                               const float *w_dec, const float *b_dec, const uint8_t *keep, const float *x, float *out,
+                               int64_t tokens, int64_t d);
+/* d_value[t, j] = <d_out[t], w_dec[index[t, j]]> for every entry. */
+ESP_API int32_t esp_sae_decode_backward(const float *d_out, const int32_t *index, const int32_t *count,
+                                        int64_t capacity, const float *w_dec, float *d_value, int64_t tokens,
+                                        int64_t d);
+/* d_x[t] (+)= sum_j d_pre[t, j] * w_enc[index[t, j]]; rows with keep[t]: d_x[t] (+)= d_out[t]. d_out: needed with
+ * keep, else NULL. */
+ESP_API int32_t esp_sae_encode_backward(const float *d_pre, const int32_t *index, const int32_t *count,
+                                        int64_t capacity, const float *w_enc, const uint8_t *keep, const float *d_out,
+                                        float *d_x, int32_t accumulate, int64_t tokens, int64_t d);
+/* From d_value to d_pre, in place, for entries (z = pre, theta = threshold of the entry's latent), and the
+ * straight-through gradient of thresholds (Rajamanoharan et al. 2024, eq. 11-12), K(u) = 1[|u| < 1/2], eps = bandwidth:
+ *   d_pre            = d_value * 1[z > theta and z > 0] + l1 * 1[value > 0]
+ *   d_threshold[i]  += sum over entries of -(theta * d_value + l0) / eps * K((z - theta) / eps)
+ * kinds other than ESP_JUMPRELU: d_pre = d_value + l1, threshold and d_threshold unused. d_threshold may be NULL.
+ * l1, l0: the sparsity coefficients, already divided as the loss divides. by_latent as esp_sae_by_latent gives it;
+ * needed with d_threshold, else NULL. */
+ESP_API int32_t esp_sae_activation_backward(float *d_value, const float *pre, const float *value,
+                                            const int32_t *index, const int32_t *count, int64_t capacity,
+                                            int32_t kind, const float *threshold, float l1, float l0, float bandwidth,
+                                            float *d_threshold, const int32_t *offsets, const int32_t *by_latent,
+                                            int64_t tokens, int64_t m);
+/* The reverse index: offsets [m + 1], by_latent [tokens * capacity]: the entries of latent i are
+ * by_latent[offsets[i] .. offsets[i + 1]), each t * capacity + j, ascending. tokens * capacity < 2^31. */
+ESP_API int32_t esp_sae_by_latent(const int32_t *index, const int32_t *count, int64_t capacity, int32_t *offsets,
+                                  int32_t *by_latent, int64_t tokens, int64_t m);
+/* Gradients of the SAE's weights, over the entries of each latent:
+ *   d_w_dec[i] += sum value * d_out[t];  d_w_enc[i] += sum d_pre * (x[t] - b_pre);  d_b_enc[i] += sum d_pre. */
+ESP_API int32_t esp_sae_weight_backward(const float *x, const float *b_pre, const float *d_out, const float *value,
+                                        const float *d_pre, const int32_t *offsets, const int32_t *by_latent,
+                                        int64_t capacity, float *d_w_enc, float *d_b_enc, float *d_w_dec, int64_t d,
+                                        int64_t m);
+/* loss[t] = |y[t] - x[t]|^2, d_y[t] = grad_scale * 2 (y[t] - x[t]), both 0 where keep[t]. d_y may be NULL. */
+ESP_API int32_t esp_sae_mse(const float *x, const float *y, const uint8_t *keep, float *loss, float *d_y,
+                            float grad_scale, int64_t tokens, int64_t d);
+/* Adds, over rows without keep, to stats (float64): [0] rows, [1] sum |x - y|^2, [2] sum |x|^2, [3] sum cos(x, y),
+ * [4] active entries (value > 0), [5 .. 5 + d) sum of x; and to fired [m] (int64): how often each latent is active. */
+ESP_API int32_t esp_sae_stats(const float *x, const float *y, const int32_t *index, const float *value,
+                              const int32_t *count, int64_t capacity, const uint8_t *keep, double *stats,
+                              int64_t *fired, int64_t tokens, int64_t d, int64_t m);
+/* Each row of w [rows, d] divided by its norm; rows of norm 0 stay. */
+ESP_API int32_t esp_normalize_rows(float *w, int64_t rows, int64_t d);
+/* grad[r] -= w[r] <grad[r], w[r]> / |w[r]|^2: what is left of the gradient once rows of w keep their norm. */
+ESP_API int32_t esp_remove_parallel(const float *w, float *grad, int64_t rows, int64_t d);
+
+/* ---- optimizer ---------------------------------------------------------------------------------------------- */
+
+/* What changes from step to step lives in device memory, so that a recorded step can be replayed. */
+typedef struct {
+  double lr;
+  double grad_norm; /* written by esp_global_norm */
+  int64_t step;     /* counted from 1 */
+  uint64_t seed;    /* of this step's dropout */
+} esp_control;
+
+/* control->grad_norm = sqrt(sum of grad^2), accumulated in float64. */
+ESP_API int32_t esp_global_norm(const float *grad, int64_t n, esp_control *control);
+/* AdamW with decoupled decay (Loshchilov & Hutter 2019, algorithm 2, as torch.optim.AdamW computes it):
+ * g = grad * min(1, clip / (grad_norm + 1e-6)) (clip <= 0: no clipping); p *= 1 - lr * weight_decay;
+ * m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
+ * p -= lr / (1 - beta1^step) * m / (sqrt(v / (1 - beta2^step)) + eps). */
+ESP_API int32_t esp_adamw(float *param, const float *grad, float *m, float *v, int64_t n, float beta1, float beta2,
+                          float eps, float weight_decay, float clip, const esp_control *control);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
