@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Regenerates the Java bindings of espalier.h and of the used part of OpenBLAS's cblas.h with jextract 22 (newer ones
+# emit calls that Java 22 lacks). Needs jextract on the PATH or in JEXTRACT, g++, and Maven for the OpenBLAS header.
+#
+#   bindings/generate.sh           writes src/generated/java and jextract/fingerprints
+#   bindings/generate.sh --check   fails if espalier.h changed and the bindings did not, or if they were edited;
+#                                  comments and white space of espalier.h do not count. The build runs this.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+header=../native/include/espalier.h
+generated=src/generated/java
+fingerprints=jextract/fingerprints
+
+fail() {
+  echo "bindings/generate.sh: $1" >&2
+  exit 1
+}
+
+# What the declarations say, whatever their layout: comments dropped, white space collapsed.
+header_fingerprint() {
+  perl -0777 -pe 's{/\*.*?\*/|//[^\n]*}{ }gs; s/\s+/ /g' "$header" | sha256sum | cut -d' ' -f1
+}
+
+file_fingerprints() {
+  find "$generated" -type f | LC_ALL=C sort | xargs sha256sum
+}
+
+if [[ ${1-} == --check ]]; then
+  [[ $(head -n 1 "$fingerprints") == "$(header_fingerprint)  $header" ]] ||
+    fail "native/include/espalier.h changed and the bindings did not: run bindings/generate.sh"
+  [[ $(tail -n +2 "$fingerprints") == "$(file_fingerprints)" ]] ||
+    fail "bindings/$generated is not what jextract wrote: run bindings/generate.sh"
+  exit 0
+fi
+
+jextract=${JEXTRACT:-$(command -v jextract || true)}
+[[ -n $jextract ]] || fail "jextract 22 is missing: put it on the PATH or its file name in JEXTRACT"
+command -v g++ >/dev/null || fail "g++ is missing (Debian package g++)"
+
+../mvnw -q -f pom.xml dependency:unpack@cblas-header
+cblas=$(find target/cblas-header -name cblas.h)
+
+rm -rf "$generated"
+# libclang's own headers (stddef.h, stdint.h) may be absent; the compiler's serve as well.
+includes=(-I "$(g++ -print-file-name=include)")
+
+"$jextract" "${includes[@]}" --dump-includes target/espalier.includes "$header"
+grep 'espalier\.h$' target/espalier.includes | sed 's/ *#.*//' >jextract/kernels.includes
+"$jextract" "${includes[@]}" @jextract/kernels.args @jextract/kernels.includes --output "$generated" "$header"
+"$jextract" "${includes[@]}" @jextract/cblas.args @jextract/cblas.includes --output "$generated" "$cblas"
+
+{
+  echo "$(header_fingerprint)  $header"
+  file_fingerprints
+} >"$fingerprints"
