@@ -73,7 +73,8 @@ public final class NativeLibraries {
     try {
       System.load(file.toString());
     } catch (UnsatisfiedLinkError e) {
-      throw new NativeUnavailableException("cannot load " + e.getMessage(), e);
+      String complaint = e.getMessage().replace(file + ": ", "");
+      throw new NativeUnavailableException("cannot load %s: %s".formatted(file, complaint), e);
     }
     return file;
   }

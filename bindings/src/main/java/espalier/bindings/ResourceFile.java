@@ -6,9 +6,12 @@ import java.net.JarURLConnection;
 import java.net.URI;
 import java.net.URL;
 import java.net.URLConnection;
+import java.nio.channels.Channels;
+import java.nio.channels.FileChannel;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
+import java.nio.file.StandardOpenOption;
 import java.util.jar.JarEntry;
 
 /** A resource on the class path as a file that the dynamic linker can open. */
@@ -45,8 +48,10 @@ final class ResourceFile {
 
     Files.createDirectories(folder);
     Path fresh = Files.createTempFile(folder, fileName, ".tmp");
-    try (InputStream in = jar.getInputStream()) {
-      Files.copy(in, fresh, StandardCopyOption.REPLACE_EXISTING);
+    try (InputStream in = jar.getInputStream();
+        FileChannel out = FileChannel.open(fresh, StandardOpenOption.WRITE)) {
+      in.transferTo(Channels.newOutputStream(out));
+      out.force(true);
       Files.move(fresh, file, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
     } finally {
       Files.deleteIfExists(fresh);
