@@ -57,8 +57,8 @@ ESP_API int32_t esp_threads(void);
 
 /* c[m, n] = alpha * op(a) op(b) + beta * c; op transposes where the flag is 1. op(a) is [m, k], op(b) is [k, n].
  * beta = 0 never reads c. */
-ESP_API int32_t esp_gemm(int32_t trans_a, int32_t trans_b, int64_t m, int64_t n, int64_t k, float alpha,
-                         const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+ESP_API int32_t esp_gemm(int32_t trans_a, int32_t trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
+                         int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
 
 /* ---- elementwise and reductions ----------------------------------------------------------------------------- */
 
@@ -69,8 +69,8 @@ ESP_API int32_t esp_add(const float *x, const float *y, float *out, int64_t n);
 /* y += alpha * x */
 ESP_API int32_t esp_axpy(float alpha, const float *x, float *y, int64_t n);
 /* out[c] += alpha * sum over rows r with skip[r] == 0 of x[r, c]; skip: [rows] bytes or NULL. */
-ESP_API int32_t esp_column_sum(const float *x, int64_t ldx, const uint8_t *skip, float alpha, float *out,
-                               int64_t rows, int64_t cols);
+ESP_API int32_t esp_column_sum(const float *x, int64_t ldx, const uint8_t *skip, float alpha, float *out, int64_t rows,
+                               int64_t cols);
 /* out[0] = sum of x */
 ESP_API int32_t esp_sum(const float *x, int64_t n, double *out);
 
@@ -101,8 +101,8 @@ ESP_API int32_t esp_rms_norm_forward(const float *x, const float *weight, float 
 /* With g = d_out * (weight_offset + weight), xhat = x * rstd:
  * d_x (+)= rstd * (g - xhat * mean(g * xhat)); d_weight += sum over rows of d_out * xhat; d_weight may be NULL. */
 ESP_API int32_t esp_rms_norm_backward(const float *x, const float *weight, float weight_offset, const float *rstd,
-                                      const float *d_out, float *d_x, int32_t accumulate, float *d_weight,
-                                      int64_t rows, int64_t d);
+                                      const float *d_out, float *d_x, int32_t accumulate, float *d_weight, int64_t rows,
+                                      int64_t d);
 
 /* ---- rotary positions --------------------------------------------------------------------------------------- */
 
@@ -121,15 +121,14 @@ ESP_API int32_t esp_rope(float *x, int64_t ldx, const float *cos, const float *s
  * out: [tokens, n_heads * head_dim] contiguous; lse: [tokens, n_heads], the log-sum-exp of each row of s. */
 ESP_API int32_t esp_attention_forward(const float *q, int64_t ld_q, const float *k, const float *v, int64_t ld_kv,
                                       float *out, float *lse, int64_t batch, int64_t seq_len, int64_t n_heads,
-                                      int64_t n_kv_heads, int64_t head_dim, float scale, float softcap,
-                                      int64_t window);
+                                      int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window);
 /* Gradients of the above, overwritten. d_out is laid out as out; d_q as q, d_k and d_v as k and v (same lds).
  * delta: scratch [tokens, n_heads], receives rowsum(d_out * out) (Dao et al. 2022, section B.2). */
 ESP_API int32_t esp_attention_backward(const float *q, int64_t ld_q, const float *k, const float *v, int64_t ld_kv,
-                                       const float *out, const float *lse, const float *d_out, float *delta,
-                                       float *d_q, float *d_k, float *d_v, int64_t batch, int64_t seq_len,
-                                       int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale,
-                                       float softcap, int64_t window);
+                                       const float *out, const float *lse, const float *d_out, float *delta, float *d_q,
+                                       float *d_k, float *d_v, int64_t batch, int64_t seq_len, int64_t n_heads,
+                                       int64_t n_kv_heads, int64_t head_dim, float scale, float softcap,
+                                       int64_t window);
 
 /* ---- gated MLP activation ----------------------------------------------------------------------------------- */
 
@@ -150,9 +149,8 @@ ESP_API int32_t esp_gated_backward(const float *gate_up, int32_t activation, con
  * target). d_student [tokens, d] = grad_scale * d(sum of kl) / d(student), overwritten, or NULL.
  * targets, ce_student, ce_teacher: all given or all NULL. scratch: 2 * chunk * vocab floats. */
 ESP_API int32_t esp_head_kl(const float *student, const float *teacher, const float *head, float softcap,
-                            const int32_t *targets, float *kl, float *ce_student, float *ce_teacher,
-                            float *d_student, float grad_scale, float *scratch, int64_t chunk, int64_t tokens,
-                            int64_t d, int64_t vocab);
+                            const int32_t *targets, float *kl, float *ce_student, float *ce_teacher, float *d_student,
+                            float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab);
 /* ce[t] as above. d_hidden [tokens, d] = grad_scale * d(sum of ce) / d(hidden), overwritten, or NULL;
  * d_head [vocab, d] += grad_scale * d(sum of ce) / d(head), or NULL. scratch: chunk * vocab floats. */
 ESP_API int32_t esp_head_ce(const float *hidden, const float *head, float softcap, const int32_t *targets, float *ce,
@@ -177,10 +175,10 @@ typedef enum { ESP_RELU = 0, ESP_JUMPRELU = 1, ESP_TOPK = 2 } esp_sae_kind;
  * Dense z exists for a few rows at a time, in scratch: esp_sae_encode_scratch(d, m) floats.
  * ESP_CAPACITY if a row has more entries than capacity. */
 ESP_API int64_t esp_sae_encode_scratch(int64_t d, int64_t m);
-ESP_API int32_t esp_sae_encode(const float *x, const float *w_enc, const float *b_enc, const float *b_pre,
-                               int32_t kind, const float *threshold, float margin, int64_t k, const uint8_t *keep,
-                               int32_t *index, float *value, float *pre, int32_t *count, int64_t capacity,
-                               float *scratch, int64_t tokens, int64_t d, int64_t m);
+ESP_API int32_t esp_sae_encode(const float *x, const float *w_enc, const float *b_enc, const float *b_pre, int32_t kind,
+                               const float *threshold, float margin, int64_t k, const uint8_t *keep, int32_t *index,
+                               float *value, float *pre, int32_t *count, int64_t capacity, float *scratch,
+                               int64_t tokens, int64_t d, int64_t m);
 /* out[t] = sum_j value[t, j] * w_dec[index[t, j]] + b_dec; rows with keep[t]: out[t] = x[t]. x: needed with keep,
  * else NULL. */
 ESP_API int32_t esp_sae_decode(const int32_t *index, const float *value, const int32_t *count, int64_t capacity,
@@ -202,9 +200,9 @@ ESP_API int32_t esp_sae_encode_backward(const float *d_pre, const int32_t *index
  * kinds other than ESP_JUMPRELU: d_pre = d_value + l1, threshold and d_threshold unused. d_threshold may be NULL.
  * l1, l0: the sparsity coefficients, already divided as the loss divides. by_latent as esp_sae_by_latent gives it;
  * needed with d_threshold, else NULL. */
-ESP_API int32_t esp_sae_activation_backward(float *d_value, const float *pre, const float *value,
-                                            const int32_t *index, const int32_t *count, int64_t capacity,
-                                            int32_t kind, const float *threshold, float l1, float l0, float bandwidth,
+ESP_API int32_t esp_sae_activation_backward(float *d_value, const float *pre, const float *value, const int32_t *index,
+                                            const int32_t *count, int64_t capacity, int32_t kind,
+                                            const float *threshold, float l1, float l0, float bandwidth,
                                             float *d_threshold, const int32_t *offsets, const int32_t *by_latent,
                                             int64_t tokens, int64_t m);
 /* The reverse index: offsets [m + 1], by_latent [tokens * capacity]: the entries of latent i are

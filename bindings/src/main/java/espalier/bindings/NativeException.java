@@ -27,8 +27,9 @@ public final class NativeException extends RuntimeException {
   }
 
   /**
-   * Turns the status that a function of {@code espalier.h} returned into an exception unless it is {@code ESP_OK}.
-   * Must run on the thread that made the call: the library keeps its complaint per thread.
+   * Turns the status that a function of {@code espalier.h} returned into an exception unless it is
+   * {@code ESP_OK}. Must run on the thread that made the call: the library keeps its complaint per
+   * thread.
    */
   public static void check(String operation, int status) {
     if (status != Kernels.ESP_OK()) {

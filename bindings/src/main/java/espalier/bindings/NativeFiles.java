@@ -6,9 +6,10 @@ import java.util.List;
 import java.util.stream.Stream;
 
 /**
- * Where the files of the native libraries are. The system property {@code espalier.native.path}, or else the environment
- * variable {@code ESPALIER_NATIVE_PATH}, names a folder that holds {@code libespalier_cpu.so} and may hold {@code
- * libopenblas.so.0}; what neither names is a resource on the class path.
+ * Where the files of the native libraries are. The system property {@code espalier.native.path}, or
+ * else the environment variable {@code ESPALIER_NATIVE_PATH}, names a folder that holds {@code
+ * libespalier_cpu.so} and may hold {@code libopenblas.so.0}; what neither names is a resource on
+ * the class path.
  */
 final class NativeFiles {
   private NativeFiles() {}
@@ -22,7 +23,8 @@ final class NativeFiles {
     if (folder == null) return resource("META-INF/espalier/" + PLATFORM + "/" + KERNELS);
     Path file = folder.resolve(KERNELS);
     if (!Files.isRegularFile(file)) {
-      throw new NativeUnavailableException(file + ": no such file, but espalier.native.path names its folder");
+      throw new NativeUnavailableException(
+          file + ": no such file, but espalier.native.path names its folder");
     }
     return file;
   }
@@ -44,9 +46,11 @@ final class NativeFiles {
   }
 
   private static Path resource(String name) {
-    String platform = System.getProperty("os.name").toLowerCase() + "-" + System.getProperty("os.arch");
+    String platform =
+        System.getProperty("os.name").toLowerCase() + "-" + System.getProperty("os.arch");
     if (!platform.equals("linux-amd64")) {
-      throw new NativeUnavailableException("no native libraries for " + platform + ", only for linux-amd64");
+      throw new NativeUnavailableException(
+          "no native libraries for " + platform + ", only for linux-amd64");
     }
     return ResourceFile.of(name);
   }

@@ -7,8 +7,9 @@ import java.nio.file.Path;
 import java.util.function.Supplier;
 
 /**
- * The native libraries, each loaded once, when first asked for. Loading makes the functions of {@link Kernels} and {@link
- * Cblas} callable; before it, calling one is an {@link UnsatisfiedLinkError}.
+ * The native libraries, each loaded once, when first asked for. Loading makes the functions of
+ * {@link Kernels} and {@link Cblas} callable; before it, calling one is an {@link
+ * UnsatisfiedLinkError}.
  */
 public final class NativeLibraries {
   private NativeLibraries() {}
@@ -32,7 +33,10 @@ public final class NativeLibraries {
     return OpenBlasHolder.STATE;
   }
 
-  /** Loads both libraries, or throws the {@link NativeUnavailableException} that says why one cannot be used. */
+  /**
+   * Loads both libraries, or throws the {@link NativeUnavailableException} that says why one cannot
+   * be used.
+   */
   public static void require() {
     for (Availability library : new Availability[] {kernels(), openBlas()}) {
       if (library instanceof Availability.Unavailable unavailable) throw unavailable.cause();
@@ -68,7 +72,10 @@ public final class NativeLibraries {
     return new Availability.Available(path, Cblas.openblas_get_config().getString(0).strip());
   }
 
-  /** By {@link System#load}: unlike {@code SymbolLookup.libraryLookup} it keeps the dynamic linker's complaint. */
+  /**
+   * By {@link System#load}: unlike {@code SymbolLookup.libraryLookup} it keeps the dynamic linker's
+   * complaint.
+   */
   private static Path load(Path file) {
     try {
       System.load(file.toString());

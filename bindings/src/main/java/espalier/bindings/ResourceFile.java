@@ -18,7 +18,9 @@ import java.util.jar.JarEntry;
 final class ResourceFile {
   private ResourceFile() {}
 
-  /** The file itself where the class path is a folder; else a copy of the jar's entry in the cache. */
+  /**
+   * The file itself where the class path is a folder; else a copy of the jar's entry in the cache.
+   */
   static Path of(String name) {
     URL url = ResourceFile.class.getClassLoader().getResource(name);
     if (url == null) throw new NativeUnavailableException("not on the class path: " + name);
@@ -27,13 +29,16 @@ final class ResourceFile {
       return cached(url, cacheFolder());
     } catch (IOException e) {
       throw new NativeUnavailableException(
-          "cannot unpack %s: %s (XDG_CACHE_HOME names another place for the cache)".formatted(name, e), e);
+          "cannot unpack %s: %s (XDG_CACHE_HOME names another place for the cache)"
+              .formatted(name, e),
+          e);
     }
   }
 
   /**
-   * A copy in a folder named by the content's CRC-32 and size, which the jar's directory has already: a start costs no
-   * reading of 37 MB. Two programs may unpack at once: each writes its own file, the last rename wins, and both are alike.
+   * A copy in a folder named by the content's CRC-32 and size, which the jar's directory has
+   * already: a start costs no reading of 37 MB. Two programs may unpack at once: each writes its
+   * own file, the last rename wins, and both are alike.
    */
   static Path cached(URL url, Path cache) throws IOException {
     URLConnection connection = url.openConnection();
@@ -62,7 +67,10 @@ final class ResourceFile {
   /** {@code $XDG_CACHE_HOME/espalier/native}, by default under {@code ~/.cache}. */
   private static Path cacheFolder() {
     String xdg = System.getenv("XDG_CACHE_HOME");
-    Path base = xdg == null || xdg.isEmpty() ? Path.of(System.getProperty("user.home"), ".cache") : Path.of(xdg);
+    Path base =
+        xdg == null || xdg.isEmpty()
+            ? Path.of(System.getProperty("user.home"), ".cache")
+            : Path.of(xdg);
     return base.resolve("espalier").resolve("native").toAbsolutePath();
   }
 }
