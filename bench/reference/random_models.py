@@ -1,0 +1,97 @@
+"""Random Llamas, SAEs and adapters whose numbers are worth comparing: logits spread over several nats, norms and
+biases that are not 0 or 1, latents that fire at a chosen rate, LoRA B matrices that are not zero."""
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from sae import Sae
+
+BOS, EOS = 1, 2
+
+
+@torch.no_grad()
+def llama(generator: torch.Generator, **config) -> LlamaForCausalLM:
+    """A LlamaForCausalLM; every linear's rows have a norm near 1, so activations keep their size."""
+    settings = dict(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=None)
+    model = LlamaForCausalLM(LlamaConfig(**settings | config))
+    for name, p in model.named_parameters():
+        noise = torch.randn(p.shape, generator=generator)
+        if name.endswith("norm.weight"):
+            p.copy_(1 + 0.2 * noise)
+        elif "embed_tokens" in name or "lm_head" in name:
+            p.copy_(0.4 * noise + 0.05)
+        else:
+            p.copy_(noise * p.shape[1] ** -0.5 + 0.01)
+    return model.requires_grad_(False).eval()
+
+
+def tokens(generator: torch.Generator, rows: int, length: int, vocab: int) -> Tensor:
+    """[rows, length] ids: BOS first, one EOS inside each row, small ids more frequent than large ones."""
+    u = torch.rand(rows, length, generator=generator)
+    ids = (EOS + 1 + (vocab - EOS - 1) * u * u).long()
+    ids[:, 0] = BOS
+    at = torch.randint(length // 3, length - 1, (rows,), generator=generator)
+    ids[torch.arange(rows), at] = EOS
+    return ids
+
+
+@torch.no_grad()
+def residuals(model: LlamaForCausalLM, ids: Tensor, layer: int) -> Tensor:
+    """Outputs of block `layer` at the positions an SAE is applied to, [n, hidden]."""
+    kept = []
+    handle = model.model.layers[layer].register_forward_hook(lambda m, i, x: kept.append(x))
+    model(ids, use_cache=False)
+    handle.remove()
+    return kept[0][(ids != BOS) & (ids != EOS)]
+
+
+@torch.no_grad()
+def sae(generator: torch.Generator, architecture: str, width: int, x: Tensor, l0: float,
+        apply_b_dec_to_input: bool = True) -> Sae:
+    """An SAE whose decoder points along data x [n, d] and whose latents fire about l0 a token."""
+    n, d = x.shape
+    mean, scale = x.mean(0), x.std()
+    rows = (x - mean)[torch.randint(n, (width,), generator=generator)].float()
+    rows = rows / scale + 0.7 * torch.randn(width, d, generator=generator)
+    w_dec = rows / rows.norm(dim=1, keepdim=True)
+    w_dec = w_dec * (0.8 + 0.4 * torch.rand(width, 1, generator=generator))
+    w_enc = 0.5 * w_dec.T + 0.05 * torch.randn(d, width, generator=generator) * d ** -0.5
+    b_dec = mean.float() + 0.1 * scale.float() * torch.randn(d, generator=generator)
+    b_enc = 0.2 * scale.float() * torch.randn(width, generator=generator)
+    made = Sae(architecture, dict(W_enc=w_enc, b_enc=b_enc, W_dec=w_dec, b_dec=b_dec),
+               k=round(l0), apply_b_dec_to_input=apply_b_dec_to_input)
+    if architecture == "topk":
+        return made
+    pre = made.pre_activations(x.float())
+    rate = l0 / width
+    if architecture == "standard":  # bias each latent so that it fires at the wanted rate
+        made.b_enc -= pre.quantile(1 - rate, dim=0)
+    else:  # thresholds of either side of one level
+        spread = 0.7 + 0.6 * torch.rand(width, generator=generator)
+        low, high = torch.tensor(0.0), pre.max()
+        for _ in range(40):
+            level = (low + high) / 2
+            low, high = (low, level) if (pre > level * spread).float().mean() < rate else (level, high)
+        made.register_parameter("threshold", torch.nn.Parameter(high * spread, requires_grad=False))
+    return made
+
+
+@torch.no_grad()
+def adapter(generator: torch.Generator, model: LlamaForCausalLM, folder: str | Path, rank: int,
+            alpha: float, layers: list[int], targets: list[str], b_std: float) -> None:
+    """Saves a PEFT adapter; A as PEFT draws it but from the generator, B of spread b_std. Unwraps the model again."""
+    config = LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none",
+                        target_modules=targets, layers_to_transform=layers, layers_pattern="layers")
+    wrapped = get_peft_model(model, config)
+    for name, p in wrapped.named_parameters():
+        if "lora_A" in name:
+            p.copy_((2 * torch.rand(p.shape, generator=generator) - 1) * p.shape[1] ** -0.5)
+        elif "lora_B" in name:
+            p.copy_(b_std * torch.randn(p.shape, generator=generator))
+    wrapped.save_pretrained(folder)
+    (Path(folder) / "README.md").unlink(missing_ok=True)  # PEFT's model card template says nothing
+    wrapped.unload()
+    model.requires_grad_(False)
