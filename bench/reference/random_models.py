@@ -1,5 +1,6 @@
 """Random Llamas, SAEs and adapters whose numbers are worth comparing: logits spread over several nats, norms and
 biases that are not 0 or 1, latents that fire at a chosen rate, LoRA B matrices that are not zero."""
+import json
 from pathlib import Path
 
 import torch
@@ -29,10 +30,23 @@ def llama(generator: torch.Generator, **config) -> LlamaForCausalLM:
 
 
 def tokens(generator: torch.Generator, rows: int, length: int, vocab: int) -> Tensor:
-    """[rows, length] ids: BOS first, one EOS inside each row, small ids more frequent than large ones."""
+    """[rows, length] ids without any model: BOS first, one EOS inside, small ids more frequent than large ones."""
     u = torch.rand(rows, length, generator=generator)
     ids = (EOS + 1 + (vocab - EOS - 1) * u * u).long()
     ids[:, 0] = BOS
+    at = torch.randint(length // 3, length - 1, (rows,), generator=generator)
+    ids[torch.arange(rows), at] = EOS
+    return ids
+
+
+@torch.no_grad()
+def samples(generator: torch.Generator, model: LlamaForCausalLM, rows: int, length: int) -> Tensor:
+    """[rows, length] ids drawn from the model itself, so that its CE is lowest undisturbed; BOS first, one EOS inside."""
+    ids = torch.full((rows, 1), BOS)
+    for _ in range(length - 1):
+        p = model(ids, use_cache=False).logits[:, -1].float().softmax(-1)
+        p[:, [BOS, EOS]] = 0
+        ids = torch.cat((ids, p.multinomial(1, generator=generator)), 1)
     at = torch.randint(length // 3, length - 1, (rows,), generator=generator)
     ids[torch.arange(rows), at] = EOS
     return ids
@@ -64,7 +78,7 @@ def sae(generator: torch.Generator, architecture: str, width: int, x: Tensor, l0
     made = Sae(architecture, dict(W_enc=w_enc, b_enc=b_enc, W_dec=w_dec, b_dec=b_dec),
                k=round(l0), apply_b_dec_to_input=apply_b_dec_to_input)
     if architecture == "topk":
-        return made
+        return fit_decoder(made, x)
     pre = made.pre_activations(x.float())
     rate = l0 / width
     if architecture == "standard":  # bias each latent so that it fires at the wanted rate
@@ -76,6 +90,15 @@ def sae(generator: torch.Generator, architecture: str, width: int, x: Tensor, l0
             level = (low + high) / 2
             low, high = (low, level) if (pre > level * spread).float().mean() < rate else (level, high)
         made.register_parameter("threshold", torch.nn.Parameter(high * spread, requires_grad=False))
+    return fit_decoder(made, x)
+
+
+@torch.no_grad()
+def fit_decoder(made: Sae, x: Tensor) -> Sae:
+    """Scales the decoder so that the reconstruction of x has the least error."""
+    x = x.to(made.W_dec.dtype) - made.b_dec
+    y = made(x + made.b_dec) - made.b_dec
+    made.W_dec *= (x * y).sum() / (y * y).sum()
     return made
 
 
@@ -93,5 +116,9 @@ def adapter(generator: torch.Generator, model: LlamaForCausalLM, folder: str | P
             p.copy_(b_std * torch.randn(p.shape, generator=generator))
     wrapped.save_pretrained(folder)
     (Path(folder) / "README.md").unlink(missing_ok=True)  # PEFT's model card template says nothing
+    path = Path(folder) / "adapter_config.json"  # PEFT writes the set of targets in any order, and the model's full path
+    written = json.loads(path.read_text())
+    written |= dict(target_modules=sorted(targets), base_model_name_or_path=Path(model.name_or_path).name)
+    path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
     wrapped.unload()
     model.requires_grad_(False)

@@ -14,12 +14,47 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 
+class JumpRelu(torch.autograd.Function):
+    """f = pre 1[pre > theta] with the straight-through gradient of theta (Rajamanoharan et al., arXiv 2407.14435):
+    df/dtheta = -(theta / eps) K((pre - theta) / eps), K = 1 on (-1/2, 1/2); df/dpre = 1[pre > theta]."""
+
+    @staticmethod
+    def forward(ctx, pre: Tensor, theta: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(pre, theta)
+        ctx.eps = eps
+        return pre.relu() * (pre > theta)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        pre, theta = ctx.saved_tensors
+        window = (pre - theta).abs() < ctx.eps / 2
+        return grad * (pre > theta), -(grad * window * theta / ctx.eps).sum(0), None
+
+
+class Step(torch.autograd.Function):
+    """H(pre - theta) with dH/dtheta = -(1 / eps) K((pre - theta) / eps) and dH/dpre = 0 (the same paper)."""
+
+    @staticmethod
+    def forward(ctx, pre: Tensor, theta: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(pre, theta)
+        ctx.eps = eps
+        return (pre > theta).to(pre.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        pre, theta = ctx.saved_tensors
+        window = (pre - theta).abs() < ctx.eps / 2
+        return None, -(grad * window / ctx.eps).sum(0), None
+
+
 class Sae(nn.Module):
-    """W_enc [d, m], b_enc [m], W_dec [m, d], b_dec [d], and for jumprelu threshold [m]; frozen."""
+    """W_enc [d, m], b_enc [m], W_dec [m, d], b_dec [d], and for jumprelu threshold [m]; frozen unless told otherwise.
+    bandwidth is the eps of a threshold's straight-through gradient."""
 
     def __init__(self, architecture: str, tensors: dict[str, Tensor], k: int | None = None,
                  apply_b_dec_to_input: bool = True):
         super().__init__()
+        self.bandwidth = None
         self.architecture, self.k, self.apply_b_dec_to_input = architecture, k, apply_b_dec_to_input
         for name, value in tensors.items():
             self.register_parameter(name, nn.Parameter(value.contiguous(), requires_grad=False))
@@ -52,6 +87,8 @@ class Sae(nn.Module):
             top = pre.topk(self.k, dim=-1)
             return torch.zeros_like(pre).scatter(-1, top.indices, top.values.relu())
         if self.architecture == "jumprelu":
+            if self.threshold.requires_grad:
+                return JumpRelu.apply(pre, self.threshold, self.bandwidth)
             return pre.relu() * (pre > self.threshold)
         if self.architecture == "standard":
             return pre.relu()
@@ -62,6 +99,20 @@ class Sae(nn.Module):
 
     def decode(self, f: Tensor) -> Tensor:  # [n, m] -> [n, d]
         return f @ self.W_dec + self.b_dec
+
+    def training_loss(self, x: Tensor, sparsity: float) -> tuple[Tensor, Tensor, Tensor]:
+        """(total, error, penalty), means over the tokens of x [n, d]: error |x - y|^2; total = error + sparsity penalty,
+        the penalty being L0 (jumprelu, straight-through), L1 (standard) or nothing (topk)."""
+        pre = self.pre_activations(x)
+        f = self.activate(pre)
+        error = (x - self.decode(f)).pow(2).sum(1).mean()
+        if self.architecture == "topk":
+            penalty = torch.zeros_like(error)
+        elif self.architecture == "jumprelu":
+            penalty = Step.apply(pre, self.threshold, self.bandwidth).sum(1).mean()
+        else:
+            penalty = f.sum(1).mean()
+        return error + sparsity * penalty, error, penalty
 
     def forward(self, x: Tensor) -> Tensor:
         return self.decode(self.encode(x))
