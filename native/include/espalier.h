@@ -171,6 +171,7 @@ typedef enum { ESP_RELU = 0, ESP_JUMPRELU = 1, ESP_TOPK = 2 } esp_sae_kind;
  *   ESP_JUMPRELU  entries with z > threshold[i], value relu(z). With margin > 0 also the entries with
  *                 |z - threshold[i]| < margin (straight-through gradients need them); value 0 unless z > threshold.
  *   ESP_TOPK      the k largest z of a row (ties: the lower index), of those the positive ones, value z
+ * A row with a NaN among its z has the one entry (0, NaN), so that the NaN reaches the loss.
  * pre: [tokens, capacity], receives z of each entry, or NULL. threshold: [m] for ESP_JUMPRELU, else NULL.
  * Dense z exists for a few rows at a time, in scratch: esp_sae_encode_scratch(d, m) floats.
  * ESP_CAPACITY if a row has more entries than capacity. */

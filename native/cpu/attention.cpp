@@ -1,0 +1,316 @@
+/*
+ * Causal grouped-query attention with online softmax (Milakov & Gimelshein 2018; Dao et al. 2022, algorithms 1 and 4).
+ *
+ *   s = scale q k^T, then softcap * tanh(s / softcap) if softcap > 0;  p = softmax(s);  out = p v
+ *   backward: dv = p^T do;  dp = do v^T;  ds = p (dp - rowsum(do out)) * ds/d(scale q k^T);  dq = ds k;  dk = ds^T q
+ *
+ * FLOPs, causal (half of the square): 2 products forward, 7 backward (the scores and dp are computed once for dq and
+ * once for dk, dv, so that each gradient has one owner and nothing is added across threads), each of
+ * tokens * seq_len * n_heads * head_dim. Bytes: q, k, v, out once, and k, v again per tile of queries, from cache.
+ *
+ * Tiles of 64 x 64 scores live on the stack. Threads take (sequence, head, tile of 64 queries) forward and for dq,
+ * and (sequence, kv head, tile of 64 keys) for dk and dv, longest first. Tiles above the diagonal or outside the
+ * window are never visited. One operand of every product is laid out so that its vectors are contiguous: the tile that
+ * a task keeps is transposed once, what it streams is read in place.
+ */
+#include <cmath>
+
+#include "kernel.h"
+#include "tile_product.h"
+#include "vector_math.h"
+
+namespace {
+
+using esp::Layout;
+
+constexpr int64_t kTile = 64, kMaxHeadDim = 256;
+constexpr float kMasked = -1e30f; /* far below every score, and finite: -inf - -inf would be NaN */
+
+struct Shape {
+  int64_t batch, seq_len, n_heads, n_kv_heads, head_dim, ld_q, ld_kv;
+  float scale, softcap;
+  int64_t window; /* 0: none */
+
+  int64_t tiles() const { return (seq_len + kTile - 1) / kTile; }
+  int64_t group() const { return n_heads / n_kv_heads; }
+  int64_t ld_out() const { return n_heads * head_dim; }
+  /* The first key that query i sees. */
+  int64_t first_key(int64_t i) const { return window > 0 ? std::max<int64_t>(0, i - window + 1) : 0; }
+  /* One past the last query that sees key j. */
+  int64_t end_query(int64_t j) const { return window > 0 ? std::min(seq_len, j + window) : seq_len; }
+  bool sees(int64_t query, int64_t key) const { return key <= query && (window <= 0 || query - key < window); }
+};
+
+/* target[c, r] = source[r, c] for r < rows, c < cols; columns r in [rows, kTile) become 0. */
+void transpose(const float *source, int64_t ld, int64_t rows, int64_t cols, float *target) {
+  for (int64_t c = 0; c < cols; c++) {
+    float *line = target + c * kTile;
+    for (int64_t r = 0; r < rows; r++) line[r] = source[r * ld + c];
+    for (int64_t r = rows; r < kTile; r++) line[r] = 0;
+  }
+}
+
+/* Scores from products, in place, for a row of `n` of them. slope, if given, receives d(score) / d(product). */
+void score(float *row, int64_t n, const Shape &shape, float *slope) {
+  const float scale = shape.scale, cap = shape.softcap;
+  if (cap <= 0) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) row[i] *= scale;
+    if (slope != nullptr) std::fill(slope, slope + n, scale);
+    return;
+  }
+  const float inverse = 1 / cap;
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++) row[i] = esp::tanh(row[i] * scale * inverse);
+  if (slope != nullptr) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) slope[i] = scale * (1.0f - row[i] * row[i]);
+  }
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++) row[i] *= cap;
+}
+
+/* Whether some pair of a tile of queries and a tile of keys is masked. */
+bool needs_mask(const Shape &shape, int64_t query, int64_t queries, int64_t key, int64_t keys) {
+  return !shape.sees(query, key + keys - 1) || !shape.sees(query + queries - 1, key);
+}
+
+void forward_tile(const Shape &shape, const float *q, const float *k, const float *v, float *out, float *lse,
+                  int64_t first, int64_t queries) {
+  const int64_t d = shape.head_dim;
+  float q_columns[kMaxHeadDim * kTile]; /* [d, queries] */
+  float scores[kTile * kTile];          /* [keys, queries]: a query is a lane, its maximum needs no shuffle */
+  float sums[kTile * kMaxHeadDim];      /* [queries, d] */
+  float maximum[kTile], total[kTile], shrink[kTile];
+  transpose(q + first * shape.ld_q, shape.ld_q, queries, d, q_columns);
+  std::fill(sums, sums + queries * d, 0.0f);
+  std::fill(maximum, maximum + kTile, kMasked);
+  std::fill(total, total + kTile, 0.0f);
+
+  for (int64_t key = shape.first_key(first) / kTile * kTile; key < first + queries; key += kTile) {
+    const int64_t keys = std::min(kTile, shape.seq_len - key);
+    esp::tile_product<Layout::kRows>(keys, kTile, d, k + key * shape.ld_kv, shape.ld_kv, q_columns, kTile, scores,
+                                     kTile, false);
+    for (int64_t j = 0; j < keys; j++) score(scores + j * kTile, kTile, shape, nullptr);
+    if (needs_mask(shape, first, queries, key, keys)) {
+      for (int64_t j = 0; j < keys; j++) {
+        for (int64_t i = 0; i < kTile; i++) {
+          if (!shape.sees(first + i, key + j)) scores[j * kTile + i] = 2 * kMasked;
+        }
+      }
+    }
+    float highest[kTile];
+    std::copy(maximum, maximum + kTile, highest);
+    for (int64_t j = 0; j < keys; j++) {
+      const float *row = scores + j * kTile;
+#pragma omp simd
+      for (int64_t i = 0; i < kTile; i++) highest[i] = row[i] > highest[i] ? row[i] : highest[i];
+    }
+#pragma omp simd
+    for (int64_t i = 0; i < kTile; i++) {
+      shrink[i] = esp::exp(maximum[i] - highest[i]);
+      maximum[i] = highest[i];
+      total[i] *= shrink[i];
+    }
+    for (int64_t j = 0; j < keys; j++) {
+      float *row = scores + j * kTile;
+#pragma omp simd
+      for (int64_t i = 0; i < kTile; i++) {
+        row[i] = esp::exp(row[i] - highest[i]);
+        total[i] += row[i];
+      }
+    }
+    for (int64_t i = 0; i < queries; i++) {
+      if (shrink[i] == 1.0f) continue;
+      float *row = sums + i * d;
+#pragma omp simd
+      for (int64_t c = 0; c < d; c++) row[c] *= shrink[i];
+    }
+    esp::tile_product<Layout::kTransposed>(queries, d, keys, scores, kTile, v + key * shape.ld_kv, shape.ld_kv, sums, d,
+                                           true);
+  }
+  for (int64_t i = 0; i < queries; i++) {
+    const float inverse = 1.0f / total[i];
+    const float *row = sums + i * d;
+    float *target = out + (first + i) * shape.ld_out();
+#pragma omp simd
+    for (int64_t c = 0; c < d; c++) target[c] = row[c] * inverse;
+    lse[(first + i) * shape.n_heads] =
+        static_cast<float>(static_cast<double>(maximum[i]) + std::log(static_cast<double>(total[i])));
+  }
+}
+
+/* From products s (in place) and dp, rows of `n` pairs, to p and ds = p (dp - delta) * slope; lse and delta are vectors
+ * over the row's lanes, or one value for the whole row. */
+struct PairRow {
+  float *s, *dp;
+  int64_t n;
+};
+
+void gradient_row(const PairRow &row, const Shape &shape, const float *lse, const float *delta, bool vectors) {
+  float slope[kTile];
+  score(row.s, row.n, shape, slope);
+  if (vectors) {
+#pragma omp simd
+    for (int64_t i = 0; i < row.n; i++) {
+      const float p = esp::exp(row.s[i] - lse[i]);
+      row.s[i] = p;
+      row.dp[i] = p * (row.dp[i] - delta[i]) * slope[i];
+    }
+  } else {
+    const float one_lse = *lse, one_delta = *delta;
+#pragma omp simd
+    for (int64_t i = 0; i < row.n; i++) {
+      const float p = esp::exp(row.s[i] - one_lse);
+      row.s[i] = p;
+      row.dp[i] = p * (row.dp[i] - one_delta) * slope[i];
+    }
+  }
+}
+
+/* dq of a tile of queries: keys are streamed. */
+void query_tile(const Shape &shape, const float *q, const float *k, const float *v, const float *d_out,
+                const float *lse, const float *delta, float *d_q, int64_t first, int64_t queries) {
+  const int64_t d = shape.head_dim;
+  float q_columns[kMaxHeadDim * kTile], d_out_columns[kMaxHeadDim * kTile]; /* [d, queries] */
+  float scores[kTile * kTile], gradients[kTile * kTile];                    /* [keys, queries] */
+  float row_lse[kTile] = {}, row_delta[kTile] = {};
+  transpose(q + first * shape.ld_q, shape.ld_q, queries, d, q_columns);
+  transpose(d_out + first * shape.ld_out(), shape.ld_out(), queries, d, d_out_columns);
+  for (int64_t i = 0; i < queries; i++) {
+    row_lse[i] = lse[(first + i) * shape.n_heads];
+    row_delta[i] = delta[(first + i) * shape.n_heads];
+  }
+  bool accumulate = false;
+  for (int64_t key = shape.first_key(first) / kTile * kTile; key < first + queries; key += kTile) {
+    const int64_t keys = std::min(kTile, shape.seq_len - key);
+    esp::tile_product<Layout::kRows>(keys, kTile, d, k + key * shape.ld_kv, shape.ld_kv, q_columns, kTile, scores,
+                                     kTile, false);
+    esp::tile_product<Layout::kRows>(keys, kTile, d, v + key * shape.ld_kv, shape.ld_kv, d_out_columns, kTile,
+                                     gradients, kTile, false);
+    for (int64_t j = 0; j < keys; j++) {
+      gradient_row({scores + j * kTile, gradients + j * kTile, kTile}, shape, row_lse, row_delta, true);
+    }
+    if (needs_mask(shape, first, queries, key, keys)) {
+      for (int64_t j = 0; j < keys; j++) {
+        for (int64_t i = 0; i < kTile; i++) {
+          if (!shape.sees(first + i, key + j)) gradients[j * kTile + i] = 0;
+        }
+      }
+    }
+    esp::tile_product<Layout::kTransposed>(queries, d, keys, gradients, kTile, k + key * shape.ld_kv, shape.ld_kv,
+                                           d_q + first * shape.ld_q, shape.ld_q, accumulate);
+    accumulate = true;
+  }
+}
+
+/* dk and dv of a tile of keys: the queries of all heads of the group are streamed. */
+void key_tile(const Shape &shape, const float *q, const float *k, const float *v, const float *d_out, const float *lse,
+              const float *delta, float *d_k, float *d_v, int64_t first, int64_t keys) {
+  const int64_t d = shape.head_dim;
+  float k_columns[kMaxHeadDim * kTile], v_columns[kMaxHeadDim * kTile]; /* [d, keys] */
+  float scores[kTile * kTile], gradients[kTile * kTile];                /* [queries, keys] */
+  transpose(k + first * shape.ld_kv, shape.ld_kv, keys, d, k_columns);
+  transpose(v + first * shape.ld_kv, shape.ld_kv, keys, d, v_columns);
+  bool accumulate = false;
+  for (int64_t head = 0; head < shape.group(); head++) {
+    const float *q_head = q + head * d, *d_out_head = d_out + head * d;
+    for (int64_t query = first; query < shape.end_query(first + keys - 1); query += kTile) {
+      const int64_t queries = std::min(kTile, shape.seq_len - query);
+      const float *q_rows = q_head + query * shape.ld_q, *d_out_rows = d_out_head + query * shape.ld_out();
+      esp::tile_product<Layout::kRows>(queries, kTile, d, q_rows, shape.ld_q, k_columns, kTile, scores, kTile, false);
+      esp::tile_product<Layout::kRows>(queries, kTile, d, d_out_rows, shape.ld_out(), v_columns, kTile, gradients,
+                                       kTile, false);
+      const int64_t statistics = query * shape.n_heads + head;
+      for (int64_t i = 0; i < queries; i++) {
+        gradient_row({scores + i * kTile, gradients + i * kTile, kTile}, shape, lse + statistics + i * shape.n_heads,
+                     delta + statistics + i * shape.n_heads, false);
+      }
+      if (needs_mask(shape, query, queries, first, keys)) {
+        for (int64_t i = 0; i < queries; i++) {
+          for (int64_t j = 0; j < kTile; j++) {
+            if (!shape.sees(query + i, first + j)) scores[i * kTile + j] = gradients[i * kTile + j] = 0;
+          }
+        }
+      }
+      esp::tile_product<Layout::kTransposed>(keys, d, queries, scores, kTile, d_out_rows, shape.ld_out(),
+                                             d_v + first * shape.ld_kv, shape.ld_kv, accumulate);
+      esp::tile_product<Layout::kTransposed>(keys, d, queries, gradients, kTile, q_rows, shape.ld_q,
+                                             d_k + first * shape.ld_kv, shape.ld_kv, accumulate);
+      accumulate = true;
+    }
+  }
+}
+
+int32_t check(const Shape &shape) {
+  ESP_REQUIRE(shape.batch >= 0 && shape.seq_len > 0 && shape.n_heads > 0 && shape.n_kv_heads > 0,
+              "bad sizes: batch=%ld seq_len=%ld n_heads=%ld n_kv_heads=%ld", shape.batch, shape.seq_len, shape.n_heads,
+              shape.n_kv_heads);
+  ESP_REQUIRE(shape.n_heads % shape.n_kv_heads == 0, "n_kv_heads=%ld does not divide n_heads=%ld", shape.n_kv_heads,
+              shape.n_heads);
+  ESP_REQUIRE(shape.head_dim > 0 && shape.head_dim <= kMaxHeadDim, "head_dim must be in [1, %ld], got %ld", kMaxHeadDim,
+              shape.head_dim);
+  ESP_REQUIRE(shape.ld_q >= shape.n_heads * shape.head_dim, "ld_q=%ld is shorter than a row of %ld", shape.ld_q,
+              shape.n_heads * shape.head_dim);
+  ESP_REQUIRE(shape.ld_kv >= shape.n_kv_heads * shape.head_dim, "ld_kv=%ld is shorter than a row of %ld", shape.ld_kv,
+              shape.n_kv_heads * shape.head_dim);
+  ESP_REQUIRE(shape.window >= 0, "window must not be negative, got %ld", shape.window);
+  return ESP_OK;
+}
+
+}  // namespace
+
+int32_t esp_attention_forward(const float *q, int64_t ld_q, const float *k, const float *v, int64_t ld_kv, float *out,
+                              float *lse, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads,
+                              int64_t head_dim, float scale, float softcap, int64_t window) {
+  const Shape shape{batch, seq_len, n_heads, n_kv_heads, head_dim, ld_q, ld_kv, scale, softcap, window};
+  if (int32_t status = check(shape)) return status;
+  const int64_t tiles = shape.tiles();
+  esp::parallel_tasks(batch * n_heads * tiles, [&](int64_t task) {
+    const int64_t first = (tiles - 1 - task / (batch * n_heads)) * kTile, lane = task % (batch * n_heads);
+    const int64_t head = lane % n_heads, row = lane / n_heads * seq_len;
+    const int64_t kv = head / shape.group() * head_dim;
+    forward_tile(shape, q + row * ld_q + head * head_dim, k + row * ld_kv + kv, v + row * ld_kv + kv,
+                 out + row * shape.ld_out() + head * head_dim, lse + row * n_heads + head, first,
+                 std::min(kTile, seq_len - first));
+  });
+  return ESP_OK;
+}
+
+int32_t esp_attention_backward(const float *q, int64_t ld_q, const float *k, const float *v, int64_t ld_kv,
+                               const float *out, const float *lse, const float *d_out, float *delta, float *d_q,
+                               float *d_k, float *d_v, int64_t batch, int64_t seq_len, int64_t n_heads,
+                               int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window) {
+  const Shape shape{batch, seq_len, n_heads, n_kv_heads, head_dim, ld_q, ld_kv, scale, softcap, window};
+  if (int32_t status = check(shape)) return status;
+  esp::parallel_rows(batch * seq_len, 2 * shape.ld_out(), [&](int64_t t) {
+    for (int64_t head = 0; head < n_heads; head++) {
+      const float *y = out + t * shape.ld_out() + head * head_dim, *dy = d_out + t * shape.ld_out() + head * head_dim;
+      float dot = 0;
+#pragma omp simd reduction(+ : dot)
+      for (int64_t c = 0; c < head_dim; c++) dot += y[c] * dy[c];
+      delta[t * n_heads + head] = dot;
+    }
+  });
+  /* dk, dv first: its tasks are the longer ones; then dq, in one list, so that no thread waits in between. */
+  const int64_t tiles = shape.tiles(), key_tasks = batch * n_kv_heads * tiles, query_tasks = batch * n_heads * tiles;
+  esp::parallel_tasks(key_tasks + query_tasks, [&](int64_t task) {
+    if (task < key_tasks) {
+      const int64_t first = task / (batch * n_kv_heads) * kTile, lane = task % (batch * n_kv_heads);
+      const int64_t kv_head = lane % n_kv_heads, row = lane / n_kv_heads * seq_len, head = kv_head * shape.group();
+      const int64_t kv = row * ld_kv + kv_head * head_dim;
+      key_tile(shape, q + row * ld_q + head * head_dim, k + kv, v + kv, d_out + row * shape.ld_out() + head * head_dim,
+               lse + row * n_heads + head, delta + row * n_heads + head, d_k + kv, d_v + kv, first,
+               std::min(kTile, seq_len - first));
+    } else {
+      const int64_t index = task - key_tasks, first = (tiles - 1 - index / (batch * n_heads)) * kTile;
+      const int64_t lane = index % (batch * n_heads), head = lane % n_heads, row = lane / n_heads * seq_len;
+      const int64_t kv = row * ld_kv + head / shape.group() * head_dim;
+      query_tile(shape, q + row * ld_q + head * head_dim, k + kv, v + kv,
+                 d_out + row * shape.ld_out() + head * head_dim, lse + row * n_heads + head,
+                 delta + row * n_heads + head, d_q + row * ld_q + head * head_dim, first,
+                 std::min(kTile, seq_len - first));
+    }
+  });
+  return ESP_OK;
+}

@@ -1,0 +1,157 @@
+/*
+ * Elementwise operations, reductions, conversion and dropout: each reads its inputs and writes its output once, and is
+ * bound by memory. Threads take blocks of 16384 elements; reductions take at most 256 blocks and add their float64
+ * sums in order.
+ */
+#include <cmath>
+#include <cstring>
+
+#include "kernel.h"
+
+int32_t esp_fill(float *x, float value, int64_t n) {
+  ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
+  esp::parallel_blocks(n, esp::kElementBlock,
+                       [=](int64_t begin, int64_t end) { std::fill(x + begin, x + end, value); });
+  return ESP_OK;
+}
+
+int32_t esp_copy(const float *x, float *out, int64_t n) {
+  ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
+  esp::parallel_blocks(n, esp::kElementBlock,
+                       [=](int64_t begin, int64_t end) { std::copy(x + begin, x + end, out + begin); });
+  return ESP_OK;
+}
+
+int32_t esp_add(const float *x, const float *y, float *out, int64_t n) {
+  ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
+  esp::parallel_blocks(n, esp::kElementBlock, [=](int64_t begin, int64_t end) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; i++) out[i] = x[i] + y[i];
+  });
+  return ESP_OK;
+}
+
+int32_t esp_axpy(float alpha, const float *x, float *y, int64_t n) {
+  ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
+  esp::parallel_blocks(n, esp::kElementBlock, [=](int64_t begin, int64_t end) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; i++) y[i] += alpha * x[i];
+  });
+  return ESP_OK;
+}
+
+int32_t esp_column_sum(const float *x, int64_t ldx, const uint8_t *skip, float alpha, float *out, int64_t rows,
+                       int64_t cols) {
+  ESP_REQUIRE(rows >= 0 && cols >= 0, "sizes must not be negative: rows=%ld cols=%ld", rows, cols);
+  ESP_REQUIRE(ldx >= cols, "ldx=%ld is shorter than a row of %ld", ldx, cols);
+  const int64_t blocks = (cols + esp::kColumnBlock - 1) / esp::kColumnBlock;
+  esp::parallel_rows(blocks, rows * esp::kColumnBlock, [=](int64_t block) {
+    const int64_t begin = block * esp::kColumnBlock, width = std::min(esp::kColumnBlock, cols - begin);
+    double sums[esp::kColumnBlock] = {};
+    for (int64_t r = 0; r < rows; r++) {
+      if (skip != nullptr && skip[r] != 0) continue;
+      const float *row = x + r * ldx + begin;
+#pragma omp simd
+      for (int64_t c = 0; c < width; c++) sums[c] += static_cast<double>(row[c]);
+    }
+    for (int64_t c = 0; c < width; c++) {
+      out[begin + c] = static_cast<float>(out[begin + c] + static_cast<double>(alpha) * sums[c]);
+    }
+  });
+  return ESP_OK;
+}
+
+int32_t esp_sum(const float *x, int64_t n, double *out) {
+  ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
+  *out = esp::blocked_sum(n, [=](int64_t begin, int64_t end) {
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = begin; i < end; i++) sum += static_cast<double>(x[i]);
+    return sum;
+  });
+  return ESP_OK;
+}
+
+namespace {
+
+uint16_t load16(const uint8_t *source, int64_t i) {
+  uint16_t bits;
+  std::memcpy(&bits, source + 2 * i, sizeof bits);
+  return bits;
+}
+
+float from_bf16(uint16_t bits) { return __builtin_bit_cast(float, static_cast<uint32_t>(bits) << 16); }
+
+/* IEEE half: the exponent is moved by a multiplication with 2^112, which also turns denormals into normal floats;
+ * infinities and NaNs get the largest exponent. */
+float from_f16(uint16_t bits) {
+  const uint32_t magnitude = static_cast<uint32_t>(bits & 0x7fffu) << 13;
+  const float scaled = __builtin_bit_cast(float, magnitude) * 0x1p112f;
+  const uint32_t special = magnitude | 0x7f800000u;
+  const uint32_t value = magnitude >= 0x0f800000u ? special : __builtin_bit_cast(uint32_t, scaled);
+  return __builtin_bit_cast(float, value | static_cast<uint32_t>(bits & 0x8000u) << 16);
+}
+
+}  // namespace
+
+int32_t esp_convert(const void *src, int32_t dtype, float *dst, int64_t n) {
+  ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
+  ESP_REQUIRE(dtype == ESP_F32 || dtype == ESP_BF16 || dtype == ESP_F16 || dtype == ESP_F64, "no dtype %d", dtype);
+  const uint8_t *bytes = static_cast<const uint8_t *>(src);
+  esp::parallel_blocks(n, esp::kElementBlock, [=](int64_t begin, int64_t end) {
+    if (dtype == ESP_F32) {
+      std::memcpy(dst + begin, bytes + 4 * begin, static_cast<size_t>(4 * (end - begin)));
+    } else if (dtype == ESP_BF16) {
+#pragma omp simd
+      for (int64_t i = begin; i < end; i++) dst[i] = from_bf16(load16(bytes, i));
+    } else if (dtype == ESP_F16) {
+#pragma omp simd
+      for (int64_t i = begin; i < end; i++) dst[i] = from_f16(load16(bytes, i));
+    } else {
+      for (int64_t i = begin; i < end; i++) {
+        double value;
+        std::memcpy(&value, bytes + 8 * i, sizeof value);
+        dst[i] = static_cast<float>(value);
+      }
+    }
+  });
+  return ESP_OK;
+}
+
+namespace {
+
+/* Output function of SplitMix64 (Steele, Lea & Flood 2014): a bijection that mixes every bit into every other. */
+uint64_t mix(uint64_t z) {
+  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+  return z ^ z >> 31;
+}
+
+}  // namespace
+
+int32_t esp_dropout(const float *x, float *out, int64_t n, float p, const uint64_t *seed, uint64_t stream,
+                    int32_t accumulate) {
+  ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
+  ESP_REQUIRE(p >= 0 && p < 1, "p must be in [0, 1), got %g", static_cast<double>(p));
+  /* keep(i) = bits(i) >= p * 2^32, where bits(i) are the upper half of the i-th output of a SplitMix64 generator
+   * whose state starts at a hash of (seed, stream). */
+  const uint64_t start = mix(seed[0] + mix(stream + 0x9e3779b97f4a7c15u));
+  const uint32_t threshold = static_cast<uint32_t>(static_cast<double>(p) * 4294967296.0);
+  const float scale = static_cast<float>(1 / (1 - static_cast<double>(p)));
+  esp::parallel_blocks(n, esp::kElementBlock, [=](int64_t begin, int64_t end) {
+    if (accumulate != 0) {
+#pragma omp simd
+      for (int64_t i = begin; i < end; i++) {
+        const uint64_t bits = mix(start + static_cast<uint64_t>(i) * 0x9e3779b97f4a7c15u);
+        out[i] += static_cast<uint32_t>(bits >> 32) >= threshold ? x[i] * scale : 0.0f;
+      }
+    } else {
+#pragma omp simd
+      for (int64_t i = begin; i < end; i++) {
+        const uint64_t bits = mix(start + static_cast<uint64_t>(i) * 0x9e3779b97f4a7c15u);
+        out[i] = static_cast<uint32_t>(bits >> 32) >= threshold ? x[i] * scale : 0.0f;
+      }
+    }
+  });
+  return ESP_OK;
+}

@@ -1,0 +1,168 @@
+/*
+ * The language-model head fused with its losses, a chunk of tokens at a time: logits of the chunk by one product, row
+ * statistics, the gradient in place over the logits, the hidden gradient by a second product.
+ *
+ * KL: 6 tokens vocab d FLOPs (4 without the gradient) and 4 exponentials per token and vocabulary entry; CE: 2, 4 with
+ * d_hidden, 6 with d_head too, and 2 exponentials. The head is read from memory once per product and chunk.
+ *
+ * KL(p || q) is summed as p (e^d - 1 - d), d = log q - log p: every term is positive and of second order in d, so
+ * nothing cancels where student and teacher nearly agree, and equal inputs give exactly 0. It is the usual sum of -p d,
+ * since p and q both sum to 1.
+ */
+#include <cmath>
+
+#include "kernel.h"
+#include "vector_math.h"
+
+namespace {
+
+struct Statistics {
+  float maximum;
+  double sum; /* of e^(z - maximum) */
+
+  double log_sum_exp() const { return static_cast<double>(maximum) + std::log(sum); }
+};
+
+Statistics softmax_statistics(const float *z, int64_t n) {
+  float maximum = z[0];
+#pragma omp simd reduction(max : maximum)
+  for (int64_t i = 0; i < n; i++) maximum = z[i] > maximum ? z[i] : maximum;
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; i++) sum += static_cast<double>(esp::exp(z[i] - maximum));
+  return {maximum, sum};
+}
+
+void cap_logits(float *z, int64_t n, float cap) {
+  if (cap <= 0) return;
+  const float inverse = 1 / cap;
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++) z[i] = cap * esp::tanh(z[i] * inverse);
+}
+
+/* p (e^d - 1 - d) with q = p e^d: a series where the difference would cancel. */
+inline float divergence_term(float p, float q, float d) {
+  float series = 1.0f / 5040;
+  series = series * d + 1.0f / 720;
+  series = series * d + 1.0f / 120;
+  series = series * d + 1.0f / 24;
+  series = series * d + 1.0f / 6;
+  series = series * d + 0.5f;
+  const float a = d < 0 ? -d : d;
+  return a < 0.5f ? p * d * d * series : q - p - p * d;
+}
+
+/* KL of a row; student becomes scale * d(kl) / d(logits before the cap) if wanted. */
+float kl_row(float *student, const float *teacher, const Statistics &s, const Statistics &t, int64_t n, float cap,
+             bool gradient, float scale) {
+  const float shift = static_cast<float>(s.log_sum_exp() - t.log_sum_exp());
+  const float s_inverse = static_cast<float>(1 / s.sum), t_inverse = static_cast<float>(1 / t.sum);
+  const float inverse_cap = cap > 0 ? 1 / cap : 0;
+  double kl = 0;
+  if (gradient) {
+#pragma omp simd reduction(+ : kl)
+    for (int64_t i = 0; i < n; i++) {
+      const float z = student[i];
+      const float q = esp::exp(z - s.maximum) * s_inverse, p = esp::exp(teacher[i] - t.maximum) * t_inverse;
+      kl += static_cast<double>(divergence_term(p, q, (z - teacher[i]) - shift));
+      const float ratio = z * inverse_cap;
+      student[i] = scale * (q - p) * (1.0f - ratio * ratio);
+    }
+  } else {
+#pragma omp simd reduction(+ : kl)
+    for (int64_t i = 0; i < n; i++) {
+      const float z = student[i];
+      const float q = esp::exp(z - s.maximum) * s_inverse, p = esp::exp(teacher[i] - t.maximum) * t_inverse;
+      kl += static_cast<double>(divergence_term(p, q, (z - teacher[i]) - shift));
+    }
+  }
+  return static_cast<float>(kl);
+}
+
+float cross_entropy(const float *z, const Statistics &s, int32_t target) {
+  if (target < 0) return 0;
+  return static_cast<float>(s.log_sum_exp() - static_cast<double>(z[target]));
+}
+
+/* z becomes scale * d(ce) / d(logits before the cap) = scale * (softmax(z) - onehot(target)) * slope of the cap. */
+void cross_entropy_gradient(float *z, const Statistics &s, int64_t n, int32_t target, float cap, float scale) {
+  if (target < 0) {
+    std::fill(z, z + n, 0.0f);
+    return;
+  }
+  const float inverse = static_cast<float>(1 / s.sum), inverse_cap = cap > 0 ? 1 / cap : 0;
+  const float target_ratio = z[target] * inverse_cap;
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++) {
+    const float ratio = z[i] * inverse_cap;
+    z[i] = scale * (esp::exp(z[i] - s.maximum) * inverse) * (1.0f - ratio * ratio);
+  }
+  z[target] -= scale * (1.0f - target_ratio * target_ratio);
+}
+
+int32_t check(const char *kernel, const int32_t *targets, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab) {
+  ESP_REQUIRE(tokens >= 0 && d > 0 && vocab > 0 && chunk > 0, "bad sizes: tokens=%ld d=%ld vocab=%ld chunk=%ld", tokens,
+              d, vocab, chunk);
+  for (int64_t t = 0; targets != nullptr && t < tokens; t++) {
+    ESP_REQUIRE(targets[t] < vocab, "targets[%ld] = %d is not below vocab = %ld", t, targets[t], vocab);
+  }
+  return esp::require_sgemm(kernel);
+}
+
+}  // namespace
+
+int32_t esp_head_kl(const float *student, const float *teacher, const float *head, float softcap,
+                    const int32_t *targets, float *kl, float *ce_student, float *ce_teacher, float *d_student,
+                    float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab) {
+  if (int32_t status = check("esp_head_kl", targets, chunk, tokens, d, vocab)) return status;
+  ESP_REQUIRE((targets == nullptr) == (ce_student == nullptr) && (targets == nullptr) == (ce_teacher == nullptr),
+              "targets, ce_student and ce_teacher must be all given or all NULL");
+  float *student_logits = scratch, *teacher_logits = scratch + chunk * vocab;
+  for (int64_t first = 0; first < tokens; first += chunk) {
+    const int64_t rows = std::min(chunk, tokens - first);
+    esp::gemm(false, true, rows, vocab, d, 1, student + first * d, d, head, d, 0, student_logits, vocab);
+    esp::gemm(false, true, rows, vocab, d, 1, teacher + first * d, d, head, d, 0, teacher_logits, vocab);
+    esp::parallel_rows(rows, 64 * vocab, [=](int64_t r) {
+      float *zs = student_logits + r * vocab, *zt = teacher_logits + r * vocab;
+      cap_logits(zs, vocab, softcap);
+      cap_logits(zt, vocab, softcap);
+      const Statistics s = softmax_statistics(zs, vocab), t = softmax_statistics(zt, vocab);
+      if (targets != nullptr) {
+        ce_student[first + r] = cross_entropy(zs, s, targets[first + r]);
+        ce_teacher[first + r] = cross_entropy(zt, t, targets[first + r]);
+      }
+      kl[first + r] = kl_row(zs, zt, s, t, vocab, softcap, d_student != nullptr, grad_scale);
+    });
+    if (d_student != nullptr) {
+      esp::gemm(false, false, rows, d, vocab, 1, student_logits, vocab, head, d, 0, d_student + first * d, d);
+    }
+  }
+  return ESP_OK;
+}
+
+int32_t esp_head_ce(const float *hidden, const float *head, float softcap, const int32_t *targets, float *ce,
+                    float *d_hidden, float *d_head, float grad_scale, float *scratch, int64_t chunk, int64_t tokens,
+                    int64_t d, int64_t vocab) {
+  if (int32_t status = check("esp_head_ce", targets, chunk, tokens, d, vocab)) return status;
+  ESP_REQUIRE(targets != nullptr, "targets is NULL");
+  const bool gradient = d_hidden != nullptr || d_head != nullptr;
+  for (int64_t first = 0; first < tokens; first += chunk) {
+    const int64_t rows = std::min(chunk, tokens - first);
+    esp::gemm(false, true, rows, vocab, d, 1, hidden + first * d, d, head, d, 0, scratch, vocab);
+    esp::parallel_rows(rows, 32 * vocab, [=](int64_t r) {
+      float *z = scratch + r * vocab;
+      const int32_t target = targets[first + r];
+      cap_logits(z, vocab, softcap);
+      const Statistics s = softmax_statistics(z, vocab);
+      ce[first + r] = cross_entropy(z, s, target);
+      if (gradient) cross_entropy_gradient(z, s, vocab, target, softcap, grad_scale);
+    });
+    if (d_hidden != nullptr) {
+      esp::gemm(false, false, rows, d, vocab, 1, scratch, vocab, head, d, 0, d_hidden + first * d, d);
+    }
+    if (d_head != nullptr) {
+      esp::gemm(true, false, vocab, d, rows, 1, scratch, vocab, hidden + first * d, d, 1, d_head, d);
+    }
+  }
+  return ESP_OK;
+}

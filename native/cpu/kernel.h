@@ -1,0 +1,80 @@
+/* What every kernel of the CPU library uses: errors, the parallel loops, dense products. Internal. */
+#ifndef ESPALIER_CPU_KERNEL_H
+#define ESPALIER_CPU_KERNEL_H
+
+#include <algorithm>
+#include <cstdint>
+
+#include "espalier.h"
+
+namespace esp {
+
+/* Sets this thread's error message and returns `status`. */
+[[gnu::format(printf, 2, 3)]] int32_t fail(int32_t status, const char *format, ...);
+
+/* For the start of a kernel: the contract is broken unless `condition` holds; the rest is a printf message. */
+#define ESP_REQUIRE(condition, ...)                                        \
+  do {                                                                     \
+    if (!(condition)) return esp::fail(ESP_INVALID_ARGUMENT, __VA_ARGS__); \
+  } while (false)
+
+/* Threads a parallel loop uses. */
+int threads();
+
+/* Below this many elementary operations a loop stays on the calling thread: waking the others costs more. */
+constexpr int64_t kParallelWork = 1 << 15;
+
+/* body(i) for every i in [0, n), rows of about `work` operations each; for even work. */
+template <typename Body>
+void parallel_rows(int64_t n, int64_t work, const Body &body) {
+  if (n * work < kParallelWork || threads() == 1) {
+    for (int64_t i = 0; i < n; i++) body(i);
+    return;
+  }
+#pragma omp parallel for schedule(static) num_threads(threads())
+  for (int64_t i = 0; i < n; i++) body(i);
+}
+
+/* body(i) for every i in [0, n): tasks that are large or uneven, handed out in order as threads become free. Who
+ * runs a task does not change its result. */
+template <typename Body>
+void parallel_tasks(int64_t n, const Body &body) {
+  if (n == 1 || threads() == 1) {
+    for (int64_t i = 0; i < n; i++) body(i);
+    return;
+  }
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads())
+  for (int64_t i = 0; i < n; i++) body(i);
+}
+
+/* body(begin, end) for pieces of [0, n) of `block` elements (the last may be shorter). */
+template <typename Body>
+void parallel_blocks(int64_t n, int64_t block, const Body &body) {
+  parallel_rows((n + block - 1) / block, block, [&](int64_t i) { body(i * block, std::min(n, (i + 1) * block)); });
+}
+
+constexpr int64_t kElementBlock = 1 << 14;
+constexpr int64_t kColumnBlock = 64;
+
+/* The sum of partial(begin, end) over [0, n), cut into at most kPartials pieces by n alone and added in order. */
+template <typename Partial>
+double blocked_sum(int64_t n, const Partial &partial) {
+  constexpr int64_t kPartials = 256;
+  int64_t block = std::max<int64_t>(4096, (n + kPartials - 1) / kPartials);
+  double sums[kPartials];
+  parallel_blocks(n, block, [&](int64_t begin, int64_t end) { sums[begin / block] = partial(begin, end); });
+  double total = 0;
+  for (int64_t i = 0; i * block < n; i++) total += sums[i];
+  return total;
+}
+
+/* esp_gemm without its checks, for kernels that made their own; the library must be ready (see require_sgemm). */
+void gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
+          const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+
+/* ESP_OK once a cblas_sgemm is registered. */
+int32_t require_sgemm(const char *kernel);
+
+}  // namespace esp
+
+#endif

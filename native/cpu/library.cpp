@@ -1,0 +1,43 @@
+/* The library itself: version, errors, threads. */
+#include <omp.h>
+
+#include <atomic>
+#include <cstdarg>
+#include <cstdio>
+
+#include "kernel.h"
+
+namespace esp {
+namespace {
+
+thread_local char last_error[512] = "";
+std::atomic<int> thread_count{0};
+
+}  // namespace
+
+int32_t fail(int32_t status, const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  std::vsnprintf(last_error, sizeof last_error, format, arguments);
+  va_end(arguments);
+  return status;
+}
+
+int threads() {
+  int count = thread_count.load(std::memory_order_relaxed);
+  return count > 0 ? count : omp_get_num_procs();
+}
+
+}  // namespace esp
+
+int32_t esp_abi_version(void) { return ESP_ABI_VERSION; }
+
+const char *esp_last_error(void) { return esp::last_error; }
+
+int32_t esp_set_threads(int32_t threads) {
+  ESP_REQUIRE(threads >= 0 && threads <= 1024, "threads must be 0 (all) to 1024, got %d", threads);
+  esp::thread_count.store(threads, std::memory_order_relaxed);
+  return ESP_OK;
+}
+
+int32_t esp_threads(void) { return esp::threads(); }

@@ -1,0 +1,102 @@
+/*
+ * How well an SAE reconstructs: the squared error with its gradient, and running statistics over tokens.
+ *
+ * Bytes: 8 to 12 tokens d; bound by memory. Threads take tokens, or columns for the column sums. All sums in float64: a
+ * few tokens (attention sinks) have norms a hundred times the others'.
+ */
+#include <cmath>
+
+#include "kernel.h"
+
+int32_t esp_sae_mse(const float *x, const float *y, const uint8_t *keep, float *loss, float *d_y, float grad_scale,
+                    int64_t tokens, int64_t d) {
+  ESP_REQUIRE(tokens >= 0 && d > 0, "bad sizes: tokens=%ld d=%ld", tokens, d);
+  esp::parallel_rows(tokens, 4 * d, [=](int64_t t) {
+    const float *__restrict target = x + t * d;
+    const float *__restrict output = y + t * d;
+    float *__restrict gradient = d_y == nullptr ? nullptr : d_y + t * d;
+    if (keep != nullptr && keep[t] != 0) {
+      loss[t] = 0;
+      if (gradient != nullptr) std::fill(gradient, gradient + d, 0.0f);
+      return;
+    }
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t c = 0; c < d; c++) {
+      const double difference = static_cast<double>(output[c]) - static_cast<double>(target[c]);
+      sum += difference * difference;
+    }
+    loss[t] = static_cast<float>(sum);
+    if (gradient == nullptr) return;
+    const float factor = 2 * grad_scale;
+#pragma omp simd
+    for (int64_t c = 0; c < d; c++) gradient[c] = factor * (output[c] - target[c]);
+  });
+  return ESP_OK;
+}
+
+int32_t esp_sae_stats(const float *x, const float *y, const int32_t *index, const float *value, const int32_t *count,
+                      int64_t capacity, const uint8_t *keep, double *stats, int64_t *fired, int64_t tokens, int64_t d,
+                      int64_t m) {
+  ESP_REQUIRE(tokens >= 0 && d > 0 && m > 0 && capacity > 0, "bad sizes: tokens=%ld d=%ld m=%ld capacity=%ld", tokens,
+              d, m, capacity);
+  for (int64_t t = 0; t < tokens; t++) {
+    for (int64_t entry = t * capacity; entry < t * capacity + count[t]; entry++) {
+      ESP_REQUIRE(index[entry] >= 0 && index[entry] < m, "latent %d of row %ld is not in [0, %ld)", index[entry], t, m);
+    }
+  }
+  const auto kept = [=](int64_t t) { return keep != nullptr && keep[t] != 0; };
+  /* Sums over rows: at most 64 blocks of them, cut by `tokens` alone, added in order. */
+  constexpr int64_t kBlocks = 64;
+  struct Sums {
+    double error, square, cosine;
+  } partial[kBlocks] = {};
+  const int64_t block = std::max<int64_t>(1, (tokens + kBlocks - 1) / kBlocks);
+  esp::parallel_blocks(tokens, block, [&](int64_t begin, int64_t end) {
+    Sums sums{};
+    for (int64_t t = begin; t < end; t++) {
+      if (kept(t)) continue;
+      const float *__restrict a = x + t * d;
+      const float *__restrict b = y + t * d;
+      double error = 0, aa = 0, bb = 0, ab = 0;
+#pragma omp simd reduction(+ : error, aa, bb, ab)
+      for (int64_t c = 0; c < d; c++) {
+        const double u = static_cast<double>(a[c]), w = static_cast<double>(b[c]);
+        error += (u - w) * (u - w);
+        aa += u * u;
+        bb += w * w;
+        ab += u * w;
+      }
+      sums.error += error;
+      sums.square += aa;
+      sums.cosine += ab / std::max(std::sqrt(aa) * std::sqrt(bb), 1e-8);
+    }
+    partial[begin / block] = sums;
+  });
+  for (const Sums &sums : partial) {
+    stats[1] += sums.error;
+    stats[2] += sums.square;
+    stats[3] += sums.cosine;
+  }
+  for (int64_t t = 0; t < tokens; t++) {
+    if (kept(t)) continue;
+    stats[0] += 1;
+    for (int64_t entry = t * capacity; entry < t * capacity + count[t]; entry++) {
+      if (!(value[entry] > 0)) continue;
+      stats[4] += 1;
+      fired[index[entry]]++;
+    }
+  }
+  const int64_t columns = (d + esp::kColumnBlock - 1) / esp::kColumnBlock;
+  esp::parallel_rows(columns, tokens * esp::kColumnBlock, [=](int64_t column) {
+    const int64_t begin = column * esp::kColumnBlock, width = std::min(esp::kColumnBlock, d - begin);
+    double *__restrict sums = stats + 5 + begin;
+    for (int64_t t = 0; t < tokens; t++) {
+      if (kept(t)) continue;
+      const float *__restrict row = x + t * d + begin;
+#pragma omp simd
+      for (int64_t c = 0; c < width; c++) sums[c] += static_cast<double>(row[c]);
+    }
+  });
+  return ESP_OK;
+}

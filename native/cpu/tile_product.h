@@ -1,0 +1,104 @@
+/*
+ * Small dense products on tiles that lie in cache: c (+)= a b, for attention, whose tiles are too small for a call of
+ * sgemm each. Internal.
+ *
+ * A block of c stays in registers while k runs: with 16 lanes 8 x 32, which is 16 accumulators, 2 loads and 8
+ * broadcasts for 16 fused multiply-adds.
+ */
+#ifndef ESPALIER_CPU_TILE_PRODUCT_H
+#define ESPALIER_CPU_TILE_PRODUCT_H
+
+#include <cstdint>
+
+namespace esp {
+
+#ifdef __AVX512F__
+constexpr int kLanes = 16, kTileRows = 8;
+#else
+constexpr int kLanes = 8, kTileRows = 4;
+#endif
+
+/* kLanes floats at any alignment (a GCC and Clang vector type). */
+typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float)), may_alias));
+
+/* How a tile of a lies in memory: element (row, k) at row * ld + k, or, transposed, at k * ld + row. */
+enum class Layout { kRows, kTransposed };
+
+template <Layout layout>
+inline float element(const float *a, int64_t ld, int64_t row, int64_t k) {
+  return layout == Layout::kRows ? a[row * ld + k] : a[k * ld + row];
+}
+
+/* c[kRowCount, kVectors * kLanes] */
+template <Layout layout, int kRowCount, int kVectors>
+inline void register_block(int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc,
+                           bool accumulate) {
+  Lanes sum[kRowCount][kVectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRowCount; r++) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; v++) sum[r][v] = Lanes{};
+  }
+  for (int64_t i = 0; i < k; i++) {
+    Lanes row[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; v++) row[v] = *reinterpret_cast<const Lanes *>(b + i * ldb + v * kLanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRowCount; r++) {
+      const float factor = element<layout>(a, lda, r, i);
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; v++) sum[r][v] += factor * row[v];
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRowCount; r++) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; v++) {
+      Lanes *target = reinterpret_cast<Lanes *>(c + r * ldc + v * kLanes);
+      *target = accumulate ? *target + sum[r][v] : sum[r][v];
+    }
+  }
+}
+
+/* The last columns, fewer than kLanes. */
+template <Layout layout>
+inline void narrow_block(int64_t rows, int64_t cols, int64_t k, const float *a, int64_t lda, const float *b,
+                         int64_t ldb, float *c, int64_t ldc, bool accumulate) {
+  for (int64_t r = 0; r < rows; r++) {
+    float sum[kLanes] = {};
+    for (int64_t i = 0; i < k; i++) {
+      const float factor = element<layout>(a, lda, r, i);
+      for (int64_t j = 0; j < cols; j++) sum[j] += factor * b[i * ldb + j];
+    }
+    for (int64_t j = 0; j < cols; j++) c[r * ldc + j] = accumulate ? c[r * ldc + j] + sum[j] : sum[j];
+  }
+}
+
+template <Layout layout, int kRowCount>
+inline void row_block(int64_t n, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb, float *c,
+                      int64_t ldc, bool accumulate) {
+  int64_t j = 0;
+  for (; j + 2 * kLanes <= n; j += 2 * kLanes) {
+    register_block<layout, kRowCount, 2>(k, a, lda, b + j, ldb, c + j, ldc, accumulate);
+  }
+  for (; j + kLanes <= n; j += kLanes) {
+    register_block<layout, kRowCount, 1>(k, a, lda, b + j, ldb, c + j, ldc, accumulate);
+  }
+  if (j < n) narrow_block<layout>(kRowCount, n - j, k, a, lda, b + j, ldb, c + j, ldc, accumulate);
+}
+
+/* c[m, n] (+)= a[m, k] b[k, n] on the calling thread. */
+template <Layout layout>
+inline void tile_product(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb,
+                         float *c, int64_t ldc, bool accumulate) {
+  const int64_t row_step = layout == Layout::kRows ? lda : 1;
+  int64_t i = 0;
+  for (; i + kTileRows <= m; i += kTileRows) {
+    row_block<layout, kTileRows>(n, k, a + i * row_step, lda, b, ldb, c + i * ldc, ldc, accumulate);
+  }
+  for (; i < m; i++) row_block<layout, 1>(n, k, a + i * row_step, lda, b, ldb, c + i * ldc, ldc, accumulate);
+}
+
+}  // namespace esp
+
+#endif
