@@ -12,7 +12,6 @@ for tool in g++ cmake make; do
   }
 done
 
-compgen -G 'cpu/*.cpp' >/dev/null || exit 0
 mkdir -p "$build"
 log=$build/build.log
 {
