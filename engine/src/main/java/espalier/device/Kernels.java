@@ -1,0 +1,487 @@
+package espalier.device;
+
+import static espalier.bindings.NativeException.check;
+import static espalier.bindings.kernels.Kernels.*;
+import static espalier.device.Arguments.*;
+
+import espalier.bindings.kernels.esp_control;
+import java.lang.foreign.MemorySegment;
+
+/**
+ * The kernels, one method for each function of {@code native/include/espalier.h}, which holds their
+ * contracts: the same arguments in the same order, a {@link MemorySegment} for a pointer ({@link
+ * MemorySegment#NULL} where the contract says "or NULL"). Those of sparse autoencoders are in
+ * {@link SaeKernels}.
+ *
+ * <p>Every method checks that its segments hold what the shape needs and throws an {@link
+ * IllegalArgumentException} that names kernel, argument, needed and given; what the library itself
+ * refuses is an {@link espalier.bindings.NativeException}. No call allocates.
+ */
+public final class Kernels extends SaeKernels {
+
+  /** The library must be loaded: see {@link Device}. */
+  Kernels() {}
+
+  /** The address of a {@code cblas_sgemm} that runs on the calling thread alone. */
+  void setSgemm(MemorySegment cblasSgemm) {
+    check("esp_set_sgemm", esp_set_sgemm(cblasSgemm));
+  }
+
+  /**
+   * How many threads kernels use from now on; 0: one for each core. Results do not depend on it.
+   */
+  public void setThreads(int threads) {
+    check("esp_set_threads", esp_set_threads(threads));
+  }
+
+  public int threads() {
+    return esp_threads();
+  }
+
+  /** {@code c[m, n] = alpha op(a) op(b) + beta c}, op(a) {@code [m, k]}, op(b) {@code [k, n]}. */
+  public void gemm(
+      boolean transA,
+      boolean transB,
+      long m,
+      long n,
+      long k,
+      float alpha,
+      MemorySegment a,
+      long lda,
+      MemorySegment b,
+      long ldb,
+      float beta,
+      MemorySegment c,
+      long ldc) {
+    size("esp_gemm", "m", m);
+    size("esp_gemm", "n", n);
+    size("esp_gemm", "k", k);
+    matrix("esp_gemm", "a", a, transA ? k : m, transA ? m : k, lda);
+    matrix("esp_gemm", "b", b, transB ? n : k, transB ? k : n, ldb);
+    matrix("esp_gemm", "c", c, m, n, ldc);
+    check(
+        "esp_gemm",
+        esp_gemm(flag(transA), flag(transB), m, n, k, alpha, a, lda, b, ldb, beta, c, ldc));
+  }
+
+  public void fill(MemorySegment x, float value, long n) {
+    size("esp_fill", "n", n);
+    floats("esp_fill", "x", x, n);
+    check("esp_fill", esp_fill(x, value, n));
+  }
+
+  public void copy(MemorySegment x, MemorySegment out, long n) {
+    size("esp_copy", "n", n);
+    floats("esp_copy", "x", x, n);
+    floats("esp_copy", "out", out, n);
+    check("esp_copy", esp_copy(x, out, n));
+  }
+
+  /** {@code out = x + y}; out may be x or y. */
+  public void add(MemorySegment x, MemorySegment y, MemorySegment out, long n) {
+    size("esp_add", "n", n);
+    floats("esp_add", "x", x, n);
+    floats("esp_add", "y", y, n);
+    floats("esp_add", "out", out, n);
+    check("esp_add", esp_add(x, y, out, n));
+  }
+
+  /** {@code y += alpha x} */
+  public void axpy(float alpha, MemorySegment x, MemorySegment y, long n) {
+    size("esp_axpy", "n", n);
+    floats("esp_axpy", "x", x, n);
+    floats("esp_axpy", "y", y, n);
+    check("esp_axpy", esp_axpy(alpha, x, y, n));
+  }
+
+  /** {@code out[cols] += alpha * (sum over the rows of x that skip does not name)}. */
+  public void columnSum(
+      MemorySegment x,
+      long ldx,
+      MemorySegment skip,
+      float alpha,
+      MemorySegment out,
+      long rows,
+      long cols) {
+    size("esp_column_sum", "rows", rows);
+    size("esp_column_sum", "cols", cols);
+    matrix("esp_column_sum", "x", x, rows, cols, ldx);
+    flagsOrNull("esp_column_sum", "skip", skip, rows);
+    floats("esp_column_sum", "out", out, cols);
+    check("esp_column_sum", esp_column_sum(x, ldx, skip, alpha, out, rows, cols));
+  }
+
+  /** The sum of x, into one float64. */
+  public void sum(MemorySegment x, long n, MemorySegment out) {
+    size("esp_sum", "n", n);
+    floats("esp_sum", "x", x, n);
+    bytes("esp_sum", "out", out, 1, Double.BYTES);
+    check("esp_sum", esp_sum(x, n, out));
+  }
+
+  /**
+   * To float32.
+   *
+   * @param dtype one of {@code esp_dtype}: 0 f32, 1 bf16, 2 f16, 3 f64
+   */
+  public void convert(MemorySegment src, int dtype, MemorySegment dst, long n) {
+    size("esp_convert", "n", n);
+    int bytes = dtype == ESP_F64() ? 8 : dtype == ESP_F32() ? 4 : 2;
+    bytes("esp_convert", "src", src, n, bytes);
+    floats("esp_convert", "dst", dst, n);
+    check("esp_convert", esp_convert(src, dtype, dst, n));
+  }
+
+  /** Inverted dropout; the same seed, stream and p leave out the same elements. */
+  public void dropout(
+      MemorySegment x,
+      MemorySegment out,
+      long n,
+      float p,
+      MemorySegment seed,
+      long stream,
+      boolean accumulate) {
+    size("esp_dropout", "n", n);
+    floats("esp_dropout", "x", x, n);
+    floats("esp_dropout", "out", out, n);
+    bytes("esp_dropout", "seed", seed, 1, Long.BYTES);
+    check("esp_dropout", esp_dropout(x, out, n, p, seed, stream, flag(accumulate)));
+  }
+
+  /** {@code out[t] = scale * table[ids[t]]} */
+  public void embeddingForward(
+      MemorySegment ids,
+      MemorySegment table,
+      float scale,
+      MemorySegment out,
+      long tokens,
+      long vocab,
+      long d) {
+    embeddingSizes("esp_embedding_forward", ids, tokens, vocab, d);
+    floats("esp_embedding_forward", "table", table, vocab, d);
+    floats("esp_embedding_forward", "out", out, tokens, d);
+    check("esp_embedding_forward", esp_embedding_forward(ids, table, scale, out, tokens, vocab, d));
+  }
+
+  /** {@code dTable[ids[t]] += scale * dOut[t]} */
+  public void embeddingBackward(
+      MemorySegment ids,
+      MemorySegment dOut,
+      float scale,
+      MemorySegment dTable,
+      long tokens,
+      long vocab,
+      long d) {
+    embeddingSizes("esp_embedding_backward", ids, tokens, vocab, d);
+    floats("esp_embedding_backward", "d_out", dOut, tokens, d);
+    floats("esp_embedding_backward", "d_table", dTable, vocab, d);
+    check(
+        "esp_embedding_backward",
+        esp_embedding_backward(ids, dOut, scale, dTable, tokens, vocab, d));
+  }
+
+  /** {@code out = x * rstd * (weightOffset + weight)} by rows of d. */
+  public void rmsNormForward(
+      MemorySegment x,
+      MemorySegment weight,
+      float weightOffset,
+      float eps,
+      MemorySegment out,
+      MemorySegment rstd,
+      long rows,
+      long d) {
+    size("esp_rms_norm_forward", "rows", rows);
+    positive("esp_rms_norm_forward", "d", d);
+    floats("esp_rms_norm_forward", "x", x, rows, d);
+    floats("esp_rms_norm_forward", "weight", weight, d);
+    floats("esp_rms_norm_forward", "out", out, rows, d);
+    floats("esp_rms_norm_forward", "rstd", rstd, rows);
+    check(
+        "esp_rms_norm_forward",
+        esp_rms_norm_forward(x, weight, weightOffset, eps, out, rstd, rows, d));
+  }
+
+  public void rmsNormBackward(
+      MemorySegment x,
+      MemorySegment weight,
+      float weightOffset,
+      MemorySegment rstd,
+      MemorySegment dOut,
+      MemorySegment dX,
+      boolean accumulate,
+      MemorySegment dWeight,
+      long rows,
+      long d) {
+    size("esp_rms_norm_backward", "rows", rows);
+    positive("esp_rms_norm_backward", "d", d);
+    floats("esp_rms_norm_backward", "x", x, rows, d);
+    floats("esp_rms_norm_backward", "weight", weight, d);
+    floats("esp_rms_norm_backward", "rstd", rstd, rows);
+    floats("esp_rms_norm_backward", "d_out", dOut, rows, d);
+    floats("esp_rms_norm_backward", "d_x", dX, rows, d);
+    floatsOrNull("esp_rms_norm_backward", "d_weight", dWeight, d);
+    check(
+        "esp_rms_norm_backward",
+        esp_rms_norm_backward(
+            x, weight, weightOffset, rstd, dOut, dX, flag(accumulate), dWeight, rows, d));
+  }
+
+  /**
+   * Turns heads of queries or keys by their position, in place.
+   *
+   * @param sign 1 forward, -1 backward
+   */
+  public void rope(
+      MemorySegment x,
+      long ldx,
+      MemorySegment cos,
+      MemorySegment sin,
+      int sign,
+      long tokens,
+      long seqLen,
+      long nHeads,
+      long headDim,
+      long rotaryDim) {
+    size("esp_rope", "tokens", tokens);
+    positive("esp_rope", "seq_len", seqLen);
+    positive("esp_rope", "n_heads", nHeads);
+    positive("esp_rope", "head_dim", headDim);
+    positive("esp_rope", "rotary_dim", rotaryDim);
+    matrix("esp_rope", "x", x, tokens, nHeads * headDim, ldx);
+    floats("esp_rope", "cos", cos, Math.min(tokens, seqLen), rotaryDim / 2);
+    floats("esp_rope", "sin", sin, Math.min(tokens, seqLen), rotaryDim / 2);
+    check("esp_rope", esp_rope(x, ldx, cos, sin, sign, tokens, seqLen, nHeads, headDim, rotaryDim));
+  }
+
+  /** Causal grouped-query attention; lse receives the log-sum-exp of each query's scores. */
+  public void attentionForward(
+      MemorySegment q,
+      long ldQ,
+      MemorySegment k,
+      MemorySegment v,
+      long ldKv,
+      MemorySegment out,
+      MemorySegment lse,
+      long batch,
+      long seqLen,
+      long nHeads,
+      long nKvHeads,
+      long headDim,
+      float scale,
+      float softcap,
+      long window) {
+    String kernel = "esp_attention_forward";
+    attentionSizes(kernel, batch, seqLen, nHeads, nKvHeads, headDim);
+    long tokens = batch * seqLen;
+    matrix(kernel, "q", q, tokens, nHeads * headDim, ldQ);
+    matrix(kernel, "k", k, tokens, nKvHeads * headDim, ldKv);
+    matrix(kernel, "v", v, tokens, nKvHeads * headDim, ldKv);
+    floats(kernel, "out", out, tokens, nHeads * headDim);
+    floats(kernel, "lse", lse, tokens, nHeads);
+    check(
+        kernel,
+        esp_attention_forward(
+            q, ldQ, k, v, ldKv, out, lse, batch, seqLen, nHeads, nKvHeads, headDim, scale, softcap,
+            window));
+  }
+
+  /** Gradients of {@link #attentionForward}, overwritten; delta is scratch. */
+  public void attentionBackward(
+      MemorySegment q,
+      long ldQ,
+      MemorySegment k,
+      MemorySegment v,
+      long ldKv,
+      MemorySegment out,
+      MemorySegment lse,
+      MemorySegment dOut,
+      MemorySegment delta,
+      MemorySegment dQ,
+      MemorySegment dK,
+      MemorySegment dV,
+      long batch,
+      long seqLen,
+      long nHeads,
+      long nKvHeads,
+      long headDim,
+      float scale,
+      float softcap,
+      long window) {
+    String kernel = "esp_attention_backward";
+    attentionSizes(kernel, batch, seqLen, nHeads, nKvHeads, headDim);
+    long tokens = batch * seqLen;
+    matrix(kernel, "q", q, tokens, nHeads * headDim, ldQ);
+    matrix(kernel, "k", k, tokens, nKvHeads * headDim, ldKv);
+    matrix(kernel, "v", v, tokens, nKvHeads * headDim, ldKv);
+    floats(kernel, "out", out, tokens, nHeads * headDim);
+    floats(kernel, "lse", lse, tokens, nHeads);
+    floats(kernel, "d_out", dOut, tokens, nHeads * headDim);
+    floats(kernel, "delta", delta, tokens, nHeads);
+    matrix(kernel, "d_q", dQ, tokens, nHeads * headDim, ldQ);
+    matrix(kernel, "d_k", dK, tokens, nKvHeads * headDim, ldKv);
+    matrix(kernel, "d_v", dV, tokens, nKvHeads * headDim, ldKv);
+    check(
+        kernel,
+        esp_attention_backward(
+            q, ldQ, k, v, ldKv, out, lse, dOut, delta, dQ, dK, dV, batch, seqLen, nHeads, nKvHeads,
+            headDim, scale, softcap, window));
+  }
+
+  /**
+   * {@code out = act(gate) * up}.
+   *
+   * @param activation one of {@code esp_activation}: 0 SiLU, 1 GELU in its tanh form
+   */
+  public void gatedForward(
+      MemorySegment gateUp, int activation, MemorySegment out, long rows, long d) {
+    size("esp_gated_forward", "rows", rows);
+    positive("esp_gated_forward", "d", d);
+    floats("esp_gated_forward", "gate_up", gateUp, rows, Math.multiplyExact(2, d));
+    floats("esp_gated_forward", "out", out, rows, d);
+    check("esp_gated_forward", esp_gated_forward(gateUp, activation, out, rows, d));
+  }
+
+  /** dGateUp may be gateUp. */
+  public void gatedBackward(
+      MemorySegment gateUp,
+      int activation,
+      MemorySegment dOut,
+      MemorySegment dGateUp,
+      long rows,
+      long d) {
+    size("esp_gated_backward", "rows", rows);
+    positive("esp_gated_backward", "d", d);
+    floats("esp_gated_backward", "gate_up", gateUp, rows, Math.multiplyExact(2, d));
+    floats("esp_gated_backward", "d_out", dOut, rows, d);
+    floats("esp_gated_backward", "d_gate_up", dGateUp, rows, Math.multiplyExact(2, d));
+    check("esp_gated_backward", esp_gated_backward(gateUp, activation, dOut, dGateUp, rows, d));
+  }
+
+  /** KL(teacher || student) per token through the head, and the student's gradient, over chunks. */
+  public void headKl(
+      MemorySegment student,
+      MemorySegment teacher,
+      MemorySegment head,
+      float softcap,
+      MemorySegment targets,
+      MemorySegment kl,
+      MemorySegment ceStudent,
+      MemorySegment ceTeacher,
+      MemorySegment dStudent,
+      float gradScale,
+      MemorySegment scratch,
+      long chunk,
+      long tokens,
+      long d,
+      long vocab) {
+    String kernel = "esp_head_kl";
+    headSizes(kernel, chunk, tokens, d, vocab);
+    floats(kernel, "student", student, tokens, d);
+    floats(kernel, "teacher", teacher, tokens, d);
+    floats(kernel, "head", head, vocab, d);
+    floats(kernel, "kl", kl, tokens);
+    together(kernel, "targets and ce_student", targets, ceStudent);
+    together(kernel, "targets and ce_teacher", targets, ceTeacher);
+    if (isGiven(targets)) {
+      ints(kernel, "targets", targets, tokens);
+      floats(kernel, "ce_student", ceStudent, tokens);
+      floats(kernel, "ce_teacher", ceTeacher, tokens);
+    }
+    floatsOrNull(kernel, "d_student", dStudent, tokens, d);
+    floats(kernel, "scratch", scratch, 2 * chunk, vocab);
+    check(
+        kernel,
+        esp_head_kl(
+            student, teacher, head, softcap, targets, kl, ceStudent, ceTeacher, dStudent, gradScale,
+            scratch, chunk, tokens, d, vocab));
+  }
+
+  /** Cross-entropy per token through the head, and its gradients, over chunks. */
+  public void headCe(
+      MemorySegment hidden,
+      MemorySegment head,
+      float softcap,
+      MemorySegment targets,
+      MemorySegment ce,
+      MemorySegment dHidden,
+      MemorySegment dHead,
+      float gradScale,
+      MemorySegment scratch,
+      long chunk,
+      long tokens,
+      long d,
+      long vocab) {
+    String kernel = "esp_head_ce";
+    headSizes(kernel, chunk, tokens, d, vocab);
+    floats(kernel, "hidden", hidden, tokens, d);
+    floats(kernel, "head", head, vocab, d);
+    ints(kernel, "targets", targets, tokens);
+    floats(kernel, "ce", ce, tokens);
+    floatsOrNull(kernel, "d_hidden", dHidden, tokens, d);
+    floatsOrNull(kernel, "d_head", dHead, vocab, d);
+    floats(kernel, "scratch", scratch, chunk, vocab);
+    check(
+        kernel,
+        esp_head_ce(
+            hidden, head, softcap, targets, ce, dHidden, dHead, gradScale, scratch, chunk, tokens,
+            d, vocab));
+  }
+
+  /** Writes the norm of grad into control, a {@code esp_control}. */
+  public void globalNorm(MemorySegment grad, long n, MemorySegment control) {
+    size("esp_global_norm", "n", n);
+    floats("esp_global_norm", "grad", grad, n);
+    bytes("esp_global_norm", "control", control, 1, CONTROL_BYTES);
+    check("esp_global_norm", esp_global_norm(grad, n, control));
+  }
+
+  /** One AdamW step with the learning rate, step and gradient norm of control. */
+  public void adamw(
+      MemorySegment param,
+      MemorySegment grad,
+      MemorySegment m,
+      MemorySegment v,
+      long n,
+      float beta1,
+      float beta2,
+      float eps,
+      float weightDecay,
+      float clip,
+      MemorySegment control) {
+    size("esp_adamw", "n", n);
+    floats("esp_adamw", "param", param, n);
+    floats("esp_adamw", "grad", grad, n);
+    floats("esp_adamw", "m", m, n);
+    floats("esp_adamw", "v", v, n);
+    bytes("esp_adamw", "control", control, 1, CONTROL_BYTES);
+    check(
+        "esp_adamw",
+        esp_adamw(param, grad, m, v, n, beta1, beta2, eps, weightDecay, clip, control));
+  }
+
+  private static final int CONTROL_BYTES = Math.toIntExact(esp_control.sizeof());
+
+  private static void embeddingSizes(
+      String kernel, MemorySegment ids, long tokens, long vocab, long d) {
+    size(kernel, "tokens", tokens);
+    positive(kernel, "vocab", vocab);
+    positive(kernel, "d", d);
+    ints(kernel, "ids", ids, tokens);
+  }
+
+  private static void attentionSizes(
+      String kernel, long batch, long seqLen, long nHeads, long nKvHeads, long headDim) {
+    size(kernel, "batch", batch);
+    positive(kernel, "seq_len", seqLen);
+    positive(kernel, "n_heads", nHeads);
+    positive(kernel, "n_kv_heads", nKvHeads);
+    positive(kernel, "head_dim", headDim);
+  }
+
+  private static void headSizes(String kernel, long chunk, long tokens, long d, long vocab) {
+    positive(kernel, "chunk", chunk);
+    size(kernel, "tokens", tokens);
+    positive(kernel, "d", d);
+    positive(kernel, "vocab", vocab);
+  }
+}

@@ -1,0 +1,343 @@
+package espalier.device;
+
+import static espalier.bindings.NativeException.check;
+import static espalier.bindings.kernels.Kernels.*;
+import static espalier.device.Arguments.*;
+
+import java.lang.foreign.MemorySegment;
+
+/**
+ * The kernels of sparse autoencoders; a part of {@link Kernels}. After encoding, latents are lists:
+ * token t has count[t] entries (index, value) in matrices {@code [tokens, capacity]}, indices
+ * ascending.
+ */
+abstract sealed class SaeKernels permits Kernels {
+
+  static int flag(boolean value) {
+    return value ? 1 : 0;
+  }
+
+  /** Floats of scratch that {@link #saeEncode} needs. */
+  public long saeEncodeScratch(long d, long m) {
+    positive("esp_sae_encode_scratch", "d", d);
+    positive("esp_sae_encode_scratch", "m", m);
+    return esp_sae_encode_scratch(d, m);
+  }
+
+  /**
+   * The active latents of {@code wEnc (x - bPre) + bEnc}.
+   *
+   * @param kind one of {@code esp_sae_kind}: 0 ReLU, 1 JumpReLU, 2 TopK
+   * @throws espalier.bindings.NativeException ESP_CAPACITY if a row has more entries than capacity
+   */
+  public void saeEncode(
+      MemorySegment x,
+      MemorySegment wEnc,
+      MemorySegment bEnc,
+      MemorySegment bPre,
+      int kind,
+      MemorySegment threshold,
+      float margin,
+      long k,
+      MemorySegment keep,
+      MemorySegment index,
+      MemorySegment value,
+      MemorySegment pre,
+      MemorySegment count,
+      long capacity,
+      MemorySegment scratch,
+      long tokens,
+      long d,
+      long m) {
+    String kernel = "esp_sae_encode";
+    latentSizes(kernel, capacity, tokens, d);
+    positive(kernel, "m", m);
+    floats(kernel, "x", x, tokens, d);
+    floats(kernel, "w_enc", wEnc, m, d);
+    floats(kernel, "b_enc", bEnc, m);
+    floatsOrNull(kernel, "b_pre", bPre, d);
+    floatsOrNull(kernel, "threshold", threshold, m);
+    flagsOrNull(kernel, "keep", keep, tokens);
+    ints(kernel, "index", index, tokens, capacity);
+    floats(kernel, "value", value, tokens, capacity);
+    floatsOrNull(kernel, "pre", pre, tokens, capacity);
+    ints(kernel, "count", count, tokens);
+    floats(kernel, "scratch", scratch, saeEncodeScratch(d, m));
+    check(
+        kernel,
+        esp_sae_encode(
+            x, wEnc, bEnc, bPre, kind, threshold, margin, k, keep, index, value, pre, count,
+            capacity, scratch, tokens, d, m));
+  }
+
+  /** {@code out[t] = sum of value * wDec[index] + bDec}, or x[t] where keep[t]. */
+  public void saeDecode(
+      MemorySegment index,
+      MemorySegment value,
+      MemorySegment count,
+      long capacity,
+      MemorySegment wDec,
+      MemorySegment bDec,
+      MemorySegment keep,
+      MemorySegment x,
+      MemorySegment out,
+      long tokens,
+      long d) {
+    String kernel = "esp_sae_decode";
+    latentSizes(kernel, capacity, tokens, d);
+    lists(kernel, index, count, capacity, tokens);
+    floats(kernel, "value", value, tokens, capacity);
+    floats(kernel, "w_dec", wDec, d);
+    floats(kernel, "b_dec", bDec, d);
+    keepWith(kernel, keep, "x", x, tokens, d);
+    floats(kernel, "out", out, tokens, d);
+    check(
+        kernel, esp_sae_decode(index, value, count, capacity, wDec, bDec, keep, x, out, tokens, d));
+  }
+
+  /** {@code dValue = <dOut[t], wDec[index]>} */
+  public void saeDecodeBackward(
+      MemorySegment dOut,
+      MemorySegment index,
+      MemorySegment count,
+      long capacity,
+      MemorySegment wDec,
+      MemorySegment dValue,
+      long tokens,
+      long d) {
+    String kernel = "esp_sae_decode_backward";
+    latentSizes(kernel, capacity, tokens, d);
+    lists(kernel, index, count, capacity, tokens);
+    floats(kernel, "d_out", dOut, tokens, d);
+    floats(kernel, "w_dec", wDec, d);
+    floats(kernel, "d_value", dValue, tokens, capacity);
+    check(kernel, esp_sae_decode_backward(dOut, index, count, capacity, wDec, dValue, tokens, d));
+  }
+
+  /** {@code dX[t] (+)= sum of dPre * wEnc[index]}, or dOut[t] where keep[t]. */
+  public void saeEncodeBackward(
+      MemorySegment dPre,
+      MemorySegment index,
+      MemorySegment count,
+      long capacity,
+      MemorySegment wEnc,
+      MemorySegment keep,
+      MemorySegment dOut,
+      MemorySegment dX,
+      boolean accumulate,
+      long tokens,
+      long d) {
+    String kernel = "esp_sae_encode_backward";
+    latentSizes(kernel, capacity, tokens, d);
+    lists(kernel, index, count, capacity, tokens);
+    floats(kernel, "d_pre", dPre, tokens, capacity);
+    floats(kernel, "w_enc", wEnc, d);
+    keepWith(kernel, keep, "d_out", dOut, tokens, d);
+    floats(kernel, "d_x", dX, tokens, d);
+    check(
+        kernel,
+        esp_sae_encode_backward(
+            dPre, index, count, capacity, wEnc, keep, dOut, dX, flag(accumulate), tokens, d));
+  }
+
+  /** From dValue to dPre, in place, and the straight-through gradient of thresholds. */
+  public void saeActivationBackward(
+      MemorySegment dValue,
+      MemorySegment pre,
+      MemorySegment value,
+      MemorySegment index,
+      MemorySegment count,
+      long capacity,
+      int kind,
+      MemorySegment threshold,
+      float l1,
+      float l0,
+      float bandwidth,
+      MemorySegment dThreshold,
+      MemorySegment offsets,
+      MemorySegment byLatent,
+      long tokens,
+      long m) {
+    String kernel = "esp_sae_activation_backward";
+    latentSizes(kernel, capacity, tokens, m);
+    lists(kernel, index, count, capacity, tokens);
+    floats(kernel, "d_value", dValue, tokens, capacity);
+    floatsOrNull(kernel, "pre", pre, tokens, capacity);
+    floats(kernel, "value", value, tokens, capacity);
+    floatsOrNull(kernel, "threshold", threshold, m);
+    floatsOrNull(kernel, "d_threshold", dThreshold, m);
+    if (isGiven(dThreshold)) byLatentLists(kernel, offsets, byLatent, m);
+    check(
+        kernel,
+        esp_sae_activation_backward(
+            dValue,
+            pre,
+            value,
+            index,
+            count,
+            capacity,
+            kind,
+            threshold,
+            l1,
+            l0,
+            bandwidth,
+            dThreshold,
+            offsets,
+            byLatent,
+            tokens,
+            m));
+  }
+
+  /** The reverse index: the entries of each latent. */
+  public void saeByLatent(
+      MemorySegment index,
+      MemorySegment count,
+      long capacity,
+      MemorySegment offsets,
+      MemorySegment byLatent,
+      long tokens,
+      long m) {
+    String kernel = "esp_sae_by_latent";
+    latentSizes(kernel, capacity, tokens, m);
+    lists(kernel, index, count, capacity, tokens);
+    ints(kernel, "offsets", offsets, m + 1);
+    ints(kernel, "by_latent", byLatent, tokens, capacity);
+    check(kernel, esp_sae_by_latent(index, count, capacity, offsets, byLatent, tokens, m));
+  }
+
+  /** Adds to the gradients of wEnc, bEnc and wDec, over the entries of each latent. */
+  public void saeWeightBackward(
+      MemorySegment x,
+      MemorySegment bPre,
+      MemorySegment dOut,
+      MemorySegment value,
+      MemorySegment dPre,
+      MemorySegment offsets,
+      MemorySegment byLatent,
+      long capacity,
+      MemorySegment dWEnc,
+      MemorySegment dBEnc,
+      MemorySegment dWDec,
+      long d,
+      long m) {
+    String kernel = "esp_sae_weight_backward";
+    positive(kernel, "capacity", capacity);
+    positive(kernel, "d", d);
+    positive(kernel, "m", m);
+    byLatentLists(kernel, offsets, byLatent, m);
+    floats(kernel, "x", x, d);
+    floatsOrNull(kernel, "b_pre", bPre, d);
+    floats(kernel, "d_out", dOut, d);
+    floats(kernel, "value", value, capacity);
+    floats(kernel, "d_pre", dPre, capacity);
+    floats(kernel, "d_w_enc", dWEnc, m, d);
+    floats(kernel, "d_b_enc", dBEnc, m);
+    floats(kernel, "d_w_dec", dWDec, m, d);
+    check(
+        kernel,
+        esp_sae_weight_backward(
+            x, bPre, dOut, value, dPre, offsets, byLatent, capacity, dWEnc, dBEnc, dWDec, d, m));
+  }
+
+  /** {@code loss[t] = |y[t] - x[t]|^2} and its gradient. */
+  public void saeMse(
+      MemorySegment x,
+      MemorySegment y,
+      MemorySegment keep,
+      MemorySegment loss,
+      MemorySegment dY,
+      float gradScale,
+      long tokens,
+      long d) {
+    size("esp_sae_mse", "tokens", tokens);
+    positive("esp_sae_mse", "d", d);
+    floats("esp_sae_mse", "x", x, tokens, d);
+    floats("esp_sae_mse", "y", y, tokens, d);
+    flagsOrNull("esp_sae_mse", "keep", keep, tokens);
+    floats("esp_sae_mse", "loss", loss, tokens);
+    floatsOrNull("esp_sae_mse", "d_y", dY, tokens, d);
+    check("esp_sae_mse", esp_sae_mse(x, y, keep, loss, dY, gradScale, tokens, d));
+  }
+
+  /**
+   * Adds to running statistics of a reconstruction.
+   *
+   * @param stats float64 {@code [5 + d]}
+   * @param fired int64 {@code [m]}
+   */
+  public void saeStats(
+      MemorySegment x,
+      MemorySegment y,
+      MemorySegment index,
+      MemorySegment value,
+      MemorySegment count,
+      long capacity,
+      MemorySegment keep,
+      MemorySegment stats,
+      MemorySegment fired,
+      long tokens,
+      long d,
+      long m) {
+    String kernel = "esp_sae_stats";
+    latentSizes(kernel, capacity, tokens, d);
+    positive(kernel, "m", m);
+    floats(kernel, "x", x, tokens, d);
+    floats(kernel, "y", y, tokens, d);
+    lists(kernel, index, count, capacity, tokens);
+    floats(kernel, "value", value, tokens, capacity);
+    flagsOrNull(kernel, "keep", keep, tokens);
+    bytes(kernel, "stats", stats, 5 + d, Double.BYTES);
+    bytes(kernel, "fired", fired, m, Long.BYTES);
+    check(
+        kernel,
+        esp_sae_stats(x, y, index, value, count, capacity, keep, stats, fired, tokens, d, m));
+  }
+
+  /** Each row divided by its norm. */
+  public void normalizeRows(MemorySegment w, long rows, long d) {
+    size("esp_normalize_rows", "rows", rows);
+    positive("esp_normalize_rows", "d", d);
+    floats("esp_normalize_rows", "w", w, rows, d);
+    check("esp_normalize_rows", esp_normalize_rows(w, rows, d));
+  }
+
+  /** Takes from each row of grad its part along the same row of w. */
+  public void removeParallel(MemorySegment w, MemorySegment grad, long rows, long d) {
+    size("esp_remove_parallel", "rows", rows);
+    positive("esp_remove_parallel", "d", d);
+    floats("esp_remove_parallel", "w", w, rows, d);
+    floats("esp_remove_parallel", "grad", grad, rows, d);
+    check("esp_remove_parallel", esp_remove_parallel(w, grad, rows, d));
+  }
+
+  private static void latentSizes(String kernel, long capacity, long tokens, long d) {
+    positive(kernel, "capacity", capacity);
+    size(kernel, "tokens", tokens);
+    positive(kernel, "d", d);
+  }
+
+  private static void lists(
+      String kernel, MemorySegment index, MemorySegment count, long capacity, long tokens) {
+    ints(kernel, "index", index, tokens, capacity);
+    ints(kernel, "count", count, tokens);
+  }
+
+  /** How many entries there are is known to the lists alone: the last offset. */
+  private static void byLatentLists(
+      String kernel, MemorySegment offsets, MemorySegment byLatent, long m) {
+    ints(kernel, "offsets", offsets, m + 1);
+    ints(kernel, "by_latent", byLatent, 0);
+  }
+
+  private static void keepWith(
+      String kernel,
+      MemorySegment keep,
+      String argument,
+      MemorySegment other,
+      long tokens,
+      long d) {
+    if (!isGiven(keep)) return;
+    flagsOrNull(kernel, "keep", keep, tokens);
+    floats(kernel, argument, other, tokens, d);
+  }
+}
