@@ -1,0 +1,105 @@
+package espalier.autograd;
+
+import espalier.device.Kernels;
+import espalier.tensor.Tensor;
+import java.lang.foreign.MemorySegment;
+import java.util.ArrayList;
+import java.util.List;
+
+/**
+ * y = x W^T, plus low-rank updates of column ranges of y.
+ *
+ * <p>W may be several projections stacked, such as queries, keys and values: one product computes
+ * all. The update is added to y by its second product itself (beta = 1). Where W is frozen no
+ * gradient of it is computed: dX = dY W + s (dY B) A, dA = s (dY B)^T X, dB = s dY^T (X A^T).
+ */
+public final class LinearMap {
+
+  /** A low-rank update of the columns {@code [from, from + lowRank.b().rows())} of y. */
+  public record Update(long from, LowRank lowRank) {}
+
+  private LinearMap() {}
+
+  /**
+   * @param x {@code [tokens, in]}
+   * @param weight {@code [out, in]}
+   * @param updates of columns of y that do not overlap
+   * @param seed uint64 in device memory, the seed of this step's dropout
+   * @return {@code [tokens, out]}
+   */
+  public static Var apply(
+      Tape tape, Var x, Parameter weight, List<Update> updates, MemorySegment seed) {
+    if (weight.cols() != x.cols()) {
+      throw new IllegalArgumentException(
+          weight.name() + " [" + weight.rows() + ", " + weight.cols() + "] applied to " + x);
+    }
+    long tokens = x.rows();
+    long in = x.cols();
+    long out = weight.rows();
+    boolean learns =
+        weight.isTrainable() || updates.stream().anyMatch(u -> u.lowRank().isTrainable());
+    Var y = tape.value(tokens, out, x.needsGradient() || learns);
+    List<LowRankProduct> products = LowRankProduct.of(tape, x, y, updates, seed);
+
+    Op op = tape.op("linear").reads(x).writes(y);
+    List<Var> keeps = new ArrayList<>(learns ? List.of(x) : List.of());
+    for (LowRankProduct product : products) {
+      op.writes(product.forwardValues());
+      keeps.add(product.xa());
+    }
+    op.forward(
+        k -> {
+          gemm(k, false, true, tokens, out, in, 1, x.value(), weight.value(), 0, y.value());
+          for (int i = 0; i < products.size(); i++) {
+            products.get(i).forward(k);
+          }
+        });
+    op.backward(
+        keeps,
+        List.of(x),
+        k -> {
+          Tensor dY = y.gradient();
+          if (weight.isTrainable()) {
+            gemm(k, true, false, out, in, tokens, 1, dY, x.value(), 1, weight.gradient());
+          }
+          if (x.needsGradient()) {
+            float beta = x.accumulates() ? 1 : 0;
+            gemm(k, false, false, tokens, in, out, 1, dY, weight.value(), beta, x.gradient());
+          }
+          for (int i = 0; i < products.size(); i++) {
+            products.get(i).backward(k);
+          }
+        });
+    products.forEach(product -> op.backwardScratch(product.backwardValues()));
+    return y;
+  }
+
+  /** c[m, n] = alpha * op(a) op(b) + beta * c. */
+  static void gemm(
+      Kernels kernels,
+      boolean transA,
+      boolean transB,
+      long m,
+      long n,
+      long k,
+      float alpha,
+      Tensor a,
+      Tensor b,
+      float beta,
+      Tensor c) {
+    kernels.gemm(
+        transA,
+        transB,
+        m,
+        n,
+        k,
+        alpha,
+        a.data(),
+        a.stride(),
+        b.data(),
+        b.stride(),
+        beta,
+        c.data(),
+        c.stride());
+  }
+}

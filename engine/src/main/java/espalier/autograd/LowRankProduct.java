@@ -1,0 +1,151 @@
+package espalier.autograd;
+
+import static espalier.autograd.LinearMap.gemm;
+
+import espalier.device.Kernels;
+import espalier.tensor.Tensor;
+import java.lang.foreign.MemorySegment;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Objects;
+import java.util.stream.Stream;
+
+/**
+ * The low-rank part of a linear map for updates that read the same input: y[:, columns] += scale *
+ * dropout(x) A^T B^T.
+ *
+ * <p>A matrices that lie side by side in memory are stacked, so that x A^T and its backward
+ * products are one call for all of them (queries, keys and values; gate and up). With dropout each
+ * update reads its own masked copy of x, as PEFT does, and nothing can be stacked.
+ */
+final class LowRankProduct {
+
+  private final Var x;
+  private final Tensor a; // [rank, in], stacked
+  private final Tensor gradientA; // null where frozen
+  private final List<Part> parts;
+  private final Var xa; // [tokens, rank]
+  private final Var dXa; // [tokens, rank]
+  private final MemorySegment seed;
+  private final float dropout;
+  private final long stream;
+  private final Var dropped; // [tokens, in]; null without dropout
+  private final Var dDropped; // [tokens, in]; null without dropout
+
+  /** One update: its columns of y, and its columns of x A^T. */
+  private record Part(LowRank lowRank, Var.Columns y, Var.Columns xa, Var.Columns dXa) {}
+
+  private LowRankProduct(
+      Tape tape, Var x, Var y, List<LinearMap.Update> updates, MemorySegment seed) {
+    LowRank first = updates.getFirst().lowRank();
+    long rank = updates.stream().mapToLong(u -> u.lowRank().rank()).sum();
+    this.x = x;
+    this.seed = seed;
+    dropout = first.dropout();
+    stream = first.stream();
+    a = Tensor.of(first.a().data(), rank, x.cols());
+    gradientA = first.isTrainable() ? Tensor.of(first.a().gradientData(), rank, x.cols()) : null;
+    xa = tape.value(x.rows(), rank);
+    dXa = tape.value(x.rows(), rank);
+    dropped = dropout > 0 ? tape.value(x.rows(), x.cols()) : null;
+    dDropped = dropout > 0 ? tape.value(x.rows(), x.cols()) : null;
+    parts = new ArrayList<>();
+    long from = 0;
+    for (LinearMap.Update update : updates) {
+      LowRank lowRank = update.lowRank();
+      parts.add(
+          new Part(
+              lowRank,
+              y.columns(update.from(), lowRank.b().rows()),
+              xa.columns(from, lowRank.rank()),
+              dXa.columns(from, lowRank.rank())));
+      from += lowRank.rank();
+    }
+  }
+
+  /** As few products as possible for all updates of one map. */
+  static List<LowRankProduct> of(
+      Tape tape, Var x, Var y, List<LinearMap.Update> updates, MemorySegment seed) {
+    List<LowRankProduct> products = new ArrayList<>();
+    List<LinearMap.Update> group = new ArrayList<>();
+    for (LinearMap.Update update : updates) {
+      if (!group.isEmpty() && !follows(group.getLast().lowRank(), update.lowRank())) {
+        products.add(new LowRankProduct(tape, x, y, List.copyOf(group), seed));
+        group.clear();
+      }
+      group.add(update);
+    }
+    if (!group.isEmpty()) {
+      products.add(new LowRankProduct(tape, x, y, group, seed));
+    }
+    return products;
+  }
+
+  private static boolean follows(LowRank before, LowRank after) {
+    return before.dropout() == 0
+        && after.dropout() == 0
+        && before.isTrainable() == after.isTrainable()
+        && before.a().isFollowedBy(after.a());
+  }
+
+  Var xa() {
+    return xa;
+  }
+
+  Var[] forwardValues() {
+    return Stream.of(xa, dropped).filter(Objects::nonNull).toArray(Var[]::new);
+  }
+
+  Var[] backwardValues() {
+    return Stream.of(dXa, dropped, dDropped).filter(Objects::nonNull).toArray(Var[]::new);
+  }
+
+  void forward(Kernels k) {
+    gemm(k, false, true, xa.rows(), xa.cols(), x.cols(), 1, input(k), a, 0, xa.value());
+    for (int i = 0; i < parts.size(); i++) {
+      Part part = parts.get(i);
+      LowRank lr = part.lowRank;
+      Tensor b = lr.b().value();
+      Tensor y = part.y.value();
+      gemm(k, false, true, y.rows(), b.rows(), lr.rank(), lr.scale(), part.xa.value(), b, 1, y);
+    }
+  }
+
+  void backward(Kernels k) {
+    long tokens = xa.rows();
+    for (int i = 0; i < parts.size(); i++) {
+      Part part = parts.get(i);
+      LowRank lr = part.lowRank;
+      long out = lr.b().rows();
+      Tensor dY = part.y.gradient();
+      if (lr.isTrainable()) {
+        Tensor dB = lr.b().gradient();
+        gemm(k, true, false, out, lr.rank(), tokens, lr.scale(), dY, part.xa.value(), 1, dB);
+      }
+      Tensor b = lr.b().value();
+      gemm(k, false, false, tokens, lr.rank(), out, lr.scale(), dY, b, 0, part.dXa.value());
+    }
+    if (gradientA != null) {
+      gemm(k, true, false, a.rows(), a.cols(), tokens, 1, dXa.value(), input(k), 1, gradientA);
+    }
+    if (x.needsGradient()) { // the frozen product wrote it before: add
+      Tensor target = dropped == null ? x.gradient() : dDropped.value();
+      float beta = dropped == null ? 1 : 0;
+      gemm(k, false, false, tokens, a.cols(), a.rows(), 1, dXa.value(), a, beta, target);
+      if (dropped != null) {
+        k.dropout(dDropped.data(), x.gradientData(), x.size(), dropout, seed, stream, true);
+      }
+    }
+  }
+
+  /**
+   * What A is applied to: x, or its masked copy, drawn again in the backward pass rather than kept.
+   */
+  private Tensor input(Kernels k) {
+    if (dropped == null) {
+      return x.value();
+    }
+    k.dropout(x.data(), dropped.data(), x.size(), dropout, seed, stream, false);
+    return dropped.value();
+  }
+}

@@ -1,0 +1,117 @@
+package espalier.autograd;
+
+import espalier.device.Device;
+import espalier.device.Kernels;
+import espalier.tensor.Tensor;
+import java.lang.foreign.MemorySegment;
+import java.util.ArrayList;
+import java.util.List;
+
+/**
+ * A computation, recorded once and replayed at every step.
+ *
+ * <p>Recording notes each operation with what it reads and writes; nothing is computed. {@link
+ * #bind} then gives every value and gradient its place in one block of memory, reusing places whose
+ * content is no longer needed. From then on {@link #forward} and {@link #backward} only call
+ * kernels: a step allocates nothing, and the same recording can be captured as a graph on a device
+ * that has them.
+ *
+ * <p>Work that needs no gradient records no backward pass and keeps no values.
+ */
+public final class Tape {
+
+  private final Kernels kernels;
+  private final List<Op> ops = new ArrayList<>();
+  private final List<Var> vars = new ArrayList<>();
+  private final List<Var> outputs = new ArrayList<>();
+  private MemoryPlan plan;
+
+  public Tape(Device device) {
+    kernels = device.kernels();
+  }
+
+  public Kernels kernels() {
+    return kernels;
+  }
+
+  /** Memory from outside that operations read, such as a weight; it takes no part in the plan. */
+  public Var constant(Tensor tensor) {
+    Var var = new Var(tensor.rows(), tensor.cols(), false);
+    var.bindValue(tensor);
+    return var;
+  }
+
+  /** A value to be computed by the operation recorded next. */
+  public Var value(long rows, long cols, boolean needsGradient) {
+    Var var = new Var(rows, cols, needsGradient);
+    vars.add(var);
+    return var;
+  }
+
+  /** A value without a gradient: statistics, index lists, scratch. Four bytes an element. */
+  public Var value(long rows, long cols) {
+    return value(rows, cols, false);
+  }
+
+  /** Keeps a value readable after the step, for whoever reads losses or compares activations. */
+  public Var output(Var var) {
+    outputs.add(var);
+    return var;
+  }
+
+  public Op op(String name) {
+    if (plan != null) {
+      throw new IllegalStateException("recorded after planning: " + name);
+    }
+    Op op = new Op(name, ops.size());
+    ops.add(op);
+    return op;
+  }
+
+  /** Bytes that {@link #bind} needs. Ends the recording. */
+  public long bytes() {
+    if (plan == null) {
+      plan = MemoryPlan.of(ops, vars, outputs);
+    }
+    return plan.bytes();
+  }
+
+  /**
+   * Places all values and gradients in {@code memory}; tapes that run one after another may share
+   * it.
+   */
+  public Tape bind(MemorySegment memory) {
+    if (memory.byteSize() < bytes()) {
+      throw new IllegalArgumentException(bytes() + " bytes needed, given " + memory.byteSize());
+    }
+    plan.bind(memory);
+    return this;
+  }
+
+  /** Plans, allocates and binds. */
+  public Tape bind(Device device) {
+    return bind(device.allocate(Math.max(bytes(), 1)));
+  }
+
+  /** As {@link #bind(Device)}, but with a place of its own for everything: the plan's proof. */
+  Tape bindWithoutReuse(Device device) {
+    plan = MemoryPlan.withoutReuse(ops, vars, outputs);
+    return bind(device);
+  }
+
+  public void forward() {
+    for (int i = 0; i < vars.size(); i++) {
+      vars.get(i).startPass();
+    }
+    for (int i = 0; i < ops.size(); i++) {
+      ops.get(i).forward.run(kernels);
+    }
+  }
+
+  /** Adds to the gradients of all trained parameters. After {@link #forward} only, and once. */
+  public void backward() {
+    for (int i = ops.size() - 1; i >= 0; i--) {
+      ops.get(i).backward.run(kernels);
+    }
+  }
+}

@@ -1,0 +1,288 @@
+package espalier.autograd;
+
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import com.sun.management.ThreadMXBean;
+import espalier.device.Device;
+import espalier.tensor.Tensor;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.lang.management.ManagementFactory;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Random;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Test;
+
+/**
+ * The tape as a whole: a two-block network with everything a real one has, at sizes that are no
+ * round numbers.
+ */
+class TapeTest {
+
+  private static final int SEQ = 7;
+  private static final int TOKENS = 3 * SEQ;
+  private static final int HIDDEN = 12;
+  private static final int HEADS = 3;
+  private static final int KV_HEADS = 1;
+  private static final int HEAD_DIM = 4;
+  private static final int FFN = 10;
+  private static final int VOCAB = 19;
+  private static final int RANK = 2;
+
+  private static Device device;
+
+  @BeforeAll
+  static void open() {
+    device = Device.openCpu();
+  }
+
+  @AfterAll
+  static void close() {
+    device.close();
+  }
+
+  /** A network under training, with its tape recorded but not bound. */
+  private static final class Network {
+    final Random random = new Random(5);
+    final ParameterSet trained;
+    final MemorySegment ids = device.allocate(TOKENS * Integer.BYTES);
+    final MemorySegment targets = device.allocate(TOKENS * Integer.BYTES);
+    final MemorySegment seed = device.allocate(Long.BYTES);
+    final Tape tape = new Tape(device);
+    final Var loss;
+    int next;
+
+    Network(float dropout, boolean trainWeights) {
+      for (int t = 0; t < TOKENS; t++) {
+        ids.setAtIndex(ValueLayout.JAVA_INT, t, random.nextInt(VOCAB));
+        targets.setAtIndex(
+            ValueLayout.JAVA_INT, t, t % SEQ == SEQ - 1 ? -1 : random.nextInt(VOCAB));
+      }
+      seed.set(ValueLayout.JAVA_LONG, 0, 77);
+      List<ParameterSet.Shape> shapes = new ArrayList<>();
+      if (trainWeights) {
+        shapes.add(new ParameterSet.Shape("embedding", VOCAB, HIDDEN));
+      }
+      for (int block = 0; block < 2; block++) {
+        if (trainWeights) {
+          shapes.add(new ParameterSet.Shape("norm" + block, 1, HIDDEN));
+          shapes.add(new ParameterSet.Shape("qkv" + block, qkvCols(), HIDDEN));
+        }
+        shapes.add(new ParameterSet.Shape("a.q" + block, RANK, HIDDEN));
+        shapes.add(new ParameterSet.Shape("a.v" + block, RANK, HIDDEN));
+        shapes.add(new ParameterSet.Shape("b.q" + block, HEADS * HEAD_DIM, RANK));
+        shapes.add(new ParameterSet.Shape("b.v" + block, KV_HEADS * HEAD_DIM, RANK));
+      }
+      trained = new ParameterSet(device, shapes);
+      for (int i = 0; i < trained.size(); i++) {
+        trained.values().set(0, i, (float) (random.nextGaussian() * 0.4 + 0.1));
+      }
+      Tensor cos = random(SEQ, HEAD_DIM / 2, 1, 0);
+      Tensor sin = random(SEQ, HEAD_DIM / 2, 1, 0);
+      CausalAttention attention =
+          new CausalAttention(HEADS, KV_HEADS, HEAD_DIM, 0.5f, 0, 0, cos, sin);
+      Var x = Embedding.lookup(tape, ids, TOKENS, weight("embedding", VOCAB, HIDDEN, 1), 1);
+      for (int block = 0; block < 2; block++) {
+        Var normed =
+            Normalization.rmsNorm(tape, x, weight("norm" + block, 1, HIDDEN, 0.3), 0, 1e-5f);
+        LowRank q = lowRank("q" + block, dropout);
+        LowRank v = lowRank("v" + block, dropout);
+        Var qkv =
+            LinearMap.apply(
+                tape,
+                normed,
+                weight("qkv" + block, qkvCols(), HIDDEN, 0.4),
+                List.of(
+                    new LinearMap.Update(0, q),
+                    new LinearMap.Update((HEADS + KV_HEADS) * HEAD_DIM, v)),
+                seed);
+        Var attended = attention.apply(tape, qkv, SEQ);
+        Var out = plain(attended, HIDDEN);
+        x = Elementwise.residual(tape, x, out);
+        Var gateUp = plain(x, 2 * FFN);
+        Var hidden = GatedActivation.apply(tape, gateUp, GatedActivation.Kind.SILU);
+        x = Elementwise.residual(tape, x, plain(hidden, HIDDEN));
+      }
+      x = Elementwise.scale(tape, x, 0.7f);
+      loss =
+          LanguageModelHead.crossEntropy(
+              tape, x, Parameter.frozen("head", random(VOCAB, HIDDEN, 0.5, 0)), 0, targets, 1);
+    }
+
+    private static int qkvCols() {
+      return (HEADS + 2 * KV_HEADS) * HEAD_DIM;
+    }
+
+    private LowRank lowRank(String name, float dropout) {
+      return new LowRank(trained.get("a." + name), trained.get("b." + name), 1.5f, dropout, next++);
+    }
+
+    private Var plain(Var x, long out) {
+      Parameter weight = Parameter.frozen("w", random(out, x.cols(), 0.4, 0));
+      return LinearMap.apply(tape, x, weight, List.of(), MemorySegment.NULL);
+    }
+
+    private Parameter weight(String name, long rows, long cols, double spread) {
+      return trained.parameters().stream()
+          .filter(p -> p.name().equals(name))
+          .findFirst()
+          .orElseGet(() -> Parameter.frozen(name, random(rows, cols, spread, 0.5)));
+    }
+
+    private Tensor random(long rows, long cols, double spread, double mean) {
+      Tensor tensor = Tensor.allocate(device, rows, cols);
+      for (long r = 0; r < rows; r++) {
+        for (long c = 0; c < cols; c++) {
+          tensor.set(r, c, (float) (random.nextGaussian() * spread + mean));
+        }
+      }
+      return tensor;
+    }
+
+    double loss() {
+      tape.forward();
+      double sum = 0;
+      for (float ce : loss.value().toArray()) {
+        sum += ce;
+      }
+      return sum;
+    }
+
+    float[] gradients() {
+      device.kernels().fill(trained.gradients().data(), 0, trained.size());
+      tape.forward();
+      tape.backward();
+      return trained.gradients().toArray();
+    }
+  }
+
+  /** Fresh memory full of NaN, so that reading before writing shows. */
+  private static MemorySegment poisoned(long bytes) {
+    MemorySegment memory = device.allocate(bytes);
+    for (long i = 0; i < bytes / Float.BYTES; i++) {
+      memory.setAtIndex(ValueLayout.JAVA_FLOAT, i, Float.NaN);
+    }
+    return memory;
+  }
+
+  @Test
+  void reusedMemoryGivesTheSameBitsAsMemoryOfOnesOwn() {
+    for (boolean trainWeights : List.of(false, true)) {
+      Network planned = new Network(0.25f, trainWeights);
+      planned.tape.bind(poisoned(planned.tape.bytes()));
+      Network separate = new Network(0.25f, trainWeights);
+      separate.tape.bindWithoutReuse(device);
+      assertTrue(
+          planned.tape.bytes() < separate.tape.bytes() / 2,
+          planned.tape.bytes() + " bytes of " + separate.tape.bytes());
+      assertEquals(separate.loss(), planned.loss());
+      float[] expected = separate.gradients();
+      assertArrayEquals(expected, planned.gradients());
+      assertArrayEquals(expected, planned.gradients(), "a second step repeats the first");
+    }
+  }
+
+  @Test
+  void gradientsAreTheSlopeOfTheLoss() {
+    for (float dropout : new float[] {0, 0.25f}) {
+      Network network = new Network(dropout, true);
+      network.tape.bind(device);
+      float[] gradients = network.gradients();
+      for (Parameter parameter : network.trained.parameters()) {
+        Tensor value = parameter.value();
+        float[] before = value.toArray();
+        float[] gradient = parameter.gradient().toArray();
+        double norm = 0;
+        for (float g : gradient) {
+          norm += g * g;
+        }
+        norm = Math.sqrt(norm);
+        // Along the gradient the slope is its norm. float32 losses near 60 carry about 1e-5; over a
+        // step of 2e-2 that
+        // is 1e-3 of slopes near 1, beside the third-order term of the central difference.
+        double step = 1e-2;
+        double[] losses = new double[2];
+        for (int side = 0; side < 2; side++) {
+          float[] moved = before.clone();
+          for (int i = 0; i < moved.length; i++) {
+            moved[i] += (float) ((side == 0 ? -step : step) * gradient[i] / norm);
+          }
+          value.copyFrom(moved);
+          losses[side] = network.loss();
+        }
+        value.copyFrom(before);
+        double slope = (losses[1] - losses[0]) / (2 * step);
+        assertEquals(norm, slope, 1e-2 * norm + 2e-3, parameter.name() + ", dropout " + dropout);
+      }
+      assertArrayEquals(gradients, network.gradients());
+    }
+  }
+
+  @Test
+  void frozenWeightsKeepNothing() {
+    Network lowRankOnly = new Network(0, false);
+    Network everything = new Network(0, true);
+    assertTrue(lowRankOnly.tape.bytes() <= everything.tape.bytes());
+  }
+
+  @Test
+  void stackedAdaptersGiveWhatSeparateOnesGive() {
+    Network stacked = new Network(0, false);
+    stacked.tape.bind(device);
+    // A dropout too small to hit anything goes through the separate products with equal inputs up
+    // to 1 / (1 - p).
+    Network separate = new Network(1e-9f, false);
+    separate.tape.bind(device);
+    assertEquals(stacked.loss(), separate.loss(), 1e-4);
+    float[] expected = stacked.gradients();
+    float largest = 0;
+    for (float g : expected) {
+      largest = Math.max(largest, Math.abs(g));
+    }
+    // Sums of about 20 terms in another order: a few roundings of the largest.
+    assertArrayEquals(expected, separate.gradients(), 10 * Math.ulp(largest));
+  }
+
+  @Test
+  void aWarmStepAllocatesNothing() {
+    Network network = new Network(0.25f, true);
+    network.tape.bind(device);
+    for (int i = 0; i < 1000; i++) { // until the calls are compiled
+      network.tape.forward();
+      network.tape.backward();
+    }
+    long native0 = device.allocatedBytes();
+    ThreadMXBean threads = (ThreadMXBean) ManagementFactory.getThreadMXBean();
+    long heap0 = threads.getCurrentThreadAllocatedBytes();
+    int steps = 200;
+    for (int i = 0; i < steps; i++) {
+      network.tape.forward();
+      network.tape.backward();
+    }
+    long heap = threads.getCurrentThreadAllocatedBytes() - heap0;
+    assertEquals(native0, device.allocatedBytes());
+    assertTrue(heap / steps < 64, heap / steps + " bytes of heap a step");
+  }
+
+  @Test
+  void sharedResidualGradientsAreChecked() {
+    Tape tape = new Tape(device);
+    ParameterSet set =
+        new ParameterSet(
+            device,
+            List.of(
+                new ParameterSet.Shape("t", VOCAB, HIDDEN),
+                new ParameterSet.Shape("w", HIDDEN, HIDDEN)));
+    MemorySegment ids = device.allocate(TOKENS * Integer.BYTES);
+    Var x = Embedding.lookup(tape, ids, TOKENS, set.get("t"), 1);
+    // The branch reads x itself, so its backward pass would add to the memory it reads from.
+    Var branch = LinearMap.apply(tape, x, set.get("w"), List.of(), MemorySegment.NULL);
+    Elementwise.residual(tape, x, branch);
+    assertThrows(IllegalStateException.class, tape::bytes);
+  }
+}
