@@ -1,0 +1,77 @@
+package espalier.data;
+
+import com.fasterxml.jackson.core.JsonParser;
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.DeserializationFeature;
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.json.JsonMapper;
+import espalier.format.InputException;
+import java.io.BufferedReader;
+import java.io.IOException;
+import java.nio.charset.CharacterCodingException;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.function.Consumer;
+
+/**
+ * Texts from files: {@code .txt} is one document, {@code .jsonl} one a line, in the field {@code
+ * text}.
+ */
+final class Documents {
+
+  private static final ObjectMapper JSON =
+      JsonMapper.builder()
+          .enable(JsonParser.Feature.STRICT_DUPLICATE_DETECTION)
+          .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
+          .build();
+
+  private Documents() {}
+
+  /** Hands each document of a file to {@code use}, in order. */
+  static void read(Path file, Consumer<String> use) {
+    String name = file.getFileName().toString();
+    if (!Files.isRegularFile(file)) {
+      throw new InputException(file, "no such file");
+    }
+    try {
+      if (name.endsWith(".txt")) {
+        use.accept(Files.readString(file, StandardCharsets.UTF_8));
+      } else if (name.endsWith(".jsonl")) {
+        readLines(file, use);
+      } else {
+        throw new InputException(file, "its kind is not supported; data is .txt, .jsonl or .npy");
+      }
+    } catch (CharacterCodingException e) {
+      throw new InputException(file, "not UTF-8 text");
+    } catch (IOException e) {
+      throw new InputException(file, "cannot be read");
+    }
+  }
+
+  private static void readLines(Path file, Consumer<String> use) throws IOException {
+    try (BufferedReader reader = Files.newBufferedReader(file, StandardCharsets.UTF_8)) {
+      int number = 0;
+      for (String line = reader.readLine(); line != null; line = reader.readLine()) {
+        number++;
+        if (!line.isBlank()) {
+          use.accept(text(file, number, line));
+        }
+      }
+    }
+  }
+
+  private static String text(Path file, int number, String line) {
+    JsonNode node;
+    try {
+      node = JSON.readTree(line);
+    } catch (JsonProcessingException e) {
+      throw new InputException(file, "line " + number + ": not valid JSON");
+    }
+    if (!node.path("text").isTextual()) {
+      throw new InputException(file, "line " + number + ": no string field \"text\"");
+    }
+    return node.get("text").textValue();
+  }
+}

@@ -1,0 +1,190 @@
+package espalier.data;
+
+import espalier.format.InputException;
+import espalier.format.ModelConfig;
+import espalier.format.Npy;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.nio.file.Path;
+import java.util.Arrays;
+import java.util.List;
+
+/**
+ * A data set as rows of token ids, all of one length, outside the Java heap.
+ *
+ * <p>Token files are used as they are. Text is packed: documents in order, EOS after each, cut into
+ * rows of {@code context} ids of which the first is BOS where the model has one; what does not fill
+ * a row is dropped.
+ */
+public final class TokenRows {
+
+  private final MemorySegment ids; // int32 [count, context]
+  private final int count;
+  private final int context;
+
+  private TokenRows(MemorySegment ids, int count, int context) {
+    this.ids = ids;
+    this.count = count;
+    this.context = context;
+  }
+
+  /**
+   * Reads data of one kind: token rows ({@code .npy}) or text.
+   *
+   * @param modelFolder where the tokenizer is; opened for text only
+   * @param context length of packed rows; token rows have their own
+   */
+  public static TokenRows read(
+      List<Path> files, ModelConfig config, Path modelFolder, int context) {
+    long tokenFiles = files.stream().filter(TokenRows::isTokenFile).count();
+    if (tokenFiles > 0 && tokenFiles < files.size()) {
+      throw new InputException("--data: token files (.npy) and text cannot be mixed");
+    }
+    if (tokenFiles > 0) {
+      return fromTokenFiles(files, config);
+    }
+    checkLength("--context", context, config);
+    try (Tokenizer tokenizer = Tokenizer.open(modelFolder)) {
+      return pack(files, tokenizer, config, context);
+    }
+  }
+
+  private static boolean isTokenFile(Path file) {
+    return file.getFileName().toString().endsWith(".npy");
+  }
+
+  private static TokenRows fromTokenFiles(List<Path> files, ModelConfig config) {
+    List<Npy> arrays = files.stream().map(Npy::open).toList();
+    long context = arrays.getFirst().cols();
+    long count = 0;
+    for (Npy array : arrays) {
+      if (!array.isInteger()) {
+        throw new InputException(array.file(), "holds " + array.type() + ", expected integer ids");
+      }
+      if (array.rows() == 0 || array.cols() < 2) {
+        throw new InputException(
+            array.file(),
+            "no rows of at least two ids: [%d, %d]".formatted(array.rows(), array.cols()));
+      }
+      if (array.cols() != context) {
+        throw new InputException(
+            array.file(),
+            "rows of %d ids, those of %s have %d"
+                .formatted(array.cols(), files.getFirst(), context));
+      }
+      checkLength(array.file().toString(), array.cols(), config);
+      count += array.rows();
+    }
+    MemorySegment ids = Arena.ofAuto().allocate(ValueLayout.JAVA_INT, count * context);
+    long at = 0;
+    for (Npy array : arrays) {
+      for (long r = 0; r < array.rows(); r++) {
+        for (long c = 0; c < context; c++) {
+          long id = array.integer(r, c);
+          if (id < 0 || id >= config.vocabSize()) {
+            throw new InputException(
+                array.file(),
+                "row %d, column %d: id %d is outside the vocabulary of %d"
+                    .formatted(r, c, id, config.vocabSize()));
+          }
+          ids.setAtIndex(ValueLayout.JAVA_INT, at++, (int) id);
+        }
+      }
+    }
+    return new TokenRows(ids, Math.toIntExact(count), (int) context);
+  }
+
+  private static void checkLength(String what, long length, ModelConfig config) {
+    if (length < 2) {
+      throw new InputException(what + ": rows of " + length + " ids predict nothing");
+    }
+    if (length > config.maxPositionEmbeddings()) {
+      throw new InputException(
+          what
+              + ": rows of %d ids, the model's max_position_embeddings is %d"
+                  .formatted(length, config.maxPositionEmbeddings()));
+    }
+  }
+
+  private static TokenRows pack(
+      List<Path> files, Tokenizer tokenizer, ModelConfig config, int context) {
+    Packer packer = new Packer(context, config);
+    for (Path file : files) {
+      Documents.read(
+          file,
+          document -> {
+            for (int id : tokenizer.encode(document)) {
+              if (id >= config.vocabSize()) {
+                throw new InputException(
+                    tokenizer.file(),
+                    "gives id %d, the model's vocabulary has %d".formatted(id, config.vocabSize()));
+              }
+              packer.add(id);
+            }
+            packer.endDocument();
+          });
+    }
+    if (packer.rows() == 0) {
+      throw new InputException(
+          files.getFirst(), "too little text for one row of " + context + " tokens");
+    }
+    MemorySegment ids =
+        Arena.ofAuto().allocate(ValueLayout.JAVA_INT, (long) packer.rows() * context);
+    MemorySegment.copy(packer.ids, 0, ids, ValueLayout.JAVA_INT, 0, packer.rows() * context);
+    return new TokenRows(ids, packer.rows(), context);
+  }
+
+  /** Collects ids into rows. */
+  private static final class Packer {
+    private final int context;
+    private final ModelConfig config;
+    private int[] ids = new int[1 << 16];
+    private int size;
+
+    Packer(int context, ModelConfig config) {
+      this.context = context;
+      this.config = config;
+    }
+
+    void add(int id) {
+      if (size % context == 0 && config.bos().isPresent()) {
+        append(config.bos().getAsInt());
+      }
+      append(id);
+    }
+
+    void endDocument() {
+      if (!config.eos().isEmpty()) {
+        add(config.eos().getFirst());
+      }
+    }
+
+    int rows() {
+      return size / context;
+    }
+
+    private void append(int id) {
+      if (size == ids.length) {
+        ids = Arrays.copyOf(ids, Math.multiplyExact(size, 2));
+      }
+      ids[size++] = id;
+    }
+  }
+
+  /** Number of rows. */
+  public int count() {
+    return count;
+  }
+
+  /** Ids of a row. */
+  public int context() {
+    return context;
+  }
+
+  /** Copies row {@code index} into an array of {@link #context} ids. */
+  public void copyRow(int index, int[] target) {
+    MemorySegment.copy(
+        ids, ValueLayout.JAVA_INT, (long) index * context * Integer.BYTES, target, 0, context);
+  }
+}

@@ -1,0 +1,75 @@
+package espalier.data;
+
+import ai.djl.huggingface.tokenizers.HuggingFaceTokenizer;
+import espalier.format.InputException;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Map;
+
+/**
+ * A model's {@code tokenizer.json}. Special tokens are never added: packing decides where they
+ * stand.
+ */
+public final class Tokenizer implements AutoCloseable {
+
+  private static final String FILE = "tokenizer.json";
+
+  static {
+    // The library would otherwise ask the network whether it may send usage data.
+    System.setProperty("OPT_OUT_TRACKING", "true");
+    System.setProperty("ai.djl.offline", "true");
+  }
+
+  private final Path file;
+  private final HuggingFaceTokenizer tokenizer;
+
+  private Tokenizer(Path file, HuggingFaceTokenizer tokenizer) {
+    this.file = file;
+    this.tokenizer = tokenizer;
+  }
+
+  /** The tokenizer of a model's folder. */
+  public static Tokenizer open(Path modelFolder) {
+    Path file = modelFolder.resolve(FILE);
+    if (!Files.isRegularFile(file)) {
+      throw new InputException(file, "no such file, and text needs a tokenizer");
+    }
+    try {
+      return new Tokenizer(
+          file,
+          HuggingFaceTokenizer.newInstance(
+              file,
+              Map.of("addSpecialTokens", "false", "truncation", "false", "padding", "false")));
+    } catch (IOException | RuntimeException e) {
+      throw new InputException(file, "not a tokenizer definition that can be read");
+    }
+  }
+
+  public Path file() {
+    return file;
+  }
+
+  public int[] encode(String text) {
+    long[] ids = tokenizer.encode(text, false, false).getIds();
+    int[] result = new int[ids.length];
+    for (int i = 0; i < ids.length; i++) {
+      result[i] = Math.toIntExact(ids[i]);
+    }
+    return result;
+  }
+
+  /** Text of the ids; special tokens are left out. */
+  public String decode(int[] ids) {
+    long[] wide = new long[ids.length];
+    for (int i = 0; i < ids.length; i++) {
+      wide[i] = ids[i];
+    }
+    return tokenizer.decode(wide, true);
+  }
+
+  @Override
+  public void close() {
+    tokenizer.close();
+  }
+}

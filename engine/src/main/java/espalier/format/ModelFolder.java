@@ -1,0 +1,123 @@
+package espalier.format;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+
+/**
+ * A model as Hugging Face lays it out: {@code config.json} and one safetensors file, or an index of
+ * several.
+ */
+public final class ModelFolder implements AutoCloseable {
+
+  private static final String SINGLE = "model.safetensors";
+  private static final String INDEX = "model.safetensors.index.json";
+
+  private final Path folder;
+  private final ModelConfig config;
+  private final List<Safetensors> files = new ArrayList<>();
+  private final Map<String, TensorEntry> tensors = new HashMap<>();
+
+  private ModelFolder(Path folder) {
+    this.folder = folder;
+    config = ModelConfig.read(folder.resolve("config.json"));
+  }
+
+  public static ModelFolder open(Path folder) {
+    if (!Files.isDirectory(folder)) {
+      throw new InputException(folder, "no such folder");
+    }
+    ModelFolder result = new ModelFolder(folder);
+    try {
+      result.openFiles();
+    } catch (RuntimeException e) {
+      result.close();
+      throw e;
+    }
+    return result;
+  }
+
+  public Path folder() {
+    return folder;
+  }
+
+  public ModelConfig config() {
+    return config;
+  }
+
+  /** A tensor of the given shape; refuses any other, and a missing one. */
+  public TensorEntry tensor(String name, long... shape) {
+    TensorEntry entry = tensors.get(name);
+    if (entry == null) {
+      throw new InputException(files.getFirst().file(), "tensor " + name + " is missing");
+    }
+    return entry.expect(shape);
+  }
+
+  public boolean has(String name) {
+    return tensors.containsKey(name);
+  }
+
+  @Override
+  public void close() {
+    files.forEach(Safetensors::close);
+  }
+
+  private void openFiles() {
+    Path index = folder.resolve(INDEX);
+    if (!Files.exists(index)) {
+      add(Safetensors.open(folder.resolve(SINGLE)));
+      return;
+    }
+    if (Files.exists(folder.resolve(SINGLE))) {
+      throw new InputException(index, "there is a " + SINGLE + " as well: which one counts?");
+    }
+    StrictJson json = StrictJson.read(index);
+    StrictJson map =
+        json.object("weight_map").orElseThrow(() -> json.fault("weight_map", "is missing"));
+    Map<String, Safetensors> shards = new TreeMap<>();
+    for (String name : map.keys()) {
+      String shard = map.text(name);
+      if (!shard.equals(Path.of(shard).getFileName().toString())) {
+        throw new InputException(
+            index, "tensor " + name + " is in " + shard + ", outside the folder");
+      }
+      if (!shards.containsKey(shard)) {
+        Safetensors file = Safetensors.open(folder.resolve(shard));
+        shards.put(shard, file);
+        add(file);
+      }
+      if (!shards.get(shard).tensors().containsKey(name)) {
+        throw new InputException(index, "tensor %s is not in %s".formatted(name, shard));
+      }
+    }
+    for (String name : tensors.keySet()) {
+      JsonNode named = map.raw(name);
+      if (named.isMissingNode()) {
+        throw new InputException(
+            index,
+            "tensor %s of %s is not listed"
+                .formatted(name, tensors.get(name).file().getFileName()));
+      }
+    }
+  }
+
+  private void add(Safetensors file) {
+    files.add(file);
+    file.tensors()
+        .forEach(
+            (name, entry) -> {
+              TensorEntry other = tensors.put(name, entry);
+              if (other != null) {
+                throw new InputException(
+                    file.file(),
+                    "tensor %s is in %s, too".formatted(name, other.file().getFileName()));
+              }
+            });
+  }
+}

@@ -1,0 +1,173 @@
+package espalier.format;
+
+import com.fasterxml.jackson.core.JsonLocation;
+import com.fasterxml.jackson.core.JsonParser;
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.DeserializationFeature;
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.json.JsonMapper;
+import java.io.IOException;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.NoSuchFileException;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+
+/**
+ * A JSON object from a file, read strictly: duplicate keys and anything after the object are
+ * refused, and every value is fetched by the type it must have. Faults name the file and the key.
+ */
+public final class StrictJson {
+
+  private static final long LARGEST = 64L << 20;
+  private static final ObjectMapper MAPPER =
+      JsonMapper.builder()
+          .enable(JsonParser.Feature.STRICT_DUPLICATE_DETECTION)
+          .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
+          .build();
+
+  private final Path file;
+  private final String path;
+  private final JsonNode node;
+
+  private StrictJson(Path file, String path, JsonNode node) {
+    this.file = file;
+    this.path = path;
+    this.node = node;
+  }
+
+  /** Reads a whole file that must hold one object. */
+  public static StrictJson read(Path file) {
+    try {
+      if (Files.size(file) > LARGEST) {
+        throw new InputException(
+            file, "larger than " + (LARGEST >> 20) + " MiB, no JSON file here is");
+      }
+      return parse(file, Files.readString(file, StandardCharsets.UTF_8));
+    } catch (NoSuchFileException e) {
+      throw new InputException(file, "no such file");
+    } catch (IOException e) {
+      throw new InputException(file, "cannot be read as text");
+    }
+  }
+
+  /** Parses text that came from {@code file}. */
+  public static StrictJson parse(Path file, String text) {
+    try {
+      JsonNode node = MAPPER.readTree(text);
+      if (!node.isObject()) {
+        throw new InputException(file, "no JSON object");
+      }
+      return new StrictJson(file, "", node);
+    } catch (JsonProcessingException e) {
+      JsonLocation at = e.getLocation();
+      String where = at == null ? "" : "line " + at.getLineNr() + ": ";
+      boolean duplicate = e.getOriginalMessage().startsWith("Duplicate field");
+      throw new InputException(
+          file,
+          where
+              + (duplicate
+                  ? "key "
+                      + e.getOriginalMessage().replaceAll(".*'(.*)'.*", "$1")
+                      + " appears twice"
+                  : "not valid JSON"));
+    }
+  }
+
+  public Path file() {
+    return file;
+  }
+
+  public List<String> keys() {
+    return List.copyOf(node.propertyStream().map(Map.Entry::getKey).toList());
+  }
+
+  /** Whether the key is there and not null. */
+  public boolean has(String key) {
+    return node.hasNonNull(key);
+  }
+
+  public JsonNode raw(String key) {
+    return node.path(key);
+  }
+
+  public long integer(String key) {
+    JsonNode value = required(key);
+    if (!value.isIntegralNumber() || !value.canConvertToLong()) {
+      throw fault(key, "is not an integer");
+    }
+    return value.longValue();
+  }
+
+  /** An integer in [1, 2^31). */
+  public int positive(String key) {
+    long value = integer(key);
+    if (value < 1 || value > Integer.MAX_VALUE) {
+      throw fault(key, "is " + value + ", not a positive size");
+    }
+    return (int) value;
+  }
+
+  public int positive(String key, int absent) {
+    return has(key) ? positive(key) : absent;
+  }
+
+  public double number(String key) {
+    JsonNode value = required(key);
+    if (!value.isNumber() || !Double.isFinite(value.doubleValue())) {
+      throw fault(key, "is not a number");
+    }
+    return value.doubleValue();
+  }
+
+  public double number(String key, double absent) {
+    return has(key) ? number(key) : absent;
+  }
+
+  public boolean flag(String key, boolean absent) {
+    if (!has(key)) {
+      return absent;
+    }
+    if (!node.get(key).isBoolean()) {
+      throw fault(key, "is neither true nor false");
+    }
+    return node.get(key).booleanValue();
+  }
+
+  public String text(String key) {
+    JsonNode value = required(key);
+    if (!value.isTextual()) {
+      throw fault(key, "is not a string");
+    }
+    return value.textValue();
+  }
+
+  public String text(String key, String absent) {
+    return has(key) ? text(key) : absent;
+  }
+
+  public Optional<StrictJson> object(String key) {
+    if (!has(key)) {
+      return Optional.empty();
+    }
+    if (!node.get(key).isObject()) {
+      throw fault(key, "is not an object");
+    }
+    return Optional.of(new StrictJson(file, path + key + ".", node.get(key)));
+  }
+
+  /** What is wrong with a key's value. */
+  public InputException fault(String key, String what) {
+    return new InputException(file, path + key + " " + what);
+  }
+
+  private JsonNode required(String key) {
+    if (!has(key)) {
+      throw fault(key, "is missing");
+    }
+    return node.get(key);
+  }
+}

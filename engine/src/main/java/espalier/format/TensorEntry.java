@@ -1,0 +1,57 @@
+package espalier.format;
+
+import espalier.device.Device;
+import espalier.tensor.Tensor;
+import java.lang.foreign.MemorySegment;
+import java.nio.file.Path;
+import java.util.Arrays;
+
+/**
+ * A tensor in a file: its name, type and shape, and its bytes where the file is mapped (any
+ * alignment, little-endian, row-major).
+ */
+public record TensorEntry(Path file, String name, DType dtype, long[] shape, MemorySegment data) {
+
+  /** The product of the shape. */
+  public long size() {
+    long size = 1;
+    for (long n : shape) {
+      size *= n;
+    }
+    return size;
+  }
+
+  /** Refuses any other shape, and types that hold no real numbers. */
+  public TensorEntry expect(long... expected) {
+    if (!Arrays.equals(shape, expected)) {
+      throw new InputException(
+          file,
+          "tensor %s has shape %s, expected %s"
+              .formatted(name, Arrays.toString(shape), Arrays.toString(expected)));
+    }
+    if (!dtype.isFloat()) {
+      throw new InputException(
+          file, "tensor %s has dtype %s, expected F32, BF16, F16 or F64".formatted(name, dtype));
+    }
+    return this;
+  }
+
+  /** Converts to float32 into device memory, in one pass over the mapped file. */
+  public void copyTo(Device device, Tensor target) {
+    if (target.size() != size() || !target.isContiguous()) {
+      throw new IllegalArgumentException(name + ": " + size() + " elements for " + target.size());
+    }
+    device.kernels().convert(data, kernelDtype(), target.data(), size());
+  }
+
+  /** As esp_dtype numbers them. */
+  private int kernelDtype() {
+    return switch (dtype) {
+      case F32 -> 0;
+      case BF16 -> 1;
+      case F16 -> 2;
+      case F64 -> 3;
+      default -> throw new IllegalStateException(name + " holds no real numbers: " + dtype);
+    };
+  }
+}
