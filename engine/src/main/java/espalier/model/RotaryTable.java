@@ -1,0 +1,58 @@
+package espalier.model;
+
+import espalier.device.Device;
+import espalier.format.ModelConfig;
+import espalier.format.RopeConfig;
+import espalier.tensor.Tensor;
+
+/**
+ * Cosine and sine of every rotary angle, {@code [positions, headDim / 2]} each (Su et al. 2021).
+ *
+ * <p>Frequencies and angles are rounded to float32 as Hugging Face rounds them: far into a context
+ * the rounding of the angle is visible, and models have been trained with it.
+ */
+record RotaryTable(Tensor cos, Tensor sin) {
+
+  static RotaryTable of(Device device, ModelConfig config) {
+    int half = config.headDim() / 2;
+    int positions = config.maxPositionEmbeddings();
+    RotaryTable table =
+        new RotaryTable(
+            Tensor.allocate(device, positions, half), Tensor.allocate(device, positions, half));
+    for (int i = 0; i < half; i++) {
+      double plain = Math.pow(config.rope().theta(), -2.0 * i / config.headDim());
+      float frequency = (float) scaled(plain, config.rope().scaling());
+      for (int position = 0; position < positions; position++) {
+        float angle = position * frequency;
+        table.cos.set(position, i, (float) Math.cos(angle));
+        table.sin.set(position, i, (float) Math.sin(angle));
+      }
+    }
+    return table;
+  }
+
+  private static double scaled(double frequency, RopeConfig.Scaling scaling) {
+    return switch (scaling) {
+      case RopeConfig.None() -> frequency;
+      case RopeConfig.Linear(double factor) -> frequency / factor;
+      case RopeConfig.Llama3 llama3 -> scaled(frequency, llama3);
+    };
+  }
+
+  /**
+   * Llama 3.1: wavelengths beyond the original context are stretched, those well within it kept.
+   */
+  private static double scaled(double frequency, RopeConfig.Llama3 s) {
+    double wavelength = 2 * Math.PI / frequency;
+    if (wavelength < s.originalPositions() / s.highFrequencyFactor()) {
+      return frequency;
+    }
+    if (wavelength > s.originalPositions() / s.lowFrequencyFactor()) {
+      return frequency / s.factor();
+    }
+    double ramp =
+        (s.originalPositions() / wavelength - s.lowFrequencyFactor())
+            / (s.highFrequencyFactor() - s.lowFrequencyFactor());
+    return (1 - ramp) * frequency / s.factor() + ramp * frequency;
+  }
+}
