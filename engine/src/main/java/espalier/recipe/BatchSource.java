@@ -1,0 +1,27 @@
+package espalier.recipe;
+
+import espalier.data.RowOrder;
+import espalier.data.TokenRows;
+import espalier.model.TokenBatch;
+
+/** Which rows of a data set make up which batch of a run: a pure function of the batch's number. */
+final class BatchSource {
+
+  private final TokenRows rows;
+  private final RowOrder order;
+  private final int[] row;
+
+  BatchSource(TokenRows rows, RowOrder order) {
+    this.rows = rows;
+    this.order = order;
+    row = new int[rows.context()];
+  }
+
+  /** Batch {@code index} of the run, passing over the data as often as needed. */
+  void load(long index, TokenBatch batch) {
+    for (int i = 0; i < batch.batch(); i++) {
+      rows.copyRow(order.at(index * batch.batch() + i), row);
+      batch.set(i, row);
+    }
+  }
+}

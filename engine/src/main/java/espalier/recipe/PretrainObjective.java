@@ -1,0 +1,68 @@
+package espalier.recipe;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.autograd.LanguageModelHead;
+import espalier.autograd.Tape;
+import espalier.autograd.Var;
+import espalier.device.Device;
+import espalier.model.LanguageModel;
+import espalier.model.TokenBatch;
+import espalier.train.Objective;
+import java.util.List;
+
+/** Mean cross-entropy of the next token. */
+final class PretrainObjective implements Objective {
+
+  private final Tape tape;
+  private final TokenBatch batch;
+  private final BatchSource source;
+  private final Var ce;
+  private final Sum sum;
+  private double ceSum;
+  private long predictions;
+
+  PretrainObjective(
+      Device device, LanguageModel model, BatchSource source, TokenBatch batch, int accumulate) {
+    this.batch = batch;
+    this.source = source;
+    sum = new Sum(device);
+    tape = new Tape(device);
+    Var hidden =
+        Streams.record(tape, model, batch, List.of(Streams.Variant.ORIGINAL)).getFirst().hidden();
+    ce =
+        LanguageModelHead.crossEntropy(
+            tape,
+            hidden,
+            model.head(),
+            0,
+            batch.targets(),
+            1f / (batch.predictions() * accumulate));
+  }
+
+  Tape tape() {
+    return tape;
+  }
+
+  @Override
+  public long tokens() {
+    return batch.tokens();
+  }
+
+  @Override
+  public double accumulateGradients(long index) {
+    source.load(index, batch);
+    tape.forward();
+    tape.backward();
+    double total = sum.of(ce);
+    ceSum += total;
+    predictions += batch.predictions();
+    return total;
+  }
+
+  @Override
+  public void describe(ObjectNode line) {
+    line.put("ce", ceSum / predictions);
+    ceSum = 0;
+    predictions = 0;
+  }
+}

@@ -1,0 +1,178 @@
+package espalier.recipe;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.autograd.Elementwise;
+import espalier.autograd.LanguageModelHead;
+import espalier.autograd.Tape;
+import espalier.autograd.Var;
+import espalier.device.Device;
+import espalier.model.LanguageModel;
+import espalier.model.TokenBatch;
+import espalier.nn.Adapters;
+import espalier.sae.ReconstructionLoss;
+import espalier.sae.Sae;
+import espalier.sae.Sparsity;
+import espalier.sae.Splice;
+import espalier.sae.TrainableSae;
+import espalier.train.Objective;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+
+/**
+ * Trains one SAE on the activations of a frozen model, streamed batch by batch: on its
+ * reconstruction error, or end to end on KL(original || spliced) through the rest of the model
+ * (Braun et al. 2024).
+ *
+ * <p>The reconstruction error is that of scaled activations, whose variance is 1, so the loss of a
+ * token is d times its fraction of variance unexplained; it is divided by d. A JumpReLU SAE is also
+ * pulled towards its target L0 by ((L0 / target) - 1)^2 through the straight-through gradient of
+ * its thresholds (Rajamanoharan et al. 2024; the quadratic form as in Gemma Scope 2). A standard
+ * SAE pays l1 times the sum of its latents.
+ */
+final class SaeObjective implements Objective {
+
+  /** What the SAE is trained for. */
+  enum Loss {
+    MSE,
+    E2E
+  }
+
+  /**
+   * @param l0 target of a JumpReLU SAE
+   * @param l1 coefficient of a standard SAE
+   * @param bandwidth of the straight-through gradient, in units of scaled pre-activations
+   */
+  record Settings(Loss loss, double l0, double l1, double bandwidth) {}
+
+  private final Device device;
+  private final TrainableSae trainable;
+  private final Settings settings;
+  private final BatchSource source;
+  private final TokenBatch batch;
+  private final Tape tape;
+  private final Splice splice;
+  private final Var loss;
+  private final Sparsity sparsity;
+  private final int accumulate;
+  private final Sum sum;
+  private double lossSum;
+  private double activeSum;
+  private long tokenSum;
+
+  SaeObjective(
+      Device device,
+      LanguageModel model,
+      int layer,
+      TrainableSae trainable,
+      Settings settings,
+      BatchSource source,
+      TokenBatch batch,
+      int accumulate) {
+    this.device = device;
+    this.trainable = trainable;
+    this.settings = settings;
+    this.source = source;
+    this.batch = batch;
+    this.accumulate = accumulate;
+    sparsity = new Sparsity((float) settings.bandwidth);
+    sum = new Sum(device);
+    tape = new Tape(device);
+    Var x = model.embed(tape, batch);
+    for (int i = 0; i <= layer; i++) {
+      x = model.block(tape, i, x, batch, Adapters.NONE);
+    }
+    Var scaled = Elementwise.scale(tape, x, 1 / trainable.scale());
+    splice = Splice.into(tape, scaled, trainable.sae(), batch.keep(), sparsity);
+    loss = settings.loss == Loss.MSE ? reconstruction() : endToEnd(model, layer, x);
+  }
+
+  private Var reconstruction() {
+    double perToken = 1.0 / (batch.tokens() * trainable.sae().inputs() * accumulate);
+    return ReconstructionLoss.record(tape, splice, (float) perToken);
+  }
+
+  private Var endToEnd(LanguageModel model, int layer, Var x) {
+    Var teacher = x;
+    Var student = Elementwise.scale(tape, splice.output(), trainable.scale());
+    for (int i = layer + 1; i < model.layers(); i++) {
+      teacher = model.block(tape, i, teacher, batch, Adapters.NONE);
+      student = model.block(tape, i, student, batch, Adapters.NONE);
+    }
+    return LanguageModelHead.kl(
+            tape,
+            model.finalNorm(tape, student),
+            model.finalNorm(tape, teacher),
+            model.head(),
+            0,
+            MemorySegment.NULL,
+            1f / (batch.tokens() * accumulate))
+        .kl();
+  }
+
+  Tape tape() {
+    return tape;
+  }
+
+  @Override
+  public long tokens() {
+    return batch.tokens();
+  }
+
+  @Override
+  public double accumulateGradients(long index) {
+    source.load(index, batch);
+    tape.forward();
+    double active = active();
+    double l0 = active / batch.tokens();
+    double pull =
+        trainable.sae().kind() == Sae.Kind.JUMPRELU ? 2 * (l0 / settings.l0 - 1) / settings.l0 : 0;
+    double perToken = 1.0 / (batch.tokens() * accumulate);
+    double l1 = trainable.sae().kind() == Sae.Kind.RELU ? settings.l1 : 0;
+    sparsity.set((float) (l1 * perToken), (float) (pull * perToken));
+    tape.backward();
+    double total = sum.of(loss);
+    lossSum += total;
+    activeSum += active;
+    tokenSum += batch.tokens();
+    return total;
+  }
+
+  /** Entries with a positive value; lists may hold a few inactive ones near their thresholds. */
+  private double active() {
+    Splice.Latents latents = splice.latents();
+    MemorySegment values = latents.value().data();
+    MemorySegment counts = latents.count().data();
+    long active = 0;
+    for (long t = 0; t < batch.tokens(); t++) {
+      int count = counts.getAtIndex(ValueLayout.JAVA_INT, t);
+      long row = t * latents.capacity();
+      for (int j = 0; j < count; j++) {
+        active += values.getAtIndex(ValueLayout.JAVA_FLOAT, row + j) > 0 ? 1 : 0;
+      }
+    }
+    return active;
+  }
+
+  @Override
+  public void beforeUpdate() {
+    trainable.projectDecoderGradient(device);
+  }
+
+  @Override
+  public void afterUpdate() {
+    trainable.normalizeDecoder(device);
+  }
+
+  @Override
+  public void describe(ObjectNode line) {
+    if (settings.loss == Loss.MSE) {
+      line.put("fvu", lossSum / (tokenSum * trainable.sae().inputs()));
+    } else {
+      line.put("kl", lossSum / tokenSum);
+    }
+    line.put("l0", activeSum / tokenSum);
+    lossSum = 0;
+    activeSum = 0;
+    tokenSum = 0;
+  }
+}
