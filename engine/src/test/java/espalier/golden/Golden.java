@@ -1,0 +1,98 @@
+package espalier.golden;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import espalier.data.TokenRows;
+import espalier.device.Device;
+import espalier.format.ModelConfig;
+import espalier.format.ModelFolder;
+import espalier.format.Safetensors;
+import espalier.format.TensorEntry;
+import espalier.model.LanguageModel;
+import espalier.model.TokenBatch;
+import espalier.sae.Sae;
+import espalier.sae.SaeLoader;
+import espalier.tensor.Tensor;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.file.Path;
+import java.util.List;
+
+/**
+ * What PyTorch computed in float64 from small models, read from the test resources. See the README
+ * there.
+ */
+final class Golden {
+
+  static final int LAYER = 1;
+
+  private Golden() {}
+
+  static Path folder(String name) {
+    return Path.of("src/test/resources/golden", name);
+  }
+
+  static JsonNode scalars() {
+    try {
+      return new ObjectMapper().readTree(folder("scalars.json").toFile());
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+
+  static float[] values(Device device, String file, String name) {
+    try (Safetensors tensors = Safetensors.open(folder(file + ".safetensors"))) {
+      TensorEntry entry = tensors.tensor(name);
+      Tensor copy = Tensor.allocate(device, 1, entry.size());
+      entry.copyTo(device, copy);
+      return copy.toArray();
+    }
+  }
+
+  static LanguageModel model(Device device, String name) {
+    try (ModelFolder folder = ModelFolder.open(folder(name))) {
+      return LanguageModel.load(device, folder);
+    }
+  }
+
+  static Sae sae(Device device, String kind) {
+    return SaeLoader.load(
+        device,
+        folder("sae-" + kind),
+        warning -> {
+          throw new AssertionError(warning);
+        });
+  }
+
+  static TokenRows tokens(ModelConfig config) {
+    return TokenRows.read(List.of(folder("tokens.npy")), config, folder("llama"), 0);
+  }
+
+  /** All three rows as one batch. */
+  static TokenBatch batch(Device device, ModelConfig config) {
+    TokenRows rows = tokens(config);
+    TokenBatch batch = new TokenBatch(device, rows.count(), rows.context(), config.specialIds());
+    int[] row = new int[rows.context()];
+    for (int i = 0; i < rows.count(); i++) {
+      rows.copyRow(i, row);
+      batch.set(i, row);
+    }
+    return batch;
+  }
+
+  /** The largest error must be within {@code tolerance} of the largest expected value. */
+  static void assertClose(String what, float[] expected, float[] actual, double tolerance) {
+    assertEquals(expected.length, actual.length, what);
+    double scale = 0;
+    double error = 0;
+    for (int i = 0; i < expected.length; i++) {
+      assertTrue(Float.isFinite(actual[i]), what + " [" + i + "] is " + actual[i]);
+      scale = Math.max(scale, Math.abs(expected[i]));
+      error = Math.max(error, Math.abs((double) expected[i] - actual[i]));
+    }
+    assertTrue(error <= tolerance * scale, what + ": error " + error + " of " + scale);
+  }
+}
