@@ -78,7 +78,7 @@ def group_of(file: str, name: str) -> str:
     return f"{file} " + "/".join(part for part in name.split("/")[:-1])
 
 
-def write_readme(folder: Path, ids: Tensor, facts: dict, exact: dict, single: dict, versions: dict) -> None:
+def write_readme(folder: Path, ids: Tensor, margin: float, exact: dict, single: dict, versions: dict) -> None:
     worst: dict[str, tuple[float, str]] = {}
     for file, tensors in exact.items():
         for name, want in tensors.items():
@@ -87,6 +87,6 @@ def write_readme(folder: Path, ids: Tensor, facts: dict, exact: dict, single: di
             worst[group] = max(worst.get(group, (0.0, "")), (error, name.split("/")[-1]))
     text = TEXT.format(
         versions=", ".join(f"{k} {v}" for k, v in versions.items()),
-        n=int((ids > 2).sum()), margin=min(f["margin"] for f in facts.values()))
+        n=int((ids > 2).sum()), margin=margin)
     rows = [f"| {group} | {error:.0e} | `{name}` |" for group, (error, name) in worst.items()]
     (folder / "README.md").write_text(text + "\n".join(rows) + "\n")

@@ -27,6 +27,7 @@ DEFAULT = Path(__file__).parents[2] / "engine/src/test/resources/golden"
 LAYER, WIDTH, L0 = 1, 64, 9
 KINDS = ("topk", "jumprelu", "standard")
 ADAM = dict(lr=1e-2, weight_decay=0.1, beta1=0.9, beta2=0.999, eps=1e-8, clip=1.0, steps=10)
+BANDWIDTH = 0.4
 SPARSITY = dict(topk=0.0, jumprelu=0.3, standard=0.2)
 LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
               original_max_position_embeddings=64)
@@ -53,48 +54,15 @@ def write_models(folder: Path, generator: torch.Generator) -> None:
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def level_in_gap(pre: Tensor, rate: float, offsets: tuple[float, ...]) -> Tensor:
-    """For each latent a level that about `rate` of its pre-activations pre [n, m] exceed, as far as can be from any
-    value plus any of the offsets."""
-    low, high = pre.quantile(1 - 1.5 * rate, 0), pre.quantile(1 - 0.6 * rate, 0)
-    candidates = low + torch.linspace(0, 1, 300, dtype=pre.dtype)[:, None] * (high - low)  # [300, m]
-    barriers = torch.cat([pre + o for o in offsets])
-    distance = (candidates[:, None] - barriers[None]).abs().amin(1)
-    return candidates.gather(0, distance.argmax(0)[None])[0]
-
-
-def make_sae(generator: torch.Generator, kind: str, x: Tensor) -> Sae:
-    """An SAE for inputs x whose decisions leave a margin on every row of x."""
-    made = random_models.sae(generator, kind, WIDTH, x, L0, apply_b_dec_to_input=kind != "jumprelu").double()
-    pre = made.pre_activations(x)
-    if kind == "topk":  # so low that some rows have fewer than k positive pre-activations
-        made.b_enc -= pre.topk(L0, 1).values[:, -1].quantile(0.1)
-    elif kind == "standard":
-        made.b_enc -= level_in_gap(pre, L0 / WIDTH, (0.0,))
-    else:
-        made.bandwidth = round(0.3 * pre.std().item(), 2)
-        half = made.bandwidth / 2
-        lift = (0.2 - level_in_gap(pre, L0 / WIDTH, (0.0,))).clamp(min=0)  # thresholds are positive
-        made.b_enc += lift
-        made.threshold.data = level_in_gap(pre + lift, L0 / WIDTH, (0.0, -half, half))
-    return random_models.fit_decoder(made, x).float()
-
-
-def margin(sae: Sae, x: Tensor) -> float:
-    """The least distance of a pre-activation from a decision, over the standard deviation of the pre-activations."""
+def check_interesting(sae: Sae, x: Tensor) -> None:
+    """Top-k with some rows short of positive latents; most thresholds positive and with values in their window."""
     pre = sae.pre_activations(x)
     if sae.architecture == "topk":
-        top = pre.topk(sae.k + 1, 1).values
-        kept = top[:, :-1]
+        kept = pre.topk(sae.k, 1).values
         assert (kept <= 0).any() and (kept > 0).all(1).any()
-        least = torch.minimum((top[:, -2] - top[:, -1]).amin(), kept.abs().amin())
     elif sae.architecture == "jumprelu":
-        from_threshold = (pre - sae.threshold).abs()
-        assert (sae.threshold > 0).all() and (from_threshold < sae.bandwidth / 2).any(0).float().mean() > 0.5
-        least = torch.minimum(from_threshold.amin(), (from_threshold - sae.bandwidth / 2).abs().amin())
-    else:
-        least = pre.abs().amin()
-    return (least / pre.std()).item()
+        inside = (pre - sae.threshold).abs() < sae.bandwidth / 2
+        assert (sae.threshold > 0).all() and inside.any(0).float().mean() > 0.5
 
 
 def sae_inputs(folder: Path, ids: Tensor, adapter: str | None) -> Tensor:
@@ -106,25 +74,28 @@ def sae_inputs(folder: Path, ids: Tensor, adapter: str | None) -> Tensor:
     return kept[0][~torch.isin(ids, special_tokens(net.model.config))]
 
 
-def write_saes(folder: Path, ids: Tensor, generator: torch.Generator) -> dict[str, dict]:
+def write_saes(folder: Path, ids: Tensor, generator: torch.Generator) -> float:
+    """Draws SAEs until none of their decisions is near a tie; returns the least margin."""
     x = torch.cat([sae_inputs(folder, ids, adapter) for adapter in (None, "adapter-all")])
-    facts = {}
+    margins = []
     for kind in KINDS:
-        for attempt in range(100):
-            made = make_sae(generator, kind, x)
+        for _ in range(100):
+            made = random_models.sae(generator, kind, WIDTH, x, L0, apply_b_dec_to_input=kind != "jumprelu",
+                                     bandwidth=BANDWIDTH)
             made.save(folder / f"sae-{kind}", LAYER, "llama")
             loaded = load_sae(folder, kind)
-            loaded.bandwidth = made.bandwidth
-            if margin(loaded, x) > MARGIN:
+            if loaded.margin(x) > MARGIN:
                 break
         else:
             raise SystemExit(f"no {kind} SAE with a margin of {MARGIN}")
-        facts[kind] = dict(margin=margin(loaded, x), attempts=attempt + 1, bandwidth=made.bandwidth)
-    return facts
+        check_interesting(loaded, x)
+        margins.append(loaded.margin(x))
+    return min(margins)
 
 
 def load_sae(folder: Path, kind: str, trainable: bool = False) -> Sae:
     sae = Sae.load(folder / f"sae-{kind}").double()
+    sae.bandwidth = BANDWIDTH
     return sae.requires_grad_(trainable)
 
 
@@ -205,14 +176,13 @@ def pretrain(folder: Path, ids: Tensor, scalars: dict, load=load_exact) -> dict[
     return out
 
 
-def train_sae(folder: Path, ids: Tensor, facts: dict, scalars: dict, load=load_exact) -> dict[str, Tensor]:
+def train_sae(folder: Path, ids: Tensor, scalars: dict, load=load_exact) -> dict[str, Tensor]:
     """Gradients of each SAE for its own loss (mse) and for the KL through the rest of the model (e2e)."""
     out, base = {}, load(folder / "llama")
     x = sae_inputs(folder, ids, None).to(base.dtype)
     out["x"] = x
     for kind in KINDS:
         sae = load_sae(folder, kind, trainable=True).to(base.dtype)
-        sae.bandwidth = facts[kind]["bandwidth"]
         total, error, penalty = sae.training_loss(x, SPARSITY[kind])
         total.backward()
         out |= gradients(dict(sae.named_parameters()), f"{kind}/mse/")
@@ -223,15 +193,15 @@ def train_sae(folder: Path, ids: Tensor, facts: dict, scalars: dict, load=load_e
         out |= gradients(dict(sae.named_parameters()), f"{kind}/e2e/")
         scalars.setdefault("train_sae", {})[kind] = dict(
             loss=total.item(), error=error.item(), penalty=penalty.item(), sparsity=SPARSITY[kind],
-            bandwidth=sae.bandwidth, e2e_loss=kl.item())
+            bandwidth=BANDWIDTH if kind == "jumprelu" else None, e2e_loss=kl.item())
     return out
 
 
-def compute(folder: Path, ids: Tensor, facts: dict, load) -> tuple[dict[str, dict[str, Tensor]], dict]:
+def compute(folder: Path, ids: Tensor, load) -> tuple[dict[str, dict[str, Tensor]], dict]:
     scalars: dict = {}
     files = {"forward": forward(folder, ids, scalars, load), "adapt": adapt(folder, ids, scalars, load),
              "pretrain": pretrain(folder, ids, scalars, load),
-             "train-sae": train_sae(folder, ids, facts, scalars, load)}
+             "train-sae": train_sae(folder, ids, scalars, load)}
     return {f: {n: t.detach().contiguous() for n, t in ts.items()} for f, ts in files.items()}, scalars
 
 
@@ -247,14 +217,14 @@ def main(folder: Path) -> None:
     random_models.adapter(generator, model, folder / "adapter-all", 3, 6, [0, 1, 2, 3], PROJECTIONS, b_std=0.1)
     ids = random_models.samples(generator, model, 3, 24)
     np.save(folder / "tokens.npy", ids.numpy().astype(np.int32))
-    facts = write_saes(folder, ids, generator)
-    exact, scalars = compute(folder, ids, facts, load_exact)
-    single, _ = compute(folder, ids, facts, load_model)  # what float32 costs, for the README
+    margin = write_saes(folder, ids, generator)
+    exact, scalars = compute(folder, ids, load_exact)
+    single, _ = compute(folder, ids, load_model)  # what float32 costs, for the README
     for name, tensors in exact.items():
         save_file({n: t.float() for n, t in tensors.items()}, folder / f"{name}.safetensors")
     (folder / "scalars.json").write_text(json.dumps(scalars, indent=1) + "\n")
     versions = dict(torch=torch.__version__, transformers=transformers.__version__, peft=peft.__version__)
-    write_readme(folder, ids, facts, exact, single, versions)
+    write_readme(folder, ids, margin, exact, single, versions)
 
 
 if __name__ == "__main__":

@@ -62,41 +62,51 @@ def residuals(model: LlamaForCausalLM, ids: Tensor, layer: int) -> Tensor:
     return kept[0][(ids != BOS) & (ids != EOS)]
 
 
+def level_in_gap(pre: Tensor, rate: float, offsets: tuple[float, ...]) -> Tensor:
+    """For each latent a level that about `rate` of its pre-activations pre [n, m] exceed, in the middle of a wide gap
+    between values (plus each of the offsets), so that no decision hangs on rounding; [m]."""
+    barriers = torch.cat([pre + o for o in offsets]).sort(0).values
+    ordered = pre.sort(0).values
+    low, high = (ordered[int((1 - share * rate) * len(pre))] for share in (1.3, 0.7))
+    middle = (barriers[1:] + barriers[:-1]) / 2
+    gap = torch.where((middle >= low) & (middle <= high), barriers.diff(dim=0), -1)
+    return middle.gather(0, gap.argmax(0)[None])[0]
+
+
 @torch.no_grad()
 def sae(generator: torch.Generator, architecture: str, width: int, x: Tensor, l0: float,
-        apply_b_dec_to_input: bool = True) -> Sae:
-    """An SAE whose decoder points along data x [n, d] and whose latents fire about l0 a token."""
+        apply_b_dec_to_input: bool = True, bandwidth: float | None = None) -> Sae:
+    """An SAE whose decoder points along data x [n, d] and whose latents fire about l0 a token (topk: l0 = k)."""
     n, d = x.shape
-    mean, scale = x.mean(0), x.std()
-    rows = (x - mean)[torch.randint(n, (width,), generator=generator)].float()
+    x, mean, scale = x.float(), x.mean(0).float(), x.std().float()
+    rows = (x - mean)[torch.randint(n, (width,), generator=generator)]
     rows = rows / scale + 0.7 * torch.randn(width, d, generator=generator)
     w_dec = rows / rows.norm(dim=1, keepdim=True)
     w_dec = w_dec * (0.8 + 0.4 * torch.rand(width, 1, generator=generator))
     w_enc = 0.5 * w_dec.T + 0.05 * torch.randn(d, width, generator=generator) * d ** -0.5
-    b_dec = mean.float() + 0.1 * scale.float() * torch.randn(d, generator=generator)
-    b_enc = 0.2 * scale.float() * torch.randn(width, generator=generator)
+    b_dec = mean + 0.1 * scale * torch.randn(d, generator=generator)
+    b_enc = 0.2 * scale * torch.randn(width, generator=generator)
     made = Sae(architecture, dict(W_enc=w_enc, b_enc=b_enc, W_dec=w_dec, b_dec=b_dec),
                k=round(l0), apply_b_dec_to_input=apply_b_dec_to_input)
+    made.bandwidth = bandwidth
+    pre = made.pre_activations(x)
     if architecture == "topk":
-        return fit_decoder(made, x)
-    pre = made.pre_activations(x.float())
-    rate = l0 / width
-    if architecture == "standard":  # bias each latent so that it fires at the wanted rate
-        made.b_enc -= pre.quantile(1 - rate, dim=0)
-    else:  # thresholds of either side of one level
-        spread = 0.7 + 0.6 * torch.rand(width, generator=generator)
-        low, high = torch.tensor(0.0), pre.max()
-        for _ in range(40):
-            level = (low + high) / 2
-            low, high = (low, level) if (pre > level * spread).float().mean() < rate else (level, high)
-        made.register_parameter("threshold", torch.nn.Parameter(high * spread, requires_grad=False))
+        # so low that in a tenth of the rows fewer than k pre-activations are positive
+        made.b_enc -= pre.topk(made.k, 1).values[:, -1].quantile(0.1)
+    elif architecture == "standard":
+        made.b_enc -= level_in_gap(pre, l0 / width, (0.0,))
+    else:
+        edges = (-bandwidth / 2, 0.0, bandwidth / 2) if bandwidth else (0.0,)
+        threshold = pre.std() * (0.3 + 0.6 * torch.rand(width, generator=generator))
+        made.b_enc += threshold - level_in_gap(pre, l0 / width, edges)
+        made.register_parameter("threshold", torch.nn.Parameter(threshold, requires_grad=False))
     return fit_decoder(made, x)
 
 
 @torch.no_grad()
 def fit_decoder(made: Sae, x: Tensor) -> Sae:
     """Scales the decoder so that the reconstruction of x has the least error."""
-    x = x.to(made.W_dec.dtype) - made.b_dec
+    x = x - made.b_dec
     y = made(x + made.b_dec) - made.b_dec
     made.W_dec *= (x * y).sum() / (y * y).sum()
     return made

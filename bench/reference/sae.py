@@ -114,5 +114,22 @@ class Sae(nn.Module):
             penalty = f.sum(1).mean()
         return error + sparsity * penalty, error, penalty
 
+    @torch.no_grad()
+    def margin(self, x: Tensor) -> float:
+        """Least distance of a pre-activation of x [n, d] from a decision (top-k, threshold, relu, an edge of the
+        straight-through window), in standard deviations: noise below it changes no active set."""
+        pre = self.pre_activations(x)
+        if self.architecture == "topk":
+            top = pre.topk(self.k + 1, 1).values
+            least = torch.minimum((top[:, -2] - top[:, -1]).amin(), top[:, :-1].abs().amin())
+        elif self.architecture == "jumprelu":
+            distance = (pre - self.threshold).abs()
+            least = distance.amin()
+            if self.bandwidth:
+                least = torch.minimum(least, (distance - self.bandwidth / 2).abs().amin())
+        else:
+            least = pre.abs().amin()
+        return (least / pre.std()).item()
+
     def forward(self, x: Tensor) -> Tensor:
         return self.decode(self.encode(x))

@@ -35,7 +35,8 @@ class Spliced:
         self.model, self.net = model, model
         self.special = special_tokens(model.config)
         self.on = False
-        self.observe = None  # called as observe(layer, x, y, f) on the positions an SAE is applied to
+        self.margin = None  # a number: lowered to the least margin of an SAE's decisions (Sae.margin)
+        self.observe = None  # called as observe(sae's layer, x, y, f) on the positions it is applied to
         for layer, sae in saes.items():
             model.model.layers[layer].register_forward_hook(self._hook(layer, sae))
         if adapter:
@@ -49,8 +50,10 @@ class Spliced:
                 return x
             f = sae.encode(x.flatten(0, 1))
             y = sae.decode(f).view_as(x)
+            use = self.apply.flatten()
+            if self.margin is not None:
+                self.margin = min(self.margin, sae.margin(x.flatten(0, 1)[use]))
             if self.observe:
-                use = self.apply.flatten()
                 self.observe(layer, x.flatten(0, 1)[use], y.flatten(0, 1)[use], f[use])
             return torch.where(self.apply[..., None], y, x)
         return run

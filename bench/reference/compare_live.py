@@ -1,0 +1,283 @@
+#!/usr/bin/env python3
+"""Builds fresh random models, SAEs and adapters, runs Espalier on them and holds it against PyTorch.
+
+    compare_live.py [--launcher ./espalier] [--seed N] [--only TEXT] [--keep DIR]
+
+PyTorch computes in float64; its own float32 is measured beside Espalier's (f32) and printed as a yardstick. A case in
+which some latent's decision hangs on rounding has no right answer: it is drawn again. Ends with 'N passed, N failed'.
+"""
+import argparse
+import json
+import math
+import secrets
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+import transformers
+from peft import PeftModel
+from safetensors import safe_open
+
+from exact import load_exact
+from live_cases import Case, build, cases
+from sae import Sae
+from spliced import Spliced, evaluate, kl_sum, load_model
+
+# Relative errors allowed. Float32 rounds at 6e-8; over a few layers it costs PyTorch up to some 1e-6 in these figures, and
+# a program that sums in another order no more than a few times that.
+EVALUATE = 1e-4
+KL, GRAD_NORM = 1e-4, 1e-4
+# Adam divides a gradient by its own size, so entries near 0 amplify rounding: of the whole change of the matrices, in norm.
+WEIGHTS = 1e-3
+# A decision nearer than this, in standard deviations of the pre-activations, may fall either way in float32.
+MARGIN = 1e-5
+
+
+class Undecidable(Exception):
+    """A latent is so near its threshold that float32 may take it for active or not."""
+
+
+class Group:
+    """Figures compared under one heading: error of Espalier and of PyTorch's float32 against float64."""
+
+    def __init__(self, heading: str):
+        self.heading, self.faults, self.worst = heading, [], (0.0, "-", 0.0, 0.0)
+
+    def close(self, what: str, got, want: float, single: float, allowed: float, scale: float | None = None) -> None:
+        if not isinstance(got, (int, float)) or not math.isfinite(got):
+            self.faults.append(f"{what}: {got!r} for {want:.6g}")
+            return
+        scale = abs(want) if scale is None else scale
+        error, yardstick = abs(got - want) / scale, abs(single - want) / scale
+        self.worst = max(self.worst, (error / allowed, what, error, yardstick))
+        if error > allowed:
+            self.faults.append(f"{what}: {got:.7g} for {want:.7g}, error {error:.1e} (float32 {yardstick:.1e}), "
+                               f"allowed {allowed:.0e}")
+
+    def holds(self, what: str, ok: bool) -> None:
+        if not ok:
+            self.faults.append(what)
+
+    def report(self) -> bool:
+        _, what, error, yardstick = self.worst
+        print(f"  {'FAILED' if self.faults else 'ok':7}{self.heading}: worst error {error:.1e} "
+              f"(PyTorch float32 {yardstick:.1e}) at {what}")
+        for fault in self.faults[:20]:
+            print(f"         {fault}")
+        sys.stdout.flush()
+        return not self.faults
+
+
+def espalier(group: Group, launcher: str, *args) -> str | None:
+    run = subprocess.run([launcher, *map(str, args)], capture_output=True, text=True)
+    if run.returncode:
+        group.faults.append(f"exit {run.returncode}: {' '.join(map(str, args))}\n{run.stderr.strip()}")
+        return None
+    return run.stdout
+
+
+def spliced(case: Case, folder: Path, adapter: Path | None, exact: bool, trainable: bool = False) -> Spliced:
+    model = (load_exact if exact else load_model)(folder / "model")
+    saes = {layer: Sae.load(folder / f"sae-{layer}").to(model.dtype) for layer in case.saes}
+    return Spliced(model, saes, adapter, trainable)
+
+
+def compare_evaluate(case: Case, folder: Path, launcher: str, adapter: Path | None, heading: str) -> bool:
+    group = Group(heading)
+    args = ["evaluate", "--json", "--device", "cpu", "--model", folder / "model", "--data", folder / "tokens.npy"]
+    for layer in case.saes:
+        args += ["--sae", f"{layer}={folder}/sae-{layer}"]
+    out = espalier(group, launcher, *args, *(["--adapter", adapter] if adapter else []))
+    if out is None:
+        return group.report()
+    try:
+        got = json.loads(out)
+    except ValueError:
+        group.faults.append(f"stdout is not one JSON object: {out[:200]!r}")
+        return group.report()
+    rows = np.load(folder / "tokens.npy")
+    net = spliced(case, folder, adapter, exact=True)
+    net.margin = math.inf
+    want = evaluate(net, rows)
+    if net.margin < MARGIN:
+        raise Undecidable
+    single = evaluate(spliced(case, folder, adapter, exact=False), rows)
+    for key in ("ce_base", "ce_sae", "kl_sae", *(("ce_adapted", "kl_adapted") if adapter else ())):
+        group.close(key, got.get(key), want[key], single[key], EVALUATE)
+    if adapter:  # a quotient of differences of CEs: the CEs' error over the gap
+        gap = abs(want["ce_sae"] - want["ce_base"])
+        group.close("gap_closed", got.get("gap_closed"), want["gap_closed"], single["gap_closed"], EVALUATE,
+                    scale=(want["ce_sae"] + want["ce_adapted"]) / gap)
+    for layer, sae in want["saes"].items():
+        theirs = got.get("saes", {}).get(str(layer), {})
+        for key in ("l0", "fvu", "explained_variance", "cosine"):
+            group.close(f"layer {layer} {key}", theirs.get(key), sae[key], single["saes"][layer][key], EVALUATE,
+                        scale=max(abs(sae[key]), 0.1))
+    return group.report()
+
+
+def train(net: Spliced, rows: np.ndarray, case: Case, lrs: list[float]) -> tuple[list[float], list[float]]:
+    """The steps of `espalier adapt --order sequential`: KL per token and gradient norm of each; lrs as Espalier logged them."""
+    option = {"--batch": 1, "--accumulate": 1, "--weight-decay": 0.01, "--clip": 1.0} | case.options
+    weights = list(net.adapter_weights().values())
+    optimizer = torch.optim.AdamW(weights, weight_decay=option["--weight-decay"])
+    ids, at, kls, norms = torch.from_numpy(rows.astype(np.int64)), 0, [], []
+    for lr in lrs:
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.zero_grad()
+        total = 0.0
+        for _ in range(option["--accumulate"]):
+            batch = ids[[(at + i) % len(ids) for i in range(option["--batch"])]]
+            at += option["--batch"]
+            with torch.no_grad():
+                base = net.logits(batch, spliced=False, adapted=False)
+            kl = kl_sum(base, net.logits(batch, spliced=True, adapted=True))
+            (kl / (option["--batch"] * option["--accumulate"])).backward()
+            total += kl.item()
+        norms.append(torch.nn.utils.clip_grad_norm_(weights, option["--clip"]).item())
+        optimizer.step()
+        kls.append(total / (option["--batch"] * option["--accumulate"] * ids.shape[1]))
+    return kls, norms
+
+
+def check_schedule(group: Group, lrs: list[float], options: dict) -> None:
+    peak = options["--lr"]
+    if options.get("--schedule", "constant") == "constant":
+        group.holds(f"lr {lrs} is not constantly {peak}", all(abs(lr / peak - 1) < 1e-6 for lr in lrs))
+        return
+    warmup = options.get("--warmup", 0)
+    falling = lrs[max(warmup - 1, 0):]
+    group.holds(f"lr {lrs} does not rise for {warmup} steps, then fall, below {peak}",
+                all(0 <= lr <= peak * (1 + 1e-6) for lr in lrs) and lrs[: warmup + 1] == sorted(lrs[: warmup + 1])
+                and lrs[warmup:] == sorted(lrs[warmup:], reverse=True) and falling[-1] < 0.7 * peak)
+
+
+def compare_adapt(case: Case, folder: Path, launcher: str, out: Path) -> bool:
+    group = Group("adapt")
+    initial = folder / "adapter" if case.adapter else None
+    args = ["adapt", "--device", "cpu", "--model", folder / "model", "--data", folder / "tokens.npy",
+            "--order", "sequential", "--dropout", 0, "--steps", case.steps, "--out", out]
+    for layer in case.saes:
+        args += ["--sae", f"{layer}={folder}/sae-{layer}"]
+    if initial:
+        args += ["--init-adapter", initial]
+    for option, value in case.options.items():
+        args += [option, value]
+    if espalier(group, launcher, *args) is None:
+        return group.report()
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "step_ms" in line]
+    group.holds(f"{len(steps)} lines of steps in metrics.jsonl for {case.steps}", len(steps) == case.steps)
+    lrs = [step["lr"] for step in steps]
+    check_schedule(group, lrs, case.options)
+    rows = np.load(folder / "tokens.npy")
+    names = check_loads(group, case, folder, out)
+    if initial:
+        exact = spliced(case, folder, initial, exact=True, trainable=True)
+        exact.margin = math.inf
+        before = {n: p.detach().clone() for n, p in exact.adapter_weights().items()}
+        want = train(exact, rows, case, lrs)
+        if exact.margin < MARGIN:
+            raise Undecidable
+        single = spliced(case, folder, initial, exact=False, trainable=True)
+        near = train(single, rows, case, lrs)
+        for i, step in enumerate(steps):
+            group.close(f"step {i} kl", step.get("kl"), want[0][i], near[0][i], KL)
+            group.close(f"step {i} grad_norm", step.get("grad_norm"), want[1][i], near[1][i], GRAD_NORM)
+        if names is not None:
+            compare_weights(group, before, exact.adapter_weights(), single.adapter_weights(), names)
+    else:  # B is zero, so the first step's KL does not depend on what A was drawn
+        batch = rows[: case.options.get("--batch", 1)]
+        want, near = (evaluate(spliced(case, folder, None, exact), batch)["kl_sae"] for exact in (True, False))
+        group.close("step 0 kl", steps[0].get("kl"), want, near, KL)
+        if names is not None:
+            started = spliced(case, folder, None, exact=True), spliced(case, folder, out, exact=True)
+            before, after = evaluate(started[0], rows)["kl_sae"], evaluate(started[1], rows)["kl_adapted"]
+            group.holds(f"KL {after:.4f} after training is not below {before:.4f}", after < before)
+    return group.report()
+
+
+def check_loads(group: Group, case: Case, folder: Path, out: Path) -> dict[str, torch.Tensor] | None:
+    """The matrices of the adapter that Espalier wrote, after PEFT loaded exactly those and with the right scale."""
+    net = PeftModel.from_pretrained(load_model(folder / "model"), out)
+    loaded = {n.replace(".default.", "."): p for n, p in net.named_parameters() if "lora_" in n}
+    with safe_open(out / "adapter_model.safetensors", "pt") as file:
+        written = {name: file.get_tensor(name) for name in file.keys()}
+    group.holds(f"PEFT expects matrices other than those written: {sorted(set(loaded) ^ set(written))[:4]}",
+                set(loaded) == set(written))
+    if set(loaded) != set(written):
+        return None
+    group.holds("PEFT loaded other values than were written",
+                all(torch.equal(loaded[n].float(), written[n].float()) for n in written))
+    options = case.options
+    rank, alpha = (case.adapter.rank, case.adapter.alpha) if case.adapter else (options["--rank"], options["--alpha"])
+    config = net.peft_config["default"]
+    group.holds(f"r {config.r}, alpha {config.lora_alpha} for {rank}, {alpha}",
+                (config.r, config.lora_alpha) == (rank, alpha) and all(
+                    written[n].shape[0] == rank for n in written if "lora_A" in n))
+    return written
+
+
+def compare_weights(group: Group, before: dict, want: dict, single: dict, got: dict) -> None:
+    if set(got) != set(want):
+        group.faults.append(f"other matrices than PEFT's: {sorted(set(got) ^ set(want))[:4]}")
+        return
+    for half in ("lora_A", "lora_B"):
+        names = [n for n in want if half in n]
+
+        def distance(a: dict, b: dict) -> float:
+            return math.sqrt(sum((a[n].double() - b[n].double()).pow(2).sum().item() for n in names))
+
+        change = distance(want, before)
+        group.close(f"{half} after the last step", distance(got, want), 0.0, distance(single, want), WEIGHTS, change)
+        worst = max(names, key=lambda n: (got[n].double() - want[n].double()).norm())
+        if group.faults and half in group.faults[-1]:
+            group.faults.append(f"  most of it in {worst}")
+
+
+def compare(case: Case, folder: Path, launcher: str) -> list[bool]:
+    passed = [compare_evaluate(case, folder, launcher, folder / "adapter" if case.adapter else None, "evaluate")]
+    out = folder / "out"
+    passed.append(compare_adapt(case, folder, launcher, out))
+    if (out / "adapter_model.safetensors").exists():
+        passed.append(compare_evaluate(case, folder, launcher, out, "evaluate with the adapter that Espalier trained"))
+    return passed
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--launcher", default=str(Path(__file__).parents[2] / "espalier"))
+    p.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
+    p.add_argument("--only", default="", help="cases whose name contains this")
+    p.add_argument("--keep", type=Path, help="an empty folder for the cases' files")
+    a = p.parse_args()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(2)
+    print(f"Espalier against PyTorch {torch.__version__}, transformers {transformers.__version__}; --seed {a.seed}")
+    passed: list[bool] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for i, case in enumerate(cases(Random(a.seed))):
+            if a.only not in case.name:
+                continue
+            for attempt in range(20):
+                folder = (a.keep or Path(temporary)) / f"case-{i}-{attempt}"
+                folder.mkdir(parents=True)
+                build(case, folder, a.seed + 1000 * i + attempt)
+                print(case.name)
+                try:
+                    passed += compare(case, folder, a.launcher)
+                    break
+                except Undecidable:
+                    print("  drawn again: a latent's decision hangs on rounding")
+            else:
+                raise SystemExit("20 draws, and in each a latent's decision hangs on rounding")
+    print(f"{sum(passed)} passed, {len(passed) - sum(passed)} failed")
+    return 0 if passed and all(passed) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
