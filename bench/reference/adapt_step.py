@@ -39,7 +39,7 @@ def make(a: argparse.Namespace) -> None:
     generator = torch.Generator().manual_seed(a.seed)
     job = dict(shape=a.shape, rank=16, alpha=32, lr=2e-4, weight_decay=0.0, clip=1.0, seed=a.seed)
     if a.shape == "llama-256":
-        job |= dict(batch=4, context=256, layer=2, width=4096)
+        job |= dict(batch=4, context=256, layer=2, width=4096, rows=32)
         model = random_models.llama(generator, **LLAMA_256)
         model.save_pretrained(folder / "model")
         job["model"] = "model"
@@ -47,16 +47,16 @@ def make(a: argparse.Namespace) -> None:
         if not a.model:
             raise SystemExit("--shape smollm2 needs --model")
         model = load_model(a.model)
-        job |= dict(batch=1, context=512, layer=a.sae_layer, width=8 * model.config.hidden_size,
+        job |= dict(batch=1, context=512, layer=a.sae_layer, rows=8, width=8 * model.config.hidden_size,
                     model=str(Path(a.model).resolve()))
     job["tokens"] = a.tokens and str(Path(a.tokens).resolve())
     if not a.tokens:
-        rows = random_models.tokens(generator, 64, job["context"], model.config.vocab_size)
+        rows = random_models.tokens(generator, job["rows"], job["context"], model.config.vocab_size)
         np.save(folder / "tokens.npy", rows.numpy().astype(np.int32))
         job["tokens"] = "tokens.npy"
     job["sae"] = a.sae_path and str(Path(a.sae_path).resolve())
     if not a.sae_path:
-        ids = torch.from_numpy(np.load(folder / job["tokens"])[:8].astype(np.int64))
+        ids = torch.from_numpy(np.load(folder / job["tokens"])[: job["rows"]].astype(np.int64))
         x = random_models.residuals(model, ids, job["layer"])
         made = random_models.sae(generator, a.sae, job["width"], x, l0=32)
         made.save(folder / "sae", job["layer"])

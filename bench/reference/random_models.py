@@ -23,9 +23,9 @@ def llama(generator: torch.Generator, **config) -> LlamaForCausalLM:
         if name.endswith("norm.weight"):
             p.copy_(1 + 0.2 * noise)
         elif "embed_tokens" in name or "lm_head" in name:
-            p.copy_(0.4 * noise + 0.05)
+            p.copy_(2.5 * noise * p.shape[1] ** -0.5 + 0.05)  # logits of spread 2.5
         else:
-            p.copy_(noise * p.shape[1] ** -0.5 + 0.01)
+            p.copy_(noise * p.shape[1] ** -0.5 + 0.3 / p.shape[1])  # means are not 0
     return model.requires_grad_(False).eval()
 
 
@@ -57,9 +57,10 @@ def residuals(model: LlamaForCausalLM, ids: Tensor, layer: int) -> Tensor:
     """Outputs of block `layer` at the positions an SAE is applied to, [n, hidden]."""
     kept = []
     handle = model.model.layers[layer].register_forward_hook(lambda m, i, x: kept.append(x))
-    model(ids, use_cache=False)
+    for row in ids:
+        model.model(row[None], use_cache=False)
     handle.remove()
-    return kept[0][(ids != BOS) & (ids != EOS)]
+    return torch.cat(kept)[(ids != BOS) & (ids != EOS)]
 
 
 def level_in_gap(pre: Tensor, rate: float, offsets: tuple[float, ...]) -> Tensor:

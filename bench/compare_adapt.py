@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+"""Measures a step of `espalier adapt` against the paper's code path in PyTorch, alternating the two.
+
+    compare_adapt.py [--shape llama-256] [--sae topk|jumprelu] [--alternations 5 --steps 12]
+    compare_adapt.py --shape smollm2 --model HF_DIR [--sae-layer L --sae-path DIR --tokens F.npy --init-adapter DIR]
+
+Both run on the same model, SAE, tokens, initial adapter and number of threads (reference/adapt_step.py makes the files),
+each measurement a process of its own, whose peak resident memory is the kernel's figure. Which of the two goes first
+changes from one alternation to the next. Tokens/s: of the median step after the first two. Each measurement is a line of
+results/adapt-TIME.jsonl. OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are removed from the environment of both.
+"""
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+STEP = HERE / "reference/adapt_step.py"
+REMOVED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+WARM = 2  # steps that are not counted: caches fill, the JIT compiles
+
+
+def measure(command: list, env: dict) -> tuple[str, int]:
+    """stdout and peak resident bytes of a process."""
+    with tempfile.TemporaryFile("w+") as out:
+        process = subprocess.Popen([str(c) for c in command], stdout=out, env=env)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            sys.exit(f"exit {process.returncode}: {' '.join(map(str, command))}")
+        out.seek(0)
+        return out.read(), usage.ru_maxrss * 1024
+
+
+def run_pytorch(a: argparse.Namespace, folder: Path, env: dict) -> dict:
+    out, rss = measure([a.python, STEP, "run", folder, "--steps", a.steps, "--threads", a.threads,
+                        "--attention", a.attention], env)
+    got = json.loads(out)
+    return dict(step_ms=got["step_ms"], kl=got["kl"], peak_rss_bytes=rss, versions=got["versions"])
+
+
+def run_espalier(a: argparse.Namespace, folder: Path, env: dict) -> dict:
+    job = json.loads((folder / "job.json").read_text())
+    with tempfile.TemporaryDirectory() as temporary:
+        _, rss = measure(
+            [a.launcher, "adapt", "--device", "cpu", "--model", folder / job["model"],
+             "--sae", f"{job['layer']}={folder / job['sae']}", "--data", folder / job["tokens"],
+             "--init-adapter", folder / job["adapter"], "--order", "sequential", "--steps", a.steps,
+             "--batch", job["batch"], "--context", job["context"], "--lr", job["lr"],
+             "--schedule", "constant", "--weight-decay", job["weight_decay"], "--clip", job["clip"],
+             "--dropout", 0, "--out", temporary + "/out"], env)
+        lines = [json.loads(line) for line in open(temporary + "/out/metrics.jsonl")]
+        settings = json.load(open(temporary + "/out/run.json"))
+    steps = [line for line in lines if "step_ms" in line]
+    return dict(step_ms=[s["step_ms"] for s in steps], kl=[s["kl"] for s in steps], peak_rss_bytes=rss,
+                versions=settings.get("versions"))
+
+
+def environment(a: argparse.Namespace, env: dict) -> dict:
+    def output(*command) -> str:
+        done = subprocess.run([str(c) for c in command], capture_output=True, text=True, env=env, cwd=HERE)
+        return done.stdout.strip()
+
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
+               platform.processor())
+    doctor = output(a.launcher, "doctor")  # also builds what is missing, before anything is measured
+    return dict(git=output("git", "describe", "--always", "--dirty", "--abbrev=12"), cpu=cpu, cores=os.cpu_count(),
+                threads=a.threads, kernel=platform.release(), attention=a.attention,
+                espalier_blas=[line.strip() for line in doctor.splitlines() if "blas" in line.lower()])
+
+
+def print_table(pairs: list[dict[str, dict]], tokens: int) -> float:
+    """Prints tokens/s and peak memory of each alternation; returns the median of the pairwise ratios."""
+    print(f"\n{'':>3} {'PyTorch':>9} {'Espalier':>9} {'ratio':>6}   {'PyTorch':>8} {'Espalier':>8} {'share':>6}")
+    print(f"{'':>3} {'tokens/s':>9} {'tokens/s':>9} {'':>6}   {'peak GB':>8} {'peak GB':>8}")
+    ratios, shares = [], []
+    for i, pair in enumerate(pairs):
+        p, e = pair["pytorch"], pair["espalier"]
+        ratios.append(e["tokens_per_second"] / p["tokens_per_second"])
+        shares.append(e["peak_rss_bytes"] / p["peak_rss_bytes"])
+        print(f"{i + 1:>3} {p['tokens_per_second']:9.0f} {e['tokens_per_second']:9.0f} {ratios[-1]:6.2f}   "
+              f"{p['peak_rss_bytes'] / 1e9:8.2f} {e['peak_rss_bytes'] / 1e9:8.2f} {shares[-1]:6.2f}")
+    ratio = statistics.median(ratios)
+    print(f"median ratio {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f}), "
+          f"median share of memory {statistics.median(shares):.2f}; {tokens} tokens a step")
+    return ratio
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--shape", choices=["llama-256", "smollm2"], default="llama-256")
+    p.add_argument("--sae", choices=["topk", "jumprelu"], default="topk", help="kind of a random SAE")
+    p.add_argument("--attention", choices=["eager", "sdpa"], default="eager", help="PyTorch's (the paper: eager)")
+    p.add_argument("--alternations", type=int, default=5)
+    p.add_argument("--steps", type=int, default=12)
+    p.add_argument("--threads", type=int, default=os.cpu_count())
+    p.add_argument("--require", type=float, help="exit 1 where the median ratio is below this")
+    p.add_argument("--launcher", default=HERE.parent / "espalier")
+    p.add_argument("--python", help="one that has reference/requirements.txt (default: that of reference/venv.sh)")
+    p.add_argument("--out", type=Path, default=HERE / "results" / time.strftime("adapt-%Y%m%d-%H%M%S.jsonl"))
+    for option in ("--model", "--sae-layer", "--sae-path", "--tokens", "--init-adapter"):
+        p.add_argument(option, help="for smollm2")
+    a = p.parse_args()
+    if a.steps <= WARM:
+        p.error(f"--steps must be more than {WARM}: the first {WARM} are not counted")
+    if not a.python:
+        a.python = subprocess.run([HERE / "reference/venv.sh"], check=True, stdout=subprocess.PIPE,
+                                  text=True).stdout.strip()
+    env = {k: v for k, v in os.environ.items() if k not in REMOVED}
+    env |= dict(OMP_NUM_THREADS=str(a.threads), HF_HUB_OFFLINE="1")
+    around = environment(a, env)
+    print(f"{a.shape}, {a.threads} threads, {around['cpu']}, {around['git']}; PyTorch with {a.attention} attention")
+    print(f"removed from the environment of both: {', '.join(REMOVED)}")
+    sides = dict(pytorch=run_pytorch, espalier=run_espalier)
+    pairs: list[dict[str, dict]] = []
+    a.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary, a.out.open("a") as results:
+        folder = Path(temporary) / "job"
+        make = [a.python, STEP, "make", folder, "--shape", a.shape, "--sae", a.sae]
+        for option in ("model", "sae_layer", "sae_path", "tokens", "init_adapter"):
+            if getattr(a, option):
+                make += [f"--{option.replace('_', '-')}", getattr(a, option)]
+        subprocess.run([str(m) for m in make], check=True, env=env, stdout=sys.stderr)
+        job = json.loads((folder / "job.json").read_text())
+        tokens = job["batch"] * job["context"]
+        for i in range(a.alternations):
+            pair = {}
+            for side in sorted(sides, reverse=i % 2 == 0):
+                load = os.getloadavg()[0]
+                got = sides[side](a, folder, env)
+                median = statistics.median(got["step_ms"][WARM:])
+                pair[side] = got | dict(tokens_per_second=tokens / median * 1e3)
+                line = dict(side=side, shape=a.shape, sae=job["sae"] if a.sae_path else a.sae, alternation=i,
+                            time=time.strftime("%FT%T%z"), load_before=load, steps=a.steps, tokens_per_step=tokens,
+                            median_step_ms=median, **pair[side], environment=around)
+                results.write(json.dumps(line) + "\n")
+                results.flush()
+                print(f"{i + 1}/{a.alternations} {side}: {pair[side]['tokens_per_second']:.0f} tokens/s, "
+                      f"{got['peak_rss_bytes'] / 1e9:.2f} GB", file=sys.stderr)
+            # the same work: the KLs of the steps agree (the bound leaves room for steps of training to drift apart)
+            worst = max(abs(x / y - 1) for x, y in zip(pair["espalier"]["kl"], pair["pytorch"]["kl"], strict=True))
+            if worst > 1e-2:
+                sys.exit(f"the KL of a step differs by {worst:.1e}: the two did not do the same work")
+            pairs.append(pair)
+    ratio = print_table(pairs, tokens)
+    print(f"written: {a.out}")
+    if a.require and ratio < a.require:
+        sys.exit(f"the ratio is below {a.require}")
+
+
+if __name__ == "__main__":
+    main()
