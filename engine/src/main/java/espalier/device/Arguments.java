@@ -56,7 +56,7 @@ final class Arguments {
       throw new IllegalArgumentException(
           kernel + ": rows of " + argument + " need " + cols + " elements, ld is " + ld);
     }
-    long count = rows == 0 ? 0 : Math.addExact(Math.multiplyExact(rows - 1, ld), cols);
+    long count = rows == 0 || cols == 0 ? 0 : Math.addExact(Math.multiplyExact(rows - 1, ld), cols);
     bytes(kernel, argument, given, count, Float.BYTES);
   }
 
