@@ -1,0 +1,127 @@
+package espalier.kernels;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+
+class GemmTest extends KernelTest {
+
+  @ParameterizedTest
+  @CsvSource({
+    "1, 1, 1",
+    "3, 5, 7",
+    "17, 33, 9",
+    "64, 48, 16",
+    "130, 17, 129",
+    "16, 576, 100",
+    "300, 16, 70",
+    "257, 513, 65",
+    "80, 1300, 31"
+  })
+  void equalsThePlainLoop(int m, int n, int k) {
+    for (int flags = 0; flags < 4; flags++) {
+      compare((flags & 1) != 0, (flags & 2) != 0, m, n, k, 1, 0, 0);
+      compare((flags & 1) != 0, (flags & 2) != 0, m, n, k, 0.7f, 1, 3);
+      compare((flags & 1) != 0, (flags & 2) != 0, m, n, k, -1.5f, 0.25f, 1);
+    }
+  }
+
+  private void compare(
+      boolean transA, boolean transB, int m, int n, int k, float alpha, float beta, int extra) {
+    int lda = (transA ? m : k) + extra;
+    int ldb = (transB ? k : n) + extra;
+    int ldc = n + extra;
+    float[] a = random((transA ? k : m) * lda);
+    float[] b = random((transB ? n : k) * ldb);
+    float[] before = random(m * ldc);
+    MemorySegment c = beta == 0 ? buffers.floats(m * ldc) : buffers.changing(before);
+    kernels.gemm(
+        transA, transB, m, n, k, alpha, buffers.input(a), lda, buffers.input(b), ldb, beta, c, ldc);
+
+    double[] expected = new double[m * ldc];
+    double[] bound = new double[m * ldc];
+    for (int i = 0; i < m; i++) {
+      for (int j = 0; j < ldc; j++) {
+        int at = i * ldc + j;
+        if (j >= n) { // beyond the columns nothing is written
+          expected[at] = beta == 0 ? 0 : before[at];
+          continue;
+        }
+        double sum = 0;
+        double sumOfSizes = 0;
+        for (int l = 0; l < k; l++) {
+          double product =
+              (double) (transA ? a[l * lda + i] : a[i * lda + l])
+                  * (transB ? b[j * ldb + l] : b[l * ldb + j]);
+          sum += product;
+          sumOfSizes += Math.abs(product);
+        }
+        double kept = beta == 0 ? 0 : (double) beta * before[at];
+        expected[at] = alpha * sum + kept;
+        // Roundings of a sum grow as a random walk; two more for alpha and beta.
+        bound[at] = EPS * (Math.sqrt(k) + 2) * (Math.abs(alpha) * sumOfSizes + Math.abs(kept));
+      }
+    }
+    float[] actual = TestBuffers.toFloats(c);
+    if (beta == 0) {
+      for (int i = 0; i < m; i++) {
+        for (int j = n; j < ldc; j++) {
+          assertEquals(-1, Float.floatToRawIntBits(actual[i * ldc + j]), "written between rows");
+          actual[i * ldc + j] = 0;
+        }
+      }
+    }
+    String what = (transA ? "T" : "N") + (transB ? "T" : "N") + " " + m + " " + n + " " + k;
+    assertNear(what, expected, actual, bound);
+  }
+
+  @ParameterizedTest
+  @CsvSource({
+    "false, true, 512, 960, 576", "false, true, 80, 3000, 576", "false, false, 512, 576, 960",
+    "true, false, 16, 576, 512", "true, false, 576, 16, 512", "false, true, 512, 16, 576",
+    "false, false, 80, 64, 5000"
+  })
+  void isTheSameForAnyThreads(boolean transA, boolean transB, int m, int n, int k) {
+    MemorySegment a = buffers.input(random(m * k));
+    MemorySegment b = buffers.input(random(n * k));
+    MemorySegment c = buffers.floats(m * n);
+    assertSameForAnyThreads(
+        () -> {
+          c.fill((byte) -1);
+          kernels.gemm(transA, transB, m, n, k, 1, a, transA ? m : k, b, transB ? k : n, 0, c, n);
+          return TestBuffers.toFloats(c);
+        });
+  }
+
+  @ParameterizedTest
+  @CsvSource({"0, 5, 3", "5, 0, 3"})
+  void nothingToWriteWritesNothing(int m, int n, int k) {
+    kernels.gemm(
+        false,
+        false,
+        m,
+        n,
+        k,
+        1,
+        buffers.floats(m * k),
+        k,
+        buffers.floats(k * n),
+        5,
+        0,
+        buffers.floats(m * n),
+        5);
+  }
+
+  @ParameterizedTest
+  @CsvSource({"0", "0.5"})
+  void aSumOverNothingIsZero(float beta) {
+    MemorySegment c = beta == 0 ? buffers.floats(6) : buffers.changing(2, 2, 2, 2, 2, 2);
+    kernels.gemm(false, false, 2, 3, 0, 1, buffers.floats(0), 1, buffers.floats(0), 3, beta, c, 3);
+    for (long i = 0; i < 6; i++) {
+      assertEquals(2 * beta, c.getAtIndex(ValueLayout.JAVA_FLOAT_UNALIGNED, i));
+    }
+  }
+}

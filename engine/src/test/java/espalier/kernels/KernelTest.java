@@ -1,0 +1,188 @@
+package espalier.kernels;
+
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assertions.fail;
+
+import espalier.device.Device;
+import espalier.device.Kernels;
+import java.lang.foreign.MemorySegment;
+import java.util.Random;
+import java.util.function.IntToDoubleFunction;
+import java.util.function.Supplier;
+import java.util.function.ToDoubleFunction;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.BeforeEach;
+
+/**
+ * What the kernel tests share. A kernel is held against a plain loop in double precision; a
+ * backward loop is itself held against central differences of the forward loop. Bounds are error
+ * budgets: they count the roundings of float32.
+ */
+abstract class KernelTest {
+
+  /** Distance from 1 to the next float. One rounding is off by at most half of it, relatively. */
+  static final double EPS = 0x1p-23;
+
+  static final MemorySegment NULL = MemorySegment.NULL;
+
+  static Device device;
+  static Kernels kernels;
+
+  final TestBuffers buffers = new TestBuffers();
+  private final Random random = new Random(20240607);
+
+  /** The implementation under test: system property {@code espalier.device}. */
+  @BeforeAll
+  static void openDevice() {
+    String name = System.getProperty("espalier.device", "cpu");
+    device =
+        switch (name) {
+          case "cpu" -> Device.openCpu();
+          default -> fail("no such device: " + name);
+        };
+    kernels = device.kernels();
+  }
+
+  @AfterAll
+  static void closeDevice() {
+    device.close();
+  }
+
+  @BeforeEach
+  void useTwoThreads() {
+    kernels.setThreads(2);
+  }
+
+  @AfterEach
+  void verifyBuffers() {
+    try (buffers) {
+      buffers.verify();
+    } finally {
+      kernels.setThreads(0);
+    }
+  }
+
+  /** Normal values around 0.5: a mean of 0 would hide sums that are left out. */
+  float[] random(int count) {
+    return random(count, 1);
+  }
+
+  float[] random(int count, double deviation) {
+    float[] values = new float[count];
+    for (int i = 0; i < count; i++) values[i] = (float) (deviation * random.nextGaussian() + 0.5);
+    return values;
+  }
+
+  int[] randomInts(int count, int bound) {
+    return random.ints(count, 0, bound).toArray();
+  }
+
+  static double[] doubles(float... values) {
+    double[] out = new double[values.length];
+    for (int i = 0; i < values.length; i++) out[i] = values[i];
+    return out;
+  }
+
+  static void assertNear(
+      String what, double[] expected, MemorySegment actual, IntToDoubleFunction bound) {
+    assertNear(what, expected, TestBuffers.toFloats(actual), bound);
+  }
+
+  static void assertNear(String what, double[] expected, float[] actual, double[] bound) {
+    assertNear(what, expected, actual, i -> bound[i]);
+  }
+
+  /** Every element is within its bound; what fails names the element that misses it by most. */
+  static void assertNear(
+      String what, double[] expected, float[] actual, IntToDoubleFunction bound) {
+    assertEquals(expected.length, actual.length, what + ": length");
+    int worst = -1;
+    double excess = 1;
+    for (int i = 0; i < expected.length; i++) {
+      double error = Math.abs(actual[i] - expected[i]);
+      double ratio = error == 0 ? 0 : error / bound.applyAsDouble(i);
+      if (!(ratio <= excess)) {
+        worst = i;
+        excess = Double.isNaN(ratio) ? Double.POSITIVE_INFINITY : ratio;
+      }
+    }
+    if (worst >= 0) {
+      fail(
+          "%s[%d] is %s, expected %s +- %.2e (%.1f times over)"
+              .formatted(
+                  what, worst, actual[worst], expected[worst], bound.applyAsDouble(worst), excess));
+    }
+  }
+
+  /** {@code factor * EPS * |expected|}, for chains of a few roundings without cancellation. */
+  static IntToDoubleFunction relative(double[] expected, double factor) {
+    return i -> factor * EPS * Math.abs(expected[i]);
+  }
+
+  /**
+   * Holds an analytic gradient in double precision against central differences of {@code loss} at
+   * x. The step's error is of order step^2, rounding's of order 1e-16 / step: both far below the
+   * bound.
+   */
+  static void assertGradient(ToDoubleFunction<double[]> loss, double[] x, double[] analytic) {
+    double step = 1e-5;
+    double scale = 1;
+    for (double value : analytic) scale = Math.max(scale, Math.abs(value));
+    for (int i = 0; i < x.length; i++) {
+      double original = x[i];
+      x[i] = original + step;
+      double above = loss.applyAsDouble(x);
+      x[i] = original - step;
+      double below = loss.applyAsDouble(x);
+      x[i] = original;
+      assertEquals((above - below) / (2 * step), analytic[i], 1e-7 * scale, "gradient [" + i + "]");
+    }
+  }
+
+  static double dot(double[] a, double[] b) {
+    double sum = 0;
+    for (int i = 0; i < a.length; i++) sum += a[i] * b[i];
+    return sum;
+  }
+
+  /** The same bits with 1, 2 and 3 threads. */
+  static void assertSameForAnyThreads(Supplier<float[]> run) {
+    kernels.setThreads(1);
+    float[] expected = run.get();
+    for (int threads = 2; threads <= 3; threads++) {
+      kernels.setThreads(threads);
+      assertSameBits(expected, run.get(), threads + " threads");
+    }
+  }
+
+  static void assertSameBits(float[] expected, float[] actual, String what) {
+    assertArrayEquals(bits(expected), bits(actual), what);
+  }
+
+  static void assertNotAllEqual(float[] a, float[] b) {
+    assertTrue(MemorySegment.ofArray(a).mismatch(MemorySegment.ofArray(b)) >= 0);
+  }
+
+  static float[] concat(MemorySegment... parts) {
+    int length = 0;
+    for (MemorySegment part : parts) length += Math.toIntExact(part.byteSize() / Float.BYTES);
+    float[] out = new float[length];
+    int at = 0;
+    for (MemorySegment part : parts) {
+      float[] values = TestBuffers.toFloats(part);
+      System.arraycopy(values, 0, out, at, values.length);
+      at += values.length;
+    }
+    return out;
+  }
+
+  private static int[] bits(float[] values) {
+    int[] out = new int[values.length];
+    for (int i = 0; i < values.length; i++) out[i] = Float.floatToRawIntBits(values[i]);
+    return out;
+  }
+}

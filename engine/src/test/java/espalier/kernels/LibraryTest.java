@@ -1,0 +1,149 @@
+package espalier.kernels;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertInstanceOf;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import espalier.bindings.Availability;
+import espalier.bindings.NativeException;
+import espalier.bindings.NativeLibraries;
+import java.io.IOException;
+import java.lang.foreign.Arena;
+import java.lang.foreign.FunctionDescriptor;
+import java.lang.foreign.Linker;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.SymbolLookup;
+import java.lang.foreign.ValueLayout;
+import java.lang.invoke.MethodHandle;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.TreeSet;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+class LibraryTest extends KernelTest {
+
+  private static final Path HEADER = Path.of("../native/include/espalier.h");
+  private static final Path TESTS = Path.of("src/test/java/espalier/kernels");
+
+  /**
+   * A kernel without a test fails here: each must be called by its Java name, or named, in this
+   * package.
+   */
+  @Test
+  void everyKernelHasATest() throws IOException {
+    StringBuilder tests = new StringBuilder();
+    try (Stream<Path> files = Files.list(TESTS)) {
+      for (Path file : files.sorted().toList()) tests.append(Files.readString(file));
+    }
+    TreeSet<String> untested = new TreeSet<>();
+    Matcher declaration =
+        Pattern.compile("ESP_API[^;(]*?\\b(esp_\\w+)\\(").matcher(Files.readString(HEADER));
+    int found = 0;
+    while (declaration.find()) {
+      found++;
+      String name = declaration.group(1);
+      String call = "kernels." + javaName(name) + "(";
+      if (tests.indexOf(call) < 0 && tests.indexOf("\"" + name + "\"") < 0) untested.add(name);
+    }
+    assertTrue(found > 30, "the header was read");
+    assertEquals(new TreeSet<>(), untested);
+  }
+
+  private static String javaName(String name) {
+    return Pattern.compile("_(\\w)")
+        .matcher(name.substring("esp_".length()))
+        .replaceAll(match -> match.group(1).toUpperCase());
+  }
+
+  @Test
+  void threadsAreCountedAndRefused() {
+    kernels.setThreads(3);
+    assertEquals(3, kernels.threads());
+    kernels.setThreads(0);
+    assertTrue(kernels.threads() >= 1);
+    NativeException e = assertThrows(NativeException.class, () -> kernels.setThreads(-1));
+    assertEquals("esp_set_threads", e.operation());
+    assertEquals(-1, e.status());
+    assertTrue(e.getMessage().contains("got -1"), e.getMessage());
+  }
+
+  @Test
+  void errorsBelongToTheirThread() throws InterruptedException {
+    assertThrows(NativeException.class, () -> kernels.setThreads(-7));
+    String[] seen = new String[1];
+    Thread other =
+        new Thread(() -> seen[0] = espalier.bindings.kernels.Kernels.esp_last_error().getString(0));
+    other.start();
+    other.join();
+    assertEquals("", seen[0]);
+    String here = espalier.bindings.kernels.Kernels.esp_last_error().getString(0);
+    assertTrue(here.contains("got -7"), here);
+  }
+
+  /** A second copy of the library has state of its own: no product is registered in it. */
+  @Test
+  void aProductNeedsACblas(@TempDir Path folder) throws Throwable {
+    Path library = assertInstanceOf(Availability.Available.class, NativeLibraries.kernels()).path();
+    Path copy = Files.copy(library, folder.resolve("second.so"));
+    try (Arena arena = Arena.ofConfined()) {
+      SymbolLookup symbols = SymbolLookup.libraryLookup(copy, arena);
+      Linker linker = Linker.nativeLinker();
+      MethodHandle setSgemm =
+          linker.downcallHandle(
+              symbols.find("esp_set_sgemm").orElseThrow(),
+              FunctionDescriptor.of(ValueLayout.JAVA_INT, ValueLayout.ADDRESS));
+      MethodHandle lastError =
+          linker.downcallHandle(
+              symbols.find("esp_last_error").orElseThrow(),
+              FunctionDescriptor.of(
+                  ValueLayout.ADDRESS.withTargetLayout(
+                      java.lang.foreign.MemoryLayout.sequenceLayout(512, ValueLayout.JAVA_BYTE))));
+      MethodHandle gemm =
+          linker.downcallHandle(
+              symbols.find("esp_gemm").orElseThrow(),
+              espalier.bindings.kernels.Kernels.esp_gemm$descriptor());
+      MemorySegment x = buffers.floats(1);
+      assertEquals("", ((MemorySegment) lastError.invokeExact()).getString(0));
+      int status =
+          (int) gemm.invokeExact(0, 0, 1L, 1L, 1L, 1f, x, 1L, x, 1L, 0f, buffers.floats(1), 1L);
+      assertEquals(-3, status);
+      String complaint = ((MemorySegment) lastError.invokeExact()).getString(0);
+      assertTrue(complaint.contains("esp_set_sgemm"), complaint);
+      assertEquals(-1, (int) setSgemm.invokeExact(MemorySegment.NULL));
+    }
+  }
+
+  @Test
+  void theAbiIsTheHeaders() throws IOException {
+    Matcher version =
+        Pattern.compile("#define ESP_ABI_VERSION (\\d+)").matcher(Files.readString(HEADER));
+    assertTrue(version.find());
+    int found = espalier.bindings.kernels.Kernels.esp_abi_version(); // "esp_abi_version"
+    assertEquals(Integer.parseInt(version.group(1)), found);
+  }
+
+  @Test
+  void brokenContractsAreRefusedByTheLibraryToo() {
+    MemorySegment x = buffers.floats(64);
+    assertRefused(() -> kernels.convert(x, 9, x, 1), "no dtype 9");
+    assertRefused(() -> kernels.dropout(x, x, 1, 1, buffers.longs(1), 0, false), "p must be in");
+    assertRefused(() -> kernels.rope(x, 4, x, x, 2, 1, 1, 1, 4, 4), "sign must be 1 or -1");
+    assertRefused(() -> kernels.rope(x, 4, x, x, 1, 1, 1, 1, 4, 3), "rotary_dim=3");
+    assertRefused(() -> kernels.gatedForward(x, 2, x, 1, 2), "no activation 2");
+    assertRefused(
+        () -> kernels.embeddingForward(buffers.input(0, 4), x, 1, x, 2, 4, 2), "ids[1] = 4");
+    assertRefused(
+        () -> kernels.embeddingBackward(buffers.input(-1), x, 1, x, 1, 4, 2), "ids[0] = -1");
+  }
+
+  private static void assertRefused(org.junit.jupiter.api.function.Executable call, String why) {
+    NativeException e = assertThrows(NativeException.class, call);
+    assertEquals(-1, e.status());
+    assertTrue(e.getMessage().contains(why), e.getMessage());
+  }
+}

@@ -1,0 +1,175 @@
+package espalier.kernels;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+
+class RmsNormTest extends KernelTest {
+
+  private record Norm(double[] out, double[] rstd) {}
+
+  private static Norm forward(double[] x, double[] weight, double offset, double eps) {
+    int d = weight.length;
+    int rows = x.length / d;
+    Norm norm = new Norm(new double[x.length], new double[rows]);
+    for (int r = 0; r < rows; r++) {
+      double squares = 0;
+      for (int c = 0; c < d; c++) squares += x[r * d + c] * x[r * d + c];
+      norm.rstd[r] = 1 / Math.sqrt(squares / d + eps);
+      for (int c = 0; c < d; c++) {
+        norm.out[r * d + c] = x[r * d + c] * norm.rstd[r] * (offset + weight[c]);
+      }
+    }
+    return norm;
+  }
+
+  /** dX, and the bound that each of its elements must keep. */
+  private record Gradient(double[] dX, double[] bound, double[] dWeight, double[] dWeightSizes) {}
+
+  private static Gradient backward(
+      double[] x, double[] weight, double offset, double[] rstd, double[] dOut) {
+    int d = weight.length;
+    Gradient result =
+        new Gradient(new double[x.length], new double[x.length], new double[d], new double[d]);
+    for (int r = 0; r < rstd.length; r++) {
+      double mean = 0;
+      double meanOfSizes = 0;
+      for (int c = 0; c < d; c++) {
+        double term = dOut[r * d + c] * (offset + weight[c]) * x[r * d + c] * rstd[r] / d;
+        mean += term;
+        meanOfSizes += Math.abs(term);
+      }
+      for (int c = 0; c < d; c++) {
+        int i = r * d + c;
+        double xhat = x[i] * rstd[r];
+        double g = dOut[i] * (offset + weight[c]);
+        result.dX[i] = rstd[r] * (g - xhat * mean);
+        // About six roundings on each of the two terms; rstd, which comes as a float, counts three
+        // times in the second.
+        result.bound[i] = 6 * EPS * rstd[r] * (Math.abs(g) + Math.abs(xhat) * meanOfSizes);
+        result.dWeight[c] += dOut[i] * xhat;
+        result.dWeightSizes[c] += Math.abs(dOut[i] * xhat);
+      }
+    }
+    return result;
+  }
+
+  @ParameterizedTest
+  @CsvSource({"1, 1, 0", "3, 17, 1", "29, 65, 0", "70, 576, 1", "0, 8, 0"})
+  void forwardAndBackward(int rows, int d, float offset) {
+    float eps = 1e-5f;
+    float[] x = random(rows * d, 3);
+    float[] weight = random(d, 0.2);
+    MemorySegment out = buffers.floats(rows * d);
+    MemorySegment rstd = buffers.floats(rows);
+    kernels.rmsNormForward(
+        buffers.input(x), buffers.input(weight), offset, eps, out, rstd, rows, d);
+    Norm norm = forward(doubles(x), doubles(weight), offset, eps);
+    assertNear("rstd", norm.rstd, rstd, relative(norm.rstd, 1));
+    assertNear(
+        "out",
+        norm.out,
+        out,
+        i ->
+            2
+                * EPS
+                * Math.abs(x[i] * norm.rstd[i / d])
+                * (Math.abs(offset) + Math.abs(weight[i % d])));
+
+    float[] dOut = random(rows * d);
+    // The kernel takes rstd as a float: so does the reference it is held against.
+    float[] given = TestBuffers.toFloats(rstd);
+    Gradient gradient =
+        backward(doubles(x), doubles(weight), offset, doubles(given), doubles(dOut));
+    for (boolean accumulate : new boolean[] {false, true}) {
+      float[] before = random(rows * d);
+      float[] weightBefore = random(d);
+      MemorySegment dX = accumulate ? buffers.changing(before) : buffers.floats(rows * d);
+      MemorySegment dWeight = accumulate ? buffers.changing(weightBefore) : NULL;
+      kernels.rmsNormBackward(
+          buffers.input(x),
+          buffers.input(weight),
+          offset,
+          buffers.input(given),
+          buffers.input(dOut),
+          dX,
+          accumulate,
+          dWeight,
+          rows,
+          d);
+      double[] expected = new double[rows * d];
+      for (int i = 0; i < rows * d; i++) {
+        expected[i] = gradient.dX[i] + (accumulate ? before[i] : 0);
+      }
+      assertNear("d_x", expected, dX, i -> gradient.bound[i] + EPS * Math.abs(expected[i]));
+      if (accumulate) {
+        double[] expectedWeight = new double[d];
+        for (int c = 0; c < d; c++) expectedWeight[c] = gradient.dWeight[c] + weightBefore[c];
+        assertNear(
+            "d_weight",
+            expectedWeight,
+            dWeight,
+            c -> EPS * (gradient.dWeightSizes[c] + Math.abs(expectedWeight[c])));
+      }
+    }
+  }
+
+  @Test
+  void theReferenceIsTheGradient() {
+    int d = 7;
+    double[] x = doubles(random(3 * d));
+    double[] weight = doubles(random(d));
+    double[] dOut = doubles(random(3 * d));
+    double[] rstd = forward(x, weight, 1, 1e-5).rstd;
+    Gradient gradient = backward(x, weight, 1, rstd, dOut);
+    assertGradient(v -> dot(forward(v, weight, 1, 1e-5).out, dOut), x, gradient.dX);
+    assertGradient(v -> dot(forward(x, v, 1, 1e-5).out, dOut), weight, gradient.dWeight);
+  }
+
+  /** Attention sinks: one element a million times the others. */
+  @Test
+  void keepsItsDigitsBesideAnOutlier() {
+    int d = 576;
+    float[] x = random(d, 0.1);
+    x[100] = 25_000;
+    float[] weight = random(d);
+    MemorySegment out = buffers.floats(d);
+    MemorySegment rstd = buffers.floats(1);
+    kernels.rmsNormForward(buffers.input(x), buffers.input(weight), 0, 1e-5f, out, rstd, 1, d);
+    Norm norm = forward(doubles(x), doubles(weight), 0, 1e-5f);
+    assertNear("out", norm.out, out, relative(norm.out, 3));
+  }
+
+  @Test
+  void zerosStayZeros() {
+    MemorySegment out = buffers.floats(9);
+    MemorySegment rstd = buffers.floats(1);
+    kernels.rmsNormForward(
+        buffers.input(new float[9]), buffers.input(random(9)), 0, 1e-6f, out, rstd, 1, 9);
+    for (float value : TestBuffers.toFloats(out)) assertEquals(0, Math.abs(value));
+    assertEquals(1000, rstd.get(ValueLayout.JAVA_FLOAT, 0), 1000 * EPS);
+  }
+
+  @Test
+  void isTheSameForAnyThreads() {
+    int rows = 300;
+    int d = 200;
+    MemorySegment x = buffers.input(random(rows * d));
+    MemorySegment weight = buffers.input(random(d));
+    MemorySegment dOut = buffers.input(random(rows * d));
+    MemorySegment out = buffers.floats(rows * d);
+    MemorySegment rstd = buffers.floats(rows);
+    MemorySegment dX = buffers.floats(rows * d);
+    assertSameForAnyThreads(
+        () -> {
+          MemorySegment dWeight = buffers.changing(new float[d]);
+          kernels.rmsNormForward(x, weight, 0, 1e-5f, out, rstd, rows, d);
+          kernels.rmsNormBackward(x, weight, 0, rstd, dOut, dX, false, dWeight, rows, d);
+          return concat(out, rstd, dX, dWeight);
+        });
+  }
+}

@@ -1,0 +1,291 @@
+package espalier.kernels;
+
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import espalier.bindings.NativeException;
+import java.lang.foreign.MemorySegment;
+import java.util.Arrays;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+
+class SaeEncodeTest extends KernelTest {
+
+  static final int RELU = 0;
+  static final int JUMPRELU = 1;
+  static final int TOPK = 2;
+
+  /** An encoder and what the kernel needs to know of it; absent parts are null. */
+  private record Encoder(
+      int kind,
+      int d,
+      int m,
+      float[] w,
+      float[] b,
+      float[] bPre,
+      float[] threshold,
+      float margin,
+      int k) {
+
+    Encoder withMargin(float newMargin) {
+      return new Encoder(kind, d, m, w, b, bPre, threshold, newMargin, k);
+    }
+  }
+
+  private record Encoded(int[] index, float[] value, float[] pre, int[] count, int capacity) {}
+
+  private Encoder encoder(int kind, int d, int m, boolean centred, int k) {
+    float[] threshold = random(m, 1);
+    for (int i = 0; i < m; i++) threshold[i] = Math.abs(threshold[i]) * (float) Math.sqrt(d);
+    return new Encoder(
+        kind,
+        d,
+        m,
+        random(m * d),
+        random(m),
+        centred ? random(d) : null,
+        kind == JUMPRELU ? threshold : null,
+        0,
+        k);
+  }
+
+  private Encoded run(Encoder e, float[] x, byte[] keep, int capacity) {
+    int tokens = x.length / e.d;
+    MemorySegment index = buffers.ints(tokens * capacity);
+    MemorySegment value = buffers.floats(tokens * capacity);
+    MemorySegment pre = buffers.floats(tokens * capacity);
+    MemorySegment count = buffers.ints(tokens);
+    int scratch = Math.toIntExact(kernels.saeEncodeScratch(e.d, e.m));
+    kernels.saeEncode(
+        buffers.input(x),
+        buffers.input(e.w),
+        buffers.input(e.b),
+        e.bPre == null ? NULL : buffers.input(e.bPre),
+        e.kind,
+        e.threshold == null ? NULL : buffers.input(e.threshold),
+        e.margin,
+        e.k,
+        keep == null ? NULL : buffers.input(keep),
+        index,
+        value,
+        pre,
+        count,
+        capacity,
+        buffers.floats(scratch),
+        tokens,
+        e.d,
+        e.m);
+    return new Encoded(
+        TestBuffers.toInts(index),
+        TestBuffers.toFloats(value),
+        TestBuffers.toFloats(pre),
+        TestBuffers.toInts(count),
+        capacity);
+  }
+
+  @ParameterizedTest
+  @CsvSource({
+    "0, 1, 1, 1, 0, false", "0, 9, 33, 70, 0, true", "0, 70, 5, 333, 0, false",
+    "1, 1, 1, 1, 0, true", "1, 9, 33, 70, 0, false", "1, 70, 65, 333, 0, true",
+    "2, 1, 1, 1, 1, false", "2, 9, 33, 70, 70, true", "2, 70, 65, 333, 20, false",
+    "2, 5, 40, 130, 1, true", "1, 0, 3, 5, 0, true"
+  })
+  void findsTheActiveLatents(int kind, int tokens, int d, int m, int k, boolean centred) {
+    Encoder e = encoder(kind, d, m, centred, k);
+    float[] x = random(tokens * d);
+    byte[] keep = new byte[tokens];
+    if (tokens > 3) keep[3] = 1;
+    int capacity = kind == TOPK ? k : m;
+    Encoded result = run(e, x, tokens > 3 ? keep : null, capacity);
+
+    for (int t = 0; t < tokens; t++) {
+      if (keep[t] != 0) {
+        assertEquals(0, result.count[t]);
+        continue;
+      }
+      double[] z = new double[m];
+      double[] bound = new double[m];
+      preActivations(e, x, t, z, bound);
+      double[] border = border(e, z);
+      float[] found = new float[m];
+      Arrays.fill(found, Float.NaN);
+      int last = -1;
+      for (int entry = t * capacity; entry < t * capacity + result.count[t]; entry++) {
+        int i = result.index[entry];
+        assertTrue(i > last, "indices ascend");
+        last = i;
+        found[i] = result.value[entry];
+        assertEquals(result.pre[entry], result.value[entry]); // here active means positive
+      }
+      for (int i = 0; i < m; i++) {
+        boolean active = !Float.isNaN(found[i]);
+        if (active) assertEquals(z[i], found[i], bound[i], "z of latent " + i);
+        if (active != z[i] > border[i]) {
+          assertEquals(border[i], z[i], 2 * bound[i], "latent " + i + " is on the wrong side");
+        }
+      }
+    }
+  }
+
+  private static void preActivations(Encoder e, float[] x, int t, double[] z, double[] bound) {
+    for (int i = 0; i < e.m; i++) {
+      double size = 0;
+      for (int c = 0; c < e.d; c++) {
+        double term =
+            ((double) x[t * e.d + c] - (e.bPre == null ? 0 : e.bPre[c])) * e.w[i * e.d + c];
+        z[i] += term;
+        size += Math.abs(term);
+      }
+      z[i] += e.b[i];
+      bound[i] = EPS * (Math.sqrt(e.d) + 2) * (size + Math.abs(e.b[i]));
+    }
+  }
+
+  /** An active latent is above its border. */
+  private static double[] border(Encoder e, double[] z) {
+    double[] border = new double[e.m];
+    if (e.kind == JUMPRELU) return doubles(e.threshold);
+    if (e.kind == RELU || e.k == e.m) return border;
+    double[] sorted = z.clone();
+    Arrays.sort(sorted);
+    Arrays.fill(border, Math.max(0, sorted[e.m - e.k - 1]));
+    return border;
+  }
+
+  /** A row of x selects a row of whole numbers: nothing is rounded, and ties are ties. */
+  private Encoder exact(int kind, float[] z, float[] threshold, float margin, int k) {
+    return new Encoder(kind, 1, z.length, z, new float[z.length], null, threshold, margin, k);
+  }
+
+  private static void assertRow(Encoded e, int row, int[] index, float[] value) {
+    assertEquals(index.length, e.count[row], "count");
+    int from = row * e.capacity;
+    assertArrayEquals(index, Arrays.copyOfRange(e.index, from, from + index.length));
+    assertArrayEquals(value, Arrays.copyOfRange(e.value, from, from + index.length));
+  }
+
+  @Test
+  void tiesGoToTheLowerIndex() {
+    float[] z = {1, 3, 2, 3, 2, 3, 2, 5, 2, 1};
+    Encoded four = run(exact(TOPK, z, null, 0, 4), new float[] {1}, null, 4);
+    assertRow(four, 0, new int[] {1, 3, 5, 7}, new float[] {3, 3, 3, 5});
+    Encoded six = run(exact(TOPK, z, null, 0, 6), new float[] {1}, null, 6);
+    assertRow(six, 0, new int[] {1, 2, 3, 4, 5, 7}, new float[] {3, 2, 3, 2, 3, 5});
+    float[] equal = new float[200];
+    Arrays.fill(equal, 1);
+    Encoded first = run(exact(TOPK, equal, null, 0, 3), new float[] {1}, null, 5);
+    assertRow(first, 0, new int[] {0, 1, 2}, new float[] {1, 1, 1});
+  }
+
+  @Test
+  void fewerPositiveThanK() {
+    float[] z = {-1, 0, 2, -3, 1};
+    Encoded e = run(exact(TOPK, z, null, 0, 4), new float[] {1, -1, 0}, null, 4);
+    assertRow(e, 0, new int[] {2, 4}, new float[] {2, 1});
+    assertRow(e, 1, new int[] {0, 3}, new float[] {1, 3});
+    assertRow(e, 2, new int[] {}, new float[] {});
+  }
+
+  @Test
+  void atTheThresholdIsNotAbove() {
+    float[] z = {1, 2, 3, -1, -2};
+    float[] threshold = {1, 1, 1, -2, -2};
+    Encoded e = run(exact(JUMPRELU, z, threshold, 0, 0), new float[] {1}, null, 5);
+    assertRow(e, 0, new int[] {1, 2, 3}, new float[] {2, 3, 0}); // relu of what is above
+    assertEquals(-1, e.pre[2]);
+  }
+
+  @Test
+  void aMarginBringsTheNeighboursOfThresholds() {
+    float[] z = {0.5f, 0.8f, 1, 1.25f, 1.5f, 3};
+    float[] threshold = {1, 1, 1, 1, 1, 1};
+    Encoder e = exact(JUMPRELU, z, threshold, 0.5f, 0);
+    Encoded wide = run(e, new float[] {1}, null, 6);
+    assertRow(wide, 0, new int[] {1, 2, 3, 4, 5}, new float[] {0, 0, 1.25f, 1.5f, 3});
+    assertArrayEquals(
+        new float[] {0.8f, 1, 1.25f, 1.5f, 3}, Arrays.copyOf(wide.pre, 5), "z of neighbours");
+    Encoded none = run(e.withMargin(0), new float[] {1}, null, 6);
+    assertRow(none, 0, new int[] {3, 4, 5}, new float[] {1.25f, 1.5f, 3});
+  }
+
+  @Test
+  void refusesListsThatAreTooShort() {
+    float[] z = {1, 2, 3, -1, 4};
+    for (Encoder e :
+        new Encoder[] {
+          exact(RELU, z, null, 0, 0),
+          exact(JUMPRELU, z, new float[5], 0, 0),
+          exact(TOPK, z, null, 0, 5)
+        }) {
+      Encoded fits = run(e, new float[] {1}, null, 4);
+      assertRow(fits, 0, new int[] {0, 1, 2, 4}, new float[] {1, 2, 3, 4});
+      NativeException refused =
+          assertThrows(NativeException.class, () -> run(e, new float[] {-1, 1}, null, 3));
+      assertEquals(-2, refused.status());
+      assertTrue(refused.getMessage().contains("has 4 active latents"), refused.getMessage());
+    }
+  }
+
+  @Test
+  void notANumberStaysNotANumber() {
+    Encoder e = encoder(TOPK, 7, 90, true, 5);
+    float[] x = random(3 * 7);
+    x[10] = Float.NaN;
+    Encoded result = run(e, x, null, 5);
+    assertEquals(1, result.count[1]);
+    assertEquals(0, result.index[5]);
+    assertTrue(Float.isNaN(result.value[5]));
+    assertEquals(5, result.count[0]);
+    assertEquals(5, result.count[2]);
+  }
+
+  /** More rows than are encoded at a time. */
+  @Test
+  void rowsDoNotDependOnTheirChunk() {
+    int m = 70_001;
+    Encoder e = encoder(TOPK, 2, m, true, 7);
+    float[] x = random(131 * 2);
+    Encoded all = run(e, x, null, 7);
+    for (int t : new int[] {0, 63, 64, 128, 130}) {
+      double[] z = new double[m];
+      preActivations(e, x, t, z, new double[m]);
+      double[] sorted = z.clone();
+      Arrays.sort(sorted);
+      assertEquals(7, all.count[t]);
+      for (int j = 0; j < 7; j++) {
+        assertTrue(z[all.index[t * 7 + j]] >= sorted[m - 7] - 1e-5, "row " + t);
+      }
+    }
+  }
+
+  @Test
+  void isTheSameForAnyThreads() {
+    Encoder e = encoder(JUMPRELU, 60, 700, true, 0);
+    float[] x = random(150 * 60);
+    assertSameForAnyThreads(
+        () -> {
+          Encoded r = run(e, x, null, 700);
+          float[] out = new float[150 + 2 * 150 * 700];
+          for (int t = 0; t < 150; t++) {
+            out[t] = r.count[t];
+            for (int j = 0; j < r.count[t]; j++) {
+              out[150 + t * 700 + j] = r.index[t * 700 + j];
+              out[150 + (150 + t) * 700 + j] = r.value[t * 700 + j];
+            }
+          }
+          return out;
+        });
+  }
+
+  @ParameterizedTest
+  @CsvSource({"1, false, 0", "0, true, 0", "2, false, 0", "2, false, 6", "3, false, 1"})
+  void refusesAContradiction(int kind, boolean withThreshold, int k) {
+    float[] threshold = withThreshold ? new float[5] : null;
+    assertThrows(
+        NativeException.class,
+        () -> run(exact(kind, new float[5], threshold, 0, k), new float[1], null, 5));
+  }
+}

@@ -1,0 +1,115 @@
+package espalier.kernels;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.ArrayList;
+import java.util.List;
+
+/**
+ * Native memory for kernel tests. Every buffer lies between guard zones full of NaN and is aligned
+ * to its element only; outputs start as NaN. {@link #verify} finds writes outside a buffer and
+ * writes to inputs; a read outside brings NaN into the result.
+ */
+final class TestBuffers implements AutoCloseable {
+
+  private static final long GUARD_BYTES = 192;
+  private static final byte POISON = -1; // NaN as float or double, -1 as an integer
+
+  private final Arena arena = Arena.ofConfined();
+  private final List<Buffer> buffers = new ArrayList<>();
+
+  /**
+   * @param original the content that must not change, or null for an output
+   */
+  private record Buffer(MemorySegment guarded, MemorySegment content, byte[] original) {}
+
+  MemorySegment input(float... values) {
+    return input(MemorySegment.ofArray(values), Float.BYTES);
+  }
+
+  MemorySegment input(int... values) {
+    return input(MemorySegment.ofArray(values), Integer.BYTES);
+  }
+
+  MemorySegment input(byte... values) {
+    return input(MemorySegment.ofArray(values), Byte.BYTES);
+  }
+
+  MemorySegment input(long... values) {
+    return input(MemorySegment.ofArray(values), Long.BYTES);
+  }
+
+  private MemorySegment input(MemorySegment values, int elementBytes) {
+    MemorySegment content = allocate(values.byteSize(), elementBytes);
+    content.copyFrom(values);
+    Buffer last = buffers.removeLast();
+    buffers.add(new Buffer(last.guarded, content, content.toArray(ValueLayout.JAVA_BYTE)));
+    return content;
+  }
+
+  /** Floats that a kernel writes; NaN until then. */
+  MemorySegment floats(int count) {
+    return allocate((long) count * Float.BYTES, Float.BYTES);
+  }
+
+  MemorySegment ints(int count) {
+    return allocate((long) count * Integer.BYTES, Integer.BYTES);
+  }
+
+  MemorySegment longs(int count) {
+    return allocate((long) count * Long.BYTES, Long.BYTES);
+  }
+
+  MemorySegment doubles(int count) {
+    return allocate((long) count * Double.BYTES, Double.BYTES);
+  }
+
+  /** Floats that a kernel adds to or changes in place. */
+  MemorySegment changing(float... values) {
+    MemorySegment buffer = floats(values.length);
+    buffer.copyFrom(MemorySegment.ofArray(values));
+    return buffer;
+  }
+
+  static float[] toFloats(MemorySegment buffer) {
+    return buffer.toArray(ValueLayout.JAVA_FLOAT);
+  }
+
+  static int[] toInts(MemorySegment buffer) {
+    return buffer.toArray(ValueLayout.JAVA_INT);
+  }
+
+  void verify() {
+    for (Buffer buffer : buffers) {
+      long start = buffer.content.address() - buffer.guarded.address();
+      long end = start + buffer.content.byteSize();
+      for (long i = 0; i < buffer.guarded.byteSize(); i++) {
+        if (i >= start && i < end) continue;
+        byte found = buffer.guarded.get(ValueLayout.JAVA_BYTE, i);
+        long at = i - start;
+        assertEquals(
+            POISON, found, () -> "written outside a buffer of " + (end - start) + " at byte " + at);
+      }
+      if (buffer.original != null) {
+        MemorySegment original = MemorySegment.ofArray(buffer.original);
+        assertEquals(-1, original.mismatch(buffer.content), "an input was written to");
+      }
+    }
+  }
+
+  @Override
+  public void close() {
+    arena.close();
+  }
+
+  private MemorySegment allocate(long bytes, int elementBytes) {
+    MemorySegment guarded = arena.allocate(2 * GUARD_BYTES + elementBytes + bytes, 64);
+    guarded.fill(POISON);
+    MemorySegment content = guarded.asSlice(GUARD_BYTES + elementBytes, bytes);
+    buffers.add(new Buffer(guarded, content, null));
+    return content;
+  }
+}
