@@ -33,6 +33,14 @@ public final class Device implements AutoCloseable {
     return new Device(kernels);
   }
 
+  /** What OpenBLAS says of its build and of the kernels it has chosen for this processor. */
+  public static String openBlas() {
+    NativeLibraries.require();
+    return Cblas.openblas_get_config().getString(0).strip()
+        + ", kernels for "
+        + Cblas.openblas_get_corename().getString(0);
+  }
+
   public Kernels kernels() {
     return kernels;
   }

@@ -13,7 +13,6 @@ import espalier.sae.SaeStatistics;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
 import java.util.OptionalDouble;
-import java.util.Set;
 import java.util.SortedMap;
 import java.util.TreeMap;
 import java.util.function.Consumer;
@@ -54,14 +53,13 @@ final class Evaluator {
       LanguageModel model,
       SortedMap<Integer, Sae> saes,
       Adapters adapters,
-      TokenRows rows,
-      Set<Integer> special) {
+      TokenRows rows) {
     this.device = device;
     this.model = model;
     this.saes = saes;
     this.rows = rows;
     inOrder = new BatchSource(rows, RowOrder.sequential(rows.count()));
-    batch = new TokenBatch(device, batchSize(rows), rows.context(), special);
+    batch = new TokenBatch(device, batchSize(rows), rows.context(), model.config().specialIds());
     sum = new Sum(device);
     unadapted = record(Adapters.NONE, true);
     adapted = adapters.byPath().isEmpty() ? null : record(adapters.frozen(), false);
@@ -85,9 +83,11 @@ final class Evaluator {
    * @param progress told of each batch with the number of rows done
    */
   Evaluation evaluate(Consumer<Integer> progress) {
+    int doneBefore = 0;
     if (before == null) {
+      doneBefore = rows.count();
       statistics.values().forEach(SaeStatistics::reset);
-      Means means = run(unadapted, progress);
+      Means means = run(unadapted, 0, progress);
       SortedMap<Integer, SaeStatistics.Summary> summaries = new TreeMap<>();
       statistics.forEach((layer, s) -> summaries.put(layer, s.summary()));
       before =
@@ -102,7 +102,7 @@ final class Evaluator {
     if (adapted == null) {
       return before;
     }
-    Means means = run(adapted, progress);
+    Means means = run(adapted, doneBefore, progress);
     return new Evaluation(
         before.ceBase(),
         before.ceSae(),
@@ -117,8 +117,9 @@ final class Evaluator {
     return statistics;
   }
 
-  int rows() {
-    return rows.count();
+  /** Rows that the next evaluation passes over, counting each pass. */
+  int work() {
+    return rows.count() * ((before == null ? 1 : 0) + (adapted == null ? 0 : 1));
   }
 
   private Pass record(Adapters with, boolean withStatistics) {
@@ -149,7 +150,7 @@ final class Evaluator {
             1));
   }
 
-  private Means run(Pass pass, Consumer<Integer> progress) {
+  private Means run(Pass pass, int done, Consumer<Integer> progress) {
     double kl = 0;
     double ce = 0;
     double ceBase = 0;
@@ -160,7 +161,7 @@ final class Evaluator {
       kl += sum.of(pass.divergence.kl());
       ce += sum.of(pass.divergence.ceStudent());
       ceBase += sum.of(pass.divergence.ceTeacher());
-      progress.accept((i + 1) * batch.batch());
+      progress.accept(done + (i + 1) * batch.batch());
     }
     double predictions = (double) passesOverData * batch.predictions();
     double tokens = (double) passesOverData * batch.tokens();

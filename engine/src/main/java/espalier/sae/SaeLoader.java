@@ -3,11 +3,9 @@ package espalier.sae;
 import espalier.autograd.Parameter;
 import espalier.device.Control;
 import espalier.device.Device;
-import espalier.format.SaeFile;
 import espalier.format.SaeWeights;
 import espalier.format.TensorEntry;
 import espalier.tensor.Tensor;
-import java.nio.file.Path;
 import java.util.function.Consumer;
 
 /** Brings an SAE from its files into device memory, in the one layout that the engine uses. */
@@ -18,19 +16,16 @@ public final class SaeLoader {
   /**
    * @param warn told of what is odd but can be used
    */
-  public static Sae load(Device device, Path path, Consumer<String> warn) {
-    try (SaeFile file = SaeFile.open(path)) {
-      SaeWeights weights = file.weights();
-      weights.warnings().forEach(warning -> warn.accept(path + ": " + warning));
-      Sae sae = upload(device, weights);
-      Control control = new Control(device);
-      for (Parameter parameter : sae.parameters()) {
-        if (!isFinite(device, control, parameter.value())) {
-          warn.accept(path + ": " + parameter.name() + " holds NaN or infinite values");
-        }
+  public static Sae load(Device device, SaeWeights weights, Consumer<String> warn) {
+    weights.warnings().forEach(warning -> warn.accept(weights.path() + ": " + warning));
+    Sae sae = upload(device, weights);
+    Control control = new Control(device);
+    for (Parameter parameter : sae.parameters()) {
+      if (!isFinite(device, control, parameter.value())) {
+        warn.accept(weights.path() + ": " + parameter.name() + " holds NaN or infinite values");
       }
-      return sae;
     }
+    return sae;
   }
 
   private static Sae upload(Device device, SaeWeights w) {

@@ -3,6 +3,7 @@ package espalier.train;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.device.Device;
+import java.util.Optional;
 
 /**
  * Steps of gradient accumulation, clipping and AdamW, with metrics, evaluations, checkpoints and a
@@ -75,14 +76,17 @@ public final class TrainingLoop {
   }
 
   /**
-   * Continues from a checkpoint: its parameters and moments are taken over, later metrics are cut
-   * off.
+   * Starts at step 0, or goes on from a checkpoint: its parameters and moments are taken over.
+   * Metrics of later steps are cut off.
    */
-  public void resume(Checkpoints.Saved saved) {
-    saved.restore(optimizer);
-    step = saved.step();
-    seconds = saved.seconds();
-    metrics.truncateAfter(step);
+  public void begin(Optional<Checkpoints.Saved> saved) {
+    saved.ifPresent(
+        from -> {
+          from.restore(optimizer);
+          step = from.step();
+          seconds = from.seconds();
+        });
+    metrics.truncateAfter(saved.isPresent() ? step : -1);
   }
 
   /** Updates done so far. */

@@ -1,0 +1,179 @@
+package espalier.recipe;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.data.TokenRows;
+import espalier.device.Control;
+import espalier.device.Device;
+import espalier.format.InputException;
+import espalier.format.ModelConfig;
+import espalier.format.ModelFolder;
+import espalier.format.PeftAdapter;
+import espalier.lora.LoraAdapter;
+import espalier.lora.LoraSettings;
+import espalier.model.LanguageModel;
+import espalier.model.TokenBatch;
+import espalier.sae.Sae;
+import espalier.train.AdamW;
+import espalier.train.Checkpoints;
+import espalier.train.Interruption;
+import espalier.train.MetricsLog;
+import espalier.train.TrainingLoop;
+import java.lang.foreign.MemorySegment;
+import java.util.List;
+import java.util.Optional;
+import java.util.SortedMap;
+import java.util.SplittableRandom;
+
+/**
+ * {@code espalier adapt}: trains adapters around frozen SAEs until the model behaves like itself
+ * again (Chen, Engels and Tegmark 2025).
+ */
+public final class AdaptRecipe {
+
+  private final AdaptSettings settings;
+  private final Console console;
+
+  public AdaptRecipe(AdaptSettings settings, Console console) {
+    this.settings = settings;
+    this.console = console;
+  }
+
+  /** What the run works on, read and checked. */
+  private record Inputs(
+      LanguageModel model,
+      SortedMap<Integer, Sae> saes,
+      LoraAdapter lora,
+      TokenRows rows,
+      Optional<TokenRows> evalRows,
+      Control control) {}
+
+  /** Everything is checked before anything is written. */
+  public TrainingLoop.End run() {
+    RunFolder folder = RunFolder.check(settings.out(), settings.resume());
+    try (Device device = Device.openCpu()) {
+      Inputs inputs;
+      try (ModelFolder files = ModelFolder.open(settings.model())) {
+        inputs = read(device, files);
+      }
+      return train(device, folder, inputs);
+    }
+  }
+
+  private Inputs read(Device device, ModelFolder files) {
+    ModelConfig config = files.config();
+    SaeSpec.check(settings.saes(), config.numLayers());
+    TokenRows rows = TokenRows.read(settings.data(), config, settings.model(), settings.context());
+    Optional<TokenRows> evalRows =
+        settings
+            .evalData()
+            .map(f -> TokenRows.read(List.of(f), config, settings.model(), rows.context()));
+    SortedMap<Integer, Sae> saes = Saes.load(device, settings.saes(), config, console);
+    LanguageModel model = LanguageModel.load(device, files);
+    Control control = new Control(device);
+    return new Inputs(model, saes, adapter(device, model, control), rows, evalRows, control);
+  }
+
+  private LoraAdapter adapter(Device device, LanguageModel model, Control control) {
+    if (settings.initAdapter().isEmpty()) {
+      LoraSettings lora =
+          new LoraSettings(
+              settings.rank().orElse(AdaptSettings.DEFAULT_RANK),
+              settings.alpha(),
+              settings.dropout(),
+              AdapterChoice.targets(settings.targets(), model),
+              AdapterChoice.layers(settings.layers(), settings.saes(), model.layers()));
+      return LoraAdapter.initialise(
+          device, model, lora, control, new SplittableRandom(settings.seed()));
+    }
+    try (PeftAdapter file = PeftAdapter.open(settings.initAdapter().get())) {
+      if (settings.rank().isPresent() && settings.rank().getAsInt() != file.rank()) {
+        throw new InputException(
+            "--rank %d: the adapter of --init-adapter has rank %d"
+                .formatted(settings.rank().getAsInt(), file.rank()));
+      }
+      return LoraAdapter.load(device, model, file, settings.dropout(), control);
+    }
+  }
+
+  private TrainingLoop.End train(Device device, RunFolder folder, Inputs in) {
+    TokenBatch batch =
+        new TokenBatch(device, settings.batch(), in.rows.context(), in.model.config().specialIds());
+    AdaptObjective objective =
+        new AdaptObjective(
+            device,
+            in.model,
+            in.saes,
+            in.lora.adapters(),
+            new BatchSource(in.rows, settings.order().over(in.rows.count(), settings.seed())),
+            batch,
+            settings.accumulate(),
+            in.control,
+            settings.seed());
+    Optional<Evaluator> evaluator =
+        in.evalRows
+            .filter(data -> settings.evalEvery() > 0)
+            .map(data -> new Evaluator(device, in.model, in.saes, in.lora.adapters(), data));
+    // Training and evaluation never run at once: they share their memory.
+    long bytes = objective.tape().bytes();
+    if (evaluator.isPresent()) {
+      bytes = Math.max(bytes, evaluator.get().bytes());
+    }
+    MemorySegment workspace = device.allocate(bytes);
+    objective.tape().bind(workspace);
+    evaluator.ifPresent(e -> e.bind(workspace));
+
+    int steps = settings.steps().orElse(onePass(in.rows));
+    Checkpoints checkpoints = new Checkpoints(folder.checkpoints(), fingerprint(steps));
+    Optional<Checkpoints.Saved> saved = settings.resume() ? checkpoints.latest() : Optional.empty();
+    AdamW optimizer =
+        AdamW.create(
+            device,
+            in.lora.parameters(),
+            AdamW.Hyperparameters.of(settings.weightDecay(), settings.clip()),
+            in.control);
+    folder.begin("adapt", SettingsJson.of(settings), settings.seed());
+    TrainingRun run =
+        new TrainingRun(
+            "adapt",
+            console,
+            "kl",
+            steps,
+            evaluator.map(e -> () -> e.evaluate(done -> {}).toJson()));
+    try (MetricsLog metrics = new MetricsLog(folder.metrics());
+        Interruption interruption = new Interruption()) {
+      TrainingLoop loop =
+          new TrainingLoop(
+              device,
+              new TrainingLoop.Settings(
+                  steps,
+                  settings.accumulate(),
+                  settings.lr(),
+                  settings.schedule(),
+                  settings.warmup(),
+                  settings.evalEvery(),
+                  settings.checkpointEvery()),
+              objective,
+              optimizer,
+              metrics,
+              checkpoints,
+              interruption);
+      TrainingLoop.End end = run.train(loop, saved, checkpoints, folder.path());
+      if (end == TrainingLoop.End.DONE) {
+        in.lora.save(folder.path(), settings.model().getFileName().toString());
+      }
+      return end;
+    }
+  }
+
+  private int onePass(TokenRows rows) {
+    return Math.max(1, rows.count() / (settings.batch() * settings.accumulate()));
+  }
+
+  /** What a resumed run must share with the one it continues: all that its course depends on. */
+  private String fingerprint(int steps) {
+    ObjectNode json = SettingsJson.of(settings);
+    json.remove(List.of("out", "resume", "evalData", "evalEvery", "checkpointEvery", "steps"));
+    json.put("steps", steps);
+    return json.toString();
+  }
+}

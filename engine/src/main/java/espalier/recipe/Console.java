@@ -1,0 +1,122 @@
+package espalier.recipe;
+
+import java.io.PrintStream;
+import java.time.Duration;
+import me.tongfei.progressbar.ProgressBar;
+import me.tongfei.progressbar.ProgressBarBuilder;
+import me.tongfei.progressbar.ProgressBarStyle;
+
+/**
+ * What a job says while it runs, all of it on the error stream: results alone go to the output
+ * stream.
+ *
+ * <p>On a terminal progress is a live bar with the time that is left; elsewhere it is a line now
+ * and then.
+ */
+public final class Console {
+
+  private final PrintStream err;
+  private final boolean terminal;
+
+  private Console(PrintStream err, boolean terminal) {
+    this.err = err;
+    this.terminal = terminal;
+  }
+
+  /** Writes to the process's error stream. */
+  public static Console standard() {
+    return new Console(System.err, System.console() != null && System.console().isTerminal());
+  }
+
+  /** Writes lines to {@code err}. */
+  public static Console to(PrintStream err) {
+    return new Console(err, false);
+  }
+
+  public void info(String message) {
+    err.println(message);
+  }
+
+  public void warn(String message) {
+    err.println("WARNING: " + message);
+  }
+
+  /** Progress of a task of {@code total} units, to be closed when it is over. */
+  public Progress progress(String task, long total) {
+    return terminal ? new Bar(task, total) : new Lines(task, total);
+  }
+
+  /** Progress of one task. */
+  public interface Progress extends AutoCloseable {
+    /**
+     * @param done units done so far
+     * @param detail what the latest of them gave, short
+     */
+    void step(long done, String detail);
+
+    @Override
+    void close();
+  }
+
+  private final class Bar implements Progress {
+    private final ProgressBar bar;
+
+    Bar(String task, long total) {
+      bar =
+          new ProgressBarBuilder()
+              .setTaskName(task)
+              .setInitialMax(total)
+              .setStyle(ProgressBarStyle.UNICODE_BLOCK)
+              .setUpdateIntervalMillis(200)
+              .continuousUpdate()
+              .build();
+    }
+
+    @Override
+    public void step(long done, String detail) {
+      bar.stepTo(done);
+      bar.setExtraMessage(detail);
+    }
+
+    @Override
+    public void close() {
+      bar.close();
+    }
+  }
+
+  private final class Lines implements Progress {
+    private static final int TENTHS = 10;
+    private final String task;
+    private final long total;
+    private final long start = System.nanoTime();
+    private long printed;
+
+    Lines(String task, long total) {
+      this.task = task;
+      this.total = total;
+    }
+
+    @Override
+    public void step(long done, String detail) {
+      long tenth = done * TENTHS / total;
+      if (tenth > printed) {
+        printed = tenth;
+        double seconds = (System.nanoTime() - start) * 1e-9;
+        double left = seconds / done * (total - done);
+        err.printf(
+            "%s: %d of %d (%s, %s left)  %s%n",
+            task, done, total, time(seconds), time(left), detail);
+      }
+    }
+
+    private static String time(double seconds) {
+      Duration d = Duration.ofMillis(Math.round(seconds * 1e3));
+      return d.toMinutes() > 0
+          ? "%d min %02d s".formatted(d.toMinutes(), d.toSecondsPart())
+          : "%d.%d s".formatted(d.toSeconds(), d.toMillisPart() / 100);
+    }
+
+    @Override
+    public void close() {}
+  }
+}

@@ -1,0 +1,8 @@
+package espalier.recipe;
+
+/** {@code --device}. */
+public enum DeviceChoice {
+  AUTO,
+  CPU,
+  CUDA
+}

@@ -1,0 +1,87 @@
+package espalier.recipe;
+
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.format.AtomicFiles;
+import espalier.format.InputException;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.stream.Stream;
+
+/**
+ * The folder of a run: {@code run.json} with everything the run depends on, {@code metrics.jsonl},
+ * {@code checkpoints}, {@code report.html}, and what the job makes.
+ */
+record RunFolder(Path path) {
+
+  private static final String RUN = "run.json";
+
+  /**
+   * Refuses a folder that holds anything, unless a run in it is to be resumed. Writes nothing.
+   *
+   * @param resume whether {@code --resume} was given
+   */
+  static RunFolder check(Path path, boolean resume) {
+    if (Files.exists(path) && !Files.isDirectory(path)) {
+      throw new InputException("--out " + path + ": is no folder");
+    }
+    if (Files.isDirectory(path) && !isEmpty(path)) {
+      boolean holdsRun = Files.exists(path.resolve(RUN));
+      if (!holdsRun) {
+        throw new InputException("--out " + path + ": holds other files");
+      }
+      if (!resume) {
+        throw new InputException("--out " + path + ": holds another run; --resume continues it");
+      }
+    }
+    return new RunFolder(path);
+  }
+
+  private static boolean isEmpty(Path path) {
+    try (Stream<Path> files = Files.list(path)) {
+      return files.findAny().isEmpty();
+    } catch (IOException e) {
+      throw new InputException("--out " + path + ": cannot be listed");
+    }
+  }
+
+  Path metrics() {
+    return path.resolve("metrics.jsonl");
+  }
+
+  Path checkpoints() {
+    return path.resolve("checkpoints");
+  }
+
+  /** Makes the folder and writes {@code run.json}. */
+  void begin(String command, ObjectNode settings, long seed) {
+    ObjectNode run = JsonNodeFactory.instance.objectNode();
+    run.put("command", command);
+    run.set("settings", settings);
+    run.put("seed", seed);
+    run.set("versions", Versions.json());
+    run.put("git_revision", Versions.revision());
+    run.set("machine", Versions.machine());
+    try {
+      Files.createDirectories(path);
+    } catch (IOException e) {
+      throw new InputException("--out " + path + ": cannot be made");
+    }
+    write(RUN, run);
+  }
+
+  /** Writes a JSON file into the folder. */
+  void write(String name, ObjectNode json) {
+    try {
+      AtomicFiles.write(
+          path.resolve(name),
+          new ObjectMapper().writerWithDefaultPrettyPrinter().writeValueAsString(json) + "\n");
+    } catch (JsonProcessingException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+}

@@ -1,0 +1,54 @@
+package espalier.recipe;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.train.Checkpoints;
+import espalier.train.TrainingLoop;
+import java.nio.file.Path;
+import java.util.Optional;
+import java.util.function.Supplier;
+
+/**
+ * What the user sees of a training loop: its progress, and how to go on after an interruption.
+ *
+ * @param task name of the job
+ * @param lossField field of the metrics that is shown as it falls
+ * @param evaluation measures the model as it stands; empty where nothing is evaluated
+ */
+record TrainingRun(
+    String task,
+    Console console,
+    String lossField,
+    long steps,
+    Optional<Supplier<ObjectNode>> evaluation) {
+
+  TrainingLoop.End train(
+      TrainingLoop loop, Optional<Checkpoints.Saved> saved, Checkpoints checkpoints, Path folder) {
+    loop.begin(saved);
+    saved.ifPresent(s -> console.info("%s: continuing after step %d".formatted(task, s.step())));
+    try (Console.Progress progress = console.progress(task, steps)) {
+      TrainingLoop.End end =
+          loop.run(
+              new TrainingLoop.Listener() {
+                @Override
+                public void stepDone(long step, ObjectNode line) {
+                  progress.step(
+                      step, "%s %.4f".formatted(lossField, line.get(lossField).doubleValue()));
+                }
+
+                @Override
+                public ObjectNode evaluate(long step) {
+                  return evaluation.orElseThrow().get();
+                }
+              });
+      if (end == TrainingLoop.End.INTERRUPTED) {
+        console.info(
+            "%s: interrupted after step %d; %s is written, the same command with --resume goes on"
+                .formatted(
+                    task,
+                    loop.step(),
+                    checkpoints.latestFile().map(Path::toString).orElse(folder.toString())));
+      }
+      return end;
+    }
+  }
+}

@@ -1,0 +1,33 @@
+package espalier.recipe;
+
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.device.Device;
+
+/** What made a run: versions, revision and machine, for {@code run.json}. */
+final class Versions {
+
+  private Versions() {}
+
+  static ObjectNode json() {
+    String version = Versions.class.getPackage().getImplementationVersion();
+    return JsonNodeFactory.instance
+        .objectNode()
+        .put("espalier", version == null ? "development" : version)
+        .put("java", Runtime.version().toString())
+        .put("openblas", Device.openBlas());
+  }
+
+  /** The launcher passes it on; unknown where there is no repository. */
+  static String revision() {
+    return System.getProperty("espalier.revision", "unknown");
+  }
+
+  static ObjectNode machine() {
+    return JsonNodeFactory.instance
+        .objectNode()
+        .put("os", System.getProperty("os.name") + " " + System.getProperty("os.version"))
+        .put("arch", System.getProperty("os.arch"))
+        .put("processors", Runtime.getRuntime().availableProcessors());
+  }
+}
