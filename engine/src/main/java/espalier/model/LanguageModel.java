@@ -17,6 +17,7 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.function.Function;
 import java.util.random.RandomGenerator;
 import java.util.stream.Stream;
 
@@ -31,7 +32,6 @@ public final class LanguageModel {
   private final List<DecoderBlock> blocks;
   private final RmsNorm finalNorm;
   private final Parameter head;
-  private final Map<String, Tensor> tensors;
   private final List<WeightStack> stacks;
   private final Map<String, Parameter> weights;
   private final RotaryTable rotary;
@@ -53,14 +53,6 @@ public final class LanguageModel {
     }
     finalNorm = layout.norm(LlamaLayout.FINAL_NORM, weights::get);
     head = config.tieWordEmbeddings() ? embedding : weights.get(LlamaLayout.HEAD);
-    tensors = new LinkedHashMap<>();
-    for (WeightStack stack : stacks) {
-      long row = 0;
-      for (WeightStack.Part part : stack.parts()) {
-        tensors.put(part.tensor(), weights.get(stack.name()).value().rows(row, part.rows()));
-        row += part.rows();
-      }
-    }
   }
 
   /**
@@ -117,6 +109,21 @@ public final class LanguageModel {
     return new LanguageModel(config, stacks, weights, RotaryTable.of(device, config));
   }
 
+  /**
+   * A model over trained parameters of {@link #parameters} that starts with the weights of another.
+   */
+  public static LanguageModel trainable(
+      Device device, LanguageModel from, ParameterSet parameters) {
+    Map<String, Parameter> weights = new LinkedHashMap<>();
+    from.weights.forEach(
+        (name, weight) -> {
+          Parameter parameter = parameters.get(name);
+          device.kernels().copy(weight.data(), parameter.data(), weight.value().size());
+          weights.put(name, parameter);
+        });
+    return new LanguageModel(from.config, from.stacks, weights, from.rotary);
+  }
+
   /** The same model, for passes that do not train it. */
   public LanguageModel frozen() {
     Map<String, Parameter> frozen = new LinkedHashMap<>();
@@ -138,7 +145,25 @@ public final class LanguageModel {
 
   /** Every weight by the name that files give it; vectors are single rows. */
   public Map<String, Tensor> tensors() {
-    return tensors;
+    return parts(Parameter::value);
+  }
+
+  /** Every gradient of a trained model, named and shaped as {@link #tensors}. */
+  public Map<String, Tensor> gradients() {
+    return parts(Parameter::gradient);
+  }
+
+  /** Stacked weights taken apart again, by the names that files give the parts. */
+  private Map<String, Tensor> parts(Function<Parameter, Tensor> of) {
+    Map<String, Tensor> parts = new LinkedHashMap<>();
+    for (WeightStack stack : stacks) {
+      long row = 0;
+      for (WeightStack.Part part : stack.parts()) {
+        parts.put(part.tensor(), of.apply(weights.get(stack.name())).rows(row, part.rows()));
+        row += part.rows();
+      }
+    }
+    return parts;
   }
 
   /** Path prefix of a block, as the names of its layers begin. */

@@ -1,13 +1,12 @@
-package espalier.golden;
+package espalier.model;
 
-import static espalier.golden.Golden.assertClose;
+import static espalier.Golden.assertClose;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 
+import espalier.Golden;
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
 import espalier.device.Device;
-import espalier.model.LanguageModel;
-import espalier.model.TokenBatch;
 import espalier.nn.Adapters;
 import espalier.sae.Sae;
 import espalier.sae.Splice;

@@ -1,4 +1,4 @@
-package espalier.golden;
+package espalier;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
@@ -9,6 +9,7 @@ import espalier.data.TokenRows;
 import espalier.device.Device;
 import espalier.format.ModelConfig;
 import espalier.format.ModelFolder;
+import espalier.format.SaeFile;
 import espalier.format.Safetensors;
 import espalier.format.TensorEntry;
 import espalier.model.LanguageModel;
@@ -25,17 +26,17 @@ import java.util.List;
  * What PyTorch computed in float64 from small models, read from the test resources. See the README
  * there.
  */
-final class Golden {
+public final class Golden {
 
-  static final int LAYER = 1;
+  public static final int LAYER = 1;
 
   private Golden() {}
 
-  static Path folder(String name) {
+  public static Path folder(String name) {
     return Path.of("src/test/resources/golden", name);
   }
 
-  static JsonNode scalars() {
+  public static JsonNode scalars() {
     try {
       return new ObjectMapper().readTree(folder("scalars.json").toFile());
     } catch (IOException e) {
@@ -43,7 +44,7 @@ final class Golden {
     }
   }
 
-  static float[] values(Device device, String file, String name) {
+  public static float[] values(Device device, String file, String name) {
     try (Safetensors tensors = Safetensors.open(folder(file + ".safetensors"))) {
       TensorEntry entry = tensors.tensor(name);
       Tensor copy = Tensor.allocate(device, 1, entry.size());
@@ -52,27 +53,36 @@ final class Golden {
     }
   }
 
-  static LanguageModel model(Device device, String name) {
+  /** Whether a file holds a tensor. */
+  public static boolean has(String file, String name) {
+    try (Safetensors tensors = Safetensors.open(folder(file + ".safetensors"))) {
+      return tensors.tensors().containsKey(name);
+    }
+  }
+
+  public static LanguageModel model(Device device, String name) {
     try (ModelFolder folder = ModelFolder.open(folder(name))) {
       return LanguageModel.load(device, folder);
     }
   }
 
-  static Sae sae(Device device, String kind) {
-    return SaeLoader.load(
-        device,
-        folder("sae-" + kind),
-        warning -> {
-          throw new AssertionError(warning);
-        });
+  public static Sae sae(Device device, String kind) {
+    try (SaeFile file = SaeFile.open(folder("sae-" + kind))) {
+      return SaeLoader.load(
+          device,
+          file.weights(),
+          warning -> {
+            throw new AssertionError(warning);
+          });
+    }
   }
 
-  static TokenRows tokens(ModelConfig config) {
+  public static TokenRows tokens(ModelConfig config) {
     return TokenRows.read(List.of(folder("tokens.npy")), config, folder("llama"), 0);
   }
 
   /** All three rows as one batch. */
-  static TokenBatch batch(Device device, ModelConfig config) {
+  public static TokenBatch batch(Device device, ModelConfig config) {
     TokenRows rows = tokens(config);
     TokenBatch batch = new TokenBatch(device, rows.count(), rows.context(), config.specialIds());
     int[] row = new int[rows.context()];
@@ -84,7 +94,7 @@ final class Golden {
   }
 
   /** The largest error must be within {@code tolerance} of the largest expected value. */
-  static void assertClose(String what, float[] expected, float[] actual, double tolerance) {
+  public static void assertClose(String what, float[] expected, float[] actual, double tolerance) {
     assertEquals(expected.length, actual.length, what);
     double scale = 0;
     double error = 0;
