@@ -4,10 +4,10 @@
     compare_adapt.py [--shape llama-256] [--sae topk|jumprelu] [--alternations 5 --steps 12]
     compare_adapt.py --shape smollm2 --model HF_DIR [--sae-layer L --sae-path DIR --tokens F.npy --init-adapter DIR]
 
-Both run on the same model, SAE, tokens, initial adapter and number of threads (reference/adapt_step.py makes the files),
-each measurement a process of its own, whose peak resident memory is the kernel's figure. Which of the two goes first
-changes from one alternation to the next. Tokens/s: of the median step after the first two. Each measurement is a line of
-results/adapt-TIME.jsonl. OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are removed from the environment of both.
+Both run on the same model, SAE, tokens, initial adapter and number of threads (reference/adapt_step.py makes the
+files), each measurement a process of its own, whose peak resident memory is the kernel's figure. Which of the two goes
+first changes from one alternation to the next. Tokens/s: of the median step after the first two. Each measurement is a
+line of results/adapt-TIME.jsonl. OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are removed from the environment of both.
 """
 import argparse
 import json

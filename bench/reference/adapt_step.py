@@ -3,7 +3,8 @@
 whole logits (log_softmax and softmax over [batch, tokens, vocab]), AdamW, clipping (arXiv 2501.19406, section 3).
 
     adapt_step.py make DIR --shape llama-256 [--sae topk|jumprelu]
-    adapt_step.py make DIR --shape smollm2 --model HF_DIR [--sae-layer L --sae-path DIR --tokens F.npy --init-adapter DIR]
+    adapt_step.py make DIR --shape smollm2 --model HF_DIR [--sae-layer L --sae-path DIR] [--tokens F.npy]
+                           [--init-adapter DIR]
     adapt_step.py run DIR --steps N [--threads 2 --attention eager|sdpa --out ADAPTER_DIR]
 
 `make` writes model, SAE, token rows, initial adapter and job.json, so that Espalier runs on the very same files (for

@@ -27,10 +27,10 @@ from live_cases import Case, build, cases
 from sae import Sae
 from spliced import Spliced, evaluate, kl_sum, load_model
 
-# Relative errors allowed: a thousand roundings of float32, all in the same direction. (PyTorch's own float32 errs by some
-# 1e-7 in CE and KL and 1e-6 in gradients: it sums the same number of terms, but its roundings go either way.)
+# Relative errors allowed: a thousand roundings of float32, all in the same direction. (PyTorch's own float32 errs by
+# some 1e-7 in CE and KL and 1e-6 in gradients: it sums as many terms, but its roundings go either way.)
 EVALUATE = KL = GRAD_NORM = 1000 * 2.0**-24
-# Adam divides a gradient by its own size, so entries near 0 amplify rounding: of the whole change of the matrices, in norm.
+# Of the whole change of the matrices, in norm. Adam divides a gradient by its own size, so entries near 0 amplify rounding.
 WEIGHTS = 10 * EVALUATE
 # A decision nearer than this, in standard deviations of the pre-activations, may fall either way in float32.
 MARGIN = 1e-5
@@ -120,7 +120,7 @@ def compare_evaluate(case: Case, folder: Path, launcher: str, adapter: Path | No
 
 
 def train(net: Spliced, rows: np.ndarray, case: Case, lrs: list[float]) -> tuple[list[float], list[float]]:
-    """The steps of `espalier adapt --order sequential`: KL per token and gradient norm of each; lrs as Espalier logged them."""
+    """KL per token and gradient norm of each step of `espalier adapt --order sequential`; lrs as Espalier logged them."""
     option = {"--batch": 1, "--accumulate": 1, "--weight-decay": 0.01, "--clip": 1.0} | case.options
     weights = list(net.adapter_weights().values())
     optimizer = torch.optim.AdamW(weights, weight_decay=option["--weight-decay"])
@@ -170,8 +170,10 @@ def compare_adapt(case: Case, folder: Path, launcher: str, out: Path) -> bool:
         return group.report()
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "step_ms" in line]
-    group.holds(f"{len(steps)} lines of steps in metrics.jsonl for {case.steps}", len(steps) == case.steps)
-    lrs = [step["lr"] for step in steps]
+    if len(steps) != case.steps:
+        group.faults.append(f"{len(steps)} lines of steps in metrics.jsonl for {case.steps}")
+        return group.report()
+    lrs = [float(step["lr"]) for step in steps]
     check_schedule(group, lrs, case.options)
     rows = np.load(folder / "tokens.npy")
     names = check_loads(group, case, folder, out)

@@ -102,6 +102,8 @@ def build(case: Case, folder: Path, seed: int) -> None:
     else:
         model.save_pretrained(folder / "model", max_shard_size=case.shard_size)
     ids = random_models.samples(generator, model, case.rows, case.length)
+    for further in case.config.get("eos_token_id", [])[1:]:
+        ids[::2, 5] = further
     np.save(folder / "tokens.npy", ids.numpy().astype(case.token_type))
     for layer, kind in case.saes.items():
         x = random_models.residuals(model, ids, layer)

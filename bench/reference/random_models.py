@@ -41,7 +41,7 @@ def tokens(generator: torch.Generator, rows: int, length: int, vocab: int) -> Te
 
 @torch.no_grad()
 def samples(generator: torch.Generator, model: LlamaForCausalLM, rows: int, length: int) -> Tensor:
-    """[rows, length] ids drawn from the model itself, so that its CE is lowest undisturbed; BOS first, one EOS inside."""
+    """[rows, length] ids drawn from the model, so that its CE is lowest undisturbed; BOS first, one EOS inside."""
     ids = torch.full((rows, 1), BOS)
     for _ in range(length - 1):
         p = model(ids, use_cache=False).logits[:, -1].float().softmax(-1)
@@ -127,7 +127,8 @@ def adapter(generator: torch.Generator, model: LlamaForCausalLM, folder: str | P
             p.copy_(b_std * torch.randn(p.shape, generator=generator))
     wrapped.save_pretrained(folder)
     (Path(folder) / "README.md").unlink(missing_ok=True)  # PEFT's model card template says nothing
-    path = Path(folder) / "adapter_config.json"  # PEFT writes the set of targets in any order, and the model's full path
+    # PEFT writes the targets in any order, as it holds them in a set, and the model's full path
+    path = Path(folder) / "adapter_config.json"
     written = json.loads(path.read_text())
     written |= dict(target_modules=sorted(targets), base_model_name_or_path=Path(model.name_or_path).name)
     path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")

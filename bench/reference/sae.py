@@ -101,8 +101,8 @@ class Sae(nn.Module):
         return f @ self.W_dec + self.b_dec
 
     def training_loss(self, x: Tensor, sparsity: float) -> tuple[Tensor, Tensor, Tensor]:
-        """(total, error, penalty), means over the tokens of x [n, d]: error |x - y|^2; total = error + sparsity penalty,
-        the penalty being L0 (jumprelu, straight-through), L1 (standard) or nothing (topk)."""
+        """(total, error, penalty), means over the tokens of x [n, d]. Error: |x - y|^2. Penalty: L0 (jumprelu, with
+        straight-through thresholds), L1 (standard) or nothing (topk). Total: error + sparsity * penalty."""
         pre = self.pre_activations(x)
         f = self.activate(pre)
         error = (x - self.decode(f)).pow(2).sum(1).mean()
