@@ -1,6 +1,7 @@
 package espalier.format;
 
 import com.fasterxml.jackson.databind.JsonNode;
+import espalier.tensor.Tensor;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -66,6 +67,19 @@ public final class ModelFolder implements AutoCloseable {
   @Override
   public void close() {
     files.forEach(Safetensors::close);
+  }
+
+  /** Writes a model as one file of float32 tensors; single rows become vectors. Weights first. */
+  public static void write(Path folder, ModelConfig config, Map<String, Tensor> tensors) {
+    List<Safetensors.Output> outputs = new ArrayList<>();
+    tensors.forEach(
+        (name, tensor) ->
+            outputs.add(
+                tensor.rows() == 1
+                    ? Safetensors.Output.vector(name, tensor)
+                    : Safetensors.Output.matrix(name, tensor)));
+    Safetensors.write(folder.resolve(SINGLE), outputs, Map.of("format", "pt"));
+    AtomicFiles.write(folder.resolve("config.json"), config.toJson().toPrettyString() + "\n");
   }
 
   private void openFiles() {

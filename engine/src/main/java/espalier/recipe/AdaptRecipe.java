@@ -1,6 +1,5 @@
 package espalier.recipe;
 
-import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.data.TokenRows;
 import espalier.device.Control;
 import espalier.device.Device;
@@ -123,7 +122,8 @@ public final class AdaptRecipe {
     evaluator.ifPresent(e -> e.bind(workspace));
 
     int steps = settings.steps().orElse(onePass(in.rows));
-    Checkpoints checkpoints = new Checkpoints(folder.checkpoints(), fingerprint(steps));
+    Checkpoints checkpoints =
+        new Checkpoints(folder.checkpoints(), RunFolder.fingerprint(settings, steps));
     Optional<Checkpoints.Saved> saved = settings.resume() ? checkpoints.latest() : Optional.empty();
     AdamW optimizer =
         AdamW.create(
@@ -167,13 +167,5 @@ public final class AdaptRecipe {
 
   private int onePass(TokenRows rows) {
     return Math.max(1, rows.count() / (settings.batch() * settings.accumulate()));
-  }
-
-  /** What a resumed run must share with the one it continues: all that its course depends on. */
-  private String fingerprint(int steps) {
-    ObjectNode json = SettingsJson.of(settings);
-    json.remove(List.of("out", "resume", "evalData", "evalEvery", "checkpointEvery", "steps"));
-    json.put("steps", steps);
-    return json.toString();
   }
 }

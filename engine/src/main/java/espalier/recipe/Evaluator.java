@@ -112,6 +112,12 @@ final class Evaluator {
         before.saes());
   }
 
+  /** As {@link #evaluate}, for a model whose own weights have changed since. */
+  Evaluation again(Consumer<Integer> progress) {
+    before = null;
+    return evaluate(progress);
+  }
+
   /** What each SAE's latents did in the last full evaluation, by layer. */
   SortedMap<Integer, SaeStatistics> statistics() {
     return statistics;

@@ -10,6 +10,7 @@ import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.List;
 import java.util.stream.Stream;
 
 /**
@@ -47,6 +48,16 @@ record RunFolder(Path path) {
     } catch (IOException e) {
       throw new InputException("--out " + path + ": cannot be listed");
     }
+  }
+
+  /**
+   * All that a run's course depends on: what a resumed run must share with the one it continues.
+   */
+  static String fingerprint(Record settings, int steps) {
+    ObjectNode json = SettingsJson.of(settings);
+    json.remove(List.of("out", "resume", "evalData", "evalEvery", "checkpointEvery"));
+    json.put("steps", steps);
+    return json.toString();
   }
 
   Path metrics() {

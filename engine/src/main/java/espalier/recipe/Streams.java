@@ -7,6 +7,7 @@ import espalier.model.TokenBatch;
 import espalier.nn.Adapters;
 import espalier.sae.Sae;
 import espalier.sae.Splice;
+import espalier.sae.SteeredLatents;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
@@ -22,9 +23,19 @@ import java.util.TreeMap;
  */
 final class Streams {
 
-  /** A variant of the model. */
-  record Variant(SortedMap<Integer, Sae> saes, Adapters adapters) {
+  /**
+   * A variant of the model.
+   *
+   * @param steering latents held at values, by layer
+   */
+  record Variant(
+      SortedMap<Integer, Sae> saes, Adapters adapters, Map<Integer, List<Steering>> steering) {
+
     static final Variant ORIGINAL = new Variant(new TreeMap<>(), Adapters.NONE);
+
+    Variant(SortedMap<Integer, Sae> saes, Adapters adapters) {
+      this(saes, adapters, Map.of());
+    }
   }
 
   /**
@@ -70,6 +81,9 @@ final class Streams {
                   new SpliceInput(out, sae), in -> Splice.into(tape, in.x, in.sae, batch.keep()));
           splices.get(i).put(layer, splice);
           out = splice.output();
+          for (Steering held : variant.steering.getOrDefault(layer, List.of())) {
+            out = SteeredLatents.hold(tape, splice, out, held.latent(), held.value());
+          }
         }
         streams.set(i, out);
       }

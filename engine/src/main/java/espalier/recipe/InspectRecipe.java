@@ -1,0 +1,166 @@
+package espalier.recipe;
+
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.autograd.Tape;
+import espalier.autograd.Var;
+import espalier.device.Device;
+import espalier.format.InputException;
+import espalier.format.ModelConfig;
+import espalier.format.ModelFolder;
+import espalier.format.Npy;
+import espalier.format.PeftAdapter;
+import espalier.format.SaeFile;
+import espalier.format.SaeWeights;
+import espalier.sae.Sae;
+import espalier.sae.SaeLoader;
+import espalier.sae.Splice;
+import espalier.tensor.Tensor;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+
+/**
+ * {@code espalier inspect}: what a model, SAE or adapter is taken for, and what an SAE makes of
+ * given activations.
+ */
+public final class InspectRecipe {
+
+  private final InspectSettings settings;
+  private final Console console;
+
+  public InspectRecipe(InspectSettings settings, Console console) {
+    this.settings = settings;
+    this.console = console;
+  }
+
+  public ObjectNode run() {
+    Path path = settings.path();
+    if (!Files.exists(path)) {
+      throw new InputException(path, "no such file or folder");
+    }
+    if (Files.exists(path.resolve("adapter_config.json"))) {
+      refuseInput("an adapter");
+      return adapter(path);
+    }
+    if (Files.exists(path.resolve("config.json")) && !Files.exists(path.resolve("cfg.json"))) {
+      refuseInput("a model");
+      return model(path);
+    }
+    try (SaeFile file = SaeFile.open(path)) {
+      settings.input().ifPresent(input -> apply(file.weights(), input));
+      return sae(file.weights());
+    }
+  }
+
+  private void refuseInput(String what) {
+    if (settings.input().isPresent()) {
+      throw new InputException("--input: " + settings.path() + " is " + what + ", not an SAE");
+    }
+  }
+
+  private static ObjectNode model(Path path) {
+    try (ModelFolder folder = ModelFolder.open(path)) {
+      ModelConfig config = folder.config();
+      ObjectNode json = JsonNodeFactory.instance.objectNode();
+      json.put("kind", "model");
+      json.put("format", "Hugging Face");
+      json.put("architecture", ModelConfig.LLAMA);
+      ObjectNode settings = config.toJson();
+      settings.remove(List.of("architectures", "torch_dtype"));
+      json.setAll(settings);
+      return json;
+    }
+  }
+
+  private static ObjectNode adapter(Path path) {
+    try (PeftAdapter file = PeftAdapter.open(path)) {
+      ObjectNode json = JsonNodeFactory.instance.objectNode();
+      json.put("kind", "adapter");
+      json.put("format", "PEFT LoRA");
+      json.put("rank", file.rank());
+      json.put("alpha", file.alpha());
+      json.put("dropout", file.dropout());
+      json.put("rank_stabilised", file.rankStabilised());
+      file.layers().keySet().forEach(json.putArray("layers")::add);
+      return json;
+    }
+  }
+
+  private static ObjectNode sae(SaeWeights w) {
+    ObjectNode json = JsonNodeFactory.instance.objectNode();
+    json.put("kind", "sae");
+    json.put("format", w.format());
+    json.put("architecture", w.architecture().label());
+    json.put("d_in", w.dIn());
+    json.put("d_sae", w.dSae());
+    w.k().ifPresent(k -> json.put("k", k));
+    json.put("dtype", w.wEnc().dtype().name());
+    json.put("hook", w.hook().isEmpty() ? null : w.hook());
+    if (w.layer().isPresent()) {
+      json.put("layer", w.layer().getAsInt());
+    } else {
+      json.putNull("layer");
+    }
+    json.put("normalisation", "none");
+    json.put("subtracts_decoder_bias", w.subtractDecoderBias());
+    json.put("folded", w.rankByDecoderNorm() ? "decoder norms" : "nothing");
+    return json;
+  }
+
+  /** Runs the SAE on activations of a file and writes what is asked for. */
+  private void apply(SaeWeights weights, Path input) {
+    Npy x = Npy.open(input);
+    if (x.isInteger() || x.cols() != weights.dIn()) {
+      throw new InputException(
+          input,
+          "holds %s [%d, %d], expected floating-point rows of %d"
+              .formatted(x.type(), x.rows(), x.cols(), weights.dIn()));
+    }
+    int n = Math.toIntExact(x.rows());
+    int d = Math.toIntExact(x.cols());
+    try (Device device = Device.openCpu()) {
+      Sae sae = SaeLoader.load(device, weights, console::warn);
+      Tensor activations = Tensor.allocate(device, n, d);
+      for (int r = 0; r < n; r++) {
+        for (int c = 0; c < d; c++) {
+          activations.set(r, c, x.real(r, c));
+        }
+      }
+      Tape tape = new Tape(device);
+      Splice splice = Splice.into(tape, tape.constant(activations), sae, MemorySegment.NULL);
+      Var output = tape.output(splice.output());
+      tape.output(splice.latents().index());
+      tape.output(splice.latents().value());
+      tape.output(splice.latents().count());
+      tape.bind(device);
+      tape.forward();
+      settings.output().ifPresent(file -> Npy.write(file, n, d, rows(output.value())));
+      settings.latents().ifPresent(file -> Npy.write(file, n, (int) sae.latents(), dense(splice)));
+    }
+  }
+
+  private static float[][] rows(Tensor tensor) {
+    float[][] rows = new float[(int) tensor.rows()][];
+    for (int r = 0; r < rows.length; r++) {
+      rows[r] = tensor.rows(r, 1).toArray();
+    }
+    return rows;
+  }
+
+  private static float[][] dense(Splice splice) {
+    Splice.Latents latents = splice.latents();
+    float[][] dense = new float[(int) splice.input().rows()][(int) splice.sae().latents()];
+    for (int t = 0; t < dense.length; t++) {
+      int count = latents.count().data().getAtIndex(ValueLayout.JAVA_INT, t);
+      for (int j = 0; j < count; j++) {
+        long at = t * latents.capacity() + j;
+        int i = latents.index().data().getAtIndex(ValueLayout.JAVA_INT, at);
+        dense[t][i] = latents.value().data().getAtIndex(ValueLayout.JAVA_FLOAT, at);
+      }
+    }
+    return dense;
+  }
+}

@@ -1,0 +1,135 @@
+package espalier.recipe;
+
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.autograd.ParameterSet;
+import espalier.data.TokenRows;
+import espalier.device.Control;
+import espalier.device.Device;
+import espalier.format.ModelConfig;
+import espalier.format.ModelFolder;
+import espalier.model.LanguageModel;
+import espalier.model.TokenBatch;
+import espalier.nn.Adapters;
+import espalier.train.AdamW;
+import espalier.train.Checkpoints;
+import espalier.train.Interruption;
+import espalier.train.MetricsLog;
+import espalier.train.TrainingLoop;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.lang.foreign.MemorySegment;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
+import java.util.List;
+import java.util.Optional;
+import java.util.SplittableRandom;
+import java.util.TreeMap;
+
+/**
+ * {@code espalier pretrain}: trains a small language model from nothing, in Hugging Face's layout.
+ */
+public final class PretrainRecipe {
+
+  private final PretrainSettings settings;
+  private final Console console;
+
+  public PretrainRecipe(PretrainSettings settings, Console console) {
+    this.settings = settings;
+    this.console = console;
+  }
+
+  public TrainingLoop.End run() {
+    RunFolder folder = RunFolder.check(settings.out(), settings.resume());
+    ModelConfig config = ModelConfig.read(settings.config());
+    Path beside = settings.config().toAbsolutePath().getParent();
+    TokenRows rows = TokenRows.read(settings.data(), config, beside, settings.context());
+    Optional<TokenRows> evalRows =
+        settings.evalData().map(f -> TokenRows.read(List.of(f), config, beside, rows.context()));
+    try (Device device = Device.openCpu()) {
+      return train(device, folder, config, rows, evalRows);
+    }
+  }
+
+  private TrainingLoop.End train(
+      Device device,
+      RunFolder folder,
+      ModelConfig config,
+      TokenRows rows,
+      Optional<TokenRows> evalRows) {
+    ParameterSet parameters = LanguageModel.parameters(device, config);
+    LanguageModel model =
+        LanguageModel.initialise(device, config, parameters, new SplittableRandom(settings.seed()));
+    TokenBatch batch =
+        new TokenBatch(device, settings.batch(), rows.context(), config.specialIds());
+    BatchSource source =
+        new BatchSource(rows, RowOrdering.SHUFFLED.over(rows.count(), settings.seed()));
+    PretrainObjective objective = new PretrainObjective(device, model, source, batch, 1);
+    Optional<Evaluator> evaluator =
+        evalRows.map(
+            data -> new Evaluator(device, model.frozen(), new TreeMap<>(), Adapters.NONE, data));
+    long bytes = Math.max(objective.tape().bytes(), evaluator.map(Evaluator::bytes).orElse(0L));
+    MemorySegment workspace = device.allocate(bytes);
+    objective.tape().bind(workspace);
+    evaluator.ifPresent(e -> e.bind(workspace));
+
+    int steps = settings.steps().orElse(Math.max(1, rows.count() / settings.batch()));
+    Checkpoints checkpoints =
+        new Checkpoints(folder.checkpoints(), RunFolder.fingerprint(settings, steps));
+    Optional<Checkpoints.Saved> saved = settings.resume() ? checkpoints.latest() : Optional.empty();
+    folder.begin("pretrain", SettingsJson.of(settings), settings.seed());
+    try (MetricsLog metrics = new MetricsLog(folder.metrics());
+        Interruption interruption = new Interruption()) {
+      TrainingLoop loop =
+          new TrainingLoop(
+              device,
+              new TrainingLoop.Settings(
+                  steps,
+                  1,
+                  settings.lr(),
+                  settings.schedule(),
+                  settings.warmup(),
+                  evaluator.isPresent() ? steps : 0,
+                  settings.checkpointEvery()),
+              objective,
+              AdamW.create(
+                  device,
+                  parameters,
+                  AdamW.Hyperparameters.of(settings.weightDecay(), settings.clip()),
+                  new Control(device)),
+              metrics,
+              checkpoints,
+              interruption);
+      TrainingRun run =
+          new TrainingRun(
+              "pretrain", console, "ce", steps, evaluator.map(e -> () -> crossEntropy(e)));
+      TrainingLoop.End end = run.train(loop, saved, checkpoints, folder.path());
+      if (end == TrainingLoop.End.DONE) {
+        save(folder, model);
+      }
+      return end;
+    }
+  }
+
+  private static ObjectNode crossEntropy(Evaluator evaluator) {
+    return JsonNodeFactory.instance
+        .objectNode()
+        .put("ce_base", evaluator.again(done -> {}).ceBase());
+  }
+
+  /** The model and, where there is one, the tokenizer that belongs to it. */
+  private void save(RunFolder folder, LanguageModel model) {
+    ModelFolder.write(folder.path(), model.config(), model.tensors());
+    for (String name : List.of("tokenizer.json", "tokenizer_config.json")) {
+      Path file = settings.config().resolveSibling(name);
+      if (Files.exists(file)) {
+        try {
+          Files.copy(file, folder.path().resolve(name), StandardCopyOption.REPLACE_EXISTING);
+        } catch (IOException e) {
+          throw new UncheckedIOException(file + " cannot be copied", e);
+        }
+      }
+    }
+  }
+}
