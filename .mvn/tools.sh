@@ -10,7 +10,7 @@ espalier_jdk_major() {
 espalier_find_jdk() {
   espalier_on_path=$(readlink -f "$(command -v javac || command -v java || true)" 2>/dev/null || true)
   for espalier_jdk in "${JAVA_HOME:-}" "${espalier_on_path%/bin/java*}" /usr/lib/jvm/* /opt/* /usr/local/* \
-    "$HOME"/.sdkman/candidates/java/* "$HOME"/.jdks/*; do
+    "${HOME:-}"/.sdkman/candidates/java/* "${HOME:-}"/.jdks/*; do
     espalier_major=$(espalier_jdk_major "$espalier_jdk") || continue
     if [ "${espalier_major:-0}" -ge 22 ]; then
       export JAVA_HOME="$espalier_jdk"
