@@ -37,11 +37,19 @@ final class Documents {
     }
     try {
       if (name.endsWith(".txt")) {
-        use.accept(Files.readString(file, StandardCharsets.UTF_8));
+        String text = Files.readString(file, StandardCharsets.UTF_8);
+        if (text.isEmpty()) {
+          throw new InputException(file, "is empty");
+        }
+        use.accept(text);
       } else if (name.endsWith(".jsonl")) {
         readLines(file, use);
       } else {
-        throw new InputException(file, "its kind is not supported; data is .txt, .jsonl or .npy");
+        int dot = name.lastIndexOf('.');
+        throw new InputException(
+            file,
+            "%s is not supported; data is .txt, .jsonl or .npy"
+                .formatted(dot < 0 ? "a name without a kind" : name.substring(dot)));
       }
     } catch (CharacterCodingException e) {
       throw new InputException(file, "not UTF-8 text");
@@ -53,11 +61,16 @@ final class Documents {
   private static void readLines(Path file, Consumer<String> use) throws IOException {
     try (BufferedReader reader = Files.newBufferedReader(file, StandardCharsets.UTF_8)) {
       int number = 0;
+      boolean empty = true;
       for (String line = reader.readLine(); line != null; line = reader.readLine()) {
         number++;
         if (!line.isBlank()) {
           use.accept(text(file, number, line));
+          empty = false;
         }
+      }
+      if (empty) {
+        throw new InputException(file, "is empty");
       }
     }
   }

@@ -51,9 +51,12 @@ public sealed interface RowOrder {
       return permutation[(int) (position % rows)];
     }
 
-    /** Fisher and Yates. */
+    /**
+     * Fisher and Yates. The seed is mixed before the pass is added: SplittableRandom steps through
+     * its seeds, so neighbouring ones would draw the same numbers, shifted.
+     */
     private void shuffle() {
-      SplittableRandom random = new SplittableRandom(seed * 0x9E3779B97F4A7C15L + pass);
+      SplittableRandom random = new SplittableRandom(new SplittableRandom(seed).nextLong() + pass);
       for (int i = 0; i < rows; i++) {
         int j = random.nextInt(i + 1);
         permutation[i] = permutation[j];

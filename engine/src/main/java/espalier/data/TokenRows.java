@@ -9,6 +9,7 @@ import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
+import java.util.OptionalInt;
 
 /**
  * A data set as rows of token ids, all of one length, outside the Java heap.
@@ -85,7 +86,7 @@ public final class TokenRows {
           if (id < 0 || id >= config.vocabSize()) {
             throw new InputException(
                 array.file(),
-                "row %d, column %d: id %d is outside the vocabulary of %d"
+                "row %d, column %d (counted from 0): id %d is outside the vocabulary of %d"
                     .formatted(r, c, id, config.vocabSize()));
           }
           ids.setAtIndex(ValueLayout.JAVA_INT, at++, (int) id);
@@ -109,7 +110,8 @@ public final class TokenRows {
 
   private static TokenRows pack(
       List<Path> files, Tokenizer tokenizer, ModelConfig config, int context) {
-    Packer packer = new Packer(context, config);
+    OptionalInt bos = tokenizer.hasBos() ? config.bos() : OptionalInt.empty();
+    Packer packer = new Packer(context, bos, config.eos());
     for (Path file : files) {
       Documents.read(
           file,
@@ -127,7 +129,8 @@ public final class TokenRows {
     }
     if (packer.rows() == 0) {
       throw new InputException(
-          files.getFirst(), "too little text for one row of " + context + " tokens");
+          files.getLast(),
+          "too little text: %d tokens in all, a row needs %d".formatted(packer.size, context));
     }
     MemorySegment ids =
         Arena.ofAuto().allocate(ValueLayout.JAVA_INT, (long) packer.rows() * context);
@@ -137,26 +140,30 @@ public final class TokenRows {
 
   /** Collects ids into rows. */
   private static final class Packer {
+    private static final int LARGEST = 1 << 30;
+
     private final int context;
-    private final ModelConfig config;
+    private final OptionalInt bos;
+    private final List<Integer> eos;
     private int[] ids = new int[1 << 16];
     private int size;
 
-    Packer(int context, ModelConfig config) {
+    Packer(int context, OptionalInt bos, List<Integer> eos) {
       this.context = context;
-      this.config = config;
+      this.bos = bos;
+      this.eos = eos;
     }
 
     void add(int id) {
-      if (size % context == 0 && config.bos().isPresent()) {
-        append(config.bos().getAsInt());
+      if (size % context == 0 && bos.isPresent()) {
+        append(bos.getAsInt());
       }
       append(id);
     }
 
     void endDocument() {
-      if (!config.eos().isEmpty()) {
-        add(config.eos().getFirst());
+      if (!eos.isEmpty()) {
+        add(eos.getFirst());
       }
     }
 
@@ -166,7 +173,10 @@ public final class TokenRows {
 
     private void append(int id) {
       if (size == ids.length) {
-        ids = Arrays.copyOf(ids, Math.multiplyExact(size, 2));
+        if (size == LARGEST) {
+          throw new InputException("--data: more than 2^30 tokens of text in one run");
+        }
+        ids = Arrays.copyOf(ids, 2 * size);
       }
       ids[size++] = id;
     }

@@ -2,6 +2,7 @@ package espalier.data;
 
 import ai.djl.huggingface.tokenizers.HuggingFaceTokenizer;
 import espalier.format.InputException;
+import espalier.format.StrictJson;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -14,6 +15,7 @@ import java.util.Map;
 public final class Tokenizer implements AutoCloseable {
 
   private static final String FILE = "tokenizer.json";
+  private static final String CONFIG = "tokenizer_config.json";
 
   static {
     // The library would otherwise ask the network whether it may send usage data.
@@ -23,10 +25,12 @@ public final class Tokenizer implements AutoCloseable {
 
   private final Path file;
   private final HuggingFaceTokenizer tokenizer;
+  private final boolean bos;
 
-  private Tokenizer(Path file, HuggingFaceTokenizer tokenizer) {
+  private Tokenizer(Path file, HuggingFaceTokenizer tokenizer, boolean bos) {
     this.file = file;
     this.tokenizer = tokenizer;
+    this.bos = bos;
   }
 
   /** The tokenizer of a model's folder. */
@@ -35,12 +39,14 @@ public final class Tokenizer implements AutoCloseable {
     if (!Files.isRegularFile(file)) {
       throw new InputException(file, "no such file, and text needs a tokenizer");
     }
+    Path config = modelFolder.resolve(CONFIG);
+    boolean bos = !Files.exists(config) || !StrictJson.read(config).raw("bos_token").isNull();
     try {
       return new Tokenizer(
           file,
           HuggingFaceTokenizer.newInstance(
-              file,
-              Map.of("addSpecialTokens", "false", "truncation", "false", "padding", "false")));
+              file, Map.of("addSpecialTokens", "false", "truncation", "false", "padding", "false")),
+          bos);
     } catch (IOException | RuntimeException e) {
       throw new InputException(file, "not a tokenizer definition that can be read");
     }
@@ -48,6 +54,11 @@ public final class Tokenizer implements AutoCloseable {
 
   public Path file() {
     return file;
+  }
+
+  /** Whether there is a BOS: {@code tokenizer_config.json} can say that there is none. */
+  public boolean hasBos() {
+    return bos;
   }
 
   public int[] encode(String text) {

@@ -1,5 +1,6 @@
 package espalier.format;
 
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
@@ -48,6 +49,11 @@ public final class AtomicFiles {
     write(
         file,
         channel -> writeFully(channel, ByteBuffer.wrap(text.getBytes(StandardCharsets.UTF_8))));
+  }
+
+  /** Writes a JSON document, indented. */
+  public static void write(Path file, ObjectNode json) {
+    write(file, json.toPrettyString() + "\n");
   }
 
   /** A channel may take less than it is given. */

@@ -43,16 +43,15 @@ public record ModelConfig(
 
   public static ModelConfig read(Path file) {
     StrictJson json = StrictJson.read(file);
-    JsonNode architectures = json.raw("architectures");
-    String architecture =
-        architectures.isArray() && architectures.size() == 1
-            ? architectures.get(0).asText()
-            : json.text("model_type", "none").equals("llama") ? LLAMA : "none";
+    String architecture = architecture(json);
     if (!SUPPORTED.contains(architecture)) {
       throw new InputException(
           file,
-          "architecture %s is not supported, only %s"
+          "architecture %s is not supported; supported: %s"
               .formatted(architecture, String.join(", ", SUPPORTED)));
+    }
+    if (json.has("quantization_config")) {
+      throw json.fault("quantization_config", "is set; quantized weights are not supported");
     }
     refuse(json, "attention_bias");
     refuse(json, "mlp_bias");
@@ -72,6 +71,9 @@ public record ModelConfig(
     int headDim = json.positive("head_dim", Math.max(1, hidden / heads));
     if (headDim % 2 != 0) {
       throw json.fault("head_dim", "is " + headDim + "; rotary positions need an even one");
+    }
+    if ((long) heads * headDim > Integer.MAX_VALUE) {
+      throw json.fault("head_dim", "is " + headDim + ", impossible with " + heads + " heads");
     }
     int vocab = json.positive("vocab_size");
     double eps = json.number("rms_norm_eps", 1e-6);
@@ -94,6 +96,19 @@ public record ModelConfig(
         bos.isEmpty() ? OptionalInt.empty() : OptionalInt.of(bos.getFirst()),
         ids(json, "eos_token_id", vocab),
         RopeConfig.read(json, positions));
+  }
+
+  /** As {@code architectures} names it; some configurations have {@code model_type} alone. */
+  private static String architecture(StrictJson json) {
+    JsonNode names = json.raw("architectures");
+    if (names.isArray() && names.size() == 1 && names.get(0).isTextual()) {
+      return names.get(0).textValue();
+    }
+    if (names.isMissingNode() || names.isNull()) {
+      String type = json.text("model_type", "(not named)");
+      return type.equals("llama") ? LLAMA : type;
+    }
+    throw json.fault("architectures", "is not a list of one name");
   }
 
   private static void refuse(StrictJson json, String flag) {

@@ -5,10 +5,12 @@ import espalier.tensor.Tensor;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
-import java.util.HashMap;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.TreeMap;
+import java.util.regex.Pattern;
 
 /**
  * A model as Hugging Face lays it out: {@code config.json} and one safetensors file, or an index of
@@ -16,17 +18,22 @@ import java.util.TreeMap;
  */
 public final class ModelFolder implements AutoCloseable {
 
+  private static final String CONFIG = "config.json";
   private static final String SINGLE = "model.safetensors";
   private static final String INDEX = "model.safetensors.index.json";
+
+  /** A name within the folder: no separators, and neither "." nor "..". */
+  private static final Pattern SHARD = Pattern.compile("[\\w.-]+\\.safetensors");
 
   private final Path folder;
   private final ModelConfig config;
   private final List<Safetensors> files = new ArrayList<>();
-  private final Map<String, TensorEntry> tensors = new HashMap<>();
+  private final Map<String, TensorEntry> tensors = new TreeMap<>();
+  private final Set<String> taken = new HashSet<>();
 
   private ModelFolder(Path folder) {
     this.folder = folder;
-    config = ModelConfig.read(folder.resolve("config.json"));
+    config = ModelConfig.read(folder.resolve(CONFIG));
   }
 
   public static ModelFolder open(Path folder) {
@@ -57,11 +64,25 @@ public final class ModelFolder implements AutoCloseable {
     if (entry == null) {
       throw new InputException(files.getFirst().file(), "tensor " + name + " is missing");
     }
+    taken.add(name);
     return entry.expect(shape);
   }
 
-  public boolean has(String name) {
-    return tensors.containsKey(name);
+  /**
+   * Refuses tensors that nobody has asked for: a model that leaves out weights computes something
+   * else. Buffers of rotary positions that old files hold, and the copy of a tied head, do no harm.
+   */
+  public void requireAllTaken() {
+    for (TensorEntry entry : tensors.values()) {
+      String name = entry.name();
+      boolean harmless =
+          name.endsWith(".rotary_emb.inv_freq")
+              || (config.tieWordEmbeddings() && name.equals("lm_head.weight"));
+      if (!harmless && !taken.contains(name)) {
+        throw new InputException(
+            entry.file(), "tensor " + name + " has no place in the model of config.json");
+      }
+    }
   }
 
   @Override
@@ -69,17 +90,17 @@ public final class ModelFolder implements AutoCloseable {
     files.forEach(Safetensors::close);
   }
 
-  /** Writes a model as one file of float32 tensors; single rows become vectors. Weights first. */
+  /** Writes a model that transformers loads: one file of float32 tensors, weights first. */
   public static void write(Path folder, ModelConfig config, Map<String, Tensor> tensors) {
     List<Safetensors.Output> outputs = new ArrayList<>();
     tensors.forEach(
         (name, tensor) ->
             outputs.add(
-                tensor.rows() == 1
+                name.endsWith("norm.weight")
                     ? Safetensors.Output.vector(name, tensor)
                     : Safetensors.Output.matrix(name, tensor)));
     Safetensors.write(folder.resolve(SINGLE), outputs, Map.of("format", "pt"));
-    AtomicFiles.write(folder.resolve("config.json"), config.toJson().toPrettyString() + "\n");
+    AtomicFiles.write(folder.resolve(CONFIG), config.toJson());
   }
 
   private void openFiles() {
@@ -97,9 +118,9 @@ public final class ModelFolder implements AutoCloseable {
     Map<String, Safetensors> shards = new TreeMap<>();
     for (String name : map.keys()) {
       String shard = map.text(name);
-      if (!shard.equals(Path.of(shard).getFileName().toString())) {
+      if (!SHARD.matcher(shard).matches()) {
         throw new InputException(
-            index, "tensor " + name + " is in " + shard + ", outside the folder");
+            index, "tensor " + name + " is in \"" + shard + "\", no file of this folder");
       }
       if (!shards.containsKey(shard)) {
         Safetensors file = Safetensors.open(folder.resolve(shard));

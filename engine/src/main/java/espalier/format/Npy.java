@@ -15,14 +15,22 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * A NumPy array file of two dimensions in C order.
+ * A NumPy array file of two dimensions.
  *
  * <p>Format: numpy.lib.format, versions 1 to 3.
  *
  * @param type NumPy's type code without the byte order, such as {@code i4} or {@code f8}
- * @param data the elements, little-endian, in mapped memory that lives as long as the process
+ * @param byColumns whether columns lie one after another (Fortran order) instead of rows
+ * @param data the elements, in mapped memory that lives until nothing refers to it
  */
-public record Npy(Path file, String type, long rows, long cols, MemorySegment data) {
+public record Npy(
+    Path file,
+    String type,
+    ByteOrder order,
+    boolean byColumns,
+    long rows,
+    long cols,
+    MemorySegment data) {
 
   private static final byte[] MAGIC = {(byte) 0x93, 'N', 'U', 'M', 'P', 'Y'};
   private static final Pattern DESCR = Pattern.compile("'descr'\\s*:\\s*'([<>|=]?)(\\w+)'");
@@ -54,8 +62,8 @@ public record Npy(Path file, String type, long rows, long cols, MemorySegment da
     long start = version == 1 ? 10 : 12;
     long length =
         version == 1
-            ? Short.toUnsignedLong(all.get(ValueLayout.JAVA_SHORT_UNALIGNED, 8))
-            : Integer.toUnsignedLong(all.get(ValueLayout.JAVA_INT_UNALIGNED, 8));
+            ? Short.toUnsignedLong(all.get(shorts(ByteOrder.LITTLE_ENDIAN), 8))
+            : Integer.toUnsignedLong(all.get(ints(ByteOrder.LITTLE_ENDIAN), 8));
     if (start + length > all.byteSize()) {
       throw new InputException(file, "cut off within its header");
     }
@@ -64,12 +72,8 @@ public record Npy(Path file, String type, long rows, long cols, MemorySegment da
             all.asSlice(start, length).toArray(ValueLayout.JAVA_BYTE), StandardCharsets.UTF_8);
     Matcher descr = find(DESCR, header, file, "its type");
     Matcher shape = find(SHAPE, header, file, "a shape of two dimensions");
-    if (descr.group(1).equals(">")) {
-      throw new InputException(file, "big-endian data is not supported");
-    }
-    if (find(FORTRAN, header, file, "its order").group(1).equals("True")) {
-      throw new InputException(file, "is in Fortran order; save it with numpy.ascontiguousarray");
-    }
+    ByteOrder order = descr.group(1).equals(">") ? ByteOrder.BIG_ENDIAN : ByteOrder.LITTLE_ENDIAN;
+    boolean byColumns = find(FORTRAN, header, file, "its order").group(1).equals("True");
     String type = descr.group(2);
     long rows = Long.parseLong(shape.group(1));
     long cols = Long.parseLong(shape.group(2));
@@ -84,7 +88,7 @@ public record Npy(Path file, String type, long rows, long cols, MemorySegment da
       throw new InputException(
           file, "%d bytes of data, its shape needs %d".formatted(data.byteSize(), bytes));
     }
-    return new Npy(file, type, rows, cols, data);
+    return new Npy(file, type, order, byColumns, rows, cols, data);
   }
 
   private static Matcher find(Pattern pattern, String header, Path file, String what) {
@@ -114,27 +118,43 @@ public record Npy(Path file, String type, long rows, long cols, MemorySegment da
    * negative.
    */
   public long integer(long row, long col) {
-    long at = (row * cols + col) * (type.charAt(1) - '0');
+    long at = offset(row, col);
     return switch (type) {
       case "i1" -> data.get(ValueLayout.JAVA_BYTE, at);
       case "u1" -> Byte.toUnsignedLong(data.get(ValueLayout.JAVA_BYTE, at));
-      case "i2" -> data.get(ValueLayout.JAVA_SHORT_UNALIGNED, at);
-      case "u2" -> Short.toUnsignedLong(data.get(ValueLayout.JAVA_SHORT_UNALIGNED, at));
-      case "i4" -> data.get(ValueLayout.JAVA_INT_UNALIGNED, at);
-      case "u4" -> Integer.toUnsignedLong(data.get(ValueLayout.JAVA_INT_UNALIGNED, at));
-      case "i8", "u8" -> data.get(ValueLayout.JAVA_LONG_UNALIGNED, at);
+      case "i2" -> data.get(shorts(order), at);
+      case "u2" -> Short.toUnsignedLong(data.get(shorts(order), at));
+      case "i4" -> data.get(ints(order), at);
+      case "u4" -> Integer.toUnsignedLong(data.get(ints(order), at));
+      case "i8", "u8" -> data.get(longs(order), at);
       default -> throw new IllegalStateException(file + " holds " + type);
     };
   }
 
   /** An element of a floating-point array. */
   public float real(long row, long col) {
-    long at = row * cols + col;
+    long at = offset(row, col);
     return switch (type) {
-      case "f4" -> data.get(ValueLayout.JAVA_FLOAT_UNALIGNED, at * Float.BYTES);
-      case "f8" -> (float) data.get(ValueLayout.JAVA_DOUBLE_UNALIGNED, at * Double.BYTES);
+      case "f4" -> Float.intBitsToFloat(data.get(ints(order), at));
+      case "f8" -> (float) Double.longBitsToDouble(data.get(longs(order), at));
       default -> throw new InputException(file, "holds " + type + ", expected f4 or f8");
     };
+  }
+
+  private long offset(long row, long col) {
+    return (byColumns ? col * rows + row : row * cols + col) * (type.charAt(1) - '0');
+  }
+
+  private static ValueLayout.OfShort shorts(ByteOrder order) {
+    return ValueLayout.JAVA_SHORT_UNALIGNED.withOrder(order);
+  }
+
+  private static ValueLayout.OfInt ints(ByteOrder order) {
+    return ValueLayout.JAVA_INT_UNALIGNED.withOrder(order);
+  }
+
+  private static ValueLayout.OfLong longs(ByteOrder order) {
+    return ValueLayout.JAVA_LONG_UNALIGNED.withOrder(order);
   }
 
   /** Writes float32 rows atomically. */

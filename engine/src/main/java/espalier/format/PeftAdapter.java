@@ -1,8 +1,6 @@
 package espalier.format;
 
 import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.ObjectMapper;
-import com.fasterxml.jackson.databind.SerializationFeature;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.tensor.Tensor;
@@ -30,9 +28,16 @@ public final class PeftAdapter implements AutoCloseable {
 
   private static final String CONFIG = "adapter_config.json";
   private static final String WEIGHTS = "adapter_model.safetensors";
+  private static final String ALL_LINEAR = "all-linear";
   private static final String PREFIX = "base_model.model.";
   private static final Pattern KEY =
       Pattern.compile(Pattern.quote(PREFIX) + "(.+)\\.lora_([AB])\\.weight");
+
+  /** Initialisations that leave the model's own weights alone, besides true and false. */
+  private static final Set<String> INITS = Set.of("gaussian", "eva", "orthogonal");
+
+  /** Where a path names the block. */
+  private static final Pattern BLOCK = Pattern.compile("\\.layers\\.(\\d{1,6})\\.");
 
   /**
    * The two matrices of one layer.
@@ -132,13 +137,23 @@ public final class PeftAdapter implements AutoCloseable {
             "layer_replication",
             "trainable_token_indices",
             "target_parameters",
-            "alora_invocation_tokens")) {
+            "alora_invocation_tokens",
+            "arrow_config",
+            "kasa_config",
+            "monteclora_config",
+            "velora_config")) {
       JsonNode value = config.raw(key);
       if (!value.isMissingNode()
           && !value.isNull()
           && !(value.isContainerNode() && value.isEmpty())) {
         throw config.fault(key, "is set, which is not supported");
       }
+    }
+    JsonNode init = config.raw("init_lora_weights");
+    if (init.isTextual() && !INITS.contains(init.textValue())) {
+      throw config.fault(
+          "init_lora_weights",
+          "is " + init.textValue() + ", which changes the weights of the model, too");
     }
   }
 
@@ -175,20 +190,86 @@ public final class PeftAdapter implements AutoCloseable {
         });
   }
 
-  /** What target_modules and layers_to_transform select must be what the file holds. */
+  /**
+   * The file must hold what target_modules and layers_to_transform select, no less and no more:
+   * PEFT leaves out the rest of a file without a word, and makes up what it lacks.
+   */
   private void checkAgainst(StrictJson config) {
-    JsonNode targets = config.raw("target_modules");
-    if (targets.isArray()) {
-      Set<String> names = new TreeSet<>();
-      targets.forEach(name -> names.add(name.asText()));
-      for (String path : layers.keySet()) {
-        if (names.stream().noneMatch(n -> path.equals(n) || path.endsWith("." + n))) {
-          throw new InputException(
-              file.file(), "layer " + path + " is not among target_modules of " + CONFIG);
-        }
+    Set<String> targets = targets(config);
+    Set<String> unused = new TreeSet<>(targets);
+    for (String path : layers.keySet()) {
+      List<String> matching =
+          targets.stream().filter(t -> path.equals(t) || path.endsWith("." + t)).toList();
+      if (matching.isEmpty() && !targets.contains(ALL_LINEAR)) {
+        throw new InputException(
+            file.file(), "layer " + path + " is not among target_modules of " + CONFIG);
       }
-    } else if (targets.isTextual() && !targets.asText().equals("all-linear")) {
+      unused.removeAll(matching);
+    }
+    unused.remove(ALL_LINEAR);
+    if (!unused.isEmpty()) {
+      throw new InputException(
+          file.file(),
+          "holds no layer %s, which target_modules of %s names"
+              .formatted(String.join(", ", unused), CONFIG));
+    }
+    checkBlocks(config);
+  }
+
+  /** PEFT's own choice for Llama where the configuration makes none. */
+  private static Set<String> targets(StrictJson config) {
+    JsonNode targets = config.raw("target_modules");
+    if (targets.isMissingNode() || targets.isNull()) {
+      return Set.of("q_proj", "v_proj");
+    }
+    if (targets.isTextual() && targets.textValue().equals(ALL_LINEAR)) {
+      return Set.of(ALL_LINEAR);
+    }
+    if (targets.isTextual()) {
       throw config.fault("target_modules", "is a regular expression, which is not supported");
+    }
+    Set<String> names = new TreeSet<>();
+    for (JsonNode name : targets) {
+      if (!name.isTextual()) {
+        throw config.fault("target_modules", "is not a list of names");
+      }
+      names.add(name.textValue());
+    }
+    if (names.isEmpty()) {
+      throw config.fault("target_modules", "names no modules");
+    }
+    return names;
+  }
+
+  private void checkBlocks(StrictJson config) {
+    JsonNode chosen = config.raw("layers_to_transform");
+    if (chosen.isMissingNode() || chosen.isNull()) {
+      return;
+    }
+    if (!config.raw("layers_pattern").asText("layers").matches("layers|null|")) {
+      throw config.fault("layers_pattern", "is not layers, which is not supported");
+    }
+    Set<Integer> unused = new TreeSet<>();
+    for (JsonNode block : chosen.isArray() ? chosen : List.of(chosen)) {
+      if (!block.isInt()) {
+        throw config.fault("layers_to_transform", "is not a list of integers");
+      }
+      unused.add(block.intValue());
+    }
+    Set<Integer> blocks = Set.copyOf(unused);
+    for (String path : layers.keySet()) {
+      Matcher block = BLOCK.matcher(path);
+      if (!block.find() || !blocks.contains(Integer.valueOf(block.group(1)))) {
+        throw new InputException(
+            file.file(), "layer " + path + " is not among layers_to_transform of " + CONFIG);
+      }
+      unused.remove(Integer.valueOf(block.group(1)));
+    }
+    if (!unused.isEmpty()) {
+      throw new InputException(
+          file.file(),
+          "holds nothing for block %s, which layers_to_transform of %s names"
+              .formatted(unused.iterator().next(), CONFIG));
     }
   }
 
@@ -217,15 +298,11 @@ public final class PeftAdapter implements AutoCloseable {
         });
     try {
       Files.createDirectories(folder);
-      Safetensors.write(folder.resolve(WEIGHTS), tensors, Map.of("format", "pt"));
-      AtomicFiles.write(
-          folder.resolve(CONFIG),
-          new ObjectMapper()
-              .enable(SerializationFeature.INDENT_OUTPUT)
-              .writeValueAsString(config(adapter)));
     } catch (IOException e) {
-      throw new UncheckedIOException(folder + " cannot be written", e);
+      throw new UncheckedIOException(folder + " cannot be made", e);
     }
+    Safetensors.write(folder.resolve(WEIGHTS), tensors, Map.of("format", "pt"));
+    AtomicFiles.write(folder.resolve(CONFIG), config(adapter));
   }
 
   private static ObjectNode config(Output adapter) {
@@ -239,7 +316,11 @@ public final class PeftAdapter implements AutoCloseable {
     json.put("init_lora_weights", true);
     json.put("layers_pattern", "layers");
     adapter.layers.forEach(json.putArray("layers_to_transform")::add);
-    json.put("lora_alpha", adapter.alpha);
+    if (adapter.alpha == Math.rint(adapter.alpha)) {
+      json.put("lora_alpha", (long) adapter.alpha);
+    } else {
+      json.put("lora_alpha", adapter.alpha);
+    }
     json.put("lora_bias", false);
     json.put("lora_dropout", adapter.dropout);
     json.putNull("modules_to_save");

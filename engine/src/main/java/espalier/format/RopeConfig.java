@@ -47,6 +47,14 @@ public record RopeConfig(double theta, Scaling scaling) {
     if (rope == null) {
       return plain(theta);
     }
+    for (String key : rope.keys()) {
+      if (rope.raw(key).isObject()) {
+        throw rope.fault(key, "is an object; different positions by layer are not supported");
+      }
+    }
+    if (rope.number("partial_rotary_factor", 1) != 1) {
+      throw rope.fault("partial_rotary_factor", "is not 1, which is not supported");
+    }
     String type = rope.text("rope_type", rope.text("type", "default"));
     return switch (type) {
       case "default" -> plain(theta);

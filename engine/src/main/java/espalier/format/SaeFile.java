@@ -3,7 +3,9 @@ package espalier.format;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.Map;
 import java.util.OptionalInt;
+import java.util.Set;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
@@ -15,6 +17,21 @@ public final class SaeFile implements AutoCloseable {
       List.of(
           Pattern.compile("blocks\\.(\\d{1,6})\\.hook_resid_post"),
           Pattern.compile("(?:model\\.)?layers\\.(\\d{1,6})(?:\\.output)?"));
+
+  /** TransformerLens's name of a block's input. */
+  private static final Pattern BLOCK_INPUT =
+      Pattern.compile("blocks\\.(\\d{1,6})\\.hook_resid_pre");
+
+  /** Formats that are recognised, by the file that only they have, to be refused by name. */
+  private static final Map<String, String> OTHER_FORMATS =
+      Map.of(
+          "params.npz", "Gemma Scope",
+          "params.safetensors", "Gemma Scope 2",
+          "hyperparams.json", "Llama Scope",
+          "ae.pt", "dictionary_learning");
+
+  private static final String SUPPORTED =
+      "supported are SAELens (%s) and sparsify (%s)".formatted(SaeLens.WEIGHTS, Sparsify.WEIGHTS);
 
   private final Safetensors file;
   private final SaeWeights weights;
@@ -35,10 +52,14 @@ public final class SaeFile implements AutoCloseable {
     if (isFor(path, folder, Sparsify.WEIGHTS)) {
       return open(folder.resolve(Sparsify.WEIGHTS), file -> Sparsify.read(folder, file));
     }
-    throw new InputException(
-        path,
-        "no SAE that is understood here: neither SAELens (%s) nor sparsify (%s)"
-            .formatted(SaeLens.WEIGHTS, Sparsify.WEIGHTS));
+    OTHER_FORMATS.forEach(
+        (file, format) -> {
+          if (isFor(path, folder, file)) {
+            throw new InputException(
+                path, "is in the format of %s; %s".formatted(format, SUPPORTED));
+          }
+        });
+    throw new InputException(path, "no SAE is found here; " + SUPPORTED);
   }
 
   public SaeWeights weights() {
@@ -73,6 +94,10 @@ public final class SaeFile implements AutoCloseable {
 
   /** The block whose output a hook name means; empty for other sites and no name. */
   static OptionalInt blockOf(String hook) {
+    Matcher input = BLOCK_INPUT.matcher(hook);
+    if (input.matches() && Integer.parseInt(input.group(1)) > 0) {
+      return OptionalInt.of(Integer.parseInt(input.group(1)) - 1);
+    }
     for (Pattern pattern : BLOCK_OUTPUTS) {
       Matcher matcher = pattern.matcher(hook);
       if (matcher.matches()) {
@@ -80,6 +105,15 @@ public final class SaeFile implements AutoCloseable {
       }
     }
     return OptionalInt.empty();
+  }
+
+  /** Refuses tensors that the format does not have: leaving one out computes something else. */
+  static void requireOnly(Safetensors file, Set<String> names) {
+    for (String name : file.tensors().keySet()) {
+      if (!names.contains(name)) {
+        throw new InputException(file.file(), "tensor " + name + " is not understood");
+      }
+    }
   }
 
   /** Refuses sites other than a block's output; no name at all is taken on trust. */

@@ -1,7 +1,6 @@
 package espalier.format;
 
 import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.format.SaeWeights.Architecture;
@@ -14,6 +13,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.OptionalLong;
+import java.util.Set;
 
 /**
  * SAELens folders: {@code cfg.json} and {@code sae_weights.safetensors}, as versions up to 5 (a
@@ -31,9 +31,9 @@ public final class SaeLens {
     StrictJson cfg = StrictJson.read(folder.resolve(CONFIG));
     boolean flat = !cfg.has("metadata");
     String hook = hook(cfg, flat);
-    SaeFile.requireBlockOutput(cfg.file(), hook);
     Architecture architecture = architecture(cfg);
-    refuseUnsupported(cfg, file, hook);
+    SaeFile.requireBlockOutput(cfg.file(), hook);
+    refuseUnsupported(cfg, file);
     long dIn = cfg.positive("d_in");
     long dSae = cfg.positive("d_sae");
     boolean jumpRelu = architecture == Architecture.JUMPRELU;
@@ -95,7 +95,7 @@ public final class SaeLens {
     return k;
   }
 
-  private static void refuseUnsupported(StrictJson cfg, Safetensors file, String hook) {
+  private static void refuseUnsupported(StrictJson cfg, Safetensors file) {
     JsonNode normalize = cfg.raw("normalize_activations");
     boolean none =
         normalize.isMissingNode()
@@ -106,21 +106,26 @@ public final class SaeLens {
       throw cfg.fault(
           "normalize_activations", "is " + normalize.asText() + ", which is not supported");
     }
-    if (!cfg.text("reshape_activations", "none").equals("none") || hook.contains("hook_z")) {
+    if (!cfg.text("reshape_activations", "none").equals("none")) {
       throw cfg.fault("reshape_activations", "is not none, which is not supported");
     }
-    if (cfg.flag("finetuning_scaling_factor", false)
-        || file.tensors().containsKey("finetuning_scaling_factor")) {
-      throw new InputException(file.file(), "a finetuning_scaling_factor is not supported");
+    if (cfg.flag("finetuning_scaling_factor", false)) {
+      throw cfg.fault("finetuning_scaling_factor", "is true, which is not supported");
     }
-    for (String name : file.tensors().keySet()) {
-      if (!List.of("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "scaling_factor")
-          .contains(name)) {
-        throw new InputException(file.file(), "tensor " + name + " is not understood");
-      }
-    }
+    SaeFile.requireOnly(
+        file, Set.of("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "scaling_factor"));
     if (file.tensors().containsKey("scaling_factor")) {
-      throw new InputException(file.file(), "tensor scaling_factor is not supported");
+      requireOnes(file.tensor("scaling_factor", cfg.positive("d_sae")));
+    }
+  }
+
+  /** The first versions wrote a factor for each latent, which had an effect after finetuning. */
+  private static void requireOnes(TensorEntry factors) {
+    for (long i = 0; i < factors.size(); i++) {
+      if (factors.value(i) != 1) {
+        throw new InputException(
+            factors.file(), "tensor scaling_factor is not all ones, which is not supported");
+      }
     }
   }
 
@@ -162,13 +167,7 @@ public final class SaeLens {
       tensors.add(Safetensors.Output.vector("threshold", sae.threshold));
     }
     Safetensors.write(folder.resolve(WEIGHTS), tensors, Map.of("format", "pt"));
-    try {
-      AtomicFiles.write(
-          folder.resolve(CONFIG),
-          new ObjectMapper().writerWithDefaultPrettyPrinter().writeValueAsString(config(sae)));
-    } catch (IOException e) {
-      throw new UncheckedIOException(e);
-    }
+    AtomicFiles.write(folder.resolve(CONFIG), config(sae));
   }
 
   private static ObjectNode config(Output sae) {

@@ -11,6 +11,7 @@ import java.lang.foreign.ValueLayout;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.channels.FileChannel;
+import java.nio.charset.CharacterCodingException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -110,7 +111,7 @@ public final class Safetensors implements AutoCloseable {
           "cut off: a header of %d bytes in a file of %d".formatted(headerSize, all.byteSize()));
     }
     byte[] header = all.asSlice(Long.BYTES, headerSize).toArray(ValueLayout.JAVA_BYTE);
-    StrictJson json = StrictJson.parse(file, new String(header, StandardCharsets.UTF_8));
+    StrictJson json = StrictJson.parse(file, text(header));
     MemorySegment data = all.asSlice(Long.BYTES + headerSize);
     for (String name : json.keys()) {
       StrictJson value =
@@ -121,7 +122,19 @@ public final class Safetensors implements AutoCloseable {
         tensors.put(name, entry(name, value, data));
       }
     }
-    checkLayout(data.byteSize());
+    checkLayout(data);
+  }
+
+  /** The reference library refuses any byte before the brace, where others skip white space. */
+  private String text(byte[] header) {
+    if (header[0] != '{') {
+      throw new InputException(file, "no safetensors file: its header is no JSON object");
+    }
+    try {
+      return StandardCharsets.UTF_8.newDecoder().decode(ByteBuffer.wrap(header)).toString();
+    } catch (CharacterCodingException e) {
+      throw new InputException(file, "its header is not UTF-8 text");
+    }
   }
 
   private TensorEntry entry(String name, StrictJson json, MemorySegment data) {
@@ -178,13 +191,12 @@ public final class Safetensors implements AutoCloseable {
    * Tensors lie one after another without overlaps, holes or a rest, as the reference library
    * demands.
    */
-  private void checkLayout(long dataSize) {
+  private void checkLayout(MemorySegment data) {
     List<TensorEntry> order = new ArrayList<>(tensors.values());
     order.sort(
         Comparator.comparingLong((TensorEntry t) -> t.data().address())
             .thenComparingLong(t -> t.data().byteSize()));
-    long at = order.isEmpty() ? 0 : order.getFirst().data().address();
-    long start = at;
+    long at = data.address();
     String before = "the header";
     for (TensorEntry entry : order) {
       if (entry.data().address() < at) {
@@ -196,9 +208,10 @@ public final class Safetensors implements AutoCloseable {
       at += entry.data().byteSize();
       before = entry.name();
     }
-    if (at - start != dataSize) {
+    if (at != data.address() + data.byteSize()) {
       throw new InputException(
-          file, "%d bytes of data, its tensors have %d".formatted(dataSize, at - start));
+          file,
+          "%d bytes of data, its tensors have %d".formatted(data.byteSize(), at - data.address()));
     }
   }
 

@@ -4,6 +4,7 @@ import espalier.format.SaeWeights.Architecture;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.OptionalLong;
+import java.util.Set;
 
 /**
  * EleutherAI sparsify: {@code cfg.json} and {@code sae.safetensors} in a folder named after the
@@ -26,6 +27,7 @@ final class Sparsify {
         throw cfg.fault(flag, "is true, which is not supported");
       }
     }
+    SaeFile.requireOnly(file, Set.of("encoder.weight", "encoder.bias", "W_dec", "b_dec"));
     long dIn = cfg.positive("d_in");
     long dSae = latents(cfg, dIn);
     int k = cfg.positive("k");

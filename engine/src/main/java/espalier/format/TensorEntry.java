@@ -3,6 +3,8 @@ package espalier.format;
 import espalier.device.Device;
 import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.nio.ByteOrder;
 import java.nio.file.Path;
 import java.util.Arrays;
 
@@ -12,6 +14,13 @@ import java.util.Arrays;
  */
 public record TensorEntry(Path file, String name, DType dtype, long[] shape, MemorySegment data) {
 
+  private static final ValueLayout.OfShort SHORT =
+      ValueLayout.JAVA_SHORT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
+  private static final ValueLayout.OfFloat FLOAT =
+      ValueLayout.JAVA_FLOAT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
+  private static final ValueLayout.OfDouble DOUBLE =
+      ValueLayout.JAVA_DOUBLE_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
+
   /** The product of the shape. */
   public long size() {
     long size = 1;
@@ -19,6 +28,17 @@ public record TensorEntry(Path file, String name, DType dtype, long[] shape, Mem
       size *= n;
     }
     return size;
+  }
+
+  /** One element, for the few that are looked at on their way: whole tensors are converted. */
+  public double value(long index) {
+    return switch (dtype) {
+      case F32 -> data.get(FLOAT, index * Float.BYTES);
+      case F64 -> data.get(DOUBLE, index * Double.BYTES);
+      case F16 -> Float.float16ToFloat(data.get(SHORT, index * Short.BYTES));
+      case BF16 -> Float.intBitsToFloat(data.get(SHORT, index * Short.BYTES) << Short.SIZE);
+      default -> throw new IllegalStateException(name + " holds no real numbers: " + dtype);
+    };
   }
 
   /** Refuses any other shape, and types that hold no real numbers. */

@@ -70,6 +70,7 @@ public final class LanguageModel {
       }
       weights.put(stack.name(), Parameter.frozen(stack.name(), value));
     }
+    folder.requireAllTaken();
     return new LanguageModel(
         folder.config(), stacks, weights, RotaryTable.of(device, folder.config()));
   }

@@ -1,0 +1,160 @@
+package espalier.format;
+
+import static espalier.Refused.assertRefused;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.OptionalInt;
+import java.util.Set;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+class ModelConfigTest {
+
+  private static final String SMALL =
+      """
+      {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 12,
+       "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 3,
+       "intermediate_size": 20, "vocab_size": 100, "rms_norm_eps": 1e-5,
+       "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
+      """;
+
+  @TempDir Path folder;
+
+  @Test
+  void readsWhatTransformers4Wrote() throws IOException {
+    ModelConfig config =
+        read(
+            """
+            {"rope_theta": 500000.0, "tie_word_embeddings": true, "eos_token_id": [2, 7],
+             "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                              "high_freq_factor": 4.0, "original_max_position_embeddings": 32}}
+            """);
+    assertEquals(
+        new ModelConfig(
+            12,
+            2,
+            6,
+            3,
+            2,
+            20,
+            100,
+            1e-5,
+            64,
+            true,
+            OptionalInt.of(1),
+            List.of(2, 7),
+            new RopeConfig(500000, new RopeConfig.Llama3(8, 1, 4, 32))),
+        config);
+    assertEquals(Set.of(1, 2, 7), config.specialIds());
+  }
+
+  @Test
+  void readsWhatTransformers5Writes() throws IOException {
+    ModelConfig config =
+        read(
+            """
+            {"head_dim": 8, "rope_parameters":
+               {"rope_type": "linear", "factor": 2.0, "rope_theta": 250000.0}}
+            """);
+    assertEquals(8, config.headDim());
+    assertEquals(new RopeConfig(250000, new RopeConfig.Linear(2)), config.rope());
+  }
+
+  @Test
+  void fillsInWhatTransformersDoes() throws IOException {
+    ModelConfig config =
+        read(
+            """
+            {"num_key_value_heads": null, "rms_norm_eps": null, "max_position_embeddings": null,
+             "bos_token_id": null, "eos_token_id": null, "architectures": null}
+            """);
+    assertEquals(6, config.numKvHeads());
+    assertEquals(1e-6, config.rmsNormEps());
+    assertEquals(2048, config.maxPositionEmbeddings());
+    assertEquals(RopeConfig.plain(10_000), config.rope());
+    assertEquals(Set.of(), config.specialIds());
+  }
+
+  @ParameterizedTest
+  @ValueSource(
+      strings = {
+        "{}",
+        "{\"rope_theta\": 1e5, \"rope_scaling\": {\"type\": \"linear\", \"factor\": 4}}",
+        "{\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1,"
+            + " \"high_freq_factor\": 4, \"original_max_position_embeddings\": 16}}",
+        "{\"tie_word_embeddings\": true, \"head_dim\": 4, \"eos_token_id\": [2, 3]}",
+        "{\"bos_token_id\": null, \"eos_token_id\": null}"
+      })
+  void writesWhatItReads(String changes) throws IOException {
+    ModelConfig config = read(changes);
+    Path written = folder.resolve("written.json");
+    AtomicFiles.write(written, config.toJson());
+    assertEquals(config, ModelConfig.read(written));
+  }
+
+  @ParameterizedTest
+  @CsvSource(
+      delimiter = '|',
+      quoteCharacter = '`',
+      textBlock =
+          """
+          {"architectures": ["GPT2LMHeadModel"]}  | architecture GPT2LMHeadModel is not supported; supported: LlamaForCausalLM
+          {"architectures": ["A", "B"]}           | architectures is not a list of one name
+          {"architectures": "LlamaForCausalLM"}   | architectures is not a list of one name
+          {"architectures": null, "model_type": "gpt2"} | architecture gpt2 is not supported
+          {"architectures": null, "model_type": null}   | architecture (not named) is not supported
+          {"hidden_size": null}                   | hidden_size is missing
+          {"hidden_size": 0}                      | hidden_size is 0
+          {"hidden_size": "12"}                   | hidden_size is not an integer
+          {"hidden_size": 13}                     | hidden_size is 13, not a multiple of 6 heads
+          {"num_hidden_layers": -1}               | num_hidden_layers is -1
+          {"num_attention_heads": 0}              | num_attention_heads is 0
+          {"num_key_value_heads": 4}              | num_key_value_heads is 4, which does not divide 6 heads
+          {"head_dim": 3}                         | head_dim is 3; rotary positions need an even one
+          {"head_dim": 2147483646}                | head_dim is 2147483646, impossible with 6 heads
+          {"intermediate_size": null}             | intermediate_size is missing
+          {"vocab_size": 4294967296}              | vocab_size is 4294967296
+          {"rms_norm_eps": -1e-5}                 | rms_norm_eps is negative
+          {"max_position_embeddings": 0}          | max_position_embeddings is 0
+          {"hidden_act": "gelu"}                  | hidden_act is gelu, only silu is supported
+          {"attention_bias": true}                | attention_bias is true
+          {"mlp_bias": true}                      | mlp_bias is true
+          {"tie_word_embeddings": "yes"}          | tie_word_embeddings is neither true nor false
+          {"bos_token_id": 100}                   | bos_token_id is 100, no id of a vocabulary of 100
+          {"eos_token_id": [2, -1]}               | eos_token_id is -1
+          {"eos_token_id": "2"}                   | eos_token_id is "2"
+          {"quantization_config": {"bits": 4}}    | quantization_config is set
+          {"rope_theta": 0}                       | rope_theta is not positive
+          {"rope_scaling": {"rope_type": "yarn", "factor": 2}}                    | rope_scaling.rope_type is yarn; supported are default, linear and llama3
+          {"rope_scaling": {"rope_type": "linear"}}                               | rope_scaling.factor is missing
+          {"rope_scaling": {"rope_type": "linear", "factor": -2}}                 | rope_scaling.factor is not positive
+          {"rope_scaling": {"rope_type": "llama3", "factor": 2, "low_freq_factor": 4, "high_freq_factor": 4}} | low_freq_factor is not below high_freq_factor
+          {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}  | rope_parameters.partial_rotary_factor is not 1
+          {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}            | rope_parameters.full_attention is an object
+          """)
+  void refusesWhatItCannotCompute(String changes, String fault) throws IOException {
+    Path file = write(changes);
+    assertRefused(file, () -> ModelConfig.read(file), fault);
+  }
+
+  private ModelConfig read(String changes) throws IOException {
+    return ModelConfig.read(write(changes));
+  }
+
+  /** The small configuration with some keys changed. */
+  private Path write(String changes) throws IOException {
+    ObjectMapper mapper = new ObjectMapper();
+    ObjectNode json = (ObjectNode) mapper.readTree(SMALL);
+    json.setAll((ObjectNode) mapper.readTree(changes));
+    return Files.writeString(folder.resolve("config.json"), json.toString());
+  }
+}
