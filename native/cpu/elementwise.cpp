@@ -64,9 +64,10 @@ int32_t esp_column_sum(const float *x, int64_t ldx, const uint8_t *skip, float a
 int32_t esp_sum(const float *x, int64_t n, double *out) {
   ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
   *out = esp::blocked_sum(n, [=](int64_t begin, int64_t end) {
+    const float *values = x; /* a captured pointer in a reduction makes GCC 12 gather */
     double sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = begin; i < end; i++) sum += static_cast<double>(x[i]);
+    for (int64_t i = begin; i < end; i++) sum += static_cast<double>(values[i]);
     return sum;
   });
   return ESP_OK;
@@ -127,6 +128,18 @@ uint64_t mix(uint64_t z) {
   return z ^ z >> 31;
 }
 
+constexpr int64_t kMaskBlock = 512;
+
+/* factor[i] = scale if element first + i is kept, else 0. */
+void dropout_factors(uint64_t start, int64_t first, int64_t count, uint32_t threshold, float scale, float *factor) {
+  uint64_t bits[kMaskBlock];
+  const uint64_t step = 0x9e3779b97f4a7c15u, origin = start + static_cast<uint64_t>(first) * step;
+#pragma omp simd
+  for (int64_t i = 0; i < count; i++) bits[i] = mix(origin + static_cast<uint64_t>(i) * step) >> 32;
+#pragma omp simd
+  for (int64_t i = 0; i < count; i++) factor[i] = bits[i] >= threshold ? scale : 0.0f;
+}
+
 }  // namespace
 
 int32_t esp_dropout(const float *x, float *out, int64_t n, float p, const uint64_t *seed, uint64_t stream,
@@ -139,17 +152,18 @@ int32_t esp_dropout(const float *x, float *out, int64_t n, float p, const uint64
   const uint32_t threshold = static_cast<uint32_t>(static_cast<double>(p) * 4294967296.0);
   const float scale = static_cast<float>(1 / (1 - static_cast<double>(p)));
   esp::parallel_blocks(n, esp::kElementBlock, [=](int64_t begin, int64_t end) {
-    if (accumulate != 0) {
+    for (int64_t at = begin; at < end; at += kMaskBlock) {
+      const int64_t count = std::min(kMaskBlock, end - at);
+      float factor[kMaskBlock];
+      dropout_factors(start, at, count, threshold, scale, factor);
+      const float *in = x + at;
+      float *result = out + at;
+      if (accumulate != 0) {
 #pragma omp simd
-      for (int64_t i = begin; i < end; i++) {
-        const uint64_t bits = mix(start + static_cast<uint64_t>(i) * 0x9e3779b97f4a7c15u);
-        out[i] += static_cast<uint32_t>(bits >> 32) >= threshold ? x[i] * scale : 0.0f;
-      }
-    } else {
+        for (int64_t i = 0; i < count; i++) result[i] += factor[i] > 0 ? in[i] * factor[i] : 0.0f;
+      } else {
 #pragma omp simd
-      for (int64_t i = begin; i < end; i++) {
-        const uint64_t bits = mix(start + static_cast<uint64_t>(i) * 0x9e3779b97f4a7c15u);
-        out[i] = static_cast<uint32_t>(bits >> 32) >= threshold ? x[i] * scale : 0.0f;
+        for (int64_t i = 0; i < count; i++) result[i] = factor[i] > 0 ? in[i] * factor[i] : 0.0f;
       }
     }
   });

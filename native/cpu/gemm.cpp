@@ -15,14 +15,49 @@ namespace {
 
 using Sgemm = void (*)(int order, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a, int lda,
                        const float *b, int ldb, float beta, float *c, int ldc);
+
+/* Below this many multiplications (10 us) nothing is cut. */
+constexpr int64_t kOneTile = 1 << 20;
+/* Tiles of about 512 x 512, but at least 4. */
+constexpr int64_t kTileArea = 1 << 18;
+/* Where a side is at most this, as LoRA's rank is, small tiles reach OpenBLAS's kernels that copy nothing. */
+constexpr int64_t kSkinny = 32, kSkinnyTile = 1 << 19;
+/* A call of sgemm copies its rows of op(a) and columns of op(b) into a layout of its own: that costs as much as this
+ * many more rows and columns of products (measured). */
+constexpr int64_t kPacking = 20;
+
 constexpr int kRowMajor = 101, kNoTrans = 111, kTrans = 112;
 
 std::atomic<Sgemm> sgemm{nullptr};
 
-/* Pieces that [0, size) is cut into: about `target` long, equal up to a multiple of 16. */
-int64_t piece(int64_t size, int64_t target) {
-  int64_t pieces = std::max<int64_t>(1, (size + target / 2) / target);
-  return ((size + pieces - 1) / pieces + 15) / 16 * 16;
+struct Cut {
+  int64_t tile_m, tile_n;
+};
+
+/* About size / count, a multiple of 16: what sgemm's inner kernel takes at a time. */
+int64_t piece(int64_t size, int64_t count) { return ((size + count - 1) / count + 15) / 16 * 16; }
+
+int64_t pieces(int64_t size, int64_t length) { return (size + length - 1) / length; }
+
+/* By shape alone: of all grids with the wanted number of tiles, the one that four threads finish first. */
+Cut cut(int64_t m, int64_t n, int64_t k) {
+  if (m * n * k < kOneTile) return {m, n};
+  const bool skinny = std::min({m, n, k}) <= kSkinny;
+  const int64_t wanted = skinny ? m * n * k / kSkinnyTile : m * n / kTileArea;
+  const int64_t tiles = std::max<int64_t>(4, (wanted + 3) / 4 * 4);
+  Cut best{};
+  int64_t best_cost = INT64_MAX;
+  for (int64_t rows = 1; rows <= tiles; rows++) {
+    if (tiles % rows != 0) continue;
+    const Cut grid{piece(m, rows), piece(n, tiles / rows)};
+    const int64_t waves = (pieces(m, grid.tile_m) * pieces(n, grid.tile_n) + 3) / 4;
+    const int64_t cost = waves * (grid.tile_m * grid.tile_n + kPacking * (grid.tile_m + grid.tile_n));
+    if (cost < best_cost) {
+      best = grid;
+      best_cost = cost;
+    }
+  }
+  return best;
 }
 
 }  // namespace
@@ -36,10 +71,10 @@ int32_t require_sgemm(const char *kernel) {
 void gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
           const float *b, int64_t ldb, float beta, float *c, int64_t ldc) {
   const Sgemm product = sgemm.load(std::memory_order_acquire);
-  const int64_t tile_m = piece(m, 256), tile_n = piece(n, 512);
-  const int64_t tiles_m = (m + tile_m - 1) / tile_m, tiles_n = (n + tile_n - 1) / tile_n;
-  parallel_tasks(tiles_m * tiles_n, [&](int64_t tile) {
-    const int64_t i = tile / tiles_n * tile_m, j = tile % tiles_n * tile_n;
+  const Cut grid = cut(m, n, k);
+  const int64_t tile_m = grid.tile_m, tile_n = grid.tile_n, columns = pieces(n, tile_n);
+  parallel_tasks(pieces(m, tile_m) * columns, [&](int64_t tile) {
+    const int64_t i = tile / columns * tile_m, j = tile % columns * tile_n;
     product(kRowMajor, trans_a ? kTrans : kNoTrans, trans_b ? kTrans : kNoTrans,
             static_cast<int>(std::min(tile_m, m - i)), static_cast<int>(std::min(tile_n, n - j)), static_cast<int>(k),
             alpha, trans_a ? a + i : a + i * lda, static_cast<int>(lda), trans_b ? b + j * ldb : b + j,

@@ -10,9 +10,10 @@
 int32_t esp_global_norm(const float *grad, int64_t n, esp_control *control) {
   ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
   control->grad_norm = std::sqrt(esp::blocked_sum(n, [=](int64_t begin, int64_t end) {
+    const float *gradient = grad; /* a captured pointer in a reduction makes GCC 12 gather */
     double sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = begin; i < end; i++) sum += static_cast<double>(grad[i]) * static_cast<double>(grad[i]);
+    for (int64_t i = begin; i < end; i++) sum += static_cast<double>(gradient[i]) * static_cast<double>(gradient[i]);
     return sum;
   }));
   return ESP_OK;

@@ -33,12 +33,13 @@ int32_t esp_rms_norm_backward(const float *x, const float *weight, float weight_
   esp::parallel_rows(rows, 4 * d, [=](int64_t r) {
     const float *__restrict in = x + r * d;
     const float *__restrict gradient = d_out + r * d;
+    const float *__restrict gain = weight;
     float *__restrict result = d_x + r * d;
     const float scale = rstd[r];
     double dot = 0; /* sum of g * xhat */
 #pragma omp simd reduction(+ : dot)
     for (int64_t c = 0; c < d; c++) {
-      dot += static_cast<double>(gradient[c] * (weight_offset + weight[c])) * static_cast<double>(in[c]);
+      dot += static_cast<double>(gradient[c] * (weight_offset + gain[c])) * static_cast<double>(in[c]);
     }
     /* rstd * (g - xhat * mean(g * xhat)) = rstd * g - x * (rstd^3 * sum(g * x) / d) */
     const double cube = static_cast<double>(scale) * static_cast<double>(scale) * static_cast<double>(scale);
@@ -46,12 +47,12 @@ int32_t esp_rms_norm_backward(const float *x, const float *weight, float weight_
     if (accumulate != 0) {
 #pragma omp simd
       for (int64_t c = 0; c < d; c++) {
-        result[c] += scale * (gradient[c] * (weight_offset + weight[c])) - in[c] * along;
+        result[c] += scale * (gradient[c] * (weight_offset + gain[c])) - in[c] * along;
       }
     } else {
 #pragma omp simd
       for (int64_t c = 0; c < d; c++) {
-        result[c] = scale * (gradient[c] * (weight_offset + weight[c])) - in[c] * along;
+        result[c] = scale * (gradient[c] * (weight_offset + gain[c])) - in[c] * along;
       }
     }
   });

@@ -34,11 +34,19 @@ struct Entries {
   }
 };
 
-template <typename Candidate>
-bool any_in_block(int64_t n, const Candidate &candidate) {
+/* Whether z[i] > bar for an i < n. */
+bool any_above(const float *z, float bar, int64_t n) {
   int found = 0;
 #pragma omp simd reduction(| : found)
-  for (int64_t i = 0; i < n; i++) found |= candidate(i) ? 1 : 0;
+  for (int64_t i = 0; i < n; i++) found |= z[i] > bar ? 1 : 0;
+  return found != 0;
+}
+
+/* Whether z[i] - bar[i] > offset for an i < n. */
+bool any_above(const float *z, const float *bar, float offset, int64_t n) {
+  int found = 0;
+#pragma omp simd reduction(| : found)
+  for (int64_t i = 0; i < n; i++) found |= z[i] - bar[i] > offset ? 1 : 0;
   return found != 0;
 }
 
@@ -46,7 +54,7 @@ void select_relu(const float *z, int64_t m, Entries &entries) {
   for (int64_t block = 0; block < m; block += kBlock) {
     const int64_t n = std::min(kBlock, m - block);
     const float *part = z + block;
-    if (!any_in_block(n, [=](int64_t i) { return part[i] > 0; })) continue;
+    if (!any_above(part, 0, n)) continue;
     for (int64_t i = 0; i < n; i++) {
       if (part[i] > 0) entries.add(block + i, part[i], part[i]);
     }
@@ -58,7 +66,7 @@ void select_jumprelu(const float *z, const float *threshold, float margin, int64
   for (int64_t block = 0; block < m; block += kBlock) {
     const int64_t n = std::min(kBlock, m - block);
     const float *part = z + block, *theta = threshold + block;
-    if (!any_in_block(n, [=](int64_t i) { return part[i] - theta[i] > -below; })) continue;
+    if (!any_above(part, theta, -below, n)) continue;
     for (int64_t i = 0; i < n; i++) {
       const bool active = part[i] > theta[i];
       if (!active && !(std::fabs(part[i] - theta[i]) < margin)) continue;
@@ -118,7 +126,7 @@ void select_topk(const float *z, int64_t m, int64_t k, Entries &entries) {
   for (int64_t block = 0; block < m; block += kBlock) {
     const int64_t n = std::min(kBlock, m - block);
     const float *part = z + block;
-    if (!any_in_block(n, [=](int64_t i) { return part[i] > bar; })) continue;
+    if (!any_above(part, bar, n)) continue;
     for (int64_t i = 0; i < n; i++) {
       if (!(part[i] > bar)) continue;
       positive++;
