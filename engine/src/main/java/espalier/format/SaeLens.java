@@ -24,6 +24,10 @@ public final class SaeLens {
 
   static final String WEIGHTS = "sae_weights.safetensors";
   private static final String CONFIG = "cfg.json";
+  private static final String SCALING = "scaling_factor";
+  private static final Set<String> TENSORS = Set.of("W_enc", "b_enc", "W_dec", "b_dec", SCALING);
+  private static final Set<String> WITH_THRESHOLD =
+      Set.of("W_enc", "b_enc", "W_dec", "b_dec", SCALING, "threshold");
 
   private SaeLens() {}
 
@@ -33,10 +37,14 @@ public final class SaeLens {
     String hook = hook(cfg, flat);
     Architecture architecture = architecture(cfg);
     SaeFile.requireBlockOutput(cfg.file(), hook);
-    refuseUnsupported(cfg, file);
+    refuseUnsupported(cfg);
+    boolean jumpRelu = architecture == Architecture.JUMPRELU;
+    SaeFile.requireOnly(file, jumpRelu ? WITH_THRESHOLD : TENSORS);
     long dIn = cfg.positive("d_in");
     long dSae = cfg.positive("d_sae");
-    boolean jumpRelu = architecture == Architecture.JUMPRELU;
+    if (file.tensors().containsKey(SCALING)) {
+      requireOnes(file.tensor(SCALING, dSae));
+    }
     return new SaeWeights(
         folder,
         flat ? "SAELens up to 5" : "SAELens 6",
@@ -95,7 +103,7 @@ public final class SaeLens {
     return k;
   }
 
-  private static void refuseUnsupported(StrictJson cfg, Safetensors file) {
+  private static void refuseUnsupported(StrictJson cfg) {
     JsonNode normalize = cfg.raw("normalize_activations");
     boolean none =
         normalize.isMissingNode()
@@ -111,11 +119,6 @@ public final class SaeLens {
     }
     if (cfg.flag("finetuning_scaling_factor", false)) {
       throw cfg.fault("finetuning_scaling_factor", "is true, which is not supported");
-    }
-    SaeFile.requireOnly(
-        file, Set.of("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "scaling_factor"));
-    if (file.tensors().containsKey("scaling_factor")) {
-      requireOnes(file.tensor("scaling_factor", cfg.positive("d_sae")));
     }
   }
 

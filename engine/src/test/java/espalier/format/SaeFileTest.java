@@ -1,0 +1,284 @@
+package espalier.format;
+
+import static espalier.Refused.assertRefused;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertNull;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.format.SaeWeights.Architecture;
+import espalier.tensor.Tensor;
+import java.io.IOException;
+import java.lang.foreign.Arena;
+import java.lang.foreign.ValueLayout;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.OptionalInt;
+import java.util.OptionalLong;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+class SaeFileTest {
+
+  private static final String WEIGHTS = "sae_weights.safetensors";
+
+  /** dIn 2, dSae 3. */
+  private static final String SAELENS =
+      """
+      {"architecture": "jumprelu", "d_in": 2, "d_sae": 3, "dtype": "float32",
+       "apply_b_dec_to_input": false, "normalize_activations": "none",
+       "reshape_activations": "none", "metadata": {"hook_name": "blocks.5.hook_resid_post"}}
+      """;
+
+  private static final String SPARSIFY =
+      """
+      {"activation": "topk", "expansion_factor": 32, "num_latents": 3, "k": 2, "d_in": 2,
+       "skip_connection": false, "transcode": false}
+      """;
+
+  @TempDir Path folder;
+
+  @ParameterizedTest
+  @EnumSource(Architecture.class)
+  void readsWhatItWrites(Architecture architecture) {
+    boolean jumpRelu = architecture == Architecture.JUMPRELU;
+    SaeLens.write(
+        folder.resolve("sae"),
+        new SaeLens.Output(
+            architecture,
+            tensor(2, 3, 1),
+            tensor(1, 3, 2),
+            tensor(3, 2, 3),
+            tensor(1, 2, 4),
+            jumpRelu ? tensor(1, 3, 5) : null,
+            architecture == Architecture.TOPK ? 2 : 0,
+            true,
+            "blocks.7.hook_resid_post",
+            "small",
+            128,
+            true));
+    try (SaeFile file = SaeFile.open(folder.resolve("sae"))) {
+      SaeWeights sae = file.weights();
+      assertEquals(architecture, sae.architecture());
+      assertEquals("SAELens 6", sae.format());
+      assertEquals(2, sae.dIn());
+      assertEquals(3, sae.dSae());
+      assertFalse(sae.encoderRowsAreLatents());
+      assertTrue(sae.subtractDecoderBias());
+      assertFalse(sae.rankByDecoderNorm());
+      assertEquals(OptionalInt.of(7), sae.layer());
+      assertEquals(
+          architecture == Architecture.TOPK ? OptionalLong.of(2) : OptionalLong.empty(), sae.k());
+      assertEquals(1 + 5, sae.wEnc().value(5));
+      assertEquals(2 + 2, sae.bEnc().value(2));
+      assertEquals(3 + 4, sae.wDec().value(4));
+      assertEquals(4 + 1, sae.bDec().value(1));
+      if (jumpRelu) {
+        assertEquals(5 + 1, sae.threshold().value(1));
+      } else {
+        assertNull(sae.threshold());
+      }
+    }
+  }
+
+  @Test
+  void takesTheWeightsFileForItsFolder() throws IOException {
+    saeLens("{}");
+    try (SaeFile file = SaeFile.open(folder.resolve(WEIGHTS))) {
+      assertEquals(OptionalInt.of(5), file.weights().layer());
+    }
+  }
+
+  @ParameterizedTest
+  @CsvSource({
+    "blocks.5.hook_resid_post, 5",
+    "blocks.5.hook_resid_pre, 4",
+    "model.layers.12, 12",
+    "layers.12, 12",
+    "model.layers.22.output, 22"
+  })
+  void understandsTheNamesOfABlocksOutput(String hook, int layer) {
+    assertEquals(OptionalInt.of(layer), SaeFile.blockOf(hook));
+  }
+
+  @ParameterizedTest
+  @ValueSource(
+      strings = {
+        "blocks.0.hook_resid_pre",
+        "blocks.5.hook_mlp_out",
+        "blocks.5.attn.hook_z",
+        "layers.5.mlp",
+        "model.layers.5.self_attn.o_proj.input",
+        "blocks.5.hook_resid_post.more",
+        "blocks.99999999999.hook_resid_post"
+      })
+  void refusesOtherSites(String hook) throws IOException {
+    saeLens("{\"metadata\": {\"hook_name\": \"%s\"}}".formatted(hook));
+    assertRefused(
+        folder.resolve("cfg.json"), () -> SaeFile.open(folder), "hook " + hook + " is not supp");
+  }
+
+  @ParameterizedTest
+  @CsvSource(
+      delimiter = '|',
+      quoteCharacter = '`',
+      textBlock =
+          """
+          {"architecture": "gated"}                          | architecture is gated; supported are standard, jumprelu and topk
+          {"architecture": "batchtopk"}                      | architecture is batchtopk
+          {"architecture": "transcoder"}                     | architecture is transcoder
+          {"architecture": 3}                                | architecture is not a string
+          {"activation_fn": "tanh-relu"}                     | activation_fn is tanh-relu
+          {"normalize_activations": "layer_norm"}            | normalize_activations is layer_norm
+          {"normalize_activations": true}                    | normalize_activations is true
+          {"reshape_activations": "hook_z"}                  | reshape_activations is not none
+          {"finetuning_scaling_factor": true}                | finetuning_scaling_factor is true
+          {"d_in": null}                                     | d_in is missing
+          {"d_in": 0}                                        | d_in is 0
+          {"d_sae": -3}                                      | d_sae is -3
+          {"architecture": "topk", "k": 4}                   | k is 4 of 3 latents
+          {"architecture": "topk", "k": 0}                   | k is 0, not a positive size
+          {"architecture": "topk"}                           | k is missing
+          {"apply_b_dec_to_input": 1}                        | apply_b_dec_to_input is neither true nor false
+          {"metadata": {"hook_name": 3}}                     | metadata.hook_name is not a string
+          """)
+  void refusesSaeLensConfigurations(String changes, String fault) throws IOException {
+    saeLens(changes, changes.contains("topk\"") ? "" : "threshold[3]");
+    assertRefused(folder.resolve("cfg.json"), () -> SaeFile.open(folder), fault);
+  }
+
+  @ParameterizedTest
+  @CsvSource(
+      delimiter = '|',
+      textBlock =
+          """
+          {"d_in": 3}                   | threshold[3]                   | tensor W_enc has shape [2, 3], expected [3, 3]
+          {"d_sae": 4}                  | threshold[3]                   | tensor W_enc has shape [2, 3], expected [2, 4]
+          {}                            |                                | tensor threshold is missing
+          {}                            | threshold[2]                   | tensor threshold has shape [2], expected [3]
+          {}                            | threshold[3] log_threshold[3]  | tensor log_threshold is not understood
+          {}                            | threshold[3] scaling_factor[3] | tensor scaling_factor is not all ones
+          {"architecture": "standard"}  | threshold[3]                   | tensor threshold is not understood
+          """)
+  void refusesSaeLensTensors(String changes, String more, String fault) throws IOException {
+    saeLens(changes, more == null ? "" : more);
+    assertRefused(folder.resolve(WEIGHTS), () -> SaeFile.open(folder), fault);
+  }
+
+  @ParameterizedTest
+  @CsvSource(
+      delimiter = '|',
+      quoteCharacter = '`',
+      textBlock =
+          """
+          {"activation": "groupmax"}                 | activation is groupmax
+          {"transcode": true}                        | transcode is true
+          {"skip_connection": true}                  | skip_connection is true
+          {"k": 4}                                   | k is 4 of 3 latents
+          {"k": null}                                | k is missing
+          {"num_latents": -1}                        | num_latents is negative
+          {"num_latents": 0, "expansion_factor": 0}  | expansion_factor is 0
+          """)
+  void refusesSparsifyConfigurations(String changes, String fault) throws IOException {
+    sparsify(changes, "");
+    assertRefused(folder.resolve("cfg.json"), () -> SaeFile.open(folder), fault);
+  }
+
+  @Test
+  void refusesSparsifyTensors() throws IOException {
+    Path file = folder.resolve("sae.safetensors");
+    sparsify("{\"num_latents\": 0}", "");
+    assertRefused(file, () -> SaeFile.open(folder), "encoder.weight has shape [3, 2]", "[64, 2]");
+    sparsify("{}", "W_skip[2]");
+    assertRefused(file, () -> SaeFile.open(folder), "tensor W_skip is not understood");
+  }
+
+  @ParameterizedTest
+  @CsvSource({
+    "params.npz, Gemma Scope",
+    "params.safetensors, Gemma Scope 2",
+    "hyperparams.json, Llama Scope",
+    "ae.pt, dictionary_learning"
+  })
+  void refusesOtherFormatsByName(String file, String format) throws IOException {
+    Files.writeString(folder.resolve(file), "");
+    assertRefused(folder, () -> SaeFile.open(folder), format, "SAELens", "sparsify");
+    Path path = folder.resolve(file);
+    assertRefused(path, () -> SaeFile.open(path), format);
+  }
+
+  @Test
+  void refusesWhatIsNoSae() throws IOException {
+    assertRefused(folder, () -> SaeFile.open(folder), "no SAE is found here");
+    Path missing = folder.resolve("missing");
+    assertRefused(missing, () -> SaeFile.open(missing), "no such file or folder");
+    saeLens("{}");
+    Files.delete(folder.resolve("cfg.json"));
+    assertRefused(folder.resolve("cfg.json"), () -> SaeFile.open(folder), "no such file");
+  }
+
+  private void saeLens(String changes) throws IOException {
+    saeLens(changes, "threshold[3]");
+  }
+
+  /** {@code more}: further vectors, such as "threshold[3]". */
+  private void saeLens(String changes, String more) throws IOException {
+    config(SAELENS, changes);
+    List<Safetensors.Output> tensors =
+        new ArrayList<>(
+            List.of(
+                Safetensors.Output.matrix("W_enc", tensor(2, 3, 1)),
+                Safetensors.Output.vector("b_enc", tensor(1, 3, 1)),
+                Safetensors.Output.matrix("W_dec", tensor(3, 2, 1)),
+                Safetensors.Output.vector("b_dec", tensor(1, 2, 1))));
+    addVectors(tensors, more);
+    Safetensors.write(folder.resolve(WEIGHTS), tensors, Map.of());
+  }
+
+  private void sparsify(String changes, String more) throws IOException {
+    config(SPARSIFY, changes);
+    List<Safetensors.Output> tensors =
+        new ArrayList<>(
+            List.of(
+                Safetensors.Output.matrix("encoder.weight", tensor(3, 2, 1)),
+                Safetensors.Output.vector("encoder.bias", tensor(1, 3, 1)),
+                Safetensors.Output.matrix("W_dec", tensor(3, 2, 1)),
+                Safetensors.Output.vector("b_dec", tensor(1, 2, 1))));
+    addVectors(tensors, more);
+    Safetensors.write(folder.resolve("sae.safetensors"), tensors, Map.of());
+  }
+
+  private static void addVectors(List<Safetensors.Output> tensors, String more) {
+    for (String vector : more.isBlank() ? new String[0] : more.trim().split(" +")) {
+      int bracket = vector.indexOf('[');
+      int size = Integer.parseInt(vector.substring(bracket + 1, vector.length() - 1));
+      tensors.add(Safetensors.Output.vector(vector.substring(0, bracket), tensor(1, size, 2)));
+    }
+  }
+
+  private void config(String base, String changes) throws IOException {
+    ObjectMapper mapper = new ObjectMapper();
+    ObjectNode json = (ObjectNode) mapper.readTree(base);
+    json.setAll((ObjectNode) mapper.readTree(changes));
+    Files.writeString(folder.resolve("cfg.json"), json.toString());
+  }
+
+  /** first, first + 1, ... */
+  private static Tensor tensor(long rows, long cols, float first) {
+    Tensor tensor =
+        Tensor.of(Arena.ofAuto().allocate(ValueLayout.JAVA_FLOAT, rows * cols), rows, cols);
+    for (long i = 0; i < rows * cols; i++) {
+      tensor.set(i / cols, i % cols, first + i);
+    }
+    return tensor;
+  }
+}
