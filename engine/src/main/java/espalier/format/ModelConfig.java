@@ -81,7 +81,7 @@ public record ModelConfig(
       throw json.fault("rms_norm_eps", "is negative");
     }
     int positions = json.positive("max_position_embeddings", 2048);
-    List<Integer> bos = ids(json, "bos_token_id", vocab);
+    List<Integer> bos = ids(json, "bos_token_id", 1, vocab);
     return new ModelConfig(
         hidden,
         json.positive("num_hidden_layers"),
@@ -94,7 +94,7 @@ public record ModelConfig(
         positions,
         json.flag("tie_word_embeddings", false),
         bos.isEmpty() ? OptionalInt.empty() : OptionalInt.of(bos.getFirst()),
-        ids(json, "eos_token_id", vocab),
+        ids(json, "eos_token_id", 2, vocab),
         RopeConfig.read(json, positions));
   }
 
@@ -117,12 +117,15 @@ public record ModelConfig(
     }
   }
 
-  /** None, one id, or a list. */
-  private static List<Integer> ids(StrictJson json, String key, int vocab) {
-    if (!json.has(key)) {
+  /** One id or a list; null for none, and transformers' choice where the key is absent. */
+  private static List<Integer> ids(StrictJson json, String key, int absent, int vocab) {
+    JsonNode value = json.raw(key);
+    if (value.isNull()) {
       return List.of();
     }
-    JsonNode value = json.raw(key);
+    if (value.isMissingNode()) {
+      value = JsonNodeFactory.instance.numberNode(absent);
+    }
     List<Integer> ids = new ArrayList<>();
     for (JsonNode id : value.isArray() ? value : JsonNodeFactory.instance.arrayNode().add(value)) {
       if (!id.isInt() || id.intValue() < 0 || id.intValue() >= vocab) {
@@ -152,11 +155,11 @@ public record ModelConfig(
     json.put("attention_bias", false);
     json.put("mlp_bias", false);
     json.put("torch_dtype", "float32");
-    bos.ifPresent(id -> json.put("bos_token_id", id));
-    if (eos.size() == 1) {
-      json.put("eos_token_id", eos.getFirst());
-    } else if (!eos.isEmpty()) {
+    json.put("bos_token_id", bos.isPresent() ? bos.getAsInt() : null);
+    if (eos.size() > 1) {
       eos.forEach(json.putArray("eos_token_id")::add);
+    } else {
+      json.put("eos_token_id", eos.isEmpty() ? null : eos.getFirst());
     }
     rope.write(json);
     return json;

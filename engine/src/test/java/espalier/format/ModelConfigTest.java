@@ -84,6 +84,14 @@ class ModelConfigTest {
     assertEquals(Set.of(), config.specialIds());
   }
 
+  /** As LlamaConfig of transformers has it. */
+  @Test
+  void takesAbsentSpecialIdsForOneAndTwo() throws IOException {
+    String none = SMALL.replace(", \"bos_token_id\": 1, \"eos_token_id\": 2", "");
+    Path file = Files.writeString(folder.resolve("config.json"), none);
+    assertEquals(Set.of(1, 2), ModelConfig.read(file).specialIds());
+  }
+
   @ParameterizedTest
   @ValueSource(
       strings = {
