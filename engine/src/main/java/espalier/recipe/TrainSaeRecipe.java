@@ -1,7 +1,5 @@
 package espalier.recipe;
 
-import com.fasterxml.jackson.databind.node.ArrayNode;
-import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
@@ -24,6 +22,7 @@ import espalier.train.MetricsLog;
 import espalier.train.TrainingLoop;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.nio.file.Path;
 import java.util.Optional;
 import java.util.SplittableRandom;
 
@@ -42,7 +41,7 @@ public final class TrainSaeRecipe {
     int every();
 
     /** Fields for the metrics; {@code sae} is folded and frozen. */
-    ObjectNode measure(Device device, LanguageModel model, Sae sae);
+    ObjectNode measure(Device device, LanguageModel model, Path modelFolder, int context, Sae sae);
   }
 
   public TrainSaeRecipe(TrainSaeSettings settings, Console console) {
@@ -138,7 +137,7 @@ public final class TrainSaeRecipe {
                   w ->
                       () -> {
                         sae.foldInto(device, folded);
-                        return w.measure(device, model, folded);
+                        return w.measure(device, model, settings.model(), rows.context(), folded);
                       }));
       TrainingLoop.End end = run.train(loop, saved, checkpoints, folder.path());
       if (end == TrainingLoop.End.DONE) {
@@ -186,16 +185,5 @@ public final class TrainSaeRecipe {
       }
     }
     return sample.rows(0, rows);
-  }
-
-  /** How often each latent was active, for the report's histogram. */
-  static ObjectNode density(String name, long tokens, long[] firings) {
-    ObjectNode json = JsonNodeFactory.instance.objectNode();
-    json.put("tokens", tokens);
-    ArrayNode counts = json.putObject("saes").putArray(name);
-    for (long count : firings) {
-      counts.add(count);
-    }
-    return json;
   }
 }

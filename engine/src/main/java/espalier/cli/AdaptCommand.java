@@ -1,0 +1,162 @@
+package espalier.cli;
+
+import espalier.recipe.AdaptRecipe;
+import espalier.recipe.AdaptSettings;
+import espalier.recipe.Console;
+import espalier.recipe.RowOrdering;
+import espalier.recipe.SaeSpec;
+import espalier.report.Report;
+import espalier.train.Schedule;
+import espalier.train.TrainingLoop;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.Optional;
+import java.util.OptionalInt;
+import java.util.concurrent.Callable;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Option;
+
+@Command(
+    name = "adapt",
+    description =
+        "Trains LoRA adapters around frozen SAEs until the model behaves like itself again.")
+final class AdaptCommand implements Callable<Integer> {
+
+  @Mixin private Common common;
+
+  @Option(names = "--model", required = true, description = "model folder (Hugging Face layout)")
+  private Path model;
+
+  @Option(
+      names = "--sae",
+      required = true,
+      paramLabel = "LAYER=PATH",
+      description = "SAE at the output of block LAYER, counted from 0; repeatable")
+  private List<String> saes;
+
+  @Option(
+      names = "--data",
+      required = true,
+      arity = "1..*",
+      paramLabel = "FILE",
+      description = ".txt, .jsonl (field text) or .npy (token ids [N, T])")
+  private List<Path> data;
+
+  @Option(names = "--out", required = true, description = "folder of the run and the adapter")
+  private Path out;
+
+  @Option(
+      names = "--rank",
+      description = "rank of the adapters (default: that of --init-adapter, else 64)")
+  private Integer rank;
+
+  @Option(
+      names = "--alpha",
+      description =
+          "updates are scaled by alpha / rank; an --init-adapter keeps its own"
+              + " (default: ${DEFAULT-VALUE})")
+  private double alpha = AdaptSettings.DEFAULT_ALPHA;
+
+  @Option(names = "--dropout", description = "of the adapters' inputs (default: ${DEFAULT-VALUE})")
+  private double dropout = 0.1;
+
+  @Option(
+      names = "--layers",
+      description = "after (the first SAE), all, or 3,5-9 (default: ${DEFAULT-VALUE})")
+  private String layers = "after";
+
+  @Option(
+      names = "--targets",
+      description = "both, attn, mlp, or layer names (default: ${DEFAULT-VALUE})")
+  private String targets = "both";
+
+  @Option(names = "--lr", description = "peak learning rate (default: ${DEFAULT-VALUE})")
+  private double lr = 5e-5;
+
+  @Option(names = "--schedule", description = "constant, linear or cosine (default: constant)")
+  private Schedule schedule = Schedule.CONSTANT;
+
+  @Option(names = "--warmup", description = "steps of warm-up (default: ${DEFAULT-VALUE})")
+  private int warmup;
+
+  @Option(names = "--weight-decay", description = "of AdamW (default: ${DEFAULT-VALUE})")
+  private double weightDecay = 0.01;
+
+  @Option(
+      names = "--clip",
+      description = "largest gradient norm, 0 for none (default: ${DEFAULT-VALUE})")
+  private double clip = 1;
+
+  @Option(names = "--batch", description = "rows at a time (default: ${DEFAULT-VALUE})")
+  private int batch = 1;
+
+  @Option(names = "--accumulate", description = "batches a step (default: ${DEFAULT-VALUE})")
+  private int accumulate = 1;
+
+  @Option(
+      names = "--context",
+      description = "tokens a row, when text is packed (default: ${DEFAULT-VALUE})")
+  private int context = 1024;
+
+  @Option(names = "--steps", description = "updates (default: one pass over the data)")
+  private Integer steps;
+
+  @Option(names = "--seed", description = "of initial values, order and dropout (default: 42)")
+  private long seed = 42;
+
+  @Option(names = "--eval-data", paramLabel = "FILE", description = "data to evaluate on")
+  private Path evalData;
+
+  @Option(names = "--eval-every", description = "steps between evaluations (default: none)")
+  private int evalEvery;
+
+  @Option(names = "--init-adapter", paramLabel = "DIR", description = "PEFT adapter to start from")
+  private Path initAdapter;
+
+  @Option(names = "--order", description = "shuffled or sequential (default: shuffled)")
+  private RowOrdering order = RowOrdering.SHUFFLED;
+
+  @Option(names = "--resume", description = "continue the run in --out from its last checkpoint")
+  private boolean resume;
+
+  @Option(
+      names = "--checkpoint-every",
+      description = "steps between checkpoints (default: ${DEFAULT-VALUE})")
+  private int checkpointEvery = 100;
+
+  @Override
+  public Integer call() {
+    common.check();
+    AdaptSettings settings =
+        new AdaptSettings(
+            model,
+            saes.stream().map(SaeSpec::parse).toList(),
+            data,
+            out,
+            rank == null ? OptionalInt.empty() : OptionalInt.of(rank),
+            alpha,
+            dropout,
+            layers,
+            targets,
+            lr,
+            schedule,
+            warmup,
+            weightDecay,
+            clip,
+            batch,
+            accumulate,
+            context,
+            steps == null ? OptionalInt.empty() : OptionalInt.of(steps),
+            seed,
+            Optional.ofNullable(evalData),
+            evalEvery,
+            Optional.ofNullable(initAdapter),
+            order,
+            resume,
+            checkpointEvery);
+    TrainingLoop.End end = new AdaptRecipe(settings, Console.standard()).run();
+    Report.write(out);
+    return end == TrainingLoop.End.DONE ? 0 : 1;
+  }
+}

@@ -1,0 +1,67 @@
+package espalier.cli;
+
+import espalier.recipe.Console;
+import espalier.recipe.EvaluateRecipe;
+import espalier.recipe.EvaluateSettings;
+import espalier.recipe.SaeSpec;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.Optional;
+import java.util.concurrent.Callable;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Option;
+
+@Command(
+    name = "evaluate",
+    description = "Measures what SAEs cost a model and what an adapter wins back.")
+final class EvaluateCommand implements Callable<Integer> {
+
+  @Mixin private Common common;
+
+  @Option(names = "--model", required = true, description = "model folder (Hugging Face layout)")
+  private Path model;
+
+  @Option(
+      names = "--sae",
+      paramLabel = "LAYER=PATH",
+      description = "SAE at the output of block LAYER, counted from 0; repeatable")
+  private List<String> saes = List.of();
+
+  @Option(names = "--adapter", paramLabel = "DIR", description = "PEFT adapter")
+  private Path adapter;
+
+  @Option(
+      names = "--data",
+      required = true,
+      arity = "1..*",
+      paramLabel = "FILE",
+      description = ".txt, .jsonl (field text) or .npy (token ids [N, T])")
+  private List<Path> data;
+
+  @Option(
+      names = "--context",
+      description = "tokens a row, when text is packed (default: ${DEFAULT-VALUE})")
+  private int context = 1024;
+
+  @Option(names = "--json", description = "print one JSON object")
+  private boolean json;
+
+  @Override
+  public Integer call() {
+    common.check();
+    var result =
+        new EvaluateRecipe(
+                new EvaluateSettings(
+                    model,
+                    saes.stream().map(SaeSpec::parse).toList(),
+                    Optional.ofNullable(adapter),
+                    data,
+                    context),
+                Console.standard())
+            .run()
+            .toJson();
+    System.out.print(json ? result + "\n" : Table.of(result));
+    return 0;
+  }
+}

@@ -1,0 +1,96 @@
+package espalier.cli;
+
+import espalier.format.InputException;
+import java.io.UncheckedIOException;
+import java.util.Arrays;
+import java.util.Locale;
+import java.util.stream.Collectors;
+import picocli.CommandLine;
+import picocli.CommandLine.MissingParameterException;
+import picocli.CommandLine.Model.ArgSpec;
+import picocli.CommandLine.Model.OptionSpec;
+import picocli.CommandLine.OverwrittenOptionException;
+import picocli.CommandLine.ParameterException;
+import picocli.CommandLine.ParseResult;
+import picocli.CommandLine.UnmatchedArgumentException;
+
+/**
+ * Every failure is one line on standard error, in our words; a stack trace only where {@code
+ * --verbose} asks for it.
+ */
+final class Failures {
+
+  static final int UNUSABLE = 2;
+  private static final int OTHER = 1;
+
+  private Failures() {}
+
+  /** The options themselves are wrong. */
+  static int usage(ParameterException e, String[] args) {
+    System.err.println("espalier: " + oneLine(explain(e)));
+    return UNUSABLE;
+  }
+
+  private static String explain(ParameterException e) {
+    return switch (e) {
+      case MissingParameterException missing ->
+          missing.getMissing().stream().map(Failures::name).collect(Collectors.joining(", "))
+              + " is missing";
+      case OverwrittenOptionException twice -> name(twice.getOverwritten()) + " is given twice";
+      case UnmatchedArgumentException unknown ->
+          unknown.getUnmatched().getFirst() + " is no option or argument of this command";
+      default -> {
+        if (e.getCause() instanceof InputException input) {
+          yield input.getMessage();
+        }
+        yield e.getArgSpec() == null
+            ? e.getMessage()
+            : name(e.getArgSpec()) + " " + e.getValue() + ": " + expected(e.getArgSpec());
+      }
+    };
+  }
+
+  private static String name(ArgSpec argument) {
+    return argument instanceof OptionSpec option ? option.longestName() : argument.paramLabel();
+  }
+
+  private static String expected(ArgSpec argument) {
+    Class<?> type = argument.auxiliaryTypes()[0];
+    if (type.isEnum()) {
+      String names =
+          Arrays.stream(type.getEnumConstants())
+              .map(constant -> constant.toString().toLowerCase(Locale.ROOT))
+              .collect(Collectors.joining(", "));
+      return "expected one of " + names;
+    }
+    if (type == int.class || type == Integer.class || type == long.class) {
+      return "expected a whole number";
+    }
+    if (type == double.class || type == Double.class) {
+      return "expected a number";
+    }
+    return "is not understood";
+  }
+
+  /** The job failed. */
+  static int execution(Exception e, CommandLine command, ParseResult parsed) {
+    boolean verbose = parsed.hasSubcommand() && parsed.subcommand().hasMatchedOption("--verbose");
+    if (verbose) {
+      e.printStackTrace();
+    } else {
+      System.err.println("espalier: " + oneLine(message(e)));
+    }
+    return e instanceof InputException ? UNUSABLE : OTHER;
+  }
+
+  private static String message(Exception e) {
+    if (e instanceof UncheckedIOException io && io.getCause() != null) {
+      return io.getMessage() + " (" + io.getCause().getMessage() + ")";
+    }
+    return e.getMessage() == null ? e.toString() : e.getMessage();
+  }
+
+  private static String oneLine(String text) {
+    return text.replaceAll("\\s*\\R\\s*", " ");
+  }
+}
