@@ -34,8 +34,8 @@ final class Failures {
   private static String explain(ParameterException e) {
     return switch (e) {
       case MissingParameterException missing ->
-          missing.getMissing().stream().map(Failures::name).collect(Collectors.joining(", "))
-              + " is missing";
+          "missing: "
+              + missing.getMissing().stream().map(Failures::name).collect(Collectors.joining(", "));
       case OverwrittenOptionException twice -> name(twice.getOverwritten()) + " is given twice";
       case UnmatchedArgumentException unknown ->
           unknown.getUnmatched().getFirst() + " is no option or argument of this command";
