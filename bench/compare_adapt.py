@@ -28,13 +28,14 @@ WARM = 2  # steps that are not counted: caches fill, the JIT compiles
 
 def measure(command: list, env: dict) -> tuple[str, int]:
     """stdout and peak resident bytes of a process."""
-    with tempfile.TemporaryFile("w+") as out:
-        process = subprocess.Popen([str(c) for c in command], stdout=out, env=env)
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen([str(c) for c in command], stdout=out, stderr=err, env=env)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            sys.exit(f"exit {process.returncode}: {' '.join(map(str, command))}")
         out.seek(0)
+        err.seek(0)
+        if process.returncode:
+            sys.exit(f"{err.read()}exit {process.returncode}: {' '.join(map(str, command))}")
         return out.read(), usage.ru_maxrss * 1024
 
 
