@@ -67,6 +67,8 @@ class CommandLineTest {
                 Golden.folder("tokens.npy").toString(),
                 "--out",
                 temp.resolve("out").toString(),
+                "--context",
+                "24",
                 "--steps",
                 "1"));
     for (int i = 0; i < overrides.length; i += 2) {
