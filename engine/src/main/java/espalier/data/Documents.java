@@ -29,27 +29,33 @@ final class Documents {
 
   private Documents() {}
 
-  /** Hands each document of a file to {@code use}, in order. */
-  static void read(Path file, Consumer<String> use) {
+  /** Refuses a file that is not there or of no kind that is read, before any work is done. */
+  static void check(Path file) {
     String name = file.getFileName().toString();
     if (!Files.isRegularFile(file)) {
       throw new InputException(file, "no such file");
     }
+    if (!name.endsWith(".txt") && !name.endsWith(".jsonl")) {
+      int dot = name.lastIndexOf('.');
+      throw new InputException(
+          file,
+          "%s is not supported; data is .txt, .jsonl or .npy"
+              .formatted(dot < 0 ? "a name without a kind" : name.substring(dot)));
+    }
+  }
+
+  /** Hands each document of a file to {@code use}, in order. */
+  static void read(Path file, Consumer<String> use) {
+    check(file);
     try {
-      if (name.endsWith(".txt")) {
+      if (file.getFileName().toString().endsWith(".txt")) {
         String text = Files.readString(file, StandardCharsets.UTF_8);
         if (text.isEmpty()) {
           throw new InputException(file, "is empty");
         }
         use.accept(text);
-      } else if (name.endsWith(".jsonl")) {
-        readLines(file, use);
       } else {
-        int dot = name.lastIndexOf('.');
-        throw new InputException(
-            file,
-            "%s is not supported; data is .txt, .jsonl or .npy"
-                .formatted(dot < 0 ? "a name without a kind" : name.substring(dot)));
+        readLines(file, use);
       }
     } catch (CharacterCodingException e) {
       throw new InputException(file, "not UTF-8 text");

@@ -45,6 +45,7 @@ public final class TokenRows {
     if (tokenFiles > 0) {
       return fromTokenFiles(files, config);
     }
+    files.forEach(Documents::check);
     checkLength("--context", context, config);
     try (Tokenizer tokenizer = Tokenizer.open(modelFolder)) {
       return pack(files, tokenizer, config, context);
