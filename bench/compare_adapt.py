@@ -26,8 +26,15 @@ REMOVED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 WARM = 2  # steps that are not counted: caches fill, the JIT compiles
 
 
-def measure(command: list, env: dict) -> tuple[str, int]:
-    """stdout and peak resident bytes of a process."""
+def busy_seconds() -> float:
+    """CPU time of everything on the machine so far, and what other guests took from it (Linux: /proc/stat)."""
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, open("/proc/stat").readline().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(command: list, env: dict) -> tuple[str, dict]:
+    """stdout of a process, its peak resident bytes, and how many cores others kept busy meanwhile."""
+    start, busy = time.perf_counter(), busy_seconds()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen([str(c) for c in command], stdout=out, stderr=err, env=env)
         _, status, usage = os.wait4(process.pid, 0)
@@ -36,20 +43,22 @@ def measure(command: list, env: dict) -> tuple[str, int]:
         err.seek(0)
         if process.returncode:
             sys.exit(f"{err.read()}exit {process.returncode}: {' '.join(map(str, command))}")
-        return out.read(), usage.ru_maxrss * 1024
+        others = busy_seconds() - busy - usage.ru_utime - usage.ru_stime
+        return out.read(), dict(peak_rss_bytes=usage.ru_maxrss * 1024,
+                                cores_of_others=max(0.0, others / (time.perf_counter() - start)))
 
 
 def run_pytorch(a: argparse.Namespace, folder: Path, env: dict) -> dict:
-    out, rss = measure([a.python, STEP, "run", folder, "--steps", a.steps, "--threads", a.threads,
+    out, measured = measure([a.python, STEP, "run", folder, "--steps", a.steps, "--threads", a.threads,
                         "--attention", a.attention], env)
     got = json.loads(out)
-    return dict(step_ms=got["step_ms"], kl=got["kl"], peak_rss_bytes=rss, versions=got["versions"])
+    return dict(step_ms=got["step_ms"], kl=got["kl"], **measured, versions=got["versions"])
 
 
 def run_espalier(a: argparse.Namespace, folder: Path, env: dict) -> dict:
     job = json.loads((folder / "job.json").read_text())
     with tempfile.TemporaryDirectory() as temporary:
-        _, rss = measure(
+        _, measured = measure(
             [a.launcher, "adapt", "--device", "cpu", "--model", folder / job["model"],
              "--sae", f"{job['layer']}={folder / job['sae']}", "--data", folder / job["tokens"],
              "--init-adapter", folder / job["adapter"], "--order", "sequential", "--steps", a.steps,
@@ -59,7 +68,7 @@ def run_espalier(a: argparse.Namespace, folder: Path, env: dict) -> dict:
         lines = [json.loads(line) for line in open(temporary + "/out/metrics.jsonl")]
         settings = json.load(open(temporary + "/out/run.json"))
     steps = [line for line in lines if "step_ms" in line]
-    return dict(step_ms=[s["step_ms"] for s in steps], kl=[s["kl"] for s in steps], peak_rss_bytes=rss,
+    return dict(step_ms=[s["step_ms"] for s in steps], kl=[s["kl"] for s in steps], **measured,
                 versions=settings.get("versions"))
 
 
@@ -133,12 +142,11 @@ def main() -> None:
         for i in range(a.alternations):
             pair = {}
             for side in sorted(sides, reverse=i % 2 == 0):
-                load = os.getloadavg()[0]
                 got = sides[side](a, folder, env)
                 median = statistics.median(got["step_ms"][WARM:])
                 pair[side] = got | dict(tokens_per_second=tokens / median * 1e3)
                 line = dict(side=side, shape=a.shape, sae=job["sae"] if a.sae_path else a.sae, alternation=i,
-                            time=time.strftime("%FT%T%z"), load_before=load, steps=a.steps, tokens_per_step=tokens,
+                            time=time.strftime("%FT%T%z"), steps=a.steps, tokens_per_step=tokens,
                             median_step_ms=median, **pair[side], environment=around)
                 results.write(json.dumps(line) + "\n")
                 results.flush()
@@ -150,6 +158,9 @@ def main() -> None:
                 sys.exit(f"the KL of a step differs by {worst:.1e}: the two did not do the same work")
             pairs.append(pair)
     ratio = print_table(pairs, tokens)
+    busiest = max(measured["cores_of_others"] for pair in pairs for measured in pair.values())
+    if busiest > 0.2:
+        print(f"WARNING: others kept up to {busiest:.1f} cores busy: measure again on a quiet machine")
     print(f"written: {a.out}")
     if a.require and ratio < a.require:
         sys.exit(f"the ratio is below {a.require}")
