@@ -1,6 +1,7 @@
 package espalier.recipe;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.device.Device;
 import espalier.train.Checkpoints;
 import espalier.train.TrainingLoop;
 import java.nio.file.Path;
@@ -25,6 +26,7 @@ record TrainingRun(
       TrainingLoop loop, Optional<Checkpoints.Saved> saved, Checkpoints checkpoints, Path folder) {
     loop.begin(saved);
     saved.ifPresent(s -> console.info("%s: continuing after step %d".formatted(task, s.step())));
+    console.info(task + ": on the CPU, " + Device.openBlas());
     try (Console.Progress progress = console.progress(task, steps)) {
       TrainingLoop.End end =
           loop.run(
