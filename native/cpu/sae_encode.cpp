@@ -5,6 +5,9 @@
  * at most 512 or as many as make 16 MB of z: the product of a chunk uses all threads, then threads take rows.
  * Selection looks at 64 latents at a time with vector compares and only enters a block that has a candidate; top-k
  * keeps a heap of the k best, so that most blocks fail against its smallest.
+ *
+ * Measured (Zen 5, one core, 512 tokens, d 576, m 4608): 18.2 ms, of which selecting the top 32 takes 1.5, or those
+ * above their thresholds 1.2.
  */
 #include <cmath>
 #include <utility>

@@ -52,9 +52,9 @@ int32_t esp_sae_stats(const float *x, const float *y, const int32_t *index, cons
     double error, square, cosine;
   } partial[kBlocks] = {};
   const int64_t block = std::max<int64_t>(1, (tokens + kBlocks - 1) / kBlocks);
-  esp::parallel_blocks(tokens, block, [&](int64_t begin, int64_t end) {
+  esp::parallel_rows((tokens + block - 1) / block, 8 * block * d, [&](int64_t i) {
     Sums sums{};
-    for (int64_t t = begin; t < end; t++) {
+    for (int64_t t = i * block; t < std::min(tokens, (i + 1) * block); t++) {
       if (kept(t)) continue;
       const float *__restrict a = x + t * d;
       const float *__restrict b = y + t * d;
@@ -71,7 +71,7 @@ int32_t esp_sae_stats(const float *x, const float *y, const int32_t *index, cons
       sums.square += aa;
       sums.cosine += ab / std::max(std::sqrt(aa) * std::sqrt(bb), 1e-8);
     }
-    partial[begin / block] = sums;
+    partial[i] = sums;
   });
   for (const Sums &sums : partial) {
     stats[1] += sums.error;

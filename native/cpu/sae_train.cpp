@@ -4,6 +4,8 @@
  *
  * weight_backward: 4 d FLOPs and 8 d bytes per entry, 16 d bytes per active latent. Threads take latents, whose rows of
  * the gradients nobody else touches; entries in ascending order of tokens.
+ *
+ * Measured (Zen 5, one core, 512 tokens of 32 entries, d 576, m 4608): weight_backward 1.9 ms, by_latent 0.024 ms.
  */
 #include <climits>
 #include <cmath>

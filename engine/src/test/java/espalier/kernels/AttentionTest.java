@@ -258,7 +258,7 @@ class AttentionTest extends KernelTest {
 
   @Test
   void isTheSameForAnyThreads() {
-    AttentionReference a = shape(2, 200, 6, 2, 32, 0, 0);
+    AttentionReference a = shape(2, 350, 6, 2, 32, 0, 0);
     float[][] data = data(a);
     assertSameForAnyThreads(
         () -> {

@@ -12,7 +12,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 
 class DropoutTest extends KernelTest {
 
-  private static final int N = 100_003;
+  private static final int N = 300_007;
 
   private float[] drop(float[] x, float p, long seed, long stream) {
     MemorySegment out = buffers.floats(x.length);

@@ -64,6 +64,17 @@ class ElementwiseTest extends KernelTest {
     }
   }
 
+  @Test
+  void columnSumIsTheSameForAnyThreads() {
+    MemorySegment x = buffers.input(random(1000 * 577));
+    assertSameForAnyThreads(
+        () -> {
+          MemorySegment out = buffers.changing(new float[577]);
+          kernels.columnSum(x, 577, NULL, 1, out, 1000, 577);
+          return TestBuffers.toFloats(out);
+        });
+  }
+
   /** A float32 accumulator would lose the small numbers beside the large ones. */
   @Test
   void columnSumKeepsSmallNumbersBesideLargeOnes() {

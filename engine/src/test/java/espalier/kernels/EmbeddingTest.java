@@ -54,7 +54,7 @@ class EmbeddingTest extends KernelTest {
   }
 
   @ParameterizedTest
-  @CsvSource({"400, 7, 200"})
+  @CsvSource({"2000, 7, 200"})
   void backwardIsTheSameForAnyThreads(int tokens, int vocab, int d) {
     MemorySegment ids = buffers.input(randomInts(tokens, vocab));
     MemorySegment dOut = buffers.input(random(tokens * d));

@@ -365,12 +365,12 @@ class HeadTest extends KernelTest {
     int d = 32;
     float[] student = random(64 * d);
     float[] teacher = near(student, 0.3);
-    float[] head = random(700 * d, 0.3);
-    int[] targets = targets(64, 700);
+    float[] head = random(1500 * d, 0.3);
+    int[] targets = targets(64, 1500);
     assertSameForAnyThreads(
         () -> {
           Kl kl = runKl(student, teacher, head, 0, targets, true, 1, 48, d);
-          Ce ce = runCe(student, head, 0, targets, 1, new float[700 * d], 48, d);
+          Ce ce = runCe(student, head, 0, targets, 1, new float[1500 * d], 48, d);
           return concat(
               MemorySegment.ofArray(kl.kl),
               MemorySegment.ofArray(kl.ceStudent),

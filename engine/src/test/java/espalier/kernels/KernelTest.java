@@ -149,7 +149,10 @@ abstract class KernelTest {
     return sum;
   }
 
-  /** The same bits with 1, 2 and 3 threads. */
+  /**
+   * The same bits with 1, 2 and 3 threads. Small work stays on one thread: sizes must be above
+   * that.
+   */
   static void assertSameForAnyThreads(Supplier<float[]> run) {
     kernels.setThreads(1);
     float[] expected = run.get();

@@ -140,7 +140,7 @@ class OptimizerTest extends KernelTest {
 
   @Test
   void isTheSameForAnyThreads() {
-    int n = 100_003;
+    int n = 400_003;
     float[] grad = random(n);
     float[] initial = random(n);
     float[] ones = new float[n];

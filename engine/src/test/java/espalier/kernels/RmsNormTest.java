@@ -156,7 +156,7 @@ class RmsNormTest extends KernelTest {
 
   @Test
   void isTheSameForAnyThreads() {
-    int rows = 300;
+    int rows = 1100;
     int d = 200;
     MemorySegment x = buffers.input(random(rows * d));
     MemorySegment weight = buffers.input(random(d));

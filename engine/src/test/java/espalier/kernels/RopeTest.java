@@ -118,13 +118,13 @@ class RopeTest extends KernelTest {
 
   @Test
   void isTheSameForAnyThreads() {
-    float[] x = random(512 * 130);
+    float[] x = random(2100 * 130);
     MemorySegment cos = buffers.input(table(256, 32, false));
     MemorySegment sin = buffers.input(table(256, 32, true));
     assertSameForAnyThreads(
         () -> {
           MemorySegment out = buffers.changing(x);
-          kernels.rope(out, 130, cos, sin, 1, 512, 256, 2, 64, 64);
+          kernels.rope(out, 130, cos, sin, 1, 2100, 256, 2, 64, 64);
           return TestBuffers.toFloats(out);
         });
   }

@@ -409,9 +409,9 @@ class SaeTrainTest extends KernelTest {
 
   @Test
   void isTheSameForAnyThreads() {
-    int tokens = 300;
-    int d = 48;
-    int m = 200;
+    int tokens = 4200;
+    int d = 16;
+    int m = 17_000;
     Lists lists = Lists.random(random, tokens, m, 16);
     float[] dPre = lists.values(random);
     for (int i = 0; i < dPre.length; i++) if (Float.isNaN(dPre[i])) dPre[i] = 0;
