@@ -39,6 +39,8 @@ public final class Tokenizer implements AutoCloseable {
     if (!Files.isRegularFile(file)) {
       throw new InputException(file, "no such file, and text needs a tokenizer");
     }
+    // The library ends the whole process where it meets malformed JSON.
+    StrictJson.check(file);
     Path config = modelFolder.resolve(CONFIG);
     boolean bos = !Files.exists(config) || !StrictJson.read(config).raw("bos_token").isNull();
     try {

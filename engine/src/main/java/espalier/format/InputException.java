@@ -11,11 +11,16 @@ public final class InputException extends RuntimeException {
   private static final long serialVersionUID = 1L;
 
   public InputException(String message) {
-    super(message);
+    super(oneLine(message));
   }
 
   /** A file and its fault. */
   public InputException(Path file, String fault) {
-    super(file + ": " + fault);
+    super(oneLine(file + ": " + fault));
+  }
+
+  /** Names from files may hold anything, such as line breaks or a terminal's control sequences. */
+  private static String oneLine(String message) {
+    return message.replaceAll("[\\p{Cntrl}\u2028\u2029]", "?");
   }
 }

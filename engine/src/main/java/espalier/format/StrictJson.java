@@ -3,11 +3,13 @@ package espalier.format;
 import com.fasterxml.jackson.core.JsonLocation;
 import com.fasterxml.jackson.core.JsonParser;
 import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.core.JsonToken;
 import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.json.JsonMapper;
 import java.io.IOException;
+import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
@@ -15,6 +17,8 @@ import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 
 /**
  * A JSON object from a file, read strictly: duplicate keys and anything after the object are
@@ -23,6 +27,8 @@ import java.util.Optional;
 public final class StrictJson {
 
   private static final long LARGEST = 64L << 20;
+  private static final Pattern DUPLICATE =
+      Pattern.compile("Duplicate field '(.*)'", Pattern.DOTALL);
   private static final ObjectMapper MAPPER =
       JsonMapper.builder()
           .enable(JsonParser.Feature.STRICT_DUPLICATE_DETECTION)
@@ -41,12 +47,34 @@ public final class StrictJson {
 
   /** Reads a whole file that must hold one object. */
   public static StrictJson read(Path file) {
+    return parse(file, content(file));
+  }
+
+  /** Checks a file in the same way, for a reader who is less careful. */
+  public static void check(Path file) {
+    String text = content(file);
+    try (JsonParser parser = MAPPER.createParser(text)) {
+      if (parser.nextToken() != JsonToken.START_OBJECT) {
+        throw new InputException(file, "no JSON object");
+      }
+      parser.skipChildren();
+      if (parser.nextToken() != null) {
+        throw new InputException(file, "not valid JSON");
+      }
+    } catch (JsonProcessingException e) {
+      throw malformed(file, e);
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+  }
+
+  private static String content(Path file) {
     try {
       if (Files.size(file) > LARGEST) {
         throw new InputException(
             file, "larger than " + (LARGEST >> 20) + " MiB, no JSON file here is");
       }
-      return parse(file, Files.readString(file, StandardCharsets.UTF_8));
+      return Files.readString(file, StandardCharsets.UTF_8);
     } catch (NoSuchFileException e) {
       throw new InputException(file, "no such file");
     } catch (IOException e) {
@@ -63,18 +91,20 @@ public final class StrictJson {
       }
       return new StrictJson(file, "", node);
     } catch (JsonProcessingException e) {
-      JsonLocation at = e.getLocation();
-      String where = at == null ? "" : "line " + at.getLineNr() + ": ";
-      boolean duplicate = e.getOriginalMessage().startsWith("Duplicate field");
-      throw new InputException(
-          file,
-          where
-              + (duplicate
-                  ? "key "
-                      + e.getOriginalMessage().replaceAll(".*'(.*)'.*", "$1")
-                      + " appears twice"
-                  : "not valid JSON"));
+      throw malformed(file, e);
     }
+  }
+
+  private static InputException malformed(Path file, JsonProcessingException e) {
+    JsonLocation at = e.getLocation();
+    String where = at == null ? "" : "line " + at.getLineNr() + ": ";
+    Matcher duplicate = DUPLICATE.matcher(e.getOriginalMessage());
+    return new InputException(
+        file,
+        where
+            + (duplicate.matches()
+                ? "key " + duplicate.group(1) + " appears twice"
+                : "not valid JSON"));
   }
 
   public Path file() {

@@ -75,10 +75,27 @@ class TokenizerTest {
   void refusesWhatIsNoTokenizer() throws IOException {
     Path file = folder.resolve("tokenizer.json");
     assertRefused(file, () -> Tokenizer.open(folder), "no such file");
-    for (String text : new String[] {"", "{}", "[1]", "{\"model\": {\"type\": \"Future\"}}"}) {
+    for (String text : new String[] {"{}", "{\"model\": {\"type\": \"Future\"}}"}) {
       Files.writeString(file, text);
       assertRefused(file, () -> Tokenizer.open(folder), "not a tokenizer definition");
     }
+  }
+
+  /** What the library would end the process for. */
+  @Test
+  void refusesMalformedFilesBeforeTheLibrarySeesThem() throws IOException {
+    Path file = folder.resolve("tokenizer.json");
+    String whole = Files.readString(FIXTURE.resolve("tokenizer.json"));
+    for (int length = 1; length < whole.length(); length += 397) {
+      Files.writeString(file, whole.substring(0, length));
+      assertRefused(file, () -> Tokenizer.open(folder), "not valid JSON");
+    }
+    Files.writeString(file, whole.replaceFirst("\"decoder\":", "\"decoder\","));
+    assertRefused(file, () -> Tokenizer.open(folder), "not valid JSON");
+    Files.writeString(file, whole + "x");
+    assertRefused(file, () -> Tokenizer.open(folder), "not valid JSON");
+    Files.writeString(file, "");
+    assertRefused(file, () -> Tokenizer.open(folder), "no JSON object");
   }
 
   static void writeByteTokenizer(Path folder) {

@@ -151,6 +151,7 @@ class SafetensorsTest {
           {"a":{"dtype":"F32","shape":[2.0],"data_offsets":[0,8]}} |  8 | tensor a has an invalid shape
           {"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}} | 0 | impossible shape
           {"a":{N[0,8]},"a":{N[0,8]}}                              |  8 | key a appears twice
+          {"a\\n\\u001b":null}                                      |  8 | a?? is null
           {"a":null}                                               |  8 | a is null
           {"a":[1]}                                                |  8 | a is not an object
           {"__metadata__":{"step":1}}                              |  0 | __metadata__.step is not a string
