@@ -8,8 +8,11 @@ import java.lang.foreign.MemorySegment;
  */
 public final class LanguageModelHead {
 
-  /** Logits held at a time. Large enough for efficient products, small beside the weights. */
-  private static final long CHUNK_BYTES = 32L << 20;
+  /**
+   * Logits held at a time: 256 rows of two models with 49152 tokens. The head's weights are read
+   * once a chunk, so that 80 rows took 1.4 times as long; 512 rows saved 6 % for twice the memory.
+   */
+  private static final long CHUNK_BYTES = 96L << 20;
 
   private LanguageModelHead() {}
 
