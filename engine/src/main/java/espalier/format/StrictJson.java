@@ -14,6 +14,7 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
@@ -187,6 +188,25 @@ public final class StrictJson {
       throw fault(key, "is not an object");
     }
     return Optional.of(new StrictJson(file, path + key + ".", node.get(key)));
+  }
+
+  /** The objects of an array; none if the key is absent. */
+  public List<StrictJson> objects(String key) {
+    if (!has(key)) {
+      return List.of();
+    }
+    if (!node.get(key).isArray()) {
+      throw fault(key, "is not an array");
+    }
+    List<StrictJson> objects = new ArrayList<>();
+    for (JsonNode element : node.get(key)) {
+      String name = key + "[" + objects.size() + "]";
+      if (!element.isObject()) {
+        throw fault(name, "is not an object");
+      }
+      objects.add(new StrictJson(file, path + name + ".", element));
+    }
+    return objects;
   }
 
   /** What is wrong with a key's value. */

@@ -63,8 +63,14 @@ final class DemoResults {
     ArrayNode curves = results.putArray("curves");
     // What went before counts: the adapters need a trained SAE, the end-to-end SAE starts from
     // nothing.
-    curve(curves, "TopK SAE + LoRA", adaptCurve, "ce_adapted", trainingSeconds("sae-topk"));
-    curve(curves, "TopK SAE, end to end", endToEndCurve, "ce_sae", 0);
+    curve(
+        curves,
+        "TopK SAE + LoRA",
+        "adapter",
+        adaptCurve,
+        "ce_adapted",
+        trainingSeconds("sae-topk"));
+    curve(curves, "TopK SAE, end to end", "sae-e2e", endToEndCurve, "ce_sae", 0);
     return results;
   }
 
@@ -81,8 +87,13 @@ final class DemoResults {
   }
 
   private static void curve(
-      ArrayNode curves, String name, List<JsonNode> lines, String field, double before) {
-    ArrayNode points = curves.addObject().put("name", name).putArray("points");
+      ArrayNode curves,
+      String name,
+      String run,
+      List<JsonNode> lines,
+      String field,
+      double before) {
+    ArrayNode points = curves.addObject().put("name", name).put("run", run).putArray("points");
     for (JsonNode line : lines) {
       points
           .addArray()

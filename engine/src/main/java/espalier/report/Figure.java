@@ -4,84 +4,92 @@ import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.util.ArrayList;
+import java.util.DoubleSummaryStatistics;
 import java.util.List;
 import java.util.TreeMap;
 
 /**
- * A plot: curves over a common axis, horizontal lines for reference, or bars.
+ * A plot.
  *
- * @param logarithmic whether the vertical axis is
+ * @param note said below the title, or empty
+ * @param xLabel what the axis shows, and its unit
  */
 record Figure(
-    String title,
-    String xLabel,
-    String yLabel,
-    boolean logarithmic,
-    boolean bars,
-    List<Curve> curves) {
+    String title, String note, String xLabel, String yLabel, Axis axis, List<Curve> curves) {
+
+  /** The vertical axis. */
+  enum Axis {
+    LINEAR,
+    FROM_ZERO,
+    /** Points that are not positive have no place on it and are left out. */
+    LOGARITHMIC,
+    /** From zero, and bars instead of curves. */
+    BARS
+  }
+
+  /** How a curve's points are drawn: LINE joins them, DOTS does not, DASHES is for references. */
+  enum Style {
+    LINE,
+    DASHES,
+    DOTS
+  }
 
   /**
-   * @param points (x, y), ascending in x
-   * @param reference drawn dashed, from edge to edge
+   * @param points ascending in x
    */
-  record Curve(String name, List<double[]> points, boolean reference) {}
+  record Curve(String name, String colour, Style style, List<Point> points) {}
 
-  static Figure lines(String title, String xLabel, String yLabel, boolean logarithmic) {
-    return new Figure(title, xLabel, yLabel, logarithmic, false, new ArrayList<>());
+  Figure(String title, String note, String xLabel, String yLabel, Axis axis) {
+    this(title, note, xLabel, yLabel, axis, new ArrayList<>());
   }
 
-  static Figure histogram(String title, String xLabel, String yLabel) {
-    return new Figure(title, xLabel, yLabel, false, true, new ArrayList<>());
-  }
-
-  /** Adds a curve unless it has no points. */
-  void add(String name, List<double[]> points) {
+  /** Adds a curve, unless it has no points. */
+  void add(Curve curve) {
+    List<Point> points =
+        axis == Axis.LOGARITHMIC
+            ? curve.points.stream().filter(point -> point.y() > 0).toList()
+            : curve.points;
     if (!points.isEmpty()) {
-      curves.add(new Curve(name, points, false));
+      curves.add(new Curve(curve.name, curve.colour, curve.style, points));
     }
   }
 
-  /** Adds a horizontal line across what is drawn so far. */
-  void addReference(String name, double y) {
-    double[] range =
+  /** Adds a horizontal line across all that is drawn so far. */
+  void addReference(String name, String colour, double y) {
+    DoubleSummaryStatistics x =
         curves.stream()
             .flatMap(curve -> curve.points.stream())
-            .mapToDouble(point -> point[0])
-            .collect(
-                () -> new double[] {Double.MAX_VALUE, -Double.MAX_VALUE},
-                (r, x) -> {
-                  r[0] = Math.min(r[0], x);
-                  r[1] = Math.max(r[1], x);
-                },
-                (a, b) -> {
-                  a[0] = Math.min(a[0], b[0]);
-                  a[1] = Math.max(a[1], b[1]);
-                });
-    curves.add(
-        new Curve(name, List.of(new double[] {range[0], y}, new double[] {range[1], y}), true));
-  }
-
-  boolean isEmpty() {
-    return curves.isEmpty();
+            .mapToDouble(Point::x)
+            .summaryStatistics();
+    add(
+        new Curve(
+            name,
+            colour,
+            Style.DASHES,
+            List.of(new Point(x.getMin(), y), new Point(x.getMax(), y))));
   }
 
   /**
-   * As the page's script reads it: one column of x, and one of y for each curve, null where it has
-   * no point.
+   * As the page's script reads it: {@code data} is a column of x, and one of y for each curve, null
+   * where that curve has no point.
    */
   ObjectNode toJson() {
     TreeMap<Double, Double[]> rows = new TreeMap<>();
     for (int c = 0; c < curves.size(); c++) {
-      for (double[] point : curves.get(c).points) {
-        rows.computeIfAbsent(point[0], x -> new Double[curves.size()])[c] = point[1];
+      for (Point point : curves.get(c).points) {
+        rows.computeIfAbsent(point.x(), x -> new Double[curves.size()])[c] = point.y();
       }
     }
     ObjectNode json = JsonNodeFactory.instance.objectNode();
-    json.put("title", title).put("x", xLabel).put("y", yLabel);
-    json.put("log", logarithmic).put("bars", bars);
-    ArrayNode names = json.putArray("curves");
-    curves.forEach(
-        curve -> names.addObject().put("name", curve.name).put("reference", curve.reference));
+    json.put("x", xLabel).put("y", yLabel).put("axis", axis.name());
+    ArrayNode described = json.putArray("curves");
+    for (Curve curve : curves) {
+      described
+          .addObject()
+          .put("name", curve.name)
+          .put("colour", curve.colour)
+          .put("style", curve.style.name());
+    }
     ArrayNode columns = json.putArray("data");
     rows.keySet().forEach(columns.addArray()::add);
     for (int c = 0; c < curves.size(); c++) {

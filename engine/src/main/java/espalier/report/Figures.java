@@ -1,123 +1,93 @@
 package espalier.report;
 
-import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import espalier.report.Figure.Axis;
+import espalier.report.Figure.Curve;
+import espalier.report.Figure.Style;
 import java.util.ArrayList;
 import java.util.List;
-import java.util.Map;
-import java.util.Optional;
-import java.util.TreeMap;
+import java.util.Locale;
 
-/** The plots that a run's data give. */
+/** The plots that the data of runs give, side by side in each. */
 final class Figures {
 
-  private static final double BIN = 0.25;
+  private final Palette palette = new Palette();
+  private final List<Run> runs;
+  private final List<Figure> figures = new ArrayList<>();
 
-  private Figures() {}
-
-  /** Of several runs side by side; a run with parts is shown by its parts. */
-  static List<Figure> of(List<RunData> runs) {
-    List<RunData> shown = new ArrayList<>();
-    for (RunData run : runs) {
-      if (run.parts().isEmpty()) {
-        shown.add(run);
-      } else {
-        shown.addAll(run.parts());
-      }
-    }
-    List<Figure> figures = new ArrayList<>();
-    figures.add(crossEntropy(runs, shown));
-    figures.add(perStep(shown, "KL per step", "KL, nats per token", "kl", true));
-    figures.add(
-        perStep(shown, "Gradient norm per step, before clipping", "norm", "grad_norm", true));
-    figures.add(perStep(shown, "Cross-entropy in pretraining", "CE, nats per token", "ce", false));
-    figures.add(
-        perStep(shown, "SAE error per step", "fraction of variance unexplained", "fvu", true));
-    figures.add(perStep(shown, "Active latents per step", "L0", "l0", false));
-    runs.stream()
-        .flatMap(run -> run.density().stream())
-        .map(Figures::density)
-        .forEach(figures::add);
-    figures.add(perStep(shown, "Speed", "tokens per second", "tokens_per_second", false));
-    figures.removeIf(Figure::isEmpty);
-    return figures;
+  private Figures(List<Run> runs) {
+    this.runs = Run.withMetrics(runs);
+    this.runs.forEach(run -> palette.of(run.name()));
   }
 
-  private static Figure crossEntropy(List<RunData> runs, List<RunData> shown) {
+  /** Those that have anything to show. */
+  static List<Figure> of(List<Run> runs) {
+    Figures all = new Figures(runs);
+    all.figures.add(CrossEntropyFigure.of(runs, all.palette));
+    all.perStep("KL to the original model", "KL, nats per token", "kl", Axis.LOGARITHMIC);
+    all.perStep("Gradient norm, before clipping", "gradient norm", "grad_norm", Axis.LOGARITHMIC);
+    all.pretraining();
+    all.perStep("SAE reconstruction error", "FVU", "fvu", Axis.LOGARITHMIC);
+    all.perStep("Active latents", "L0, latents per token", "l0", Axis.FROM_ZERO);
+    all.perStep("Speed", "tokens per second", "tokens_per_second", Axis.FROM_ZERO);
+    for (Run run : runs) {
+      all.density(run, "");
+      run.parts().forEach(part -> all.density(part, part.name() + ": "));
+    }
+    all.figures.removeIf(figure -> figure.curves().isEmpty());
+    return all.figures;
+  }
+
+  private Figure perStep(String title, String yLabel, String field, Axis axis) {
+    Figure figure = new Figure(title, "", "step", yLabel, axis);
+    for (Run run : runs) {
+      List<Point> points = Metrics.points(run.metrics().steps(), "step", field);
+      figure.add(new Curve(run.name(), palette.of(run.name()), Style.LINE, points));
+    }
+    figures.add(figure);
+    return figure;
+  }
+
+  /** What the model itself learns, on the text it is trained on and on text held out. */
+  private void pretraining() {
     Figure figure =
-        Figure.lines(
-            "Cross-entropy against training time", "training time, s", "CE, nats per token", false);
-    Optional<JsonNode> reference = Optional.empty();
-    for (RunData run : runs) {
-      for (JsonNode curve : run.results().map(r -> r.path("curves")).orElse(emptyArray())) {
-        List<double[]> points = new ArrayList<>();
-        curve
-            .get("points")
-            .forEach(
-                p -> points.add(new double[] {p.get(0).doubleValue(), p.get(1).doubleValue()}));
-        figure.add(curve.get("name").asText(), points);
-        reference = run.results();
+        perStep("Cross-entropy in pretraining", "CE, nats per token", "ce", Axis.LINEAR);
+    for (Run run : runs) {
+      if (run.metrics().steps().stream().anyMatch(step -> step.has("ce"))) {
+        List<Point> heldOut = Metrics.points(run.metrics().evaluations(), "step", "ce_base");
+        figure.add(
+            new Curve(run.name() + ", held out", palette.of(run.name()), Style.DOTS, heldOut));
       }
     }
-    if (figure.isEmpty()) {
-      for (RunData run : shown) {
-        figure.add(run.name() + ", adapted", run.evaluations("ce_adapted"));
-        reference = run.lastEvaluation();
-      }
-    }
-    if (!figure.isEmpty() && reference.isPresent()) {
-      JsonNode values = reference.get();
-      if (values.has("ce_sae")) {
-        figure.addReference("with SAE, not adapted", values.get("ce_sae").doubleValue());
-      }
-      if (values.has("ce_base")) {
-        figure.addReference("original model", values.get("ce_base").doubleValue());
-      }
-    }
-    return figure;
   }
 
-  private static JsonNode emptyArray() {
-    return JsonNodeFactory.instance.arrayNode();
+  private void density(Run run, String prefix) {
+    run.density()
+        .ifPresent(
+            density ->
+                density
+                    .firings()
+                    .forEach((sae, firings) -> histogram(prefix + sae, firings, density.tokens())));
   }
 
-  private static Figure perStep(
-      List<RunData> runs, String title, String yLabel, String field, boolean logarithmic) {
-    Figure figure = Figure.lines(title, "step", yLabel, logarithmic);
-    runs.forEach(run -> figure.add(run.name(), run.series(field)));
-    return figure;
-  }
-
-  /**
-   * How many latents are active how often; those that never were are counted in the curve's name.
-   */
-  private static Figure density(JsonNode density) {
+  private void histogram(String sae, long[] firings, long tokens) {
+    LatentHistogram histogram = LatentHistogram.of(firings, tokens);
     Figure figure =
-        Figure.histogram(
-            "Latent density", "log10 of the share of tokens a latent is active on", "latents");
-    double tokens = density.get("tokens").doubleValue();
-    density
-        .get("saes")
-        .properties()
-        .forEach(
-            entry -> {
-              Map<Double, Integer> bins = new TreeMap<>();
-              int dead = 0;
-              for (JsonNode count : entry.getValue()) {
-                if (count.longValue() == 0) {
-                  dead++;
-                } else {
-                  double bin = Math.floor(Math.log10(count.longValue() / tokens) / BIN) * BIN;
-                  bins.merge(bin, 1, Integer::sum);
-                }
-              }
-              List<double[]> points = new ArrayList<>();
-              bins.forEach((bin, n) -> points.add(new double[] {bin + BIN / 2, n}));
-              figure.add(
-                  "%s (%d of %d never active)"
-                      .formatted(entry.getKey(), dead, entry.getValue().size()),
-                  points);
-            });
-    return figure;
+        new Figure(
+            "Latent density, " + sae,
+            String.format(
+                Locale.ROOT,
+                "%,d of %,d latents fired on none of %,d tokens",
+                histogram.dead(),
+                histogram.latents(),
+                tokens),
+            "log10 of firing frequency, share of tokens",
+            "latents",
+            Axis.BARS);
+    List<Point> bars =
+        histogram.bins().stream()
+            .map(bin -> new Point(bin.from() + LatentHistogram.WIDTH / 2, bin.latents()))
+            .toList();
+    figure.add(new Curve("latents", palette.of(sae), Style.LINE, bars));
+    figures.add(figure);
   }
 }

@@ -1,10 +1,12 @@
 package espalier.report;
 
 import espalier.format.AtomicFiles;
+import espalier.format.InputException;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 
-/** Plots and tables of runs as one self-contained HTML page. */
+/** Plots and tables of runs as one HTML page that needs no other file and no network. */
 public final class Report {
 
   private Report() {}
@@ -15,12 +17,17 @@ public final class Report {
   }
 
   /**
-   * Writes one page about several runs.
+   * Writes one page about several runs. What a folder does not hold, the page does not show.
    *
-   * @throws espalier.format.InputException if a folder holds no run, or a file in it is not what it
-   *     should be
+   * @param runs folders of runs, or folders that hold folders of runs
+   * @throws InputException if a folder holds no run, a file in it is not what it should be, or
+   *     there is no folder to write the page to
    */
   public static void write(List<Path> runs, Path file) {
-    AtomicFiles.write(file, Page.of(runs.stream().map(RunData::read).toList()));
+    Path folder = file.toAbsolutePath().getParent();
+    if (folder == null || !Files.isDirectory(folder) || Files.isDirectory(file)) {
+      throw new InputException(file, "is no file that can be written");
+    }
+    AtomicFiles.write(file, Page.of(Run.readAll(runs)));
   }
 }

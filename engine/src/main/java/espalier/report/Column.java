@@ -1,0 +1,46 @@
+package espalier.report;
+
+import java.util.Locale;
+
+/** A column of a table of numbers; its name in lower case is the field's in metrics and results. */
+enum Column {
+  CE_BASE("CE base", "nats/token", "%.4f"),
+  CE_SAE("CE with SAE", "nats/token", "%.4f"),
+  CE_ADAPTED("CE adapted", "nats/token", "%.4f"),
+  GAP_CLOSED("gap closed", "of CE", "%.1f %%", 100),
+  KL_SAE("KL with SAE", "nats/token", "%.4f"),
+  KL_ADAPTED("KL adapted", "nats/token", "%.4f"),
+  L0("L0", "latents/token", "%,.1f"),
+  FVU("FVU", "of variance", "%.3f"),
+  EXPLAINED_VARIANCE("explained", "of variance", "%.3f"),
+  COSINE("cosine", "mean", "%.3f"),
+  DEAD("dead", "of latents", "%.1f %%", 100),
+  STEPS("steps", "", "%,.0f"),
+  TOKENS("tokens", "", "%,.0f"),
+  SECONDS("training", "s", "%,.1f"),
+  TOKENS_PER_SECOND("speed, median", "tokens/s", "%,.0f"),
+  /** From a stage's start to its end, evaluation included. */
+  STAGE_SECONDS("from start to end", "s", "%,.1f");
+
+  final String field = name().toLowerCase(Locale.ROOT);
+  final String heading;
+  final String unit;
+  private final String format;
+  private final double factor;
+
+  Column(String heading, String unit, String format) {
+    this(heading, unit, format, 1);
+  }
+
+  Column(String heading, String unit, String format, double factor) {
+    this.heading = heading;
+    this.unit = unit;
+    this.format = format;
+    this.factor = factor;
+  }
+
+  /** With the digits that mean something, and in no country's way. */
+  String text(double value) {
+    return String.format(Locale.ROOT, format, factor * value);
+  }
+}

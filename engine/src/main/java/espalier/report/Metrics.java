@@ -1,0 +1,111 @@
+package espalier.report;
+
+import com.fasterxml.jackson.core.JsonParser;
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.DeserializationFeature;
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.json.JsonMapper;
+import espalier.format.InputException;
+import java.io.IOException;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.OptionalDouble;
+import java.util.Set;
+
+/**
+ * The lines of {@code metrics.jsonl}.
+ *
+ * @param steps a line for each step of training
+ * @param evaluations lines that hold {@code seconds}: of training, up to the evaluation
+ */
+record Metrics(List<JsonNode> steps, List<JsonNode> evaluations) {
+
+  static final Metrics NONE = new Metrics(List.of(), List.of());
+
+  /** How Jackson writes numbers that JSON has none for. */
+  private static final Set<String> NOT_FINITE = Set.of("NaN", "Infinity", "-Infinity");
+
+  private static final ObjectMapper JSON =
+      JsonMapper.builder()
+          .enable(JsonParser.Feature.STRICT_DUPLICATE_DETECTION)
+          .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
+          .build();
+
+  static Metrics read(Path file) {
+    List<String> lines;
+    try {
+      lines = Files.readAllLines(file, StandardCharsets.UTF_8);
+    } catch (IOException e) {
+      throw new InputException(file, "cannot be read as text");
+    }
+    Metrics metrics = new Metrics(new ArrayList<>(), new ArrayList<>());
+    for (int i = 0; i < lines.size(); i++) {
+      JsonNode line = parse(file, i + 1, lines.get(i));
+      (line.has("seconds") ? metrics.evaluations : metrics.steps).add(line);
+    }
+    return metrics;
+  }
+
+  private static JsonNode parse(Path file, int number, String text) {
+    JsonNode line;
+    try {
+      line = JSON.readTree(text);
+    } catch (JsonProcessingException e) {
+      boolean duplicate = e.getOriginalMessage().startsWith("Duplicate field");
+      throw fault(file, number, duplicate ? "a key appears twice" : "not valid JSON");
+    }
+    if (!line.isObject()) {
+      throw fault(file, number, "no JSON object");
+    }
+    if (!line.path("step").isIntegralNumber()) {
+      throw fault(file, number, "step is missing or no integer");
+    }
+    for (Map.Entry<String, JsonNode> field : line.properties()) {
+      JsonNode value = field.getValue();
+      boolean numeric = value.isNumber() || NOT_FINITE.contains(value.asText());
+      if (field.getKey().equals("saes") ? !value.isObject() : !numeric) {
+        throw fault(file, number, field.getKey() + " is not what it should be: " + value);
+      }
+    }
+    return line;
+  }
+
+  private static InputException fault(Path file, int line, String what) {
+    return new InputException(file, "line " + line + ": " + what);
+  }
+
+  boolean isEmpty() {
+    return steps.isEmpty() && evaluations.isEmpty();
+  }
+
+  Optional<JsonNode> lastEvaluation() {
+    return evaluations.isEmpty() ? Optional.empty() : Optional.of(evaluations.getLast());
+  }
+
+  /** Median over the steps; empty where none has the field. */
+  OptionalDouble median(String field) {
+    double[] values =
+        points(steps, "step", field).stream().mapToDouble(Point::y).sorted().toArray();
+    return values.length == 0
+        ? OptionalDouble.empty()
+        : OptionalDouble.of((values[(values.length - 1) / 2] + values[values.length / 2]) / 2);
+  }
+
+  /** One field against another, of the lines that have both as finite numbers. */
+  static List<Point> points(List<JsonNode> lines, String x, String y) {
+    return lines.stream()
+        .filter(line -> isFinite(line.path(x)) && isFinite(line.path(y)))
+        .map(line -> new Point(line.get(x).doubleValue(), line.get(y).doubleValue()))
+        .toList();
+  }
+
+  static boolean isFinite(JsonNode value) {
+    return value.isNumber() && Double.isFinite(value.doubleValue());
+  }
+}

@@ -1,0 +1,143 @@
+package espalier.report;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.EnumSet;
+import java.util.List;
+
+/** What came out in numbers: the models, the SAEs in them, and what the training took. */
+final class Tables {
+
+  private final List<Run> runs;
+
+  Tables(List<Run> runs) {
+    this.runs = runs;
+  }
+
+  /** The models: what the runs were for. */
+  String resultsHtml() {
+    return table("Results", results()) + resultsNote();
+  }
+
+  String detailsHtml() {
+    return "<div class=\"details\">\n"
+        + table("SAEs", saes())
+        + table("Training", training())
+        + table("Stages", stages())
+        + "</div>\n";
+  }
+
+  /** A demo's own rows; of any other run its last evaluation. */
+  private List<Row> results() {
+    List<Row> rows = new ArrayList<>();
+    for (Run run : runs) {
+      String prefix = runs.size() > 1 ? run.name() + ": " : "";
+      run.results().stream()
+          .flatMap(results -> results.rows().stream())
+          .forEach(row -> rows.add(new Row(prefix + row.name(), row.values())));
+    }
+    for (Run run : Run.withMetrics(runs.stream().filter(r -> r.results().isEmpty()).toList())) {
+      run.metrics().lastEvaluation().ifPresent(line -> rows.add(Row.of(run.name(), line)));
+    }
+    return rows;
+  }
+
+  private String resultsNote() {
+    List<Row> rows = results();
+    if (rows.isEmpty()) {
+      return "";
+    }
+    StringBuilder note = new StringBuilder("<p class=\"note\">Measured on held-out text.");
+    if (rows.stream().anyMatch(row -> row.values().containsKey(Column.GAP_CLOSED))) {
+      note.append(" Gap closed: the share of the cross-entropy lost to the SAE that is won back");
+      if (runs.size() == 1) {
+        runs.getFirst()
+            .results()
+            .filter(results -> results.ceBase().isPresent() && results.ceSae().isPresent())
+            .ifPresent(
+                results ->
+                    note.append(", here of that from ")
+                        .append(Column.CE_BASE.text(results.ceBase().getAsDouble()))
+                        .append(" to ")
+                        .append(Column.CE_SAE.text(results.ceSae().getAsDouble())));
+      }
+      note.append('.');
+    }
+    return note.append("</p>\n").toString();
+  }
+
+  private List<Row> saes() {
+    List<Row> rows = new ArrayList<>();
+    for (Run run : Run.withMetrics(runs)) {
+      run.metrics().lastEvaluation().stream()
+          .flatMap(line -> line.path("saes").propertyStream())
+          .map(sae -> Row.of(run.name() + ", layer " + sae.getKey(), sae.getValue()))
+          .forEach(rows::add);
+    }
+    return rows;
+  }
+
+  private List<Row> training() {
+    List<Row> rows = new ArrayList<>();
+    for (Run run : Run.withMetrics(runs)) {
+      List<JsonNode> steps = run.metrics().steps();
+      if (!steps.isEmpty()) {
+        // The tokens of the last step are all that were seen, its number counts the steps.
+        Row row = Row.of(run.name(), steps.getLast());
+        row.values().keySet().retainAll(EnumSet.of(Column.TOKENS));
+        row.put(Column.STEPS, steps.getLast().get("step").doubleValue());
+        List<Point> times = Metrics.points(steps, "step", "step_ms");
+        if (!times.isEmpty()) {
+          row.put(Column.SECONDS, times.stream().mapToDouble(Point::y).sum() * 1e-3);
+        }
+        run.metrics()
+            .median("tokens_per_second")
+            .ifPresent(speed -> row.put(Column.TOKENS_PER_SECOND, speed));
+        rows.add(row);
+      }
+    }
+    return rows;
+  }
+
+  private List<Row> stages() {
+    List<Row> rows = new ArrayList<>();
+    for (Run run : runs) {
+      String prefix = runs.size() > 1 ? run.name() + ": " : "";
+      for (Results.Stage stage : run.results().map(Results::stages).orElse(List.of())) {
+        Row row = new Row(prefix + stage.name());
+        row.put(Column.STAGE_SECONDS, stage.seconds());
+        rows.add(row);
+      }
+    }
+    return rows;
+  }
+
+  /** With the columns that any row has a value for. */
+  private static String table(String title, List<Row> rows) {
+    if (rows.isEmpty()) {
+      return "";
+    }
+    List<Column> columns =
+        Arrays.stream(Column.values())
+            .filter(column -> rows.stream().anyMatch(row -> row.values().containsKey(column)))
+            .toList();
+    StringBuilder html =
+        new StringBuilder("<section><h2>" + title + "</h2>\n<table class=\"numbers\">\n");
+    html.append("<thead><tr><th></th>");
+    for (Column column : columns) {
+      html.append("<th>").append(column.heading);
+      html.append("<small>").append(column.unit).append("</small></th>");
+    }
+    html.append("</tr></thead>\n");
+    for (Row row : rows) {
+      html.append("<tr><th>").append(Html.text(row.name())).append("</th>");
+      for (Column column : columns) {
+        Double value = row.values().get(column);
+        html.append("<td>").append(value == null ? "–" : column.text(value)).append("</td>");
+      }
+      html.append("</tr>\n");
+    }
+    return html.append("</table></section>\n").toString();
+  }
+}
