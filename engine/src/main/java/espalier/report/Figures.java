@@ -73,7 +73,7 @@ final class Figures {
     LatentHistogram histogram = LatentHistogram.of(firings, tokens);
     Figure figure =
         new Figure(
-            "Latent density, " + sae,
+            "Latent density, " + (sae.matches("\\d+") ? "layer " + sae : sae),
             String.format(
                 Locale.ROOT,
                 "%,d of %,d latents fired on none of %,d tokens",

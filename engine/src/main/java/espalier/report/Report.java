@@ -24,10 +24,14 @@ public final class Report {
    *     there is no folder to write the page to
    */
   public static void write(List<Path> runs, Path file) {
+    String page = Page.of(Run.readAll(runs));
     Path folder = file.toAbsolutePath().getParent();
-    if (folder == null || !Files.isDirectory(folder) || Files.isDirectory(file)) {
-      throw new InputException(file, "is no file that can be written");
+    if (Files.isDirectory(file)) {
+      throw new InputException(file, "is a folder, where the page is to be written");
     }
-    AtomicFiles.write(file, Page.of(Run.readAll(runs)));
+    if (!Files.isDirectory(folder)) {
+      throw new InputException(file, "cannot be written: no such folder");
+    }
+    AtomicFiles.write(file, page);
   }
 }

@@ -40,8 +40,14 @@ final class SettingsTable {
       }
       return;
     }
-    String text = value.isNull() ? "–" : value.isTextual() ? value.textValue() : value.toString();
     html.append("<tr><th>").append(Html.text(key));
-    html.append("</th><td>").append(Html.text(text)).append("</td></tr>\n");
+    html.append("</th><td>").append(Html.text(text(value))).append("</td></tr>\n");
+  }
+
+  private static String text(JsonNode value) {
+    if (value.isArray() && value.valueStream().allMatch(JsonNode::isValueNode)) {
+      return String.join(", ", value.valueStream().map(SettingsTable::text).toList());
+    }
+    return value.isNull() ? "–" : value.isTextual() ? value.textValue() : value.toString();
   }
 }

@@ -38,9 +38,21 @@ final class Tables {
           .forEach(row -> rows.add(new Row(prefix + row.name(), row.values())));
     }
     for (Run run : Run.withMetrics(runs.stream().filter(r -> r.results().isEmpty()).toList())) {
-      run.metrics().lastEvaluation().ifPresent(line -> rows.add(Row.of(run.name(), line)));
+      run.metrics().lastEvaluation().ifPresent(line -> rows.add(evaluation(run.name(), line)));
     }
     return rows;
+  }
+
+  /** With several SAEs none stands for all: they have their own table. */
+  private static Row evaluation(String name, JsonNode line) {
+    Row row = Row.of(name, line);
+    JsonNode saes = line.path("saes");
+    if (saes.size() == 1) {
+      Row sae = Row.of(name, saes.iterator().next());
+      sae.values().keySet().retainAll(EnumSet.of(Column.L0, Column.FVU));
+      row.values().putAll(sae.values());
+    }
+    return row;
   }
 
   private String resultsNote() {

@@ -6,6 +6,7 @@ const FONT = "12px " + getComputedStyle(document.body).fontFamily;
 const GRID = { stroke: "#ececec", width: 1 };
 const CSS_LINES = { LINE: "solid", DASHES: "dashed", DOTS: "dotted" }; // in legends
 const FEW = 40; // points that are told apart when each is marked
+const MANY = 600; // points that a line hides what is behind it with
 
 const number = (v) => Number(v.toPrecision(5)).toLocaleString("en-US", { maximumSignificantDigits: 5 });
 const tick = (v) => (v === null ? "" : v !== 0 && Math.abs(v) < 1e-4 ? v.toExponential() : number(v));
@@ -45,11 +46,12 @@ const labelled = (u, splits) => {
 };
 
 function seriesOf({ name, colour, style }, values, bars) {
-  const few = values.filter((v) => v !== null).length <= FEW;
+  const count = values.filter((v) => v !== null).length;
+  const few = count <= FEW;
   return {
     label: name,
-    stroke: colour,
-    width: style === "LINE" ? 2 : 1.5,
+    stroke: style === "LINE" && count > MANY ? colour + "a0" : colour,
+    width: style === "LINE" && count <= MANY ? 2 : 1.5,
     dash: style === "DASHES" ? [6, 4] : undefined,
     fill: bars ? colour + "55" : undefined,
     paths: bars ? uPlot.paths.bars({ size: [0.9, 60] }) : style === "DOTS" ? () => null : undefined,

@@ -1,0 +1,96 @@
+package espalier.report;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.regex.MatchResult;
+import java.util.regex.Pattern;
+
+/** A page as a test sees it. */
+record Written(String html) {
+
+  private static final Pattern FIGURE =
+      Pattern.compile(
+          "<figcaption>(.*?)<small>(.*?)</small>.*?<script type=\"application/json\">(.*?)</script>",
+          Pattern.DOTALL);
+  private static final Pattern ROW = Pattern.compile("<tr><th>(.*?)</th>(.*?)</tr>");
+  private static final Pattern CELL = Pattern.compile("<td>(.*?)</td>");
+
+  static Written report(Path... runs) throws IOException {
+    Path file = runs[0].resolve("report.html");
+    Report.write(List.of(runs), file);
+    return new Written(Files.readString(file));
+  }
+
+  static void put(Path folder, String name, String text) throws IOException {
+    Files.createDirectories(folder);
+    Files.writeString(folder.resolve(name), text);
+  }
+
+  /** The figures' notes by title. */
+  Map<String, String> notes() {
+    Map<String, String> notes = new LinkedHashMap<>();
+    FIGURE.matcher(html).results().forEach(found -> notes.put(found.group(1), found.group(2)));
+    return notes;
+  }
+
+  /** A curve as pairs of x and y: points that are there. */
+  List<List<Double>> curve(String title, String name) throws IOException {
+    JsonNode figure = figure(title);
+    List<String> names = names(title);
+    JsonNode y = figure.get("data").get(1 + names.indexOf(name));
+    List<List<Double>> points = new ArrayList<>();
+    for (int i = 0; i < y.size(); i++) {
+      if (!y.get(i).isNull()) {
+        points.add(List.of(figure.get("data").get(0).get(i).doubleValue(), y.get(i).doubleValue()));
+      }
+    }
+    return points;
+  }
+
+  List<String> names(String title) throws IOException {
+    return figure(title).get("curves").valueStream().map(c -> c.get("name").textValue()).toList();
+  }
+
+  String colour(String title, String name) throws IOException {
+    return figure(title).get("curves").get(names(title).indexOf(name)).get("colour").textValue();
+  }
+
+  private JsonNode figure(String title) throws IOException {
+    String json =
+        FIGURE
+            .matcher(html)
+            .results()
+            .filter(found -> found.group(1).equals(title))
+            .findFirst()
+            .orElseThrow(() -> new AssertionError("no figure " + title))
+            .group(3);
+    return new ObjectMapper().readTree(json);
+  }
+
+  /** Cells of the row of a name in the table under a heading. */
+  List<String> row(String table, String name) {
+    int from = html.indexOf("<h2>" + table + "</h2>");
+    String body = html.substring(from, html.indexOf("</table>", from));
+    return ROW.matcher(body)
+        .results()
+        .filter(found -> found.group(1).equals(name))
+        .findFirst()
+        .map(found -> CELL.matcher(found.group(2)).results().map(Written::first).toList())
+        .orElseThrow(() -> new AssertionError("no row " + name + " in " + body));
+  }
+
+  private static String first(MatchResult found) {
+    return found.group(1);
+  }
+
+  boolean has(String text) {
+    return html.contains(text);
+  }
+}
