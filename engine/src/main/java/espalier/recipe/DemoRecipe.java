@@ -6,7 +6,6 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.data.ByteTokenizer;
 import espalier.data.JavaCorpus;
 import espalier.format.AtomicFiles;
-import espalier.format.InputException;
 import espalier.format.ModelConfig;
 import espalier.format.RopeConfig;
 import espalier.train.Schedule;
@@ -16,11 +15,9 @@ import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
-import java.util.Comparator;
 import java.util.List;
 import java.util.Optional;
 import java.util.OptionalInt;
-import java.util.stream.Stream;
 
 /**
  * {@code espalier demo}: the whole story on a model small enough for any machine. A byte-level
@@ -61,7 +58,7 @@ public final class DemoRecipe {
    * What {@code results.json} holds: rows of the table, curves of the plot; empty if interrupted.
    */
   public Optional<ObjectNode> run() {
-    replaceEarlierDemo();
+    DemoFolder.clear(out);
     new RunFolder(out).begin("demo", SettingsJson.of(settings), settings.seed());
     try {
       return Optional.of(tell());
@@ -227,26 +224,6 @@ public final class DemoRecipe {
       Files.copy(from, to, StandardCopyOption.REPLACE_EXISTING);
     } catch (IOException e) {
       throw new UncheckedIOException(from + " cannot be copied", e);
-    }
-  }
-
-  /** A demo may be run again and again; anything else in its folder is somebody's. */
-  private void replaceEarlierDemo() {
-    if (!Files.exists(out)) {
-      return;
-    }
-    Path run = out.resolve("run.json");
-    try (Stream<Path> files = Files.walk(out)) {
-      List<Path> deepestFirst = files.sorted(Comparator.reverseOrder()).toList();
-      if (deepestFirst.size() > 1
-          && !(Files.exists(run) && Files.readString(run).contains("\"command\" : \"demo\""))) {
-        throw new InputException("--out " + out + ": holds something that is no demo");
-      }
-      for (Path file : deepestFirst) {
-        Files.delete(file);
-      }
-    } catch (IOException e) {
-      throw new UncheckedIOException(out + " cannot be cleared", e);
     }
   }
 }
