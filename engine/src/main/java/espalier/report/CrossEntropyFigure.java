@@ -6,14 +6,17 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 
-/** Held-out cross-entropy against training time, between the original model and the spliced one. */
+/**
+ * Cross-entropy on the evaluation data against training time, between the original model and the
+ * spliced one.
+ */
 final class CrossEntropyFigure {
 
   private final Palette palette;
   private final Figure figure =
       new Figure(
           "Cross-entropy against training time",
-          "on held-out text; evaluation takes no training time",
+          "on the evaluation data; measuring it counts as no training time",
           "training time, s",
           "CE, nats per token",
           Figure.Axis.LINEAR);

@@ -54,19 +54,16 @@ record Figure(
     }
   }
 
-  /** Adds a horizontal line across all that is drawn so far. */
+  /** Adds a horizontal line across all that is drawn so far, from zero where that is one point. */
   void addReference(String name, String colour, double y) {
     DoubleSummaryStatistics x =
         curves.stream()
             .flatMap(curve -> curve.points.stream())
             .mapToDouble(Point::x)
             .summaryStatistics();
-    add(
-        new Curve(
-            name,
-            colour,
-            Style.DASHES,
-            List.of(new Point(x.getMin(), y), new Point(x.getMax(), y))));
+    double from = x.getMin() < x.getMax() ? x.getMin() : 0;
+    double to = x.getMax() > from ? x.getMax() : from + 1;
+    add(new Curve(name, colour, Style.DASHES, List.of(new Point(from, y), new Point(to, y))));
   }
 
   /**

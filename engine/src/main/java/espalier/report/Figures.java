@@ -47,15 +47,16 @@ final class Figures {
     return figure;
   }
 
-  /** What the model itself learns, on the text it is trained on and on text held out. */
+  /** What the model itself learns, on the text it is trained on and on the evaluation data. */
   private void pretraining() {
     Figure figure =
         perStep("Cross-entropy in pretraining", "CE, nats per token", "ce", Axis.LINEAR);
     for (Run run : runs) {
       if (run.metrics().steps().stream().anyMatch(step -> step.has("ce"))) {
-        List<Point> heldOut = Metrics.points(run.metrics().evaluations(), "step", "ce_base");
+        List<Point> evaluated = Metrics.points(run.metrics().evaluations(), "step", "ce_base");
         figure.add(
-            new Curve(run.name() + ", held out", palette.of(run.name()), Style.DOTS, heldOut));
+            new Curve(
+                run.name() + ", evaluation data", palette.of(run.name()), Style.DOTS, evaluated));
       }
     }
   }

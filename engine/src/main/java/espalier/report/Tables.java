@@ -60,7 +60,7 @@ final class Tables {
     if (rows.isEmpty()) {
       return "";
     }
-    StringBuilder note = new StringBuilder("<p class=\"note\">Measured on held-out text.");
+    StringBuilder note = new StringBuilder("<p class=\"note\">Measured on the evaluation data.");
     if (rows.stream().anyMatch(row -> row.values().containsKey(Column.GAP_CLOSED))) {
       note.append(" Gap closed: the share of the cross-entropy lost to the SAE that is won back");
       if (runs.size() == 1) {

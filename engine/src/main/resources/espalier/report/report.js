@@ -8,6 +8,9 @@ const CSS_LINES = { LINE: "solid", DASHES: "dashed", DOTS: "dotted" }; // in leg
 const FEW = 40; // points that are told apart when each is marked
 const MANY = 600; // points that a line hides what is behind it with
 
+// Distances of ticks between which no step is halved: 1, 2, 5, 10 …
+const WHOLE = [...Array(12).keys()].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power));
+
 const number = (v) => Number(v.toPrecision(5)).toLocaleString("en-US", { maximumSignificantDigits: 5 });
 const tick = (v) => (v === null ? "" : v !== 0 && Math.abs(v) < 1e-4 ? v.toExponential() : number(v));
 
@@ -80,7 +83,11 @@ function draw(figure) {
       y: { distr: logarithmic ? 3 : 1, range: ranges[axis] },
     },
     axes: [
-      { label: x, labelFont: FONT, font: FONT, labelSize: 22, grid: GRID, ticks: GRID, values: (u, v) => v.map(tick) },
+      {
+        label: x, labelFont: FONT, font: FONT, labelSize: 22, grid: GRID, ticks: GRID,
+        values: (u, v) => v.map(tick),
+        incrs: x === "step" ? WHOLE : undefined,
+      },
       {
         label: y, labelFont: FONT, font: FONT, labelSize: 22, ticks: GRID,
         grid: logarithmic ? { ...GRID, filter: labelled } : GRID,

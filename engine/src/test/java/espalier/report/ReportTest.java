@@ -150,9 +150,11 @@ class ReportTest {
     assertEquals(List.of("adapter"), page.names(KL), "a demo's copy is not shown twice");
     assertEquals(List.of("adapter", "model", "sae-topk"), page.names(NORM));
     assertEquals(page.colour(KL, "adapter"), page.colour(CE, "adapt"));
-    assertEquals(List.of("model", "model, held out"), page.names("Cross-entropy in pretraining"));
     assertEquals(
-        List.of(List.of(1.0, 5.25)), page.curve("Cross-entropy in pretraining", "model, held out"));
+        List.of("model", "model, evaluation data"), page.names("Cross-entropy in pretraining"));
+    assertEquals(
+        List.of(List.of(1.0, 5.25)),
+        page.curve("Cross-entropy in pretraining", "model, evaluation data"));
     assertEquals(List.of(List.of(1.0, 0.5)), page.curve("SAE reconstruction error", "sae-topk"));
     assertEquals(
         "2 of 5 latents fired on none of 1,000 tokens",
@@ -199,6 +201,18 @@ class ReportTest {
   void fieldsThatNothingShowsAreNoFault() throws IOException {
     put(folder, "metrics.jsonl", step(1, "0.5", "1", "10").replace("{", "{\"note\":[\"x\"],"));
     assertEquals(List.of(List.of(1.0, 0.5)), Written.report(folder).curve(KL, name(folder)));
+  }
+
+  @Test
+  void aSingleEvaluationHasReferencesToo() throws IOException {
+    put(folder, "metrics.jsonl", EVALUATION.formatted(3, "0.75", "3.0", "0.5"));
+    assertEquals(
+        List.of(List.of(0.0, 2.5), List.of(0.75, 2.5)),
+        Written.report(folder).curve(CE, "original model"));
+    put(folder, "metrics.jsonl", EVALUATION.formatted(0, "0.0", "3.5", "0"));
+    assertEquals(
+        List.of(List.of(0.0, 2.5), List.of(1.0, 2.5)),
+        Written.report(folder).curve(CE, "original model"));
   }
 
   @Test
