@@ -46,6 +46,11 @@ record Results(
             .toList());
   }
 
+  /** Whether it is known that the SAE raises the cross-entropy. */
+  boolean saeCosts() {
+    return ceBase.isPresent() && ceSae.isPresent() && ceSae.getAsDouble() > ceBase.getAsDouble();
+  }
+
   private static OptionalDouble number(StrictJson json, String key) {
     return json.has(key) ? OptionalDouble.of(json.number(key)) : OptionalDouble.empty();
   }

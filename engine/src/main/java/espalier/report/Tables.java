@@ -66,7 +66,7 @@ final class Tables {
       if (runs.size() == 1) {
         runs.getFirst()
             .results()
-            .filter(results -> results.ceBase().isPresent() && results.ceSae().isPresent())
+            .filter(Results::saeCosts)
             .ifPresent(
                 results ->
                     note.append(", here of that from ")
@@ -74,7 +74,7 @@ final class Tables {
                         .append(" to ")
                         .append(Column.CE_SAE.text(results.ceSae().getAsDouble())));
       }
-      note.append('.');
+      note.append(". It means nothing where none is lost.");
     }
     return note.append("</p>\n").toString();
   }

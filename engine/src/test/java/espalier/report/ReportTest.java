@@ -216,6 +216,20 @@ class ReportTest {
   }
 
   @Test
+  void aGapIsNamedOnlyWhereThereIsOne() throws IOException {
+    String results =
+        """
+        {"ce_base": 5.0625, "ce_sae": %s, "rows": [{"name": "a", "gap_closed": 4.5}]}
+        """;
+    put(folder, "run.json", "{}");
+    put(folder, "results.json", results.formatted("5.125"));
+    assertTrue(
+        Written.report(folder).has("won back, here of that from 5.0625 to 5.1250. It means"));
+    put(folder, "results.json", results.formatted("5.03125"));
+    assertTrue(Written.report(folder).has("won back. It means nothing where none is lost."));
+  }
+
+  @Test
   void textCannotBecomeMarkup() throws IOException {
     String hostile = "</script><script>alert(1)</script><!--&\"@SCRIPT@";
     Path run = folder.resolve("<b>&@UPLOT@");
