@@ -1,6 +1,8 @@
 package espalier.recipe;
 
+import java.io.IOException;
 import java.io.PrintStream;
+import java.nio.file.Path;
 import java.time.Duration;
 import me.tongfei.progressbar.ProgressBar;
 import me.tongfei.progressbar.ProgressBarBuilder;
@@ -15,6 +17,8 @@ import me.tongfei.progressbar.ProgressBarStyle;
  */
 public final class Console {
 
+  private static final Path STDERR = Path.of("/proc/self/fd/2");
+
   private final PrintStream err;
   private final boolean terminal;
 
@@ -25,7 +29,17 @@ public final class Console {
 
   /** Writes to the process's error stream. */
   public static Console standard() {
-    return new Console(System.err, System.console() != null && System.console().isTerminal());
+    return new Console(System.err, isTerminal(STDERR));
+  }
+
+  /** Java only tells whether both input and output are terminals. */
+  private static boolean isTerminal(Path descriptor) {
+    try {
+      String file = descriptor.toRealPath().toString();
+      return file.startsWith("/dev/pts/") || file.startsWith("/dev/tty");
+    } catch (IOException notAFile) { // a pipe, or there is no /proc
+      return false;
+    }
   }
 
   /** Writes lines to {@code err}. */
