@@ -14,6 +14,7 @@ final class DoctorCommand implements Callable<Integer> {
   @Override
   public Integer call() {
     Diagnosis diagnosis = Diagnosis.make();
+    System.out.printf("%-10s %s%n", "version", new Main.Version().getVersion()[0]);
     for (Map.Entry<String, String> line : diagnosis.findings().entrySet()) {
       System.out.printf("%-10s %s%n", line.getKey(), line.getValue());
     }

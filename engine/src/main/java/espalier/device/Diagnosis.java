@@ -2,6 +2,7 @@ package espalier.device;
 
 import espalier.bindings.Availability;
 import espalier.bindings.NativeLibraries;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -39,6 +40,7 @@ public record Diagnosis(Map<String, String> findings, List<String> warnings, boo
         findings.put("threads", String.valueOf(device.kernels().threads()));
       }
     }
+    findings.put("GPU", NvidiaDriver.describe(Path.of("/proc/driver/nvidia")));
     findings.put("CUDA", "this build has no CUDA kernels; everything runs on the CPU");
     String coreType = System.getenv("OPENBLAS_CORETYPE");
     if (coreType != null) {
