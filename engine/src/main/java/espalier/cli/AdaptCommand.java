@@ -24,6 +24,7 @@ import picocli.CommandLine.Option;
 final class AdaptCommand implements Callable<Integer> {
 
   @Mixin private Common common;
+  @Mixin private Computing computing;
 
   @Option(names = "--model", required = true, description = "model folder (Hugging Face layout)")
   private Path model;
@@ -127,7 +128,7 @@ final class AdaptCommand implements Callable<Integer> {
 
   @Override
   public Integer call() {
-    common.check();
+    computing.check();
     AdaptSettings settings =
         new AdaptSettings(
             model,

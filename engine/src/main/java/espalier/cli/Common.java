@@ -1,23 +1,9 @@
 package espalier.cli;
 
-import espalier.format.InputException;
-import espalier.recipe.DeviceChoice;
 import picocli.CommandLine.Option;
 
-/** Options of every command that computes. */
+/** Options of every command. */
 final class Common {
-
-  /** Element types of weights and activations. */
-  enum Precision {
-    F32,
-    BF16
-  }
-
-  @Option(names = "--device", description = "auto, cpu or cuda (default: ${DEFAULT-VALUE})")
-  private DeviceChoice device = DeviceChoice.AUTO;
-
-  @Option(names = "--dtype", description = "f32; bf16 needs a GPU (default: f32)")
-  private Precision dtype = Precision.F32;
 
   @Option(names = "--verbose", description = "show the stack trace of a failure")
   private boolean verbose;
@@ -27,15 +13,4 @@ final class Common {
       usageHelp = true,
       description = "show this help")
   private boolean help;
-
-  /** Refuses what this build cannot do. */
-  void check() {
-    if (device == DeviceChoice.CUDA) {
-      throw new InputException(
-          "--device cuda: this build runs on the CPU only, it has no CUDA kernels");
-    }
-    if (dtype == Precision.BF16) {
-      throw new InputException("--dtype bf16: the CPU computes in f32 only");
-    }
-  }
 }

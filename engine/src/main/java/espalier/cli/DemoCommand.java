@@ -18,6 +18,7 @@ import picocli.CommandLine.Option;
 final class DemoCommand implements Callable<Integer> {
 
   @Mixin private Common common;
+  @Mixin private Computing computing;
 
   @Option(names = "--out", description = "folder of the demo (default: ${DEFAULT-VALUE})")
   private Path out = Path.of("runs/demo");
@@ -33,7 +34,7 @@ final class DemoCommand implements Callable<Integer> {
 
   @Override
   public Integer call() {
-    common.check();
+    computing.check();
     Optional<ObjectNode> results =
         new DemoRecipe(new DemoSettings(out, seed, scale), Console.standard()).run();
     if (results.isEmpty()) {

@@ -18,6 +18,7 @@ import picocli.CommandLine.Option;
 final class EvaluateCommand implements Callable<Integer> {
 
   @Mixin private Common common;
+  @Mixin private Computing computing;
 
   @Option(names = "--model", required = true, description = "model folder (Hugging Face layout)")
   private Path model;
@@ -49,7 +50,7 @@ final class EvaluateCommand implements Callable<Integer> {
 
   @Override
   public Integer call() {
-    common.check();
+    computing.check();
     var result =
         new EvaluateRecipe(
                 new EvaluateSettings(

@@ -5,7 +5,6 @@ import java.io.UncheckedIOException;
 import java.util.Arrays;
 import java.util.Locale;
 import java.util.stream.Collectors;
-import picocli.CommandLine;
 import picocli.CommandLine.MissingParameterException;
 import picocli.CommandLine.Model.ArgSpec;
 import picocli.CommandLine.Model.OptionSpec;
@@ -33,12 +32,15 @@ final class Failures {
 
   private static String explain(ParameterException e) {
     return switch (e) {
+      // A misspelt option leaves one missing too: name what was written.
+      case MissingParameterException missing
+          when !missing.getCommandLine().getUnmatchedArguments().isEmpty() ->
+          unknown(missing.getCommandLine().getUnmatchedArguments().getFirst());
       case MissingParameterException missing ->
           "missing: "
               + missing.getMissing().stream().map(Failures::name).collect(Collectors.joining(", "));
       case OverwrittenOptionException twice -> name(twice.getOverwritten()) + " is given twice";
-      case UnmatchedArgumentException unknown ->
-          unknown.getUnmatched().getFirst() + " is no option or argument of this command";
+      case UnmatchedArgumentException unmatched -> unknown(unmatched.getUnmatched().getFirst());
       default -> {
         if (e.getCause() instanceof InputException input) {
           yield input.getMessage();
@@ -48,6 +50,10 @@ final class Failures {
             : name(e.getArgSpec()) + " " + e.getValue() + ": " + expected(e.getArgSpec());
       }
     };
+  }
+
+  private static String unknown(String argument) {
+    return argument + " is no option or argument of this command";
   }
 
   private static String name(ArgSpec argument) {
@@ -73,7 +79,7 @@ final class Failures {
   }
 
   /** The job failed. */
-  static int execution(Exception e, CommandLine command, ParseResult parsed) {
+  static int execution(Throwable e, ParseResult parsed) {
     boolean verbose = parsed.hasSubcommand() && parsed.subcommand().hasMatchedOption("--verbose");
     if (verbose) {
       e.printStackTrace();
@@ -83,7 +89,13 @@ final class Failures {
     return e instanceof InputException ? UNUSABLE : OTHER;
   }
 
-  private static String message(Exception e) {
+  private static String message(Throwable e) {
+    if (e instanceof OutOfMemoryError) {
+      return "out of memory: " + e.getMessage();
+    }
+    if (e instanceof Error) {
+      return e.toString(); // its message alone may be no more than a class's name
+    }
     if (e instanceof UncheckedIOException io && io.getCause() != null) {
       return io.getMessage() + " (" + io.getCause().getMessage() + ")";
     }

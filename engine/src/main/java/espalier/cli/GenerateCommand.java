@@ -17,6 +17,7 @@ import picocli.CommandLine.Option;
 final class GenerateCommand implements Callable<Integer> {
 
   @Mixin private Common common;
+  @Mixin private Computing computing;
 
   @Option(names = "--model", required = true, description = "model folder (Hugging Face layout)")
   private Path model;
@@ -57,7 +58,7 @@ final class GenerateCommand implements Callable<Integer> {
 
   @Override
   public Integer call() {
-    common.check();
+    computing.check();
     System.out.println(
         new GenerateRecipe(
                 new GenerateSettings(

@@ -17,6 +17,7 @@ import picocli.CommandLine.Parameters;
 final class InspectCommand implements Callable<Integer> {
 
   @Mixin private Common common;
+  @Mixin private Computing computing;
 
   @Parameters(paramLabel = "PATH", description = "folder or file")
   private Path path;
@@ -35,7 +36,7 @@ final class InspectCommand implements Callable<Integer> {
 
   @Override
   public Integer call() {
-    common.check();
+    computing.check();
     var result =
         new InspectRecipe(
                 new InspectSettings(

@@ -43,12 +43,24 @@ public final class Main implements Runnable {
 
   /** Runs one command and returns its exit code. */
   static int run(String... args) {
+    return run(commandLine(), args);
+  }
+
+  static int run(CommandLine line, String... args) {
+    try {
+      return line.execute(args);
+    } catch (Error e) { // picocli passes these through, and memory may well run out
+      return Failures.execution(e, line.getParseResult());
+    }
+  }
+
+  static CommandLine commandLine() {
     return new CommandLine(new Main())
         .setCaseInsensitiveEnumValuesAllowed(true)
+        .setExpandAtFiles(false) // a prompt may begin with @
         .setParameterExceptionHandler(Failures::usage)
-        .setExecutionExceptionHandler(Failures::execution)
-        .setUsageHelpAutoWidth(true)
-        .execute(args);
+        .setExecutionExceptionHandler((e, command, parsed) -> Failures.execution(e, parsed))
+        .setUsageHelpAutoWidth(true);
   }
 
   @Override

@@ -21,6 +21,7 @@ import picocli.CommandLine.Option;
 final class PretrainCommand implements Callable<Integer> {
 
   @Mixin private Common common;
+  @Mixin private Computing computing;
 
   @Option(
       names = "--config",
@@ -84,7 +85,7 @@ final class PretrainCommand implements Callable<Integer> {
 
   @Override
   public Integer call() {
-    common.check();
+    computing.check();
     PretrainSettings settings =
         new PretrainSettings(
             config,

@@ -20,6 +20,7 @@ import picocli.CommandLine.Option;
 final class TrainSaeCommand implements Callable<Integer> {
 
   @Mixin private Common common;
+  @Mixin private Computing computing;
 
   @Option(names = "--model", required = true, description = "model folder (Hugging Face layout)")
   private Path model;
@@ -97,7 +98,7 @@ final class TrainSaeCommand implements Callable<Integer> {
 
   @Override
   public Integer call() {
-    common.check();
+    computing.check();
     TrainSaeSettings settings =
         new TrainSaeSettings(
             model,

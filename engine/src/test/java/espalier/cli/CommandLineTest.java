@@ -7,9 +7,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import espalier.Golden;
-import java.io.ByteArrayOutputStream;
 import java.io.IOException;
-import java.io.PrintStream;
 import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
@@ -30,25 +28,6 @@ import org.junit.jupiter.params.provider.CsvSource;
 class CommandLineTest {
 
   @TempDir private Path temp;
-
-  private record Outcome(int code, String out, String err) {}
-
-  private static Outcome run(List<String> args) {
-    PrintStream out = System.out;
-    PrintStream err = System.err;
-    ByteArrayOutputStream newOut = new ByteArrayOutputStream();
-    ByteArrayOutputStream newErr = new ByteArrayOutputStream();
-    try {
-      System.setOut(new PrintStream(newOut, true, StandardCharsets.UTF_8));
-      System.setErr(new PrintStream(newErr, true, StandardCharsets.UTF_8));
-      int code = Main.run(args.toArray(String[]::new));
-      return new Outcome(
-          code, newOut.toString(StandardCharsets.UTF_8), newErr.toString(StandardCharsets.UTF_8));
-    } finally {
-      System.setOut(out);
-      System.setErr(err);
-    }
-  }
 
   /**
    * A command that would work; overrides are options with their values, "-" in place of a value
@@ -84,12 +63,12 @@ class CommandLineTest {
   }
 
   private void assertRefused(List<String> args, String named) {
-    Outcome outcome = run(args);
-    assertEquals(2, outcome.code, outcome.err);
-    assertEquals("", outcome.out);
-    assertEquals(1, outcome.err.lines().count(), outcome.err);
-    assertTrue(outcome.err.contains(named), outcome.err);
-    assertFalse(outcome.err.contains("Exception"), outcome.err);
+    Outcome outcome = Outcome.of(args);
+    assertEquals(2, outcome.code(), outcome.err());
+    assertEquals("", outcome.out());
+    assertEquals(1, outcome.err().lines().count(), outcome.err());
+    assertTrue(outcome.err().contains(named), outcome.err());
+    assertFalse(outcome.err().contains("Exception"), outcome.err());
     assertFalse(Files.exists(temp.resolve("out")), "something was written");
   }
 
@@ -198,12 +177,12 @@ class CommandLineTest {
 
   @Test
   void anOutThatHoldsAnotherRun() {
-    assertEquals(0, run(adapt()).code);
+    assertEquals(0, Outcome.of(adapt()).code());
     Path out = temp.resolve("out");
     List<String> before = names(out);
-    Outcome again = run(adapt());
-    assertEquals(2, again.code);
-    assertTrue(again.err.contains("--resume"), again.err);
+    Outcome again = Outcome.of(adapt());
+    assertEquals(2, again.code());
+    assertTrue(again.err().contains("--resume"), again.err());
     assertEquals(before, names(out));
     assertTrue(
         before.containsAll(
@@ -219,7 +198,7 @@ class CommandLineTest {
   @Test
   void evaluatePrintsOneObject() throws IOException {
     Outcome outcome =
-        run(
+        Outcome.of(
             List.of(
                 "evaluate",
                 "--json",
@@ -229,9 +208,9 @@ class CommandLineTest {
                 "1=" + Golden.folder("sae-topk"),
                 "--data",
                 Golden.folder("tokens.npy").toString()));
-    assertEquals(0, outcome.code, outcome.err);
-    assertEquals(1, outcome.out.lines().count());
-    JsonNode json = new ObjectMapper().readTree(outcome.out);
+    assertEquals(0, outcome.code(), outcome.err());
+    assertEquals(1, outcome.out().lines().count());
+    JsonNode json = new ObjectMapper().readTree(outcome.out());
     JsonNode expected = Golden.scalars().get("topk");
     for (String key : List.of("ce_base", "ce_sae", "kl_sae")) {
       double value = expected.get(key).doubleValue();
@@ -246,7 +225,7 @@ class CommandLineTest {
   @Test
   void anSaeOfAnotherLayerIsWarnedAbout() {
     Outcome outcome =
-        run(
+        Outcome.of(
             List.of(
                 "evaluate",
                 "--model",
@@ -255,10 +234,10 @@ class CommandLineTest {
                 "2=" + Golden.folder("sae-topk"),
                 "--data",
                 Golden.folder("tokens.npy").toString()));
-    assertEquals(0, outcome.code, outcome.err);
+    assertEquals(0, outcome.code(), outcome.err());
     assertTrue(
-        outcome.err.lines().anyMatch(l -> l.startsWith("WARNING: ") && l.contains("blocks.1.")),
-        outcome.err);
+        outcome.err().lines().anyMatch(l -> l.startsWith("WARNING: ") && l.contains("blocks.1.")),
+        outcome.err());
   }
 
   @Test
@@ -274,9 +253,9 @@ class CommandLineTest {
             "report",
             "doctor",
             "demo")) {
-      Outcome outcome = run(List.of(command, "--help"));
-      assertEquals(0, outcome.code, command);
-      assertTrue(outcome.out.contains("Usage: espalier " + command), outcome.out);
+      Outcome outcome = Outcome.of(List.of(command, "--help"));
+      assertEquals(0, outcome.code(), command);
+      assertTrue(outcome.out().contains("Usage: espalier " + command), outcome.out());
     }
   }
 

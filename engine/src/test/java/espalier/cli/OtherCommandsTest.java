@@ -1,0 +1,109 @@
+package espalier.cli;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import espalier.Golden;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+
+/** Of the commands beside {@code adapt}: what they refuse, and how what goes wrong is told. */
+class OtherCommandsTest {
+
+  @TempDir private Path temp;
+
+  /** Words separated by spaces; MODEL, DATA, SAE and TEMP stand for paths. */
+  private Outcome run(String line) {
+    return Outcome.of(
+        line.replace("MODEL", Golden.folder("llama").toString())
+            .replace("DATA", Golden.folder("tokens.npy").toString())
+            .replace("SAE", Golden.folder("sae-topk").toString())
+            .replace("TEMP", temp.toString())
+            .split(" "));
+  }
+
+  @ParameterizedTest
+  @CsvSource(
+      delimiter = '|',
+      value = {
+        "bogus | bogus",
+        "--verbose | --verbose",
+        "evaluate --model MODEL | --data",
+        "evaluate --model MODEL --data | --data",
+        "evaluate --modle MODEL --data DATA | --modle",
+        "evaluate --model MODEL --model MODEL --data DATA | --model is given twice",
+        "evaluate --model MODEL --data DATA --json --json | --json is given twice",
+        "evaluate --model MODEL --data DATA --json=maybe | --json maybe",
+        "evaluate --model MODEL --data DATA --adapter nowhere | nowhere",
+        "evaluate --model MODEL --data DATA --device cuda | --device cuda",
+        "evaluate --model MODEL --data DATA --dtype f64 | --dtype f64",
+        "evaluate --model MODEL --data DATA --context 1 | --context 1",
+        "train-sae --model MODEL --data DATA --out TEMP/out | --layer",
+        "train-sae --model MODEL --data DATA --out TEMP/out --layer -1 | --layer -1",
+        "train-sae --model MODEL --data DATA --out TEMP/out --layer 4 | --layer 4",
+        "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --arch gated | --arch gated",
+        "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --objective x | --objective x",
+        "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --k 5000 | --k 5000",
+        "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --latents 0 | --latents 0",
+        "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --bandwidth 0 | --bandwidth 0",
+        "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --l1 -1 | --l1 -1",
+        "pretrain --config nowhere --data DATA --out TEMP/out | nowhere",
+        "pretrain --config MODEL/config.json --out TEMP/out | --data",
+        "pretrain --config MODEL/config.json --data DATA --out TEMP/out --lr 0 | --lr 0",
+        "pretrain --config MODEL/config.json --data DATA --out TEMP/out --clip nan | --clip",
+        "generate --model MODEL | --prompt",
+        "generate --model MODEL --prompt x --steer 1:2 | --steer 1:2",
+        "generate --model MODEL --prompt x --steer 1:2=3 | --steer 1",
+        "generate --model MODEL --prompt x --top-p 0 | --top-p 0",
+        "generate --model MODEL --prompt x --top-p 1.5 | --top-p 1.5",
+        "generate --model MODEL --prompt x --temperature -1 | --temperature -1",
+        "generate --model MODEL --prompt x --max-tokens 0 | --max-tokens 0",
+        "inspect | PATH",
+        "inspect nowhere | nowhere",
+        "inspect SAE SAE | SAE",
+        "inspect SAE --latents TEMP/out | --input",
+        "inspect SAE --input nowhere.npy --output TEMP/out | nowhere.npy",
+        "inspect MODEL --input DATA --output TEMP/out | --input",
+        "report | RUN_DIR",
+        "report nowhere | nowhere",
+        "report MODEL --out TEMP/out | no run",
+        "report --device cpu x | --device",
+        "doctor x | x",
+        "doctor --device cuda | --device",
+        "demo --seed x | --seed x",
+        "demo --scale 0 | --scale 0",
+      })
+  void isRefused(String line, String named) {
+    Outcome outcome = run(line);
+    assertEquals(2, outcome.code(), outcome.err());
+    assertEquals("", outcome.out());
+    assertEquals(1, outcome.err().lines().count(), outcome.err());
+    assertTrue(
+        outcome.err().contains(named.replace("SAE", Golden.folder("sae-topk").toString())),
+        outcome.err());
+    assertFalse(outcome.err().contains("Exception"), outcome.err());
+    assertFalse(Files.exists(temp.resolve("out")), "something was written");
+  }
+
+  @Test
+  void aPromptMayNameAFile() throws IOException {
+    Path options = Files.writeString(temp.resolve("options"), "x\n--no-such-option");
+    Outcome outcome = run("generate --model MODEL --prompt @" + options);
+    assertFalse(outcome.err().contains("--no-such-option"), outcome.err());
+  }
+
+  @Test
+  void doctorNamesWhatItLookedFor() {
+    Outcome outcome = run("doctor");
+    assertEquals(0, outcome.code(), outcome.err());
+    for (String subject : new String[] {"version", "JDK", "kernels", "OpenBLAS", "GPU", "CUDA"}) {
+      assertTrue(outcome.out().lines().anyMatch(l -> l.startsWith(subject + " ")), outcome.out());
+    }
+  }
+}
