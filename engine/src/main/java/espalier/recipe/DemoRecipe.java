@@ -74,8 +74,8 @@ public final class DemoRecipe {
     stage("train SAE (TopK)", () -> trainSae("topk", "mse", steps(150), Optional.empty()));
     stage("train SAE (JumpReLU)", () -> trainSae("jumprelu", "mse", steps(150), Optional.empty()));
     stage("adapt around the TopK SAE", this::adapt);
-    DemoWatch watch = new DemoWatch(eval, LAYER, Math.max(1, steps(100) / 8));
-    stage("train SAE end to end", () -> trainSae("topk", "e2e", steps(100), Optional.of(watch)));
+    DemoWatch watch = new DemoWatch(eval, LAYER, Math.max(1, steps(120) / 8));
+    stage("train SAE end to end", () -> trainSae("topk", "e2e", steps(120), Optional.of(watch)));
     ObjectNode results = new DemoResults(out, LAYER, console).collect(stages);
     new RunFolder(out).write("results.json", results);
     copy(out.resolve("adapter/metrics.jsonl"), out.resolve("metrics.jsonl"));
@@ -123,7 +123,7 @@ public final class DemoRecipe {
   }
 
   private void pretrain() {
-    int steps = steps(160);
+    int steps = steps(200);
     done(
         new PretrainRecipe(
                 new PretrainSettings(

@@ -65,7 +65,7 @@ final class DemoResults {
     // nothing.
     curve(
         curves,
-        "TopK SAE + LoRA",
+        "TopK SAE, then LoRA",
         "adapter",
         adaptCurve,
         "ce_adapted",

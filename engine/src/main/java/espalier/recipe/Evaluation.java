@@ -26,10 +26,10 @@ public record Evaluation(
 
   /**
    * (CE with SAE - CE adapted) / (CE with SAE - CE base): 1 when the adapters undo the whole
-   * damage.
+   * damage. Empty without adapters, and where the SAE costs nothing.
    */
   public OptionalDouble gapClosed() {
-    if (ceSae.isEmpty() || ceAdapted.isEmpty()) {
+    if (ceSae.isEmpty() || ceAdapted.isEmpty() || ceSae.getAsDouble() == ceBase) {
       return OptionalDouble.empty();
     }
     double gap = ceSae.getAsDouble() - ceBase;
