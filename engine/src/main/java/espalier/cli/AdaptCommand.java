@@ -109,7 +109,9 @@ final class AdaptCommand implements Callable<Integer> {
   @Option(names = "--eval-data", paramLabel = "FILE", description = "data to evaluate on")
   private Path evalData;
 
-  @Option(names = "--eval-every", description = "steps between evaluations (default: none)")
+  @Option(
+      names = "--eval-every",
+      description = "steps between evaluations (default: first and last)")
   private int evalEvery;
 
   @Option(names = "--init-adapter", paramLabel = "DIR", description = "PEFT adapter to start from")

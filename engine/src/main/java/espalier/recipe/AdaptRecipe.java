@@ -109,9 +109,7 @@ public final class AdaptRecipe {
             in.control,
             settings.seed());
     Optional<Evaluator> evaluator =
-        in.evalRows
-            .filter(data -> settings.evalEvery() > 0)
-            .map(data -> new Evaluator(device, in.model, in.saes, in.lora.adapters(), data));
+        in.evalRows.map(data -> new Evaluator(device, in.model, in.saes, in.lora.adapters(), data));
     // Training and evaluation never run at once: they share their memory.
     long bytes = objective.tape().bytes();
     if (evaluator.isPresent()) {
@@ -150,7 +148,7 @@ public final class AdaptRecipe {
                   settings.lr(),
                   settings.schedule(),
                   settings.warmup(),
-                  settings.evalEvery(),
+                  evaluator.isEmpty() ? 0 : settings.evalEvery() > 0 ? settings.evalEvery() : steps,
                   settings.checkpointEvery()),
               objective,
               optimizer,

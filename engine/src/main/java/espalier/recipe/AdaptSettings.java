@@ -14,7 +14,7 @@ import java.util.OptionalInt;
  * @param layers {@code after} the first SAE, {@code all}, or a list such as {@code 3,5-9}
  * @param targets {@code both}, {@code attn}, {@code mlp}, or names of linear layers
  * @param steps not given: one pass over the data
- * @param evalEvery steps between evaluations; 0 for none
+ * @param evalEvery steps between evaluations; 0: first and last only
  */
 public record AdaptSettings(
     Path model,
