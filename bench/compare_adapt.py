@@ -82,7 +82,7 @@ def environment(a: argparse.Namespace, env: dict) -> dict:
     doctor = output(a.launcher, "doctor")  # also builds what is missing, before anything is measured
     return dict(git=output("git", "describe", "--always", "--dirty", "--abbrev=12"), cpu=cpu, cores=os.cpu_count(),
                 threads=a.threads, kernel=platform.release(), attention=a.attention,
-                espalier_blas=[line.strip() for line in doctor.splitlines() if "blas" in line.lower()])
+                espalier_blas=[line.strip() for line in doctor.splitlines() if line.startswith("products")])
 
 
 def print_table(pairs: list[dict[str, dict]], tokens: int) -> float:
