@@ -49,7 +49,7 @@ int32_t esp_sae_stats(const float *x, const float *y, const int32_t *index, cons
   /* Sums over rows: at most 64 blocks of them, cut by `tokens` alone, added in order. */
   constexpr int64_t kBlocks = 64;
   struct Sums {
-    double error, square, cosine;
+    double error, square, cosine, output_square, product, norm, output_norm, ratio;
   } partial[kBlocks] = {};
   const int64_t block = std::max<int64_t>(1, (tokens + kBlocks - 1) / kBlocks);
   esp::parallel_rows((tokens + block - 1) / block, 8 * block * d, [&](int64_t i) {
@@ -67,9 +67,15 @@ int32_t esp_sae_stats(const float *x, const float *y, const int32_t *index, cons
         bb += w * w;
         ab += u * w;
       }
+      const double norm = std::sqrt(aa), output_norm = std::sqrt(bb);
       sums.error += error;
       sums.square += aa;
-      sums.cosine += ab / std::max(std::sqrt(aa) * std::sqrt(bb), 1e-8);
+      sums.cosine += ab / std::max(norm * output_norm, 1e-8);
+      sums.output_square += bb;
+      sums.product += ab;
+      sums.norm += norm;
+      sums.output_norm += output_norm;
+      sums.ratio += norm < 1e-4 ? 1 : output_norm / norm;
     }
     partial[i] = sums;
   });
@@ -77,6 +83,11 @@ int32_t esp_sae_stats(const float *x, const float *y, const int32_t *index, cons
     stats[1] += sums.error;
     stats[2] += sums.square;
     stats[3] += sums.cosine;
+    stats[5] += sums.output_square;
+    stats[6] += sums.product;
+    stats[7] += sums.norm;
+    stats[8] += sums.output_norm;
+    stats[9] += sums.ratio;
   }
   for (int64_t t = 0; t < tokens; t++) {
     if (kept(t)) continue;
@@ -84,13 +95,14 @@ int32_t esp_sae_stats(const float *x, const float *y, const int32_t *index, cons
     for (int64_t entry = t * capacity; entry < t * capacity + count[t]; entry++) {
       if (!(value[entry] > 0)) continue;
       stats[4] += 1;
+      stats[10] += static_cast<double>(value[entry]);
       fired[index[entry]]++;
     }
   }
   const int64_t columns = (d + esp::kColumnBlock - 1) / esp::kColumnBlock;
   esp::parallel_rows(columns, tokens * esp::kColumnBlock, [=](int64_t column) {
     const int64_t begin = column * esp::kColumnBlock, width = std::min(esp::kColumnBlock, d - begin);
-    double *__restrict sums = stats + 5 + begin;
+    double *__restrict sums = stats + 11 + begin;
     for (int64_t t = 0; t < tokens; t++) {
       if (kept(t)) continue;
       const float *__restrict row = x + t * d + begin;

@@ -220,7 +220,9 @@ ESP_API int32_t esp_sae_weight_backward(const float *x, const float *b_pre, cons
 ESP_API int32_t esp_sae_mse(const float *x, const float *y, const uint8_t *keep, float *loss, float *d_y,
                             float grad_scale, int64_t tokens, int64_t d);
 /* Adds, over rows without keep, to stats (float64): [0] rows, [1] sum |x - y|^2, [2] sum |x|^2, [3] sum cos(x, y),
- * [4] active entries (value > 0), [5 .. 5 + d) sum of x; and to fired [m] (int64): how often each latent is active. */
+ * [4] active entries (value > 0), [5] sum |y|^2, [6] sum <x, y>, [7] sum |x|, [8] sum |y|, [9] sum |y| / |x| (1 where
+ * |x| < 1e-4), [10] sum of the active values, [11 .. 11 + d) sum of x; and to fired [m] (int64): how often each latent
+ * is active. */
 ESP_API int32_t esp_sae_stats(const float *x, const float *y, const int32_t *index, const float *value,
                               const int32_t *count, int64_t capacity, const uint8_t *keep, double *stats,
                               int64_t *fired, int64_t tokens, int64_t d, int64_t m);

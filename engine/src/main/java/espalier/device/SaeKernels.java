@@ -262,7 +262,7 @@ abstract sealed class SaeKernels permits Kernels {
   /**
    * Adds to running statistics of a reconstruction.
    *
-   * @param stats float64 {@code [5 + d]}
+   * @param stats float64 {@code [11 + d]}
    * @param fired int64 {@code [m]}
    */
   public void saeStats(
@@ -286,7 +286,7 @@ abstract sealed class SaeKernels permits Kernels {
     lists(kernel, index, count, capacity, tokens);
     floats(kernel, "value", value, tokens, capacity);
     flagsOrNull(kernel, "keep", keep, tokens);
-    bytes(kernel, "stats", stats, 5 + d, Double.BYTES);
+    bytes(kernel, "stats", stats, 11 + d, Double.BYTES);
     bytes(kernel, "fired", fired, m, Long.BYTES);
     check(
         kernel,

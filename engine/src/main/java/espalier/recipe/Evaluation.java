@@ -39,27 +39,47 @@ public record Evaluation(
   /** The fields of the command line's contract. */
   public ObjectNode toJson() {
     ObjectNode json = JsonNodeFactory.instance.objectNode();
-    json.put("ce_base", ceBase);
+    put(json, "ce_base", ceBase);
     put(json, "ce_sae", ceSae);
     put(json, "ce_adapted", ceAdapted);
     put(json, "gap_closed", gapClosed());
     put(json, "kl_sae", klSae);
     put(json, "kl_adapted", klAdapted);
     ObjectNode all = json.putObject("saes");
-    saes.forEach(
-        (layer, sae) ->
-            all.putObject(String.valueOf(layer))
-                .put("l0", sae.l0())
-                .put("fvu", sae.fvu())
-                .put("explained_variance", sae.explainedVariance())
-                .put("cosine", sae.cosine())
-                .put("dead", sae.dead()));
+    saes.forEach((layer, sae) -> all.set(String.valueOf(layer), toJson(sae)));
     return json;
   }
 
-  private static void put(ObjectNode json, String key, OptionalDouble value) {
-    if (value.isPresent()) {
-      json.put(key, value.getAsDouble());
+  private static ObjectNode toJson(SaeStatistics.Summary sae) {
+    ObjectNode json = JsonNodeFactory.instance.objectNode();
+    put(json, "l0", sae.l0());
+    put(json, "fvu", sae.fvu());
+    put(json, "explained_variance", sae.explainedVariance());
+    put(json, "cosine", sae.cosine());
+    put(json, "dead", sae.dead());
+    put(json, "mse", sae.mse());
+    put(json, "l2_norm_in", sae.l2In());
+    put(json, "l2_norm_out", sae.l2Out());
+    put(json, "l2_ratio", sae.l2Ratio());
+    put(json, "relative_reconstruction_bias", sae.relativeReconstructionBias());
+    put(json, "l1", sae.l1());
+    SaeStatistics.Density density = sae.density();
+    put(json, "frac_alive", density.alive());
+    put(json, "freq_over_1_percent", density.over1Percent());
+    put(json, "freq_over_10_percent", density.over10Percent());
+    put(json, "normalized_freq_over_1_percent", density.normalizedOver1Percent());
+    put(json, "normalized_freq_over_10_percent", density.normalizedOver10Percent());
+    return json;
+  }
+
+  /** JSON has no NaN: what is not defined, such as the bias of an SAE that gives 0, is left out. */
+  private static void put(ObjectNode json, String key, double value) {
+    if (Double.isFinite(value)) {
+      json.put(key, value);
     }
+  }
+
+  private static void put(ObjectNode json, String key, OptionalDouble value) {
+    value.ifPresent(v -> put(json, key, v));
   }
 }

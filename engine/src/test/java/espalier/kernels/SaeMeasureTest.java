@@ -5,6 +5,7 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.Arrays;
 import java.util.Random;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -53,10 +54,12 @@ class SaeMeasureTest extends KernelTest {
     assertSameBits(TestBuffers.toFloats(lossOut), TestBuffers.toFloats(alone), "loss alone");
   }
 
+  private static final int HEADER = 11;
+
   private record Stats(double[] stats, long[] fired) {}
 
   private Stats run(float[] x, float[] y, Lists lists, byte[] keep, int d, int times) {
-    MemorySegment stats = buffers.doubles(5 + d);
+    MemorySegment stats = buffers.doubles(HEADER + d);
     MemorySegment fired = buffers.longs(lists.m());
     stats.fill((byte) 0);
     fired.fill((byte) 0);
@@ -85,9 +88,10 @@ class SaeMeasureTest extends KernelTest {
     for (int i = 0; i < lists.value().length; i += 7) lists.value()[i] *= 0; // in a list, inactive
     float[] x = random(tokens * d, 100);
     float[] y = random(tokens * d, 100);
+    if (tokens > 5) Arrays.fill(x, 5 * d, 6 * d, 1e-6f); // too short to be compared with
     byte[] keep = new byte[tokens];
     if (tokens > 3) keep[3] = 1;
-    double[] expected = new double[5 + d];
+    double[] expected = new double[HEADER + d];
     long[] fired = new long[m];
     for (int t = 0; t < tokens; t++) {
       if (keep[t] != 0) continue;
@@ -99,26 +103,33 @@ class SaeMeasureTest extends KernelTest {
         xx += (double) x[i] * x[i];
         yy += (double) y[i] * y[i];
         xy += (double) x[i] * y[i];
-        expected[5 + i % d] += x[i];
+        expected[HEADER + i % d] += x[i];
       }
       expected[0]++;
       expected[2] += xx;
-      expected[3] += xy / Math.sqrt(xx * yy);
+      expected[3] += xy / Math.max(Math.sqrt(xx * yy), 1e-8);
+      expected[5] += yy;
+      expected[6] += xy;
+      expected[7] += Math.sqrt(xx);
+      expected[8] += Math.sqrt(yy);
+      expected[9] += Math.sqrt(xx) < 1e-4 ? 1 : Math.sqrt(yy / xx);
     }
     lists.forEach(
         (t, entry, latent) -> {
           if (keep[t] != 0 || !(lists.value()[entry] > 0)) return;
           expected[4]++;
+          expected[10] += lists.value()[entry];
           fired[latent]++;
         });
     Stats once = run(x, y, lists, tokens > 3 ? keep : null, d, 1);
     assertArrayEquals(fired, once.fired);
-    for (int i = 0; i < 5 + d; i++) {
-      double size = i < 5 ? Math.abs(expected[i]) : 1e5; // column sums may cancel
+    for (int i = 0; i < HEADER + d; i++) {
+      // Products and column sums may cancel.
+      double size = i == 6 || i >= HEADER ? 1e5 : Math.abs(expected[i]);
       assertEquals(expected[i], once.stats[i], 1e-13 * (size + 1), "stats[" + i + "]");
     }
     Stats twice = run(x, y, lists, tokens > 3 ? keep : null, d, 2);
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < HEADER; i++) {
       assertEquals(2 * once.stats[i], twice.stats[i], 1e-13 * (Math.abs(once.stats[i]) + 1));
     }
     for (int i = 0; i < m; i++) assertEquals(2 * fired[i], twice.fired[i]);

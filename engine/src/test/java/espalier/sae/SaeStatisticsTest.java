@@ -1,0 +1,119 @@
+package espalier.sae;
+
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+
+import espalier.autograd.Tape;
+import espalier.autograd.Var;
+import espalier.device.Device;
+import espalier.tensor.Tensor;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.Test;
+
+/** The formulas, on numbers small enough to be worked out by hand. */
+class SaeStatisticsTest {
+
+  private final Device device = Device.openCpu();
+  private SaeStatistics statistics;
+
+  @AfterEach
+  void close() {
+    device.close();
+  }
+
+  /** Four positions of width 2, the second kept; latents 0 to 3. */
+  private SaeStatistics.Summary measure(float[] x, float[] y, int times) {
+    Tape tape = new Tape(device);
+    Splice.Latents latents =
+        new Splice.Latents(
+            ints(tape, 4, 2, 0, 2, 0, 1, 0, 3, 0, 0),
+            floats(tape, 4, 2, 1, 2, 9, 9, 3, 0, 5, 0), // latent 3 is listed, but not active
+            ints(tape, 4, 1, 2, 2, 2, 1));
+    MemorySegment keep = device.allocate(4);
+    keep.copyFrom(MemorySegment.ofArray(new byte[] {0, 1, 0, 0}));
+    Splice splice = new Splice(null, floats(tape, 4, 2, x), floats(tape, 4, 2, y), latents, keep);
+    statistics = new SaeStatistics(device, 2, 4);
+    statistics.record(tape, splice);
+    tape.bind(device);
+    for (int i = 0; i < times; i++) {
+      tape.forward();
+    }
+    return statistics.summary();
+  }
+
+  private Var floats(Tape tape, int rows, int cols, float... values) {
+    Tensor tensor = Tensor.allocate(device, rows, cols);
+    tensor.copyFrom(values);
+    return tape.constant(tensor);
+  }
+
+  private Var ints(Tape tape, int rows, int cols, int... values) {
+    Tensor tensor = Tensor.allocate(device, rows, cols);
+    MemorySegment.copy(values, 0, tensor.data(), ValueLayout.JAVA_INT, 0, values.length);
+    return tape.constant(tensor);
+  }
+
+  @Test
+  void everyFormula() {
+    // x: (3, 4), (kept), (0, 0), (0, 2); y: (3, 0), (kept), (0, 1), (2, 2)
+    float[] x = {3, 4, 70, 70, 0, 0, 0, 2};
+    float[] y = {3, 0, -7, -7, 0, 1, 2, 2};
+    for (int times : new int[] {1, 3}) { // sums over batches of the same mean
+      SaeStatistics.Summary s = measure(x, y, times);
+      assertEquals(3L * times, s.tokens());
+      assertEquals((16 + 1 + 4) / 3.0, s.mse(), 1e-15);
+      // E|x|^2 = 29/3, E x = (1, 2): the variance is 29/3 - 5 = 14/3
+      assertEquals(21 / 14.0, s.fvu(), 1e-15);
+      assertEquals(1 - 21 / 14.0, s.explainedVariance(), 1e-15);
+      assertEquals((0.6 + 0 + Math.sqrt(0.5)) / 3, s.cosine(), 1e-15);
+      assertEquals(7 / 3.0, s.l2In(), 1e-15);
+      assertEquals((3 + 1 + Math.sqrt(8)) / 3, s.l2Out(), 1e-15);
+      assertEquals((0.6 + 1 + Math.sqrt(2)) / 3, s.l2Ratio(), 1e-15); // 1 where x is 0
+      assertEquals((9 + 1 + 8) / (double) (9 + 0 + 4), s.relativeReconstructionBias(), 1e-15);
+      assertEquals(4 / 3.0, s.l0(), 1e-15); // 2 + 1 + 1 active entries
+      assertEquals((1 + 2 + 3 + 5) / 3.0, s.l1(), 1e-15);
+      assertArrayEquals(new long[] {3L * times, 0, times, 0}, statistics.firings());
+      assertEquals(0.5, s.density().alive());
+      assertEquals(0.5, s.dead());
+      assertEquals(0.5, s.density().over1Percent());
+      assertEquals(0.5, s.density().over10Percent());
+      assertEquals(1, s.density().normalizedOver1Percent());
+    }
+  }
+
+  /** 200 positions; firing on 2 of them is exactly 1 %, which is not more than 1 %. */
+  @Test
+  void densitiesAtTheirLimits() {
+    int tokens = 200;
+    int[] times = {2, 3, 20, 21, 0};
+    Tape tape = new Tape(device);
+    int[] index = new int[tokens * 5];
+    float[] value = new float[tokens * 5];
+    int[] count = new int[tokens];
+    for (int t = 0; t < tokens; t++) {
+      for (int latent = 0; latent < times.length; latent++) {
+        if (t < times[latent]) {
+          index[t * 5 + count[t]] = latent;
+          value[t * 5 + count[t]++] = 0.5f;
+        }
+      }
+    }
+    Splice.Latents latents =
+        new Splice.Latents(
+            ints(tape, tokens, 5, index),
+            floats(tape, tokens, 5, value),
+            ints(tape, tokens, 1, count));
+    Var x = floats(tape, tokens, 1, new float[tokens]);
+    statistics = new SaeStatistics(device, 1, 5);
+    statistics.record(tape, new Splice(null, x, x, latents, MemorySegment.NULL));
+    tape.bind(device).forward();
+    SaeStatistics.Density density = statistics.summary().density();
+    assertEquals(4 / 5.0, density.alive());
+    assertEquals(3 / 5.0, density.over1Percent());
+    assertEquals(1 / 5.0, density.over10Percent());
+    assertEquals(44 / 46.0, density.normalizedOver1Percent());
+    assertEquals(21 / 46.0, density.normalizedOver10Percent());
+  }
+}
