@@ -1,7 +1,6 @@
 package espalier.format;
 
 import com.fasterxml.jackson.databind.JsonNode;
-import espalier.tensor.Tensor;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -24,6 +23,11 @@ public final class ModelFolder implements AutoCloseable {
 
   /** A name within the folder: no separators, and neither "." nor "..". */
   private static final Pattern SHARD = Pattern.compile("[\\w.-]+\\.safetensors");
+
+  /** Not learned, but saved by older versions of transformers. */
+  private static final Pattern BUFFER =
+      Pattern.compile(
+          ".*\\.rotary_emb\\.inv_freq|(.*\\.)?\\d+\\.(attn|attention)\\.(masked_)?bias");
 
   private final Path folder;
   private final ModelConfig config;
@@ -60,24 +64,32 @@ public final class ModelFolder implements AutoCloseable {
 
   /** A tensor of the given shape; refuses any other, and a missing one. */
   public TensorEntry tensor(String name, long... shape) {
-    TensorEntry entry = tensors.get(name);
+    TensorEntry entry = tensors.get(nameInFiles(name));
     if (entry == null) {
       throw new InputException(files.getFirst().file(), "tensor " + name + " is missing");
     }
-    taken.add(name);
+    taken.add(entry.name());
     return entry.expect(shape);
+  }
+
+  /** Files of the bare model, without its head, leave out what the other names begin with. */
+  private String nameInFiles(String name) {
+    String base = config.family().names().base();
+    boolean bare = tensors.keySet().stream().noneMatch(other -> other.startsWith(base));
+    return bare && name.startsWith(base) ? name.substring(base.length()) : name;
   }
 
   /**
    * Refuses tensors that nobody has asked for: a model that leaves out weights computes something
-   * else. Buffers of rotary positions that old files hold, and the copy of a tied head, do no harm.
+   * else. Rotary frequencies and causal masks that old files hold, and the copy of a tied head, do
+   * no harm.
    */
   public void requireAllTaken() {
+    String head = config.family().names().head() + ".weight";
     for (TensorEntry entry : tensors.values()) {
       String name = entry.name();
       boolean harmless =
-          name.endsWith(".rotary_emb.inv_freq")
-              || (config.tieWordEmbeddings() && name.equals("lm_head.weight"));
+          BUFFER.matcher(name).matches() || (config.tieWordEmbeddings() && name.equals(head));
       if (!harmless && !taken.contains(name)) {
         throw new InputException(
             entry.file(), "tensor " + name + " has no place in the model of config.json");
@@ -91,15 +103,8 @@ public final class ModelFolder implements AutoCloseable {
   }
 
   /** Writes a model that transformers loads: one file of float32 tensors, weights first. */
-  public static void write(Path folder, ModelConfig config, Map<String, Tensor> tensors) {
-    List<Safetensors.Output> outputs = new ArrayList<>();
-    tensors.forEach(
-        (name, tensor) ->
-            outputs.add(
-                name.endsWith("norm.weight")
-                    ? Safetensors.Output.vector(name, tensor)
-                    : Safetensors.Output.matrix(name, tensor)));
-    Safetensors.write(folder.resolve(SINGLE), outputs, Map.of("format", "pt"));
+  public static void write(Path folder, ModelConfig config, List<Safetensors.Output> tensors) {
+    Safetensors.write(folder.resolve(SINGLE), tensors, Map.of("format", "pt"));
     AtomicFiles.write(folder.resolve(CONFIG), config.toJson());
   }
 

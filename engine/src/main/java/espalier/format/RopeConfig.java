@@ -1,13 +1,13 @@
 package espalier.format;
 
-import com.fasterxml.jackson.databind.node.ObjectNode;
-
 /**
  * Rotary positions: the base of the frequencies, and how they are stretched for long contexts.
  *
  * @param theta base of the frequencies
  */
 public record RopeConfig(double theta, Scaling scaling) {
+
+  private static final String PART = "partial_rotary_factor";
 
   /** How frequencies differ from theta^(-2i/d). */
   public sealed interface Scaling {}
@@ -31,30 +31,31 @@ public record RopeConfig(double theta, Scaling scaling) {
   }
 
   /**
-   * From {@code rope_parameters} as transformers 5 writes it, or the older {@code rope_theta} and
-   * {@code rope_scaling}.
+   * From {@code rope_parameters} as transformers 5 writes it, or the older keys of the
+   * configuration and {@code rope_scaling}.
+   *
+   * @param thetaKey the older name of the base
    */
-  static RopeConfig read(StrictJson config, int positions) {
-    StrictJson rope =
-        config.object("rope_parameters").or(() -> config.object("rope_scaling")).orElse(null);
-    double theta =
-        rope != null && rope.has("rope_theta")
-            ? rope.number("rope_theta")
-            : config.number("rope_theta", 10_000);
-    if (theta <= 0) {
-      throw config.fault("rope_theta", "is not positive");
-    }
+  static RopeConfig read(StrictJson config, int positions, String thetaKey, double absent) {
+    StrictJson rope = parameters(config);
     if (rope == null) {
-      return plain(theta);
+      return plain(theta(config, thetaKey, absent));
     }
     for (String key : rope.keys()) {
       if (rope.raw(key).isObject()) {
         throw rope.fault(key, "is an object; different positions by layer are not supported");
       }
     }
-    if (rope.number("partial_rotary_factor", 1) != 1) {
-      throw rope.fault("partial_rotary_factor", "is not 1, which is not supported");
-    }
+    return of(config, rope, positions, thetaKey, absent);
+  }
+
+  /** From the parameters of one kind of layer. */
+  static RopeConfig of(
+      StrictJson config, StrictJson rope, int positions, String thetaKey, double absent) {
+    double theta =
+        rope.has("rope_theta")
+            ? theta(rope, "rope_theta", absent)
+            : theta(config, thetaKey, absent);
     String type = rope.text("rope_type", rope.text("type", "default"));
     return switch (type) {
       case "default" -> plain(theta);
@@ -64,6 +65,26 @@ public record RopeConfig(double theta, Scaling scaling) {
           throw rope.fault(
               "rope_type", "is " + type + "; supported are default, linear and llama3");
     };
+  }
+
+  /** The share of each head that is rotated; {@code key} is its older name. */
+  static double part(StrictJson config, String key, double absent) {
+    StrictJson rope = parameters(config);
+    return rope != null && rope.has(PART)
+        ? rope.number(PART)
+        : config.number(PART, config.number(key, absent));
+  }
+
+  private static StrictJson parameters(StrictJson config) {
+    return config.object("rope_parameters").or(() -> config.object("rope_scaling")).orElse(null);
+  }
+
+  private static double theta(StrictJson json, String key, double absent) {
+    double theta = json.number(key, absent);
+    if (theta <= 0) {
+      throw json.fault(key, "is not positive");
+    }
+    return theta;
   }
 
   private static Llama3 llama3(StrictJson rope, int positions) {
@@ -84,22 +105,5 @@ public record RopeConfig(double theta, Scaling scaling) {
       throw rope.fault(key, "is not positive");
     }
     return rope.number(key);
-  }
-
-  void write(ObjectNode config) {
-    config.put("rope_theta", theta);
-    switch (scaling) {
-      case None() -> config.putNull("rope_scaling");
-      case Linear(double factor) ->
-          config.putObject("rope_scaling").put("rope_type", "linear").put("factor", factor);
-      case Llama3(double factor, double low, double high, double original) ->
-          config
-              .putObject("rope_scaling")
-              .put("rope_type", "llama3")
-              .put("factor", factor)
-              .put("low_freq_factor", low)
-              .put("high_freq_factor", high)
-              .put("original_max_position_embeddings", (long) original);
-    }
   }
 }

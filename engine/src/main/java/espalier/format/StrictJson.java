@@ -8,6 +8,7 @@ import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.json.JsonMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
@@ -119,6 +120,11 @@ public final class StrictJson {
   /** Whether the key is there and not null. */
   public boolean has(String key) {
     return node.hasNonNull(key);
+  }
+
+  /** Everything that is in it. */
+  public ObjectNode copy() {
+    return node.deepCopy();
   }
 
   public JsonNode raw(String key) {

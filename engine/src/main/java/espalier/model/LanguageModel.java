@@ -8,12 +8,15 @@ import espalier.autograd.Var;
 import espalier.device.Device;
 import espalier.format.ModelConfig;
 import espalier.format.ModelFolder;
+import espalier.format.RopeConfig;
+import espalier.format.Safetensors;
 import espalier.nn.Adapters;
 import espalier.nn.DecoderBlock;
 import espalier.nn.Linear.Projection;
-import espalier.nn.RmsNorm;
+import espalier.nn.Norm;
 import espalier.tensor.Tensor;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -29,57 +32,69 @@ public final class LanguageModel {
 
   private final ModelConfig config;
   private final Parameter embedding;
+  private final Parameter positions;
   private final List<DecoderBlock> blocks;
-  private final RmsNorm finalNorm;
+  private final Norm finalNorm;
   private final Parameter head;
   private final List<WeightStack> stacks;
   private final Map<String, Parameter> weights;
-  private final RotaryTable rotary;
+  private final Map<RopeConfig, RotaryTable> rotary;
 
   private LanguageModel(
       ModelConfig config,
       List<WeightStack> stacks,
       Map<String, Parameter> weights,
-      RotaryTable rotary) {
+      Map<RopeConfig, RotaryTable> rotary) {
     this.config = config;
     this.stacks = stacks;
     this.weights = weights;
     this.rotary = rotary;
-    LlamaLayout layout = new LlamaLayout(config);
-    embedding = weights.get(LlamaLayout.EMBEDDING);
+    ModelLayout layout = new ModelLayout(config);
+    embedding = weights.get(layout.embedding());
+    positions = layout.positions() == null ? null : weights.get(layout.positions());
     blocks = new ArrayList<>();
     for (int layer = 0; layer < config.numLayers(); layer++) {
-      blocks.add(layout.block(layer, weights::get, rotary));
+      RotaryTable table = rotary.get(config.layers().get(layer).rope());
+      blocks.add(layout.block(layer, weights::get, table));
     }
-    finalNorm = layout.norm(LlamaLayout.FINAL_NORM, weights::get);
-    head = config.tieWordEmbeddings() ? embedding : weights.get(LlamaLayout.HEAD);
+    finalNorm = layout.finalNorm(weights::get);
+    head = config.tieWordEmbeddings() ? embedding : weights.get(layout.head());
   }
 
   /**
    * A frozen model from files: each weight is converted to float32 on its way into device memory.
    */
   public static LanguageModel load(Device device, ModelFolder folder) {
-    List<WeightStack> stacks = new LlamaLayout(folder.config()).stacks();
+    List<WeightStack> stacks = new ModelLayout(folder.config()).stacks();
     Map<String, Parameter> weights = new LinkedHashMap<>();
     for (WeightStack stack : stacks) {
       Tensor value = Tensor.allocate(device, stack.rows(), stack.cols());
-      long row = 0;
-      for (WeightStack.Part part : stack.parts()) {
-        folder.tensor(part.tensor(), part.shape()).copyTo(device, value.rows(row, part.rows()));
-        row += part.rows();
-      }
+      stack.load(device, folder, value);
       weights.put(stack.name(), Parameter.frozen(stack.name(), value));
     }
     folder.requireAllTaken();
-    return new LanguageModel(
-        folder.config(), stacks, weights, RotaryTable.of(device, folder.config()));
+    return new LanguageModel(folder.config(), stacks, weights, rotary(device, folder.config()));
+  }
+
+  /** One table for all blocks that rotate alike. */
+  private static Map<RopeConfig, RotaryTable> rotary(Device device, ModelConfig config) {
+    Map<RopeConfig, RotaryTable> tables = new HashMap<>();
+    for (ModelConfig.Layer layer : config.layers()) {
+      if (layer.rope() != null) {
+        tables.computeIfAbsent(
+            layer.rope(),
+            rope ->
+                RotaryTable.of(device, rope, config.rotaryDim(), config.maxPositionEmbeddings()));
+      }
+    }
+    return tables;
   }
 
   /** The parameters of a model that is to be trained. */
   public static ParameterSet parameters(Device device, ModelConfig config) {
     return new ParameterSet(
         device,
-        new LlamaLayout(config)
+        new ModelLayout(config)
             .stacks().stream()
                 .map(s -> new ParameterSet.Shape(s.name(), s.rows(), s.cols()))
                 .toList());
@@ -88,26 +103,29 @@ public final class LanguageModel {
   /**
    * A model over trained parameters of {@link #parameters}, initialised as GPT-2 is: normal with
    * standard deviation 0.02, projections back into the residual stream scaled by 1/sqrt(2 layers),
-   * gains 1 (Radford et al. 2019, 2.3).
+   * gains 1, biases 0 (Radford et al. 2019, 2.3).
    */
   public static LanguageModel initialise(
       Device device, ModelConfig config, ParameterSet parameters, RandomGenerator random) {
-    List<WeightStack> stacks = new LlamaLayout(config).stacks();
+    List<WeightStack> stacks = new ModelLayout(config).stacks();
     Map<String, Parameter> weights = new LinkedHashMap<>();
     double residual = 1 / Math.sqrt(2.0 * config.numLayers());
     for (WeightStack stack : stacks) {
       Parameter parameter = parameters.get(stack.name());
-      boolean gain = stack.name().endsWith("norm.weight");
-      boolean back =
-          stack.name().endsWith("o_proj.weight") || stack.name().endsWith("down_proj.weight");
       float[] values = new float[Math.toIntExact(parameter.value().size())];
       for (int i = 0; i < values.length; i++) {
-        values[i] = gain ? 1 : (float) (random.nextGaussian() * 0.02 * (back ? residual : 1));
+        values[i] =
+            switch (stack.role()) {
+              case MATRIX -> (float) (random.nextGaussian() * 0.02);
+              case BACK -> (float) (random.nextGaussian() * 0.02 * residual);
+              case GAIN -> 1;
+              case BIAS -> 0;
+            };
       }
       parameter.value().copyFrom(values);
       weights.put(stack.name(), parameter);
     }
-    return new LanguageModel(config, stacks, weights, RotaryTable.of(device, config));
+    return new LanguageModel(config, stacks, weights, rotary(device, config));
   }
 
   /**
@@ -144,32 +162,25 @@ public final class LanguageModel {
     return head;
   }
 
-  /** Every weight by the name that files give it; vectors are single rows. */
-  public Map<String, Tensor> tensors() {
-    return parts(Parameter::value);
+  /** Every weight as files hold it. */
+  public List<Safetensors.Output> tensors() {
+    return outputs(Parameter::value);
   }
 
   /** Every gradient of a trained model, named and shaped as {@link #tensors}. */
-  public Map<String, Tensor> gradients() {
-    return parts(Parameter::gradient);
+  public List<Safetensors.Output> gradients() {
+    return outputs(Parameter::gradient);
   }
 
-  /** Stacked weights taken apart again, by the names that files give the parts. */
-  private Map<String, Tensor> parts(Function<Parameter, Tensor> of) {
-    Map<String, Tensor> parts = new LinkedHashMap<>();
-    for (WeightStack stack : stacks) {
-      long row = 0;
-      for (WeightStack.Part part : stack.parts()) {
-        parts.put(part.tensor(), of.apply(weights.get(stack.name())).rows(row, part.rows()));
-        row += part.rows();
-      }
-    }
-    return parts;
+  private List<Safetensors.Output> outputs(Function<Parameter, Tensor> of) {
+    return stacks.stream()
+        .flatMap(stack -> stack.outputs(of.apply(weights.get(stack.name()))).stream())
+        .toList();
   }
 
   /** Path prefix of a block, as the names of its layers begin. */
-  public static String blockPath(int layer) {
-    return LlamaLayout.blockPath(layer);
+  public String blockPath(int layer) {
+    return config.family().names().blockPath(layer);
   }
 
   /**
@@ -179,10 +190,7 @@ public final class LanguageModel {
   public Stream<LinearLayer> linearLayers(int layer) {
     DecoderBlock block = blocks.get(layer);
     return Stream.of(
-            block.attention().qkv(),
-            block.attention().out(),
-            block.mlp().gateUp(),
-            block.mlp().down())
+            block.attention().qkv(), block.attention().out(), block.mlp().in(), block.mlp().out())
         .map(l -> new LinearLayer(l.projections(), l.inputs()));
   }
 
@@ -191,7 +199,9 @@ public final class LanguageModel {
 
   /** The residual stream before block 0, {@code [tokens, hidden]}. */
   public Var embed(Tape tape, TokenBatch batch) {
-    return Embedding.lookup(tape, batch.ids(), batch.tokens(), embedding, 1);
+    float scale = config.family().scalesEmbeddings() ? (float) Math.sqrt(config.hiddenSize()) : 1;
+    Var tokens = Embedding.lookup(tape, batch.ids(), batch.tokens(), embedding, scale);
+    return tokens;
   }
 
   /** The residual stream after block {@code layer}. */
@@ -202,5 +212,41 @@ public final class LanguageModel {
   /** What the head reads. */
   public Var finalNorm(Tape tape, Var x) {
     return finalNorm.forward(tape, x);
+  }
+
+  /** Cap of the logits; 0 for none. */
+  public float finalSoftcap() {
+    return (float) config.finalSoftcap();
+  }
+
+  /**
+   * Logits of a few tokens, for whoever looks at them; losses fuse the head instead.
+   *
+   * @param hidden {@code [tokens, hidden]}, as {@link #finalNorm} gives it
+   * @param logits {@code [tokens, vocab]}, overwritten
+   */
+  public void logits(Device device, Tensor hidden, Tensor logits) {
+    device
+        .kernels()
+        .gemm(
+            false,
+            true,
+            hidden.rows(),
+            logits.cols(),
+            hidden.cols(),
+            1,
+            hidden.data(),
+            hidden.stride(),
+            head.data(),
+            hidden.cols(),
+            0,
+            logits.data(),
+            logits.stride());
+    double cap = config.finalSoftcap();
+    for (long r = 0; cap > 0 && r < logits.rows(); r++) {
+      for (long c = 0; c < logits.cols(); c++) {
+        logits.set(r, c, (float) (cap * Math.tanh(logits.get(r, c) / cap)));
+      }
+    }
   }
 }

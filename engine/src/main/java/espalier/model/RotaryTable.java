@@ -1,27 +1,28 @@
 package espalier.model;
 
 import espalier.device.Device;
-import espalier.format.ModelConfig;
 import espalier.format.RopeConfig;
 import espalier.tensor.Tensor;
 
 /**
- * Cosine and sine of every rotary angle, {@code [positions, headDim / 2]} each (Su et al. 2021).
+ * Cosine and sine of every rotary angle, {@code [positions, rotaryDim / 2]} each (Su et al. 2021).
  *
  * <p>Frequencies and angles are rounded to float32 as Hugging Face rounds them: far into a context
  * the rounding of the angle is visible, and models have been trained with it.
  */
 record RotaryTable(Tensor cos, Tensor sin) {
 
-  static RotaryTable of(Device device, ModelConfig config) {
-    int half = config.headDim() / 2;
-    int positions = config.maxPositionEmbeddings();
+  /**
+   * @param rotaryDim elements of a head that are rotated
+   */
+  static RotaryTable of(Device device, RopeConfig rope, int rotaryDim, int positions) {
+    int half = rotaryDim / 2;
     RotaryTable table =
         new RotaryTable(
             Tensor.allocate(device, positions, half), Tensor.allocate(device, positions, half));
     for (int i = 0; i < half; i++) {
-      double plain = Math.pow(config.rope().theta(), -2.0 * i / config.headDim());
-      float frequency = (float) scaled(plain, config.rope().scaling());
+      double plain = Math.pow(rope.theta(), -2.0 * i / rotaryDim);
+      float frequency = (float) scaled(plain, rope.scaling());
       for (int position = 0; position < positions; position++) {
         float angle = position * frequency;
         table.cos.set(position, i, (float) Math.cos(angle));

@@ -1,29 +1,94 @@
 package espalier.model;
 
+import espalier.device.Device;
+import espalier.format.ModelFolder;
+import espalier.format.Safetensors;
+import espalier.format.TensorEntry;
+import espalier.nn.FusedRows;
+import espalier.tensor.Tensor;
+import java.lang.foreign.Arena;
+import java.util.ArrayList;
 import java.util.List;
 
 /**
- * A weight as the engine holds it: tensors of a model file stacked on top of each other, so that
- * layers which read the same input are one product.
+ * A weight as the engine holds it: tensors of a model file one after another, so that layers which
+ * read the same input are one product.
  *
- * @param parts in the order of their rows
- * @param cols of each part
+ * @param parts in the order of their elements
+ * @param rows 1 for vectors
  */
-record WeightStack(List<Part> parts, long cols) {
+record WeightStack(Role role, List<Part> parts, long rows, long cols) {
+
+  /** What decides the initial values of a weight. */
+  enum Role {
+    MATRIX,
+    /** A projection back into the residual stream. */
+    BACK,
+    GAIN,
+    BIAS
+  }
 
   /**
    * @param tensor its name in model files
-   * @param rows 1 for vectors
+   * @param rows as the engine holds it; 1 for vectors
+   * @param stored how files hold it where that differs, else null
    * @param shape as files give it
    */
-  record Part(String tensor, long rows, long... shape) {}
+  record Part(String tensor, long rows, long cols, Stored stored, long... shape) {
+    long size() {
+      return rows * cols;
+    }
+  }
 
-  static WeightStack vector(String tensor, long size) {
-    return new WeightStack(List.of(new Part(tensor, 1, size)), size);
+  /** A weight that files hold in another order. */
+  sealed interface Stored {
+    /** Converts between a file's matrix and the engine's. */
+    void fromFile(Tensor stored, Tensor held);
+
+    void toFile(Tensor held, Tensor stored);
+  }
+
+  /** {@code [inputs, outputs]}. */
+  record Transposed() implements Stored {
+    @Override
+    public void fromFile(Tensor stored, Tensor held) {
+      for (long r = 0; r < held.rows(); r++) {
+        for (long c = 0; c < held.cols(); c++) {
+          held.set(r, c, stored.get(c, r));
+        }
+      }
+    }
+
+    @Override
+    public void toFile(Tensor held, Tensor stored) {
+      fromFile(held, stored);
+    }
+  }
+
+  /** Rows by head; a bias is a column of them. */
+  record ByHead(FusedRows rows) implements Stored {
+    @Override
+    public void fromFile(Tensor stored, Tensor held) {
+      rows.fromFile(asRows(stored), asRows(held));
+    }
+
+    @Override
+    public void toFile(Tensor held, Tensor stored) {
+      rows.toFile(asRows(held), asRows(stored));
+    }
+
+    private static Tensor asRows(Tensor tensor) {
+      return tensor.rows() == 1 ? tensor.reshape(tensor.size(), 1) : tensor;
+    }
+  }
+
+  static WeightStack vector(Role role, String tensor, long size) {
+    return new WeightStack(role, List.of(new Part(tensor, 1, size, null, size)), 1, size);
   }
 
   static WeightStack matrix(String tensor, long rows, long cols) {
-    return new WeightStack(List.of(new Part(tensor, rows, rows, cols)), cols);
+    return new WeightStack(
+        Role.MATRIX, List.of(new Part(tensor, rows, cols, null, rows, cols)), rows, cols);
   }
 
   /** The first part's name, under which the whole stack is known. */
@@ -31,7 +96,51 @@ record WeightStack(List<Part> parts, long cols) {
     return parts.getFirst().tensor();
   }
 
-  long rows() {
-    return parts.stream().mapToLong(Part::rows).sum();
+  /** Reads all parts, converted to float32, into {@code value}. */
+  void load(Device device, ModelFolder folder, Tensor value) {
+    long at = 0;
+    for (Part part : parts) {
+      TensorEntry entry = folder.tensor(part.tensor(), part.shape());
+      Tensor held = slice(value, at, part);
+      if (part.stored() == null) {
+        entry.copyTo(device, held);
+      } else {
+        try (Arena arena = Arena.ofShared()) {
+          Tensor stored = stored(arena, part);
+          entry.copyTo(device, stored);
+          part.stored().fromFile(stored, held);
+        }
+      }
+      at += part.size();
+    }
+  }
+
+  /** The parts of a value or gradient, as files hold them. */
+  List<Safetensors.Output> outputs(Tensor value) {
+    List<Safetensors.Output> outputs = new ArrayList<>();
+    long at = 0;
+    for (Part part : parts) {
+      Tensor held = slice(value, at, part);
+      Tensor stored = held;
+      if (part.stored() != null) {
+        stored = stored(Arena.ofAuto(), part);
+        part.stored().toFile(held, stored);
+      }
+      outputs.add(new Safetensors.Output(part.tensor(), stored, part.shape()));
+      at += part.size();
+    }
+    return outputs;
+  }
+
+  private static Tensor slice(Tensor value, long at, Part part) {
+    return value
+        .reshape(1, value.size())
+        .columns(at, part.size())
+        .reshape(part.rows(), part.cols());
+  }
+
+  private static Tensor stored(Arena arena, Part part) {
+    long rows = part.shape().length == 1 ? 1 : part.shape()[0];
+    return Tensor.of(arena.allocate(part.size() * Float.BYTES, 64), rows, part.size() / rows);
   }
 }

@@ -4,18 +4,43 @@ import espalier.autograd.Elementwise;
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
 
-/** A pre-norm transformer block: x + attention(norm(x)), then + mlp(norm(.)). */
+/**
+ * A pre-norm transformer block: x + attention(norm(x)), then + mlp(norm(.)).
+ *
+ * @param attentionOutNorm normalises what attention adds, as in Gemma 2; null for none
+ * @param mlpOutNorm likewise for the MLP
+ * @param parallel whether the MLP reads the block's input, as attention does (Wang and Komatsuzaki
+ *     2021)
+ */
 public record DecoderBlock(
-    RmsNorm attentionNorm, Attention attention, RmsNorm mlpNorm, GatedMlp mlp) {
+    Norm attentionNorm,
+    Attention attention,
+    Norm attentionOutNorm,
+    Norm mlpNorm,
+    Mlp mlp,
+    Norm mlpOutNorm,
+    boolean parallel) {
 
   /**
    * @param x the residual stream {@code [batch * seqLen, hidden]}
    * @return the residual stream after the block
    */
   public Var forward(Tape tape, Var x, long seqLen, Adapters adapters) {
-    Var attended = attention.forward(tape, attentionNorm.forward(tape, x), seqLen, adapters);
+    Var attentionIn = attentionNorm.forward(tape, x);
+    // Both norms first: contributions to x's gradient come after the branches have read theirs.
+    Var parallelIn = parallel ? mlpNorm.forward(tape, x) : null;
+    Var attended =
+        normed(tape, attentionOutNorm, attention.forward(tape, attentionIn, seqLen, adapters));
+    if (parallel) {
+      Var transformed = normed(tape, mlpOutNorm, mlp.forward(tape, parallelIn, adapters));
+      return Elementwise.residual(tape, Elementwise.residual(tape, x, attended), transformed);
+    }
     Var middle = Elementwise.residual(tape, x, attended);
     Var transformed = mlp.forward(tape, mlpNorm.forward(tape, middle), adapters);
-    return Elementwise.residual(tape, middle, transformed);
+    return Elementwise.residual(tape, middle, normed(tape, mlpOutNorm, transformed));
+  }
+
+  private static Var normed(Tape tape, Norm norm, Var branch) {
+    return norm == null ? branch : norm.forward(tape, branch);
   }
 }

@@ -5,14 +5,15 @@ import espalier.autograd.Tape;
 import espalier.autograd.Var;
 
 /**
- * down(act(gate x) * up x).
+ * out(act(gate x) * up x) (Shazeer 2020).
  *
- * @param gateUp gate and up projections, stacked
+ * @param in gate and up projections, stacked
  */
-public record GatedMlp(Linear gateUp, GatedActivation.Kind activation, Linear down) {
+public record GatedMlp(Linear in, GatedActivation.Kind activation, Linear out) implements Mlp {
 
+  @Override
   public Var forward(Tape tape, Var x, Adapters adapters) {
-    Var hidden = GatedActivation.apply(tape, gateUp.forward(tape, x, adapters), activation);
-    return down.forward(tape, hidden, adapters);
+    Var hidden = GatedActivation.apply(tape, in.forward(tape, x, adapters), activation);
+    return out.forward(tape, hidden, adapters);
   }
 }

@@ -13,12 +13,21 @@ import java.util.List;
  * lie side by side.
  *
  * @param weight {@code [sum of outputs, in]}
+ * @param bias {@code [1, sum of outputs]} or null
  * @param projections the layers in the order of their rows
  */
-public record Linear(Parameter weight, List<Projection> projections) {
+public record Linear(Parameter weight, Parameter bias, List<Projection> projections) {
 
-  /** A linear layer as files and adapters name it. */
-  public record Projection(String path, long outputs) {}
+  /**
+   * A linear layer as files and adapters name it.
+   *
+   * @param rows how files order its rows where that differs, else null
+   */
+  public record Projection(String path, long outputs, FusedRows rows) {
+    public Projection(String path, long outputs) {
+      this(path, outputs, null);
+    }
+  }
 
   public Linear {
     long rows = projections.stream().mapToLong(Projection::outputs).sum();

@@ -11,8 +11,9 @@ import espalier.autograd.Var;
  * @param weight {@code [1, d]}
  * @param offset added to the weight: 0 for Llama, 1 for Gemma
  */
-public record RmsNorm(Parameter weight, float offset, float eps) {
+public record RmsNorm(Parameter weight, float offset, float eps) implements Norm {
 
+  @Override
   public Var forward(Tape tape, Var x) {
     return Normalization.rmsNorm(tape, x, weight, offset, eps);
   }

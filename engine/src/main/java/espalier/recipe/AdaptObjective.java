@@ -60,7 +60,7 @@ final class AdaptObjective implements Objective {
             passes.get(1).hidden(),
             passes.get(0).hidden(),
             model.head(),
-            0,
+            model.finalSoftcap(),
             MemorySegment.NULL,
             1f / (batch.batch() * accumulate));
   }

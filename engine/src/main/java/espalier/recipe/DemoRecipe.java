@@ -6,8 +6,6 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.data.ByteTokenizer;
 import espalier.data.JavaCorpus;
 import espalier.format.AtomicFiles;
-import espalier.format.ModelConfig;
-import espalier.format.RopeConfig;
 import espalier.train.Schedule;
 import espalier.train.TrainingLoop;
 import java.io.IOException;
@@ -99,23 +97,26 @@ public final class DemoRecipe {
       throw new UncheckedIOException(train.getParent() + " cannot be made", e);
     }
     JavaCorpus.write(train.getParent());
-    ModelConfig config =
-        new ModelConfig(
-            HIDDEN,
-            LAYERS,
-            4,
-            2,
-            HIDDEN / 4,
-            3 * HIDDEN,
-            ByteTokenizer.VOCAB,
-            1e-5,
-            CONTEXT,
-            true,
-            OptionalInt.of(ByteTokenizer.BOS),
-            List.of(ByteTokenizer.EOS),
-            RopeConfig.plain(10_000));
+    ObjectNode config =
+        JsonNodeFactory.instance
+            .objectNode()
+            .put("model_type", "llama")
+            .put("hidden_size", HIDDEN)
+            .put("num_hidden_layers", LAYERS)
+            .put("num_attention_heads", 4)
+            .put("num_key_value_heads", 2)
+            .put("head_dim", HIDDEN / 4)
+            .put("intermediate_size", 3 * HIDDEN)
+            .put("vocab_size", ByteTokenizer.VOCAB)
+            .put("rms_norm_eps", 1e-5)
+            .put("max_position_embeddings", CONTEXT)
+            .put("tie_word_embeddings", true)
+            .put("hidden_act", "silu")
+            .put("bos_token_id", ByteTokenizer.BOS)
+            .put("eos_token_id", ByteTokenizer.EOS)
+            .put("rope_theta", 10_000.0);
     Path folder = train.getParent();
-    AtomicFiles.write(folder.resolve("config.json"), config.toJson().toPrettyString());
+    AtomicFiles.write(folder.resolve("config.json"), config);
     AtomicFiles.write(
         folder.resolve("tokenizer.json"), ByteTokenizer.definition().toPrettyString());
     AtomicFiles.write(

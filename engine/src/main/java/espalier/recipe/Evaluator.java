@@ -151,7 +151,7 @@ final class Evaluator {
             passes.get(1).hidden(),
             passes.get(0).hidden(),
             model.head(),
-            0,
+            model.finalSoftcap(),
             batch.targets(),
             1));
   }

@@ -124,22 +124,7 @@ public final class GenerateRecipe {
       for (int at = prompt.length; at < length; at++) {
         batch.set(0, ids);
         tape.forward();
-        device
-            .kernels()
-            .gemm(
-                false,
-                true,
-                1,
-                logits.cols(),
-                hidden.cols(),
-                1,
-                hidden.value().rows(at - 1, 1).data(),
-                hidden.cols(),
-                model.head().data(),
-                hidden.cols(),
-                0,
-                logits.data(),
-                logits.cols());
+        model.logits(device, hidden.value().rows(at - 1, 1), logits);
         int next = sampler.next(logits.toArray());
         if (config.eos().contains(next)) {
           return Arrays.copyOf(ids, at);

@@ -67,7 +67,7 @@ public final class InspectRecipe {
       ObjectNode json = JsonNodeFactory.instance.objectNode();
       json.put("kind", "model");
       json.put("format", "Hugging Face");
-      json.put("architecture", ModelConfig.LLAMA);
+      json.put("architecture", config.family().architecture());
       ObjectNode settings = config.toJson();
       settings.remove(List.of("architectures", "torch_dtype"));
       json.setAll(settings);

@@ -34,7 +34,7 @@ final class PretrainObjective implements Objective {
             tape,
             hidden,
             model.head(),
-            0,
+            model.finalSoftcap(),
             batch.targets(),
             1f / (batch.predictions() * accumulate));
   }

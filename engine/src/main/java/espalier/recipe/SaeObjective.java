@@ -103,7 +103,7 @@ final class SaeObjective implements Objective {
             model.finalNorm(tape, student),
             model.finalNorm(tape, teacher),
             model.head(),
-            0,
+            model.finalSoftcap(),
             MemorySegment.NULL,
             1f / (batch.tokens() * accumulate))
         .kl();

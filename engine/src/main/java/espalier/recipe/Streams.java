@@ -67,9 +67,7 @@ final class Streams {
       for (int i = 0; i < variants.size(); i++) {
         Variant variant = variants.get(i);
         Adapters adapters =
-            variant.adapters.touch(LanguageModel.blockPath(layer))
-                ? variant.adapters
-                : Adapters.NONE;
+            variant.adapters.touch(model.blockPath(layer)) ? variant.adapters : Adapters.NONE;
         Var out =
             blocks.computeIfAbsent(
                 new BlockInput(streams.get(i), adapters),

@@ -5,9 +5,10 @@ import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.format.InputException;
 import espalier.format.ModelConfig;
-import espalier.format.RopeConfig;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
@@ -156,8 +157,19 @@ class TokenRowsTest {
   }
 
   private static ModelConfig config(int vocab, OptionalInt bos, List<Integer> eos) {
-    return new ModelConfig(
-        4, 1, 2, 1, 2, 3, vocab, 1e-5, 64, true, bos, eos, RopeConfig.plain(1e4));
+    ObjectNode json =
+        JsonNodeFactory.instance
+            .objectNode()
+            .put("model_type", "llama")
+            .put("hidden_size", 4)
+            .put("num_hidden_layers", 1)
+            .put("num_attention_heads", 2)
+            .put("intermediate_size", 3)
+            .put("vocab_size", vocab)
+            .put("max_position_embeddings", 64)
+            .put("bos_token_id", bos.isPresent() ? bos.getAsInt() : null);
+    eos.forEach(json.putArray("eos_token_id")::add);
+    return ModelConfig.of(Path.of("config.json"), json);
   }
 
   /** Writes rows of 8- or 2-byte elements. */

@@ -1,11 +1,15 @@
 package espalier.format;
 
 import static espalier.Refused.assertRefused;
+import static org.junit.jupiter.api.Assertions.assertDoesNotThrow;
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
+import java.lang.reflect.Method;
+import java.lang.reflect.RecordComponent;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
@@ -38,22 +42,23 @@ class ModelConfigTest {
              "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
                               "high_freq_factor": 4.0, "original_max_position_embeddings": 32}}
             """);
+    assertEquals(ModelFamily.LLAMA, config.family());
+    assertEquals(12, config.hiddenSize());
+    assertEquals(2, config.numLayers());
+    assertEquals(6, config.numHeads());
+    assertEquals(3, config.numKvHeads());
+    assertEquals(2, config.headDim());
+    assertEquals(20, config.intermediateSize());
+    assertEquals(100, config.vocabSize());
+    assertEquals(1e-5, config.normEps());
+    assertEquals(64, config.maxPositionEmbeddings());
+    assertTrue(config.tieWordEmbeddings());
+    assertEquals(OptionalInt.of(1), config.bos());
+    assertEquals(List.of(2, 7), config.eos());
     assertEquals(
-        new ModelConfig(
-            12,
-            2,
-            6,
-            3,
-            2,
-            20,
-            100,
-            1e-5,
-            64,
-            true,
-            OptionalInt.of(1),
-            List.of(2, 7),
-            new RopeConfig(500000, new RopeConfig.Llama3(8, 1, 4, 32))),
-        config);
+        new RopeConfig(500000, new RopeConfig.Llama3(8, 1, 4, 32)), config.layers().get(1).rope());
+    assertEquals(0, config.layers().get(1).window());
+    assertEquals(1 / Math.sqrt(2), config.attentionScale());
     assertEquals(Set.of(1, 2, 7), config.specialIds());
   }
 
@@ -66,7 +71,8 @@ class ModelConfigTest {
                {"rope_type": "linear", "factor": 2.0, "rope_theta": 250000.0}}
             """);
     assertEquals(8, config.headDim());
-    assertEquals(new RopeConfig(250000, new RopeConfig.Linear(2)), config.rope());
+    assertEquals(
+        new RopeConfig(250000, new RopeConfig.Linear(2)), config.layers().getFirst().rope());
   }
 
   @Test
@@ -78,9 +84,9 @@ class ModelConfigTest {
              "bos_token_id": null, "eos_token_id": null, "architectures": null}
             """);
     assertEquals(6, config.numKvHeads());
-    assertEquals(1e-6, config.rmsNormEps());
+    assertEquals(1e-6, config.normEps());
     assertEquals(2048, config.maxPositionEmbeddings());
-    assertEquals(RopeConfig.plain(10_000), config.rope());
+    assertEquals(RopeConfig.plain(10_000), config.layers().getFirst().rope());
     assertEquals(Set.of(), config.specialIds());
   }
 
@@ -106,7 +112,8 @@ class ModelConfigTest {
     ModelConfig config = read(changes);
     Path written = folder.resolve("written.json");
     AtomicFiles.write(written, config.toJson());
-    assertEquals(config, ModelConfig.read(written));
+    assertSameBut("source", config, ModelConfig.read(written));
+    assertEquals(config.toJson(), ModelConfig.read(written).toJson());
   }
 
   @ParameterizedTest
@@ -115,10 +122,10 @@ class ModelConfigTest {
       quoteCharacter = '`',
       textBlock =
           """
-          {"architectures": ["GPT2LMHeadModel"]}  | architecture GPT2LMHeadModel is not supported; supported: LlamaForCausalLM
+          {"architectures": ["BertModel"]}        | architecture BertModel is not supported; supported: LlamaForCausalLM, MistralForCausalLM
           {"architectures": ["A", "B"]}           | architectures is not a list of one name
           {"architectures": "LlamaForCausalLM"}   | architectures is not a list of one name
-          {"architectures": null, "model_type": "gpt2"} | architecture gpt2 is not supported
+          {"architectures": null, "model_type": "bert"} | architecture bert is not supported
           {"architectures": null, "model_type": null}   | architecture (not named) is not supported
           {"hidden_size": null}                   | hidden_size is missing
           {"hidden_size": 0}                      | hidden_size is 0
@@ -133,9 +140,8 @@ class ModelConfigTest {
           {"vocab_size": 4294967296}              | vocab_size is 4294967296
           {"rms_norm_eps": -1e-5}                 | rms_norm_eps is negative
           {"max_position_embeddings": 0}          | max_position_embeddings is 0
-          {"hidden_act": "gelu"}                  | hidden_act is gelu, only silu is supported
-          {"attention_bias": true}                | attention_bias is true
-          {"mlp_bias": true}                      | mlp_bias is true
+          {"hidden_act": "mish"}                  | hidden_act is mish, which is not supported
+          {"hidden_act": "relu"}                  | hidden_act is relu, which is not supported in a gated MLP
           {"tie_word_embeddings": "yes"}          | tie_word_embeddings is neither true nor false
           {"bos_token_id": 100}                   | bos_token_id is 100, no id of a vocabulary of 100
           {"eos_token_id": [2, -1]}               | eos_token_id is -1
@@ -146,12 +152,24 @@ class ModelConfigTest {
           {"rope_scaling": {"rope_type": "linear"}}                               | rope_scaling.factor is missing
           {"rope_scaling": {"rope_type": "linear", "factor": -2}}                 | rope_scaling.factor is not positive
           {"rope_scaling": {"rope_type": "llama3", "factor": 2, "low_freq_factor": 4, "high_freq_factor": 4}} | low_freq_factor is not below high_freq_factor
-          {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}  | rope_parameters.partial_rotary_factor is not 1
+          {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}  | partial_rotary_factor is 0.5, which the family does not have
           {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}            | rope_parameters.full_attention is an object
           """)
   void refusesWhatItCannotCompute(String changes, String fault) throws IOException {
     Path file = write(changes);
     assertRefused(file, () -> ModelConfig.read(file), fault);
+  }
+
+  private static void assertSameBut(String left, ModelConfig expected, ModelConfig actual) {
+    for (RecordComponent component : ModelConfig.class.getRecordComponents()) {
+      if (!component.getName().equals(left)) {
+        Method get = component.getAccessor();
+        assertEquals(
+            assertDoesNotThrow(() -> get.invoke(expected)),
+            assertDoesNotThrow(() -> get.invoke(actual)),
+            component.getName());
+      }
+    }
   }
 
   private ModelConfig read(String changes) throws IOException {

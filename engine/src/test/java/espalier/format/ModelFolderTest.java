@@ -3,6 +3,8 @@ package espalier.format;
 import static espalier.Refused.assertRefused;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.tensor.Tensor;
 import java.io.IOException;
 import java.lang.foreign.Arena;
@@ -12,7 +14,6 @@ import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
-import java.util.OptionalInt;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -36,13 +37,11 @@ class ModelFolderTest {
     ModelFolder.write(
         folder,
         config,
-        Map.of(
-            "model.norm.weight",
-            row(1, 2, 3, 4),
-            "model.layers.0.mlp.gate_proj.weight",
-            row(5, 6, 7, 8)));
+        List.of(
+            vector("model.norm.weight", 1, 2, 3, 4),
+            Safetensors.Output.matrix("model.layers.0.mlp.gate_proj.weight", row(5, 6, 7, 8))));
     try (ModelFolder model = ModelFolder.open(folder)) {
-      assertEquals(config, model.config());
+      assertEquals(config.toJson(), model.config().toJson());
       assertEquals(3, model.tensor("model.norm.weight", 4).value(2));
       assertEquals(8, model.tensor("model.layers.0.mlp.gate_proj.weight", 1, 4).value(3));
     }
@@ -157,23 +156,20 @@ class ModelFolderTest {
   }
 
   private ModelConfig config(boolean tied) {
-    ModelConfig config =
-        new ModelConfig(
-            4,
-            1,
-            2,
-            1,
-            2,
-            3,
-            10,
-            1e-5,
-            16,
-            tied,
-            OptionalInt.of(1),
-            List.of(2),
-            RopeConfig.plain(1e4));
-    AtomicFiles.write(folder.resolve("config.json"), config.toJson());
-    return config;
+    ObjectNode json =
+        JsonNodeFactory.instance
+            .objectNode()
+            .put("model_type", "llama")
+            .put("hidden_size", 4)
+            .put("num_hidden_layers", 1)
+            .put("num_attention_heads", 2)
+            .put("intermediate_size", 3)
+            .put("vocab_size", 10)
+            .put("max_position_embeddings", 16)
+            .put("tie_word_embeddings", tied);
+    Path file = folder.resolve("config.json");
+    AtomicFiles.write(file, json);
+    return ModelConfig.of(file, json);
   }
 
   private void index(String map) throws IOException {
