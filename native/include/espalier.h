@@ -33,7 +33,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a declaration below changes; the loader compares it with the bindings' value. */
-#define ESP_ABI_VERSION 1
+#define ESP_ABI_VERSION 2
 
 typedef enum {
   ESP_OK = 0,
@@ -71,6 +71,12 @@ ESP_API int32_t esp_axpy(float alpha, const float *x, float *y, int64_t n);
 /* out[c] += alpha * sum over rows r with skip[r] == 0 of x[r, c]; skip: [rows] bytes or NULL. */
 ESP_API int32_t esp_column_sum(const float *x, int64_t ldx, const uint8_t *skip, float alpha, float *out, int64_t rows,
                                int64_t cols);
+/* out[r] = x[r] where keep[r], else 0; x and out: [rows, cols], keep: [rows] bytes or NULL (all 0). */
+ESP_API int32_t esp_keep_rows(const float *x, const uint8_t *keep, float *out, int64_t rows, int64_t cols);
+/* Of each sequence of `length` rows of x and y [sequences * length, d], over rows without skip ([sequences * length]
+ * bytes or NULL): out [sequences, 3] (float64) = their number, sum |x - y|, sum cos(x, y). */
+ESP_API int32_t esp_sequence_distance(const float *x, const float *y, const uint8_t *skip, double *out,
+                                      int64_t sequences, int64_t length, int64_t d);
 /* out[0] = sum of x */
 ESP_API int32_t esp_sum(const float *x, int64_t n, double *out);
 

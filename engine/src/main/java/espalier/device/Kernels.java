@@ -111,6 +111,42 @@ public final class Kernels extends SaeKernels {
     check("esp_column_sum", esp_column_sum(x, ldx, skip, alpha, out, rows, cols));
   }
 
+  /** {@code out[r] = x[r]} where keep[r], else 0. */
+  public void keepRows(
+      MemorySegment x, MemorySegment keep, MemorySegment out, long rows, long cols) {
+    size("esp_keep_rows", "rows", rows);
+    size("esp_keep_rows", "cols", cols);
+    floats("esp_keep_rows", "x", x, rows, cols);
+    flagsOrNull("esp_keep_rows", "keep", keep, rows);
+    floats("esp_keep_rows", "out", out, rows, cols);
+    check("esp_keep_rows", esp_keep_rows(x, keep, out, rows, cols));
+  }
+
+  /**
+   * How far each sequence of y is from that of x, rows with skip left out.
+   *
+   * @param out float64 {@code [sequences, 3]}: rows counted, sum |x - y|, sum cos(x, y)
+   */
+  public void sequenceDistance(
+      MemorySegment x,
+      MemorySegment y,
+      MemorySegment skip,
+      MemorySegment out,
+      long sequences,
+      long length,
+      long d) {
+    String kernel = "esp_sequence_distance";
+    size(kernel, "sequences", sequences);
+    positive(kernel, "length", length);
+    positive(kernel, "d", d);
+    long rows = Math.multiplyExact(sequences, length);
+    floats(kernel, "x", x, rows, d);
+    floats(kernel, "y", y, rows, d);
+    flagsOrNull(kernel, "skip", skip, rows);
+    bytes(kernel, "out", out, 3 * sequences, Double.BYTES);
+    check(kernel, esp_sequence_distance(x, y, skip, out, sequences, length, d));
+  }
+
   /** The sum of x, into one float64. */
   public void sum(MemorySegment x, long n, MemorySegment out) {
     size("esp_sum", "n", n);

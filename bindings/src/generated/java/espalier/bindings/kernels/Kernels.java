@@ -68,10 +68,10 @@ public class Kernels {
     public static final AddressLayout C_POINTER = ValueLayout.ADDRESS
             .withTargetLayout(MemoryLayout.sequenceLayout(java.lang.Long.MAX_VALUE, JAVA_BYTE));
     public static final ValueLayout.OfLong C_LONG = ValueLayout.JAVA_LONG;
-    private static final int ESP_ABI_VERSION = (int)1L;
+    private static final int ESP_ABI_VERSION = (int)2L;
     /**
      * {@snippet lang=c :
-     * #define ESP_ABI_VERSION 1
+     * #define ESP_ABI_VERSION 2
      * }
      */
     public static int ESP_ABI_VERSION() {
@@ -769,6 +769,132 @@ public class Kernels {
                 traceDowncall("esp_column_sum", x, ldx, skip, alpha, out, rows, cols);
             }
             return (int)mh$.invokeExact(x, ldx, skip, alpha, out, rows, cols);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_keep_rows {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_keep_rows");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_keep_rows(const float *x, const uint8_t *keep, float *out, int64_t rows, int64_t cols)
+     * }
+     */
+    public static FunctionDescriptor esp_keep_rows$descriptor() {
+        return esp_keep_rows.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_keep_rows(const float *x, const uint8_t *keep, float *out, int64_t rows, int64_t cols)
+     * }
+     */
+    public static MethodHandle esp_keep_rows$handle() {
+        return esp_keep_rows.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_keep_rows(const float *x, const uint8_t *keep, float *out, int64_t rows, int64_t cols)
+     * }
+     */
+    public static MemorySegment esp_keep_rows$address() {
+        return esp_keep_rows.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_keep_rows(const float *x, const uint8_t *keep, float *out, int64_t rows, int64_t cols)
+     * }
+     */
+    public static int esp_keep_rows(MemorySegment x, MemorySegment keep, MemorySegment out, long rows, long cols) {
+        var mh$ = esp_keep_rows.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_keep_rows", x, keep, out, rows, cols);
+            }
+            return (int)mh$.invokeExact(x, keep, out, rows, cols);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_sequence_distance {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sequence_distance");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_sequence_distance(const float *x, const float *y, const uint8_t *skip, double *out, int64_t sequences, int64_t length, int64_t d)
+     * }
+     */
+    public static FunctionDescriptor esp_sequence_distance$descriptor() {
+        return esp_sequence_distance.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_sequence_distance(const float *x, const float *y, const uint8_t *skip, double *out, int64_t sequences, int64_t length, int64_t d)
+     * }
+     */
+    public static MethodHandle esp_sequence_distance$handle() {
+        return esp_sequence_distance.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_sequence_distance(const float *x, const float *y, const uint8_t *skip, double *out, int64_t sequences, int64_t length, int64_t d)
+     * }
+     */
+    public static MemorySegment esp_sequence_distance$address() {
+        return esp_sequence_distance.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_sequence_distance(const float *x, const float *y, const uint8_t *skip, double *out, int64_t sequences, int64_t length, int64_t d)
+     * }
+     */
+    public static int esp_sequence_distance(MemorySegment x, MemorySegment y, MemorySegment skip, MemorySegment out, long sequences, long length, long d) {
+        var mh$ = esp_sequence_distance.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_sequence_distance", x, y, skip, out, sequences, length, d);
+            }
+            return (int)mh$.invokeExact(x, y, skip, out, sequences, length, d);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
