@@ -19,6 +19,12 @@ def load_model(folder, dtype: torch.dtype = torch.float32, attention: str = "eag
     return model.requires_grad_(False)
 
 
+def blocks(model: PreTrainedModel) -> torch.nn.ModuleList:
+    """The decoder blocks, whatever the family calls them."""
+    base = model.base_model
+    return base.h if hasattr(base, "h") else base.layers
+
+
 def special_tokens(config) -> Tensor:
     """BOS and EOS ids of a model's config; EOS may be a list."""
     ids = []
@@ -38,16 +44,17 @@ class Spliced:
         self.margin = None  # a number: lowered to the least margin of an SAE's decisions (Sae.margin)
         self.observe = None  # called as observe(sae's layer, x, y, f) on the positions it is applied to
         for layer, sae in saes.items():
-            model.model.layers[layer].register_forward_hook(self._hook(layer, sae))
+            blocks(model)[layer].register_forward_hook(self._hook(layer, sae))
         if adapter:
             self.net = PeftModel.from_pretrained(model, adapter, is_trainable=trainable,
                                                  autocast_adapter_dtype=False)
             self.net.to(model.dtype)
 
     def _hook(self, layer: int, sae: Sae):
-        def run(_module, _inputs, x: Tensor):  # [batch, tokens, hidden]
+        def run(_module, _inputs, out):
             if not self.on:
-                return x
+                return out
+            x = out[0] if isinstance(out, tuple) else out  # [batch, tokens, hidden]
             f = sae.encode(x.flatten(0, 1))
             y = sae.decode(f).view_as(x)
             use = self.apply.flatten()
@@ -55,7 +62,8 @@ class Spliced:
                 self.margin = min(self.margin, sae.margin(x.flatten(0, 1)[use]))
             if self.observe:
                 self.observe(layer, x.flatten(0, 1)[use], y.flatten(0, 1)[use], f[use])
-            return torch.where(self.apply[..., None], y, x)
+            y = torch.where(self.apply[..., None], y, x)
+            return (y, *out[1:]) if isinstance(out, tuple) else y
         return run
 
     def logits(self, ids: Tensor, spliced: bool, adapted: bool) -> Tensor:

@@ -13,7 +13,9 @@ import picocli.CommandLine.Parameters;
 
 @Command(
     name = "inspect",
-    description = "Says what a model, SAE or adapter is taken for; runs an SAE on activations.")
+    description =
+        "Says what a model, SAE or adapter is taken for; runs an SAE on activations or a model on"
+            + " token ids.")
 final class InspectCommand implements Callable<Integer> {
 
   @Mixin private Common common;
@@ -22,14 +24,31 @@ final class InspectCommand implements Callable<Integer> {
   @Parameters(paramLabel = "PATH", description = "folder or file")
   private Path path;
 
-  @Option(names = "--input", paramLabel = "X.npy", description = "activations [n, d]")
+  @Option(
+      names = "--input",
+      paramLabel = "X.npy",
+      description = "activations [n, d], or token ids [n, t] for a model")
   private Path input;
 
-  @Option(names = "--latents", paramLabel = "F.npy", description = "where latents [n, m] go")
+  @Option(
+      names = "--latents",
+      paramLabel = "F.npy",
+      description = "where an SAE's latents [n, m] go")
   private Path latents;
 
-  @Option(names = "--output", paramLabel = "Y.npy", description = "where outputs [n, d] go")
+  @Option(
+      names = "--output",
+      paramLabel = "Y.npy",
+      description = "where an SAE's outputs [n, d] or a model's logits [n t, vocab] go")
   private Path output;
+
+  @Option(
+      names = "--hidden",
+      paramLabel = "H.npy",
+      description =
+          "where a model's residual stream [(layers + 1) n t, hidden] goes: before the first block,"
+              + " after each but the last, and what the head reads")
+  private Path hidden;
 
   @Option(names = "--json", description = "print one JSON object")
   private boolean json;
@@ -43,7 +62,8 @@ final class InspectCommand implements Callable<Integer> {
                     path,
                     Optional.ofNullable(input),
                     Optional.ofNullable(latents),
-                    Optional.ofNullable(output)),
+                    Optional.ofNullable(output),
+                    Optional.ofNullable(hidden)),
                 Console.standard())
             .run();
     System.out.print(json ? result + "\n" : Table.of(result));

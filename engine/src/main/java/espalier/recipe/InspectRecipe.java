@@ -46,8 +46,10 @@ public final class InspectRecipe {
       return adapter(path);
     }
     if (Files.exists(path.resolve("config.json")) && !Files.exists(path.resolve("cfg.json"))) {
-      refuseInput("a model");
       return model(path);
+    }
+    if (settings.hidden().isPresent()) {
+      throw new InputException("--hidden: " + path + " is an SAE, not a model");
     }
     try (SaeFile file = SaeFile.open(path)) {
       settings.input().ifPresent(input -> apply(file.weights(), input));
@@ -61,9 +63,13 @@ public final class InspectRecipe {
     }
   }
 
-  private static ObjectNode model(Path path) {
+  private ObjectNode model(Path path) {
+    if (settings.latents().isPresent()) {
+      throw new InputException("--latents: " + path + " is a model, not an SAE");
+    }
     try (ModelFolder folder = ModelFolder.open(path)) {
       ModelConfig config = folder.config();
+      settings.input().ifPresent(input -> ModelProbe.run(folder, input, settings));
       ObjectNode json = JsonNodeFactory.instance.objectNode();
       json.put("kind", "model");
       json.put("format", "Hugging Face");
