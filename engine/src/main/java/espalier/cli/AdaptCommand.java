@@ -69,7 +69,7 @@ final class AdaptCommand implements Callable<Integer> {
 
   @Option(
       names = "--targets",
-      description = "both, attn, mlp, or layer names (default: ${DEFAULT-VALUE})")
+      description = "both, attn, mlp, all-linear, or layer names (default: ${DEFAULT-VALUE})")
   private String targets = "both";
 
   @Option(names = "--lr", description = "peak learning rate (default: ${DEFAULT-VALUE})")

@@ -4,9 +4,11 @@ import espalier.autograd.LowRank;
 import espalier.autograd.ParameterSet;
 import espalier.device.Control;
 import espalier.device.Device;
-import espalier.format.InputException;
 import espalier.format.PeftAdapter;
+import espalier.format.PeftWriter;
+import espalier.format.TensorEntry;
 import espalier.model.LanguageModel;
+import espalier.model.LanguageModel.LinearLayer;
 import espalier.nn.Adapters;
 import espalier.nn.Linear.Projection;
 import espalier.tensor.Tensor;
@@ -17,8 +19,8 @@ import java.util.List;
 import java.util.Map;
 import java.util.SortedMap;
 import java.util.TreeMap;
-import java.util.TreeSet;
 import java.util.random.RandomGenerator;
+import java.util.stream.IntStream;
 
 /**
  * LoRA updates of chosen linear layers of a model (Hu et al. 2021), with PEFT's conventions for
@@ -29,32 +31,35 @@ import java.util.random.RandomGenerator;
  */
 public final class LoraAdapter {
 
+  /** What transformers calls embeddings and heads, which a configuration may choose, too. */
+  private static final List<String> OUTSIDE_BLOCKS =
+      List.of("model.embed_tokens", "lm_head", "embed_out");
+
   private final LoraSettings settings;
   private final ParameterSet parameters;
   private final Map<String, LowRank> updates = new LinkedHashMap<>();
+  private final List<String> linear; // of the whole model
   private final Control control;
 
   /** Matrices of undefined value: {@link #initialise} or {@link #load} them. */
   private LoraAdapter(Device device, LanguageModel model, LoraSettings settings, Control control) {
     this.settings = settings;
     this.control = control;
+    linear = paths(model);
     List<ParameterSet.Shape> shapes = new ArrayList<>();
     List<Projection> adapted = new ArrayList<>();
-    for (int layer : settings.layers()) {
-      model
-          .linearLayers(layer)
-          .forEach(
-              group -> {
-                List<Projection> chosen =
-                    group.projections().stream().filter(p -> isTarget(p.path())).toList();
-                for (Projection p : chosen) {
-                  shapes.add(new ParameterSet.Shape(key(p, 'A'), settings.rank(), group.inputs()));
-                }
-                for (Projection p : chosen) {
-                  shapes.add(new ParameterSet.Shape(key(p, 'B'), p.outputs(), settings.rank()));
-                }
-                adapted.addAll(chosen);
-              });
+    for (LinearLayer group : groups(model)) {
+      List<Projection> chosen =
+          group.projections().stream()
+              .filter(p -> settings.layers().containsKey(p.path()))
+              .toList();
+      for (Projection p : chosen) {
+        shapes.add(new ParameterSet.Shape(key(p, 'A'), rank(p), group.inputs()));
+      }
+      for (Projection p : chosen) {
+        shapes.add(new ParameterSet.Shape(key(p, 'B'), p.outputs(), rank(p)));
+      }
+      adapted.addAll(chosen);
     }
     parameters = new ParameterSet(device, shapes);
     for (Projection p : adapted) {
@@ -63,10 +68,25 @@ public final class LoraAdapter {
           new LowRank(
               parameters.get(key(p, 'A')),
               parameters.get(key(p, 'B')),
-              (float) settings.scale(),
+              (float) settings.scale(p.path()),
               (float) settings.dropout(),
               updates.size()));
     }
+  }
+
+  private int rank(Projection projection) {
+    return settings.layers().get(projection.path()).rank();
+  }
+
+  private static List<LinearLayer> groups(LanguageModel model) {
+    return IntStream.range(0, model.layers()).boxed().flatMap(model::linearLayers).toList();
+  }
+
+  private static List<String> paths(LanguageModel model) {
+    return groups(model).stream()
+        .flatMap(group -> group.projections().stream())
+        .map(Projection::path)
+        .toList();
   }
 
   /**
@@ -98,50 +118,26 @@ public final class LoraAdapter {
    */
   public static LoraAdapter load(
       Device device, LanguageModel model, PeftAdapter file, double dropout, Control control) {
-    LoraAdapter adapter = new LoraAdapter(device, model, settingsOf(model, file, dropout), control);
-    for (Map.Entry<String, PeftAdapter.Pair> entry : file.layers().entrySet()) {
-      LowRank update = adapter.updates.get(entry.getKey());
-      PeftAdapter.Pair pair = entry.getValue();
-      pair.a().expect(update.a().rows(), update.a().cols()).copyTo(device, update.a().value());
-      pair.b().expect(update.b().rows(), update.b().cols()).copyTo(device, update.b().value());
-    }
+    file.requireFits(paths(model), OUTSIDE_BLOCKS);
+    SortedMap<String, LoraSettings.Layer> layers = new TreeMap<>();
+    file.layers()
+        .forEach(
+            (path, layer) -> layers.put(path, new LoraSettings.Layer(layer.rank(), layer.alpha())));
+    LoraAdapter adapter =
+        new LoraAdapter(
+            device, model, new LoraSettings(layers, file.rankStabilised(), dropout), control);
+    file.layers()
+        .forEach(
+            (path, layer) -> {
+              LowRank update = adapter.updates.get(path);
+              read(device, layer.a(), update.a().value());
+              read(device, layer.b(), update.b().value());
+            });
     return adapter;
   }
 
-  /**
-   * Which of the model's layers the file adapts; every one must be there, and the same kinds in
-   * every block.
-   */
-  private static LoraSettings settingsOf(LanguageModel model, PeftAdapter file, double dropout) {
-    Map<String, Integer> layerOf = new LinkedHashMap<>();
-    for (int layer = 0; layer < model.layers(); layer++) {
-      int at = layer;
-      model
-          .linearLayers(layer)
-          .flatMap(group -> group.projections().stream())
-          .forEach(p -> layerOf.put(p.path(), at));
-    }
-    TreeSet<String> targets = new TreeSet<>();
-    TreeSet<Integer> layers = new TreeSet<>();
-    for (String path : file.layers().keySet()) {
-      Integer layer = layerOf.get(path);
-      if (layer == null) {
-        throw new InputException(file.file(), "the model has no linear layer " + path);
-      }
-      layers.add(layer);
-      targets.add(lastName(path));
-    }
-    for (Map.Entry<String, Integer> entry : layerOf.entrySet()) {
-      boolean selected =
-          layers.contains(entry.getValue()) && targets.contains(lastName(entry.getKey()));
-      if (selected && !file.layers().containsKey(entry.getKey())) {
-        throw new InputException(
-            file.file(), "tensor " + PeftAdapter.key(entry.getKey(), 'A') + " is missing");
-      }
-    }
-    // The scale alone counts; alpha is kept as the file has it where scaling is plain.
-    double alpha = file.rankStabilised() ? file.alpha() * Math.sqrt(file.rank()) : file.alpha();
-    return new LoraSettings(file.rank(), alpha, dropout, targets, layers);
+  private static void read(Device device, TensorEntry entry, Tensor target) {
+    entry.expect(target.rows(), target.cols()).copyTo(device, target);
   }
 
   public LoraSettings settings() {
@@ -159,28 +155,21 @@ public final class LoraAdapter {
 
   /** Writes the PEFT layout. */
   public void save(Path folder, String baseModel) {
-    SortedMap<String, Tensor[]> matrices = new TreeMap<>();
-    updates.forEach(
-        (path, update) ->
-            matrices.put(path, new Tensor[] {update.a().value(), update.b().value()}));
-    PeftAdapter.write(
+    SortedMap<String, PeftWriter.Layer> layers = new TreeMap<>();
+    settings
+        .layers()
+        .forEach(
+            (path, layer) -> {
+              LowRank update = updates.get(path);
+              layers.put(
+                  path,
+                  new PeftWriter.Layer(
+                      layer.rank(), layer.alpha(), update.a().value(), update.b().value()));
+            });
+    PeftWriter.write(
         folder,
-        new PeftAdapter.Output(
-            settings.rank(),
-            settings.alpha(),
-            settings.dropout(),
-            settings.targets(),
-            settings.layers(),
-            baseModel,
-            matrices));
-  }
-
-  private boolean isTarget(String path) {
-    return settings.targets().contains(lastName(path));
-  }
-
-  private static String lastName(String path) {
-    return path.substring(path.lastIndexOf('.') + 1);
+        new PeftWriter.Adapter(
+            layers, linear, settings.dropout(), settings.rankStabilised(), false, baseModel));
   }
 
   private static String key(Projection projection, char matrix) {

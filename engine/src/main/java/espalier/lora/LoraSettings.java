@@ -1,21 +1,36 @@
 package espalier.lora;
 
-import java.util.Set;
-import java.util.SortedSet;
+import java.util.Collection;
+import java.util.SortedMap;
+import java.util.TreeMap;
 
 /**
- * Which layers are adapted, and how.
+ * Which layers are adapted, and how each of them.
  *
- * @param rank inner dimension of each update
- * @param alpha the update is scaled by alpha / rank
- * @param dropout in [0, 1), of the update's input
- * @param targets names of linear layers within a block, such as {@code q_proj}
- * @param layers blocks, counted from 0
+ * @param layers by the path of the linear layer, such as {@code model.layers.3.mlp.up_proj}
+ * @param rankStabilised whether updates are scaled by alpha / sqrt(rank), not by alpha / rank
+ *     (Kalajdzievski 2023)
+ * @param dropout in [0, 1), of the updates' input
  */
 public record LoraSettings(
-    int rank, double alpha, double dropout, Set<String> targets, SortedSet<Integer> layers) {
+    SortedMap<String, Layer> layers, boolean rankStabilised, double dropout) {
 
-  public double scale() {
-    return alpha / rank;
+  /**
+   * @param rank inner dimension of the update
+   * @param alpha numerator of its scale
+   */
+  public record Layer(int rank, double alpha) {}
+
+  /** All layers alike. */
+  public static LoraSettings uniform(
+      Collection<String> paths, int rank, double alpha, double dropout) {
+    SortedMap<String, Layer> layers = new TreeMap<>();
+    paths.forEach(path -> layers.put(path, new Layer(rank, alpha)));
+    return new LoraSettings(layers, false, dropout);
+  }
+
+  double scale(String path) {
+    Layer layer = layers.get(path);
+    return layer.alpha / (rankStabilised ? Math.sqrt(layer.rank) : layer.rank);
   }
 }

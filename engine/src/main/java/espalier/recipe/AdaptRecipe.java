@@ -20,8 +20,12 @@ import espalier.train.TrainingLoop;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
 import java.util.Optional;
+import java.util.Set;
 import java.util.SortedMap;
+import java.util.SortedSet;
 import java.util.SplittableRandom;
+import java.util.TreeSet;
+import java.util.stream.Collectors;
 
 /**
  * {@code espalier adapt}: trains adapters around frozen SAEs until the model behaves like itself
@@ -75,20 +79,26 @@ public final class AdaptRecipe {
   private LoraAdapter adapter(Device device, LanguageModel model, Control control) {
     if (settings.initAdapter().isEmpty()) {
       LoraSettings lora =
-          new LoraSettings(
+          LoraSettings.uniform(
+              AdapterChoice.paths(
+                  settings.targets(),
+                  AdapterChoice.layers(settings.layers(), settings.saes(), model.layers()),
+                  model),
               settings.rank().orElse(AdaptSettings.DEFAULT_RANK),
               settings.alpha(),
-              settings.dropout(),
-              AdapterChoice.targets(settings.targets(), model),
-              AdapterChoice.layers(settings.layers(), settings.saes(), model.layers()));
+              settings.dropout());
       return LoraAdapter.initialise(
           device, model, lora, control, new SplittableRandom(settings.seed()));
     }
     try (PeftAdapter file = PeftAdapter.open(settings.initAdapter().get())) {
-      if (settings.rank().isPresent() && settings.rank().getAsInt() != file.rank()) {
+      SortedSet<Integer> ranks = new TreeSet<>();
+      file.layers().values().forEach(layer -> ranks.add(layer.rank()));
+      if (settings.rank().isPresent() && !ranks.equals(Set.of(settings.rank().getAsInt()))) {
         throw new InputException(
-            "--rank %d: the adapter of --init-adapter has rank %d"
-                .formatted(settings.rank().getAsInt(), file.rank()));
+            "--rank %d: the adapter of --init-adapter has rank %s"
+                .formatted(
+                    settings.rank().getAsInt(),
+                    ranks.stream().map(String::valueOf).collect(Collectors.joining(", "))));
       }
       return LoraAdapter.load(device, model, file, settings.dropout(), control);
     }

@@ -12,7 +12,8 @@ import java.util.OptionalInt;
  *
  * @param rank not given: the initial adapter's, or else 64
  * @param layers {@code after} the first SAE, {@code all}, or a list such as {@code 3,5-9}
- * @param targets {@code both}, {@code attn}, {@code mlp}, or names of linear layers
+ * @param targets {@code both}, {@code attn}, {@code mlp}, {@code all-linear}, or names of linear
+ *     layers
  * @param steps not given: one pass over the data
  * @param evalEvery steps between evaluations; 0: first and last only
  */

@@ -2,18 +2,16 @@ package espalier.recipe;
 
 import espalier.format.InputException;
 import espalier.model.LanguageModel;
+import espalier.nn.Linear.Projection;
 import java.util.List;
 import java.util.Set;
 import java.util.SortedSet;
 import java.util.TreeSet;
-import java.util.stream.Collectors;
+import java.util.function.Predicate;
 import java.util.stream.IntStream;
 
 /** What {@code --layers} and {@code --targets} mean for a model. */
 final class AdapterChoice {
-
-  private static final Set<String> ATTENTION = Set.of("q_proj", "k_proj", "v_proj", "o_proj");
-  private static final Set<String> MLP = Set.of("gate_proj", "up_proj", "down_proj");
 
   private AdapterChoice() {}
 
@@ -56,29 +54,45 @@ final class AdapterChoice {
     return IntStream.rangeClosed(from, to);
   }
 
-  /** {@code attn}, {@code mlp}, {@code both}, or the names of linear layers of the model. */
-  static Set<String> targets(String text, LanguageModel model) {
-    Set<String> known =
-        model
-            .linearLayers(0)
+  /**
+   * The linear layers of blocks that are adapted, by path.
+   *
+   * @param targets {@code both} or {@code all-linear}, {@code attn}, {@code mlp}, or names that
+   *     paths end with, such as {@code q_proj,up_proj} or {@code attn.c_proj}
+   */
+  static SortedSet<String> paths(String targets, Set<Integer> layers, LanguageModel model) {
+    List<String> paths =
+        layers.stream()
+            .flatMap(model::linearLayers)
             .flatMap(group -> group.projections().stream())
-            .map(p -> p.path().substring(p.path().lastIndexOf('.') + 1))
-            .collect(Collectors.toCollection(TreeSet::new));
-    return switch (text) {
-      case "both" -> known;
-      case "attn" -> ATTENTION;
-      case "mlp" -> MLP;
+            .map(Projection::path)
+            .toList();
+    return switch (targets) {
+      case "both", "all-linear" -> new TreeSet<>(paths);
+      case "attn" -> where(paths, path -> !path.contains(".mlp."));
+      case "mlp" -> where(paths, path -> path.contains(".mlp."));
       default -> {
-        Set<String> names = new TreeSet<>(List.of(text.split(",", -1)));
-        for (String name : names) {
-          if (!known.contains(name)) {
+        SortedSet<String> chosen = new TreeSet<>();
+        for (String name : targets.split(",", -1)) {
+          SortedSet<String> named = where(paths, path -> path.endsWith("." + name));
+          if (named.isEmpty()) {
             throw new InputException(
                 "--targets %s: the model has no layer %s, only %s"
-                    .formatted(text, name, String.join(", ", known)));
+                    .formatted(targets, name, String.join(", ", lastNames(paths))));
           }
+          chosen.addAll(named);
         }
-        yield names;
+        yield chosen;
       }
     };
+  }
+
+  private static SortedSet<String> where(List<String> paths, Predicate<String> chosen) {
+    return new TreeSet<>(paths.stream().filter(chosen).toList());
+  }
+
+  private static SortedSet<String> lastNames(List<String> paths) {
+    return new TreeSet<>(
+        paths.stream().map(path -> path.substring(path.lastIndexOf('.') + 1)).toList());
   }
 }

@@ -86,11 +86,13 @@ public final class InspectRecipe {
       ObjectNode json = JsonNodeFactory.instance.objectNode();
       json.put("kind", "adapter");
       json.put("format", "PEFT LoRA");
-      json.put("rank", file.rank());
-      json.put("alpha", file.alpha());
       json.put("dropout", file.dropout());
       json.put("rank_stabilised", file.rankStabilised());
-      file.layers().keySet().forEach(json.putArray("layers")::add);
+      ObjectNode layers = json.putObject("layers");
+      file.layers()
+          .forEach(
+              (name, layer) ->
+                  layers.putObject(name).put("rank", layer.rank()).put("alpha", layer.alpha()));
       return json;
     }
   }
