@@ -4,23 +4,29 @@ import espalier.autograd.LowRank;
 import espalier.autograd.ParameterSet;
 import espalier.device.Control;
 import espalier.device.Device;
+import espalier.format.ModelFamily;
 import espalier.format.PeftAdapter;
 import espalier.format.PeftWriter;
 import espalier.format.TensorEntry;
 import espalier.model.LanguageModel;
 import espalier.model.LanguageModel.LinearLayer;
 import espalier.nn.Adapters;
+import espalier.nn.FusedRows;
 import espalier.nn.Linear.Projection;
 import espalier.tensor.Tensor;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.SortedMap;
 import java.util.TreeMap;
 import java.util.random.RandomGenerator;
 import java.util.stream.IntStream;
+import java.util.stream.Stream;
 
 /**
  * LoRA updates of chosen linear layers of a model (Hu et al. 2021), with PEFT's conventions for
@@ -31,24 +37,22 @@ import java.util.stream.IntStream;
  */
 public final class LoraAdapter {
 
-  /** What transformers calls embeddings and heads, which a configuration may choose, too. */
-  private static final List<String> OUTSIDE_BLOCKS =
-      List.of("model.embed_tokens", "lm_head", "embed_out");
-
   private final LoraSettings settings;
   private final ParameterSet parameters;
   private final Map<String, LowRank> updates = new LinkedHashMap<>();
-  private final List<String> linear; // of the whole model
+  private final Map<String, Projection> linear = new LinkedHashMap<>(); // of the whole model
+  private final boolean storedTransposed;
   private final Control control;
 
   /** Matrices of undefined value: {@link #initialise} or {@link #load} them. */
   private LoraAdapter(Device device, LanguageModel model, LoraSettings settings, Control control) {
     this.settings = settings;
     this.control = control;
-    linear = paths(model);
+    storedTransposed = model.config().family().storesTransposed();
     List<ParameterSet.Shape> shapes = new ArrayList<>();
     List<Projection> adapted = new ArrayList<>();
     for (LinearLayer group : groups(model)) {
+      group.projections().forEach(p -> linear.put(p.path(), p));
       List<Projection> chosen =
           group.projections().stream()
               .filter(p -> settings.layers().containsKey(p.path()))
@@ -118,7 +122,7 @@ public final class LoraAdapter {
    */
   public static LoraAdapter load(
       Device device, LanguageModel model, PeftAdapter file, double dropout, Control control) {
-    file.requireFits(paths(model), OUTSIDE_BLOCKS);
+    file.requireFits(paths(model), outsideBlocks(model));
     SortedMap<String, LoraSettings.Layer> layers = new TreeMap<>();
     file.layers()
         .forEach(
@@ -131,9 +135,22 @@ public final class LoraAdapter {
             (path, layer) -> {
               LowRank update = adapter.updates.get(path);
               read(device, layer.a(), update.a().value());
-              read(device, layer.b(), update.b().value());
+              Tensor b = update.b().value();
+              read(device, layer.b(), b);
+              FusedRows rows = adapter.linear.get(path).rows();
+              if (rows != null) {
+                rows.fromFile(copy(b), b);
+              }
             });
     return adapter;
+  }
+
+  /** Embeddings and head, which a configuration may choose, too. */
+  private static List<String> outsideBlocks(LanguageModel model) {
+    ModelFamily.TensorNames names = model.config().family().names();
+    return Stream.of(names.embedding(), names.positions(), names.head())
+        .filter(Objects::nonNull)
+        .toList();
   }
 
   private static void read(Device device, TensorEntry entry, Tensor target) {
@@ -160,16 +177,36 @@ public final class LoraAdapter {
         .layers()
         .forEach(
             (path, layer) -> {
-              LowRank update = updates.get(path);
-              layers.put(
-                  path,
-                  new PeftWriter.Layer(
-                      layer.rank(), layer.alpha(), update.a().value(), update.b().value()));
+              Tensor a = updates.get(path).a().value();
+              layers.put(path, new PeftWriter.Layer(layer.rank(), layer.alpha(), a, stored(path)));
             });
     PeftWriter.write(
         folder,
         new PeftWriter.Adapter(
-            layers, linear, settings.dropout(), settings.rankStabilised(), false, baseModel));
+            layers,
+            linear.keySet(),
+            settings.dropout(),
+            settings.rankStabilised(),
+            storedTransposed,
+            baseModel));
+  }
+
+  /** B with its rows in the order of files. */
+  private Tensor stored(String path) {
+    Tensor b = updates.get(path).b().value();
+    FusedRows rows = linear.get(path).rows();
+    if (rows == null) {
+      return b;
+    }
+    Tensor stored = copy(b);
+    rows.toFile(b, stored);
+    return stored;
+  }
+
+  private static Tensor copy(Tensor tensor) {
+    MemorySegment data = Arena.ofAuto().allocate(tensor.size() * Float.BYTES, Float.BYTES);
+    MemorySegment.copy(tensor.data(), 0, data, 0, data.byteSize());
+    return Tensor.of(data, tensor.rows(), tensor.cols());
   }
 
   private static String key(Projection projection, char matrix) {
