@@ -3,7 +3,9 @@ package espalier.cli;
 import espalier.recipe.Console;
 import espalier.recipe.EvaluateRecipe;
 import espalier.recipe.EvaluateSettings;
+import espalier.recipe.MetricSet;
 import espalier.recipe.SaeSpec;
+import espalier.report.Report;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Optional;
@@ -45,6 +47,23 @@ final class EvaluateCommand implements Callable<Integer> {
       description = "tokens a row, when text is packed (default: ${DEFAULT-VALUE})")
   private int context = 1024;
 
+  @Option(
+      names = "--metrics",
+      paramLabel = "basic|core|all",
+      description = {
+        "basic: CE, KL, reconstruction;",
+        "core: loss recovered against zero ablation, too;",
+        "all: loss differences of tokens and distances of activations, too",
+        "(default: core)"
+      })
+  private MetricSet metrics = MetricSet.CORE;
+
+  @Option(
+      names = "--out",
+      paramLabel = "DIR",
+      description = "also leave the result, latent densities and a report in an empty folder")
+  private Path out;
+
   @Option(names = "--json", description = "print one JSON object")
   private boolean json;
 
@@ -58,11 +77,16 @@ final class EvaluateCommand implements Callable<Integer> {
                     saes.stream().map(SaeSpec::parse).toList(),
                     Optional.ofNullable(adapter),
                     data,
-                    context),
+                    context,
+                    metrics,
+                    Optional.ofNullable(out)),
                 Console.standard())
             .run()
             .toJson();
-    System.out.print(json ? result + "\n" : Table.of(result));
+    if (out != null) {
+      Report.write(out);
+    }
+    System.out.print(json ? result + "\n" : EvaluationTable.of(result));
     return 0;
   }
 }

@@ -62,6 +62,16 @@ public final class TokenBatch {
     return (long) batch * (seqLen - 1);
   }
 
+  /** Whether SAEs leave this position alone: BOS or EOS. */
+  public boolean isSpecial(long token) {
+    return keep.get(ValueLayout.JAVA_BYTE, token) != 0;
+  }
+
+  /** Whether this position has a next token. */
+  public boolean predicts(long token) {
+    return targets.getAtIndex(ValueLayout.JAVA_INT, token) >= 0;
+  }
+
   /** int32 {@code [tokens]}. */
   public MemorySegment ids() {
     return ids;

@@ -1,5 +1,8 @@
 package espalier.recipe;
 
+import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.data.TokenRows;
 import espalier.device.Control;
 import espalier.device.Device;
@@ -10,7 +13,9 @@ import espalier.lora.LoraAdapter;
 import espalier.model.LanguageModel;
 import espalier.nn.Adapters;
 import espalier.sae.Sae;
+import espalier.sae.SaeStatistics;
 import java.nio.file.Path;
+import java.util.Optional;
 import java.util.SortedMap;
 
 /** {@code espalier evaluate}: what SAEs cost a model, and what adapters win back. */
@@ -24,7 +29,9 @@ public final class EvaluateRecipe {
     this.console = console;
   }
 
+  /** Everything is checked before anything is written. */
   public Evaluation run() {
+    Optional<RunFolder> folder = settings.out().map(out -> RunFolder.check(out, false));
     try (Device device = Device.openCpu()) {
       Evaluator evaluator;
       try (ModelFolder files = ModelFolder.open(settings.model())) {
@@ -32,9 +39,33 @@ public final class EvaluateRecipe {
       }
       evaluator.bind(device.allocate(evaluator.bytes()));
       try (Console.Progress progress = console.progress("evaluate", evaluator.work())) {
-        return evaluator.evaluate(done -> progress.step(done, ""));
+        Evaluation evaluation = evaluator.evaluate(done -> progress.step(done, ""));
+        folder.ifPresent(f -> write(f, evaluation, evaluator));
+        return evaluation;
       }
     }
+  }
+
+  private void write(RunFolder folder, Evaluation evaluation, Evaluator evaluator) {
+    folder.begin("evaluate", SettingsJson.of(settings), 0);
+    folder.write("evaluation.json", evaluation.toJson());
+    if (!evaluator.statistics().isEmpty()) {
+      folder.write("latent_density.json", latentDensity(evaluator.statistics()));
+    }
+  }
+
+  /** How often each latent was active: a count for each, by layer. */
+  private static ObjectNode latentDensity(SortedMap<Integer, SaeStatistics> statistics) {
+    ObjectNode json = JsonNodeFactory.instance.objectNode();
+    json.put("tokens", statistics.firstEntry().getValue().summary().tokens());
+    statistics.forEach(
+        (layer, s) -> {
+          ArrayNode counts = json.withObject("/saes").putArray(String.valueOf(layer));
+          for (long count : s.firings()) {
+            counts.add(count);
+          }
+        });
+    return json;
   }
 
   private Evaluator read(Device device, ModelFolder files) {
@@ -45,7 +76,7 @@ public final class EvaluateRecipe {
     LanguageModel model = LanguageModel.load(device, files);
     Adapters adapters =
         settings.adapter().map(path -> load(device, model, path)).orElse(Adapters.NONE);
-    return new Evaluator(device, model, saes, adapters, rows);
+    return new Evaluator(device, model, saes, adapters, rows, settings.metrics());
   }
 
   private static Adapters load(Device device, LanguageModel model, Path path) {

@@ -3,6 +3,7 @@ package espalier.recipe;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.sae.SaeStatistics;
+import java.util.Optional;
 import java.util.OptionalDouble;
 import java.util.SortedMap;
 
@@ -14,7 +15,12 @@ import java.util.SortedMap;
  * @param ceAdapted with the SAEs and the adapters; empty without adapters
  * @param klSae KL(original || spliced), nats per token
  * @param klAdapted KL(original || spliced and adapted)
+ * @param score of all SAEs together, over the positions of ceBase and klSae; empty unless measured
  * @param saes what each SAE does to what reaches it in the spliced, unadapted model, by layer
+ * @param scores of each SAE spliced in alone, over the positions that it is applied to; empty
+ *     unless measured
+ * @param sae what becomes of tokens and activations with the SAEs; empty unless measured
+ * @param adapted likewise with the adapters, too
  */
 public record Evaluation(
     double ceBase,
@@ -22,7 +28,38 @@ public record Evaluation(
     OptionalDouble ceAdapted,
     OptionalDouble klSae,
     OptionalDouble klAdapted,
-    SortedMap<Integer, SaeStatistics.Summary> saes) {
+    Optional<SpliceScore> score,
+    SortedMap<Integer, SaeStatistics.Summary> saes,
+    SortedMap<Integer, SpliceScore> scores,
+    Optional<Detail> sae,
+    Optional<Detail> adapted) {
+
+  /** What becomes of single tokens' losses, and of activations. */
+  record Detail(TokenDifferences tokens, ActivationDistance distance) {
+    void reset() {
+      tokens.reset();
+      distance.reset();
+    }
+
+    void add() {
+      tokens.add();
+      distance.add();
+    }
+  }
+
+  Evaluation withAdapters(VariantLosses.Means losses, Optional<Detail> detail) {
+    return new Evaluation(
+        ceBase,
+        ceSae,
+        OptionalDouble.of(losses.ce()),
+        klSae,
+        OptionalDouble.of(losses.kl()),
+        score,
+        saes,
+        scores,
+        sae,
+        detail);
+  }
 
   /**
    * (CE with SAE - CE adapted) / (CE with SAE - CE base): 1 when the adapters undo the whole
@@ -36,7 +73,7 @@ public record Evaluation(
     return OptionalDouble.of((ceSae.getAsDouble() - ceAdapted.getAsDouble()) / gap);
   }
 
-  /** The fields of the command line's contract. */
+  /** The fields of the command line's contract, and the further ones as far as measured. */
   public ObjectNode toJson() {
     ObjectNode json = JsonNodeFactory.instance.objectNode();
     put(json, "ce_base", ceBase);
@@ -45,9 +82,27 @@ public record Evaluation(
     put(json, "gap_closed", gapClosed());
     put(json, "kl_sae", klSae);
     put(json, "kl_adapted", klAdapted);
+    score.ifPresent(s -> s.addTo(json));
     ObjectNode all = json.putObject("saes");
-    saes.forEach((layer, sae) -> all.set(String.valueOf(layer), toJson(sae)));
+    saes.forEach(
+        (layer, summary) -> {
+          ObjectNode fields = toJson(summary);
+          if (scores.containsKey(layer)) {
+            scores.get(layer).addTo(fields);
+          }
+          all.set(String.valueOf(layer), fields);
+        });
+    detail(json, "sae", sae);
+    detail(json, "adapted", adapted);
     return json;
+  }
+
+  private static void detail(ObjectNode json, String variant, Optional<Detail> detail) {
+    detail.ifPresent(
+        d -> {
+          json.withObject("/token_loss_differences").set(variant, d.tokens.toJson());
+          json.withObject("/activation_distance").set(variant, d.distance.toJson());
+        });
   }
 
   private static ObjectNode toJson(SaeStatistics.Summary sae) {
@@ -73,7 +128,7 @@ public record Evaluation(
   }
 
   /** JSON has no NaN: what is not defined, such as the bias of an SAE that gives 0, is left out. */
-  private static void put(ObjectNode json, String key, double value) {
+  static void put(ObjectNode json, String key, double value) {
     if (Double.isFinite(value)) {
       json.put(key, value);
     }

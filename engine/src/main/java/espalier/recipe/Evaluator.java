@@ -10,8 +10,12 @@ import espalier.model.TokenBatch;
 import espalier.nn.Adapters;
 import espalier.sae.Sae;
 import espalier.sae.SaeStatistics;
+import espalier.sae.Splice;
 import java.lang.foreign.MemorySegment;
+import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
+import java.util.Optional;
 import java.util.OptionalDouble;
 import java.util.SortedMap;
 import java.util.TreeMap;
@@ -22,6 +26,11 @@ import java.util.function.Consumer;
  *
  * <p>What does not change while adapters are trained (the original model, the SAEs alone) is
  * measured once.
+ *
+ * <p>Which positions count: CE and KL of the model over all, CE where there is a next token; what
+ * is said of a single SAE ({@link SaeStatistics}, its {@link SpliceScore}) over those that SAEs are
+ * applied to, so not BOS and EOS; {@link TokenDifferences} and {@link ActivationDistance} say it
+ * themselves.
  */
 final class Evaluator {
 
@@ -32,18 +41,31 @@ final class Evaluator {
   private final LanguageModel model;
   private final SortedMap<Integer, Sae> saes;
   private final TokenRows rows;
+  private final MetricSet metrics;
   private final BatchSource inOrder;
   private final TokenBatch batch;
-  private final Sum sum;
   private final SortedMap<Integer, SaeStatistics> statistics = new TreeMap<>();
-  private Pass unadapted;
-  private Pass adapted;
+  private final Pass unadapted;
+  private final Pass adapted;
   private Evaluation before;
 
-  /** A recorded comparison of the original with a variant. */
-  private record Pass(Tape tape, LanguageModelHead.Divergence divergence) {}
+  /**
+   * Variants that are compared with the original in one go over the data.
+   *
+   * @param losses of each
+   * @param detail of the first, if asked for
+   */
+  private record Pass(Tape tape, List<VariantLosses> losses, Optional<Evaluation.Detail> detail) {}
 
-  private record Means(double kl, double ce, double ceBase) {}
+  /** Measures CE, KL and reconstructions, as is done again and again in training. */
+  Evaluator(
+      Device device,
+      LanguageModel model,
+      SortedMap<Integer, Sae> saes,
+      Adapters adapters,
+      TokenRows rows) {
+    this(device, model, saes, adapters, rows, MetricSet.BASIC);
+  }
 
   /**
    * @param adapters {@link Adapters#NONE} to measure the SAEs alone
@@ -53,16 +75,20 @@ final class Evaluator {
       LanguageModel model,
       SortedMap<Integer, Sae> saes,
       Adapters adapters,
-      TokenRows rows) {
+      TokenRows rows,
+      MetricSet metrics) {
     this.device = device;
     this.model = model;
     this.saes = saes;
     this.rows = rows;
+    this.metrics = metrics;
     inOrder = new BatchSource(rows, RowOrder.sequential(rows.count()));
     batch = new TokenBatch(device, batchSize(rows), rows.context(), model.config().specialIds());
-    sum = new Sum(device);
-    unadapted = record(Adapters.NONE, true);
-    adapted = adapters.byPath().isEmpty() ? null : record(adapters.frozen(), false);
+    unadapted = record(unadapted(), true);
+    adapted =
+        adapters.byPath().isEmpty()
+            ? null
+            : record(List.of(new Streams.Variant(saes, adapters.frozen())), false);
   }
 
   /** Memory that {@link #bind} needs. */
@@ -87,29 +113,44 @@ final class Evaluator {
     if (before == null) {
       doneBefore = rows.count();
       statistics.values().forEach(SaeStatistics::reset);
-      Means means = run(unadapted, 0, progress);
-      SortedMap<Integer, SaeStatistics.Summary> summaries = new TreeMap<>();
-      statistics.forEach((layer, s) -> summaries.put(layer, s.summary()));
-      before =
-          new Evaluation(
-              means.ceBase,
-              saes.isEmpty() ? OptionalDouble.empty() : OptionalDouble.of(means.ce),
-              OptionalDouble.empty(),
-              saes.isEmpty() ? OptionalDouble.empty() : OptionalDouble.of(means.kl),
-              OptionalDouble.empty(),
-              summaries);
+      run(unadapted, 0, progress);
+      before = withoutAdapters();
     }
     if (adapted == null) {
       return before;
     }
-    Means means = run(adapted, doneBefore, progress);
+    run(adapted, doneBefore, progress);
+    return before.withAdapters(adapted.losses.getFirst().everywhere(), adapted.detail);
+  }
+
+  private Evaluation withoutAdapters() {
+    List<VariantLosses> losses = unadapted.losses;
+    VariantLosses.Means spliced = losses.getFirst().everywhere();
+    SortedMap<Integer, SaeStatistics.Summary> summaries = new TreeMap<>();
+    statistics.forEach((layer, s) -> summaries.put(layer, s.summary()));
+    SortedMap<Integer, SpliceScore> scores = new TreeMap<>();
+    if (scores()) {
+      int at = saes.size() == 1 ? 0 : 2;
+      for (int layer : saes.keySet()) {
+        scores.put(
+            layer,
+            SpliceScore.of(losses.get(at).whereApplied(), losses.get(at + 1).whereApplied()));
+        at += 2;
+      }
+    }
     return new Evaluation(
-        before.ceBase(),
-        before.ceSae(),
-        OptionalDouble.of(means.ce),
-        before.klSae(),
-        OptionalDouble.of(means.kl),
-        before.saes());
+        spliced.ceBase(),
+        saes.isEmpty() ? OptionalDouble.empty() : OptionalDouble.of(spliced.ce()),
+        OptionalDouble.empty(),
+        saes.isEmpty() ? OptionalDouble.empty() : OptionalDouble.of(spliced.kl()),
+        OptionalDouble.empty(),
+        scores()
+            ? Optional.of(SpliceScore.of(spliced, losses.get(1).everywhere()))
+            : Optional.empty(),
+        summaries,
+        scores,
+        unadapted.detail,
+        Optional.empty());
   }
 
   /** As {@link #evaluate}, for a model whose own weights have changed since. */
@@ -128,50 +169,86 @@ final class Evaluator {
     return rows.count() * ((before == null ? 1 : 0) + (adapted == null ? 0 : 1));
   }
 
-  private Pass record(Adapters with, boolean withStatistics) {
+  private boolean scores() {
+    return metrics.includes(MetricSet.CORE) && !saes.isEmpty();
+  }
+
+  /**
+   * All SAEs; where scores are wanted all their sites ablated, and with several SAEs each alone and
+   * its site ablated alone.
+   */
+  private List<Streams.Variant> unadapted() {
+    List<Streams.Variant> variants = new ArrayList<>();
+    variants.add(new Streams.Variant(saes, Adapters.NONE));
+    if (scores()) {
+      variants.add(Streams.Variant.ablated(saes));
+      if (saes.size() > 1) {
+        saes.forEach(
+            (layer, sae) -> {
+              SortedMap<Integer, Sae> alone = new TreeMap<>(Map.of(layer, sae));
+              variants.add(new Streams.Variant(alone, Adapters.NONE));
+              variants.add(Streams.Variant.ablated(alone));
+            });
+      }
+    }
+    return variants;
+  }
+
+  /**
+   * @param withStatistics of the first variant's SAEs
+   */
+  private Pass record(List<Streams.Variant> variants, boolean withStatistics) {
     Tape tape = new Tape(device);
+    Optional<ActivationDistance> distance =
+        metrics.includes(MetricSet.ALL) && !saes.isEmpty()
+            ? Optional.of(new ActivationDistance(device, batch))
+            : Optional.empty();
+    List<Streams.Variant> all = new ArrayList<>(List.of(Streams.Variant.ORIGINAL));
+    all.addAll(variants);
     List<Streams.Pass> passes =
         Streams.record(
-            tape, model, batch, List.of(Streams.Variant.ORIGINAL, new Streams.Variant(saes, with)));
-    if (withStatistics) {
-      passes
-          .get(1)
-          .splices()
-          .forEach(
-              (layer, splice) -> {
+            tape,
+            model,
+            batch,
+            all,
+            (layer, outputs, splices) -> {
+              distance.ifPresent(d -> d.record(tape, outputs.get(0), outputs.get(1)));
+              Splice splice = splices.get(1).get(layer);
+              if (withStatistics && splice != null) {
                 SaeStatistics s = new SaeStatistics(device, splice.sae());
                 s.record(tape, splice);
                 statistics.put(layer, s);
-              });
+              }
+            });
+    List<LanguageModelHead.Divergence> divergences = new ArrayList<>();
+    for (Streams.Pass pass : passes.subList(1, passes.size())) {
+      divergences.add(
+          LanguageModelHead.kl(
+              tape,
+              pass.hidden(),
+              passes.getFirst().hidden(),
+              model.head(),
+              model.finalSoftcap(),
+              batch.targets(),
+              1));
     }
     return new Pass(
         tape,
-        LanguageModelHead.kl(
-            tape,
-            passes.get(1).hidden(),
-            passes.get(0).hidden(),
-            model.head(),
-            model.finalSoftcap(),
-            batch.targets(),
-            1));
+        divergences.stream().map(d -> new VariantLosses(device, d, batch, scores())).toList(),
+        distance.map(
+            d -> new Evaluation.Detail(new TokenDifferences(divergences.getFirst(), batch), d)));
   }
 
-  private Means run(Pass pass, int done, Consumer<Integer> progress) {
-    double kl = 0;
-    double ce = 0;
-    double ceBase = 0;
-    int passesOverData = rows.count() / batch.batch();
-    for (int i = 0; i < passesOverData; i++) {
+  private void run(Pass pass, int done, Consumer<Integer> progress) {
+    pass.losses.forEach(VariantLosses::reset);
+    pass.detail.ifPresent(Evaluation.Detail::reset);
+    for (int i = 0; i < rows.count() / batch.batch(); i++) {
       inOrder.load(i, batch);
       pass.tape.forward();
-      kl += sum.of(pass.divergence.kl());
-      ce += sum.of(pass.divergence.ceStudent());
-      ceBase += sum.of(pass.divergence.ceTeacher());
+      pass.losses.forEach(VariantLosses::add);
+      pass.detail.ifPresent(Evaluation.Detail::add);
       progress.accept(done + (i + 1) * batch.batch());
     }
-    double predictions = (double) passesOverData * batch.predictions();
-    double tokens = (double) passesOverData * batch.tokens();
-    return new Means(kl / tokens, ce / predictions, ceBase / predictions);
   }
 
   /** The most rows at a time that divide the data evenly: every row counts once. */

@@ -111,7 +111,8 @@ public final class GenerateRecipe {
     TokenBatch batch = new TokenBatch(device, 1, length, config.specialIds());
     Tape tape = new Tape(device);
     Var hidden =
-        Streams.record(tape, model, batch, List.of(new Streams.Variant(saes, adapters, steering())))
+        Streams.record(
+                tape, model, batch, List.of(new Streams.Variant(saes, adapters, steering(), false)))
             .getFirst()
             .hidden();
     tape.output(hidden);

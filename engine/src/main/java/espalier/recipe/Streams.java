@@ -8,6 +8,7 @@ import espalier.nn.Adapters;
 import espalier.sae.Sae;
 import espalier.sae.Splice;
 import espalier.sae.SteeredLatents;
+import espalier.sae.ZeroAblation;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
@@ -27,14 +28,23 @@ final class Streams {
    * A variant of the model.
    *
    * @param steering latents held at values, by layer
+   * @param ablated whether zeros stand in for the SAEs' reconstructions
    */
   record Variant(
-      SortedMap<Integer, Sae> saes, Adapters adapters, Map<Integer, List<Steering>> steering) {
+      SortedMap<Integer, Sae> saes,
+      Adapters adapters,
+      Map<Integer, List<Steering>> steering,
+      boolean ablated) {
 
     static final Variant ORIGINAL = new Variant(new TreeMap<>(), Adapters.NONE);
 
     Variant(SortedMap<Integer, Sae> saes, Adapters adapters) {
-      this(saes, adapters, Map.of());
+      this(saes, adapters, Map.of(), false);
+    }
+
+    /** The original with zeros wherever these SAEs would be applied. */
+    static Variant ablated(SortedMap<Integer, Sae> saes) {
+      return new Variant(saes, Adapters.NONE, Map.of(), true);
     }
   }
 
@@ -43,6 +53,16 @@ final class Streams {
    * @param splices by layer
    */
   record Pass(Var hidden, SortedMap<Integer, Splice> splices) {}
+
+  /** Told of each block once it is recorded, so that what it leaves need not live any longer. */
+  @FunctionalInterface
+  interface Observer {
+    /**
+     * @param outputs of each variant, as its next block reads them
+     * @param splices of each variant, up to this block
+     */
+    void blockRecorded(int layer, List<Var> outputs, List<SortedMap<Integer, Splice>> splices);
+  }
 
   private record BlockInput(Var x, Adapters adapters) {}
 
@@ -53,6 +73,11 @@ final class Streams {
   /** Records all variants, each up to the final norm; passes come back in the variants' order. */
   static List<Pass> record(
       Tape tape, LanguageModel model, TokenBatch batch, List<Variant> variants) {
+    return record(tape, model, batch, variants, (layer, outputs, splices) -> {});
+  }
+
+  static List<Pass> record(
+      Tape tape, LanguageModel model, TokenBatch batch, List<Variant> variants, Observer observer) {
     Var embedded = model.embed(tape, batch);
     List<Var> streams = new ArrayList<>();
     List<SortedMap<Integer, Splice>> splices = new ArrayList<>();
@@ -64,6 +89,7 @@ final class Streams {
       int at = layer;
       Map<BlockInput, Var> blocks = new HashMap<>();
       Map<SpliceInput, Splice> spliced = new HashMap<>();
+      Map<Var, Var> ablated = new HashMap<>();
       for (int i = 0; i < variants.size(); i++) {
         Variant variant = variants.get(i);
         Adapters adapters =
@@ -73,7 +99,9 @@ final class Streams {
                 new BlockInput(streams.get(i), adapters),
                 in -> model.block(tape, at, in.x, batch, in.adapters));
         Sae sae = variant.saes.get(layer);
-        if (sae != null) {
+        if (sae != null && variant.ablated) {
+          out = ablated.computeIfAbsent(out, x -> ZeroAblation.into(tape, x, batch.keep()));
+        } else if (sae != null) {
           Splice splice =
               spliced.computeIfAbsent(
                   new SpliceInput(out, sae), in -> Splice.into(tape, in.x, in.sae, batch.keep()));
@@ -85,6 +113,7 @@ final class Streams {
         }
         streams.set(i, out);
       }
+      observer.blockRecorded(layer, streams, splices);
     }
     Map<Var, Var> normed = new HashMap<>();
     List<Pass> passes = new ArrayList<>();

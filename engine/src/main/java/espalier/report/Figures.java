@@ -29,6 +29,7 @@ final class Figures {
     all.perStep("SAE reconstruction error", "FVU", "fvu", Axis.LOGARITHMIC);
     all.perStep("Active latents", "L0, latents per token", "l0", Axis.FROM_ZERO);
     all.perStep("Speed", "tokens per second", "tokens_per_second", Axis.FROM_ZERO);
+    all.figures.addAll(DetailFigures.of(all.runs, all.palette));
     for (Run run : runs) {
       all.density(run, "");
       run.parts().forEach(part -> all.density(part, part.name() + ": "));

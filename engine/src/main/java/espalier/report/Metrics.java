@@ -6,7 +6,10 @@ import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.json.JsonMapper;
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.format.InputException;
+import espalier.format.StrictJson;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
@@ -35,6 +38,10 @@ record Metrics(List<JsonNode> steps, List<JsonNode> evaluations) {
   /** Fields that plots show and tables do not. */
   private static final Set<String> PLOTTED = Set.of("kl", "ce", "grad_norm", "step_ms");
 
+  /** Fields that hold others: of SAEs by layer, of variants of the model by name. */
+  private static final Set<String> OBJECTS =
+      Set.of("saes", DetailFigures.TOKENS, DetailFigures.ACTIVATIONS);
+
   private static final ObjectMapper JSON =
       JsonMapper.builder()
           .enable(JsonParser.Feature.STRICT_DUPLICATE_DETECTION)
@@ -56,6 +63,20 @@ record Metrics(List<JsonNode> steps, List<JsonNode> evaluations) {
     return metrics;
   }
 
+  /** The one evaluation of a folder in which nothing was trained. */
+  static Metrics readEvaluation(Path file) {
+    StrictJson json = StrictJson.read(file);
+    ObjectNode evaluation = JsonNodeFactory.instance.objectNode();
+    for (String key : json.keys()) {
+      JsonNode value = json.raw(key);
+      if (isWrong(key, value)) {
+        throw json.fault(key, "is not what it should be: " + value);
+      }
+      evaluation.set(key, value);
+    }
+    return new Metrics(List.of(), List.of(evaluation));
+  }
+
   private static JsonNode parse(Path file, int number, String text) {
     JsonNode line;
     try {
@@ -71,16 +92,18 @@ record Metrics(List<JsonNode> steps, List<JsonNode> evaluations) {
       throw fault(file, number, "step is missing or no integer");
     }
     for (Map.Entry<String, JsonNode> field : line.properties()) {
-      JsonNode value = field.getValue();
-      boolean wrong =
-          field.getKey().equals("saes")
-              ? !value.isObject()
-              : isRead(field.getKey()) && !value.isNumber() && !NOT_FINITE.contains(value.asText());
-      if (wrong) {
-        throw fault(file, number, field.getKey() + " is not what it should be: " + value);
+      if (isWrong(field.getKey(), field.getValue())) {
+        throw fault(
+            file, number, field.getKey() + " is not what it should be: " + field.getValue());
       }
     }
     return line;
+  }
+
+  private static boolean isWrong(String field, JsonNode value) {
+    return OBJECTS.contains(field)
+        ? !value.isObject()
+        : isRead(field) && !value.isNumber() && !NOT_FINITE.contains(value.asText());
   }
 
   private static boolean isRead(String field) {

@@ -72,7 +72,9 @@ record Run(
     return new Run(
         name,
         ifThere(folder.resolve("run.json"), StrictJson::read),
-        ifThere(folder.resolve("metrics.jsonl"), Metrics::read).orElse(Metrics.NONE),
+        ifThere(folder.resolve("metrics.jsonl"), Metrics::read)
+            .or(() -> ifThere(folder.resolve("evaluation.json"), Metrics::readEvaluation))
+            .orElse(Metrics.NONE),
         ifThere(folder.resolve("results.json"), Results::read),
         ifThere(folder.resolve("latent_density.json"), LatentDensity::read),
         parts);

@@ -222,6 +222,67 @@ class CommandLineTest {
     }
   }
 
+  private static List<String> evaluateTopK(Object... more) {
+    List<String> line =
+        new ArrayList<>(
+            List.of(
+                "evaluate",
+                "--model",
+                Golden.folder("llama").toString(),
+                "--sae",
+                "1=" + Golden.folder("sae-topk"),
+                "--data",
+                Golden.folder("tokens.npy").toString()));
+    for (Object word : more) {
+      line.add(word.toString());
+    }
+    return line;
+  }
+
+  @Test
+  void evaluateMeasuresAsMuchAsItIsAskedFor() throws IOException {
+    for (String metrics : List.of("basic", "core", "all")) {
+      Outcome outcome = Outcome.of(evaluateTopK("--json", "--metrics", metrics));
+      assertEquals(0, outcome.code(), outcome.err());
+      JsonNode json = new ObjectMapper().readTree(outcome.out());
+      assertEquals(!metrics.equals("basic"), json.has("ce_loss_score"));
+      assertEquals(!metrics.equals("basic"), json.at("/saes/1").has("kl_div_score"));
+      assertEquals(metrics.equals("all"), json.at("/token_loss_differences").has("sae"));
+      assertEquals(metrics.equals("all"), json.at("/activation_distance").has("sae"));
+    }
+    String basic = Outcome.of(evaluateTopK("--metrics", "basic")).out();
+    assertFalse(basic.contains("loss recovered"), basic);
+    String table = Outcome.of(evaluateTopK("--metrics", "all")).out();
+    for (String line : List.of("loss recovered", "reconstruction bias", "quantile", "cosine")) {
+      assertTrue(table.contains(line), table);
+    }
+  }
+
+  @Test
+  void evaluateLeavesAFolder() throws IOException {
+    Path out = temp.resolve("evaluated");
+    Outcome outcome = Outcome.of(evaluateTopK("--json", "--metrics", "all", "--out", out));
+    assertEquals(0, outcome.code(), outcome.err());
+    assertEquals(
+        List.of("evaluation.json", "latent_density.json", "report.html", "run.json"), names(out));
+    JsonNode written = new ObjectMapper().readTree(out.resolve("evaluation.json").toFile());
+    assertEquals(new ObjectMapper().readTree(outcome.out()), written);
+    JsonNode density = new ObjectMapper().readTree(out.resolve("latent_density.json").toFile());
+    double active = 0;
+    for (JsonNode count : density.at("/saes/1")) {
+      active += count.doubleValue();
+    }
+    double l0 = written.at("/saes/1/l0").doubleValue();
+    assertEquals(l0, active / density.get("tokens").doubleValue(), 1e-12);
+    String page = Files.readString(out.resolve("report.html"));
+    assertTrue(page.contains("distance to the original model"), "activation distances are drawn");
+    assertTrue(page.contains("Loss of single tokens"), "token losses are drawn");
+
+    Outcome again = Outcome.of(evaluateTopK("--out", out));
+    assertEquals(2, again.code());
+    assertTrue(again.err().contains("holds another run"), again.err());
+  }
+
   @Test
   void anSaeOfAnotherLayerIsWarnedAbout() {
     Outcome outcome =

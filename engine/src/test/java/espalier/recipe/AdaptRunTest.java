@@ -159,7 +159,9 @@ class AdaptRunTest {
                     List.of(new SaeSpec(1, Golden.folder("sae-topk"))),
                     Optional.of(out),
                     List.of(Golden.folder("tokens.npy")),
-                    24),
+                    24,
+                    MetricSet.ALL,
+                    Optional.empty()),
                 silent())
             .run();
     assertEquals(last.get("ce_adapted").doubleValue(), again.ceAdapted().orElseThrow());
