@@ -42,6 +42,12 @@ int32_t esp_axpy(float alpha, const float *x, float *y, int64_t n) {
   return ESP_OK;
 }
 
+int32_t esp_fill_rows(const float *row, float *out, int64_t rows, int64_t cols) {
+  ESP_REQUIRE(rows >= 0 && cols > 0, "bad sizes: rows=%ld cols=%ld", rows, cols);
+  esp::parallel_rows(rows, cols, [=](int64_t r) { std::copy(row, row + cols, out + r * cols); });
+  return ESP_OK;
+}
+
 int32_t esp_column_sum(const float *x, int64_t ldx, const uint8_t *skip, float alpha, float *out, int64_t rows,
                        int64_t cols) {
   ESP_REQUIRE(rows >= 0 && cols >= 0, "sizes must not be negative: rows=%ld cols=%ld", rows, cols);

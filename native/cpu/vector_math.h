@@ -48,6 +48,44 @@ inline float tanh(float x) {
   return a < 0.625f ? near : (x < 0 ? -far : far);
 }
 
+/* The normal distribution function, 1/2 erfc(-x / sqrt 2): a polynomial for erf near 0, e^-t^2 times one in 1 / t^2
+ * elsewhere (coefficients: Cephes erff and erfcf). The rounding of t^2, which e^ would magnify, is made good. */
+inline float normal_cdf(float x) {
+  const float t = (x < 0 ? -x : x) * 0.70710678118654752440f;
+  const float square = t * t;
+  float p = 7.853861353153693e-5f;
+  p = p * square - 8.010193625184903e-4f;
+  p = p * square + 5.188327685732524e-3f;
+  p = p * square - 2.685381193529856e-2f;
+  p = p * square + 1.128358514861418e-1f;
+  p = p * square - 3.761262582423300e-1f;
+  p = p * square + 1.128379165726710f;
+  const float erf = p * t;
+  const float inverse = 1.0f / (t < 1.0f ? 1.0f : t);
+  const float q = inverse * inverse;
+  float a = 2.326819970068386e-2f;
+  a = a * q - 1.387039388740657e-1f;
+  a = a * q + 3.687424674597105e-1f;
+  a = a * q - 5.824733027278666e-1f;
+  a = a * q + 6.210004621745983e-1f;
+  a = a * q - 4.944515323274145e-1f;
+  a = a * q + 3.404879937665872e-1f;
+  a = a * q - 2.741127028184656e-1f;
+  a = a * q + 5.638259427386472e-1f;
+  float b = -1.047766399936249e+1f;
+  b = b * q + 1.297719955372516e+1f;
+  b = b * q - 7.495518717768503f;
+  b = b * q + 2.921019019210786f;
+  b = b * q - 1.015265279202700f;
+  b = b * q + 4.218463358204948e-1f;
+  b = b * q - 2.820767439740514e-1f;
+  b = b * q + 5.641895067754075e-1f;
+  const float rest = __builtin_fmaf(t, t, -square);
+  const float tail = 0.5f * exp(-square) * (1.0f - rest) * inverse * (t < 2.0f ? a : b);
+  const float below = t < 1.0f ? 0.5f - 0.5f * erf : tail;
+  return x < 0 ? below : 1.0f - below;
+}
+
 }  // namespace esp
 
 #endif

@@ -68,6 +68,8 @@ ESP_API int32_t esp_copy(const float *x, float *out, int64_t n);
 ESP_API int32_t esp_add(const float *x, const float *y, float *out, int64_t n);
 /* y += alpha * x */
 ESP_API int32_t esp_axpy(float alpha, const float *x, float *y, int64_t n);
+/* Every row of out becomes `row`: [cols]. */
+ESP_API int32_t esp_fill_rows(const float *row, float *out, int64_t rows, int64_t cols);
 /* out[c] += alpha * sum over rows r with skip[r] == 0 of x[r, c]; skip: [rows] bytes or NULL. */
 ESP_API int32_t esp_column_sum(const float *x, int64_t ldx, const uint8_t *skip, float alpha, float *out, int64_t rows,
                                int64_t cols);
@@ -98,6 +100,13 @@ ESP_API int32_t esp_embedding_forward(const int32_t *ids, const float *table, fl
 ESP_API int32_t esp_embedding_backward(const int32_t *ids, const float *d_out, float scale, float *d_table,
                                        int64_t tokens, int64_t vocab, int64_t d);
 
+/* out[t] = x[t] + table[t % seq_len]: learned positions. table: [seq_len or more, d]; out may be x. */
+ESP_API int32_t esp_add_positions(const float *x, const float *table, float *out, int64_t tokens, int64_t seq_len,
+                                  int64_t d);
+/* d_table[p] += sum over tokens t with t % seq_len == p of d_out[t] */
+ESP_API int32_t esp_add_positions_backward(const float *d_out, float *d_table, int64_t tokens, int64_t seq_len,
+                                           int64_t d);
+
 /* ---- RMSNorm ------------------------------------------------------------------------------------------------ */
 
 /* out = x * rstd * (weight_offset + weight), rstd[r] = 1 / sqrt(mean(x^2) + eps) (Zhang & Sennrich 2019).
@@ -109,6 +118,27 @@ ESP_API int32_t esp_rms_norm_forward(const float *x, const float *weight, float 
 ESP_API int32_t esp_rms_norm_backward(const float *x, const float *weight, float weight_offset, const float *rstd,
                                       const float *d_out, float *d_x, int32_t accumulate, float *d_weight, int64_t rows,
                                       int64_t d);
+
+/* LayerNorm (Ba et al. 2016): out = (x - mean) * rstd * weight + bias, rstd[r] = 1 / sqrt(variance + eps). */
+ESP_API int32_t esp_layer_norm_forward(const float *x, const float *weight, const float *bias, float eps, float *out,
+                                       float *mean, float *rstd, int64_t rows, int64_t d);
+/* With g = d_out * weight, xhat = (x - mean) * rstd: d_x (+)= rstd * (g - mean(g) - xhat * mean(g * xhat));
+ * d_weight += sum over rows of d_out * xhat, d_bias += sum over rows of d_out; both given or both NULL. */
+ESP_API int32_t esp_layer_norm_backward(const float *x, const float *weight, const float *mean, const float *rstd,
+                                        const float *d_out, float *d_x, int32_t accumulate, float *d_weight,
+                                        float *d_bias, int64_t rows, int64_t d);
+
+/* RMSNorm of each head of a fused projection, for queries and keys (Henry et al. 2020). x: [tokens, (n_heads + 2
+ * n_kv_heads) * head_dim], queries, then keys, then values; the weights, [head_dim], are shared by the heads of a kind.
+ * out is shaped as x; values are copied. rstd: [tokens, n_heads + n_kv_heads]. */
+ESP_API int32_t esp_head_norm_forward(const float *x, const float *query_weight, const float *key_weight,
+                                      float weight_offset, float eps, float *out, float *rstd, int64_t tokens,
+                                      int64_t n_heads, int64_t n_kv_heads, int64_t head_dim);
+/* d_x, shaped as x, is overwritten and may be d_out. The weights' gradients are added to; both given or both NULL. */
+ESP_API int32_t esp_head_norm_backward(const float *x, const float *query_weight, const float *key_weight,
+                                       float weight_offset, const float *rstd, const float *d_out, float *d_x,
+                                       float *d_query_weight, float *d_key_weight, int64_t tokens, int64_t n_heads,
+                                       int64_t n_kv_heads, int64_t head_dim);
 
 /* ---- rotary positions --------------------------------------------------------------------------------------- */
 
@@ -136,9 +166,14 @@ ESP_API int32_t esp_attention_backward(const float *q, int64_t ld_q, const float
                                        int64_t n_kv_heads, int64_t head_dim, float scale, float softcap,
                                        int64_t window);
 
-/* ---- gated MLP activation ----------------------------------------------------------------------------------- */
+/* ---- activation of MLPs ------------------------------------------------------------------------------------- */
 
-typedef enum { ESP_SILU = 0, ESP_GELU_TANH = 1 } esp_activation;
+/* gelu by its approximation with tanh, or x times the normal distribution function (Hendrycks & Gimpel 2016). */
+typedef enum { ESP_SILU = 0, ESP_GELU_TANH = 1, ESP_GELU_ERF = 2, ESP_RELU_ACTIVATION = 3 } esp_activation;
+/* out = act(x) */
+ESP_API int32_t esp_activation_forward(const float *x, int32_t activation, float *out, int64_t n);
+/* d_x = d_out * act'(x), overwritten; it may be d_out. The slope of relu at 0 is 0. */
+ESP_API int32_t esp_activation_backward(const float *x, int32_t activation, const float *d_out, float *d_x, int64_t n);
 /* gate_up: [rows, 2 * d], gate in the first half of a row, up in the second. out[rows, d] = act(gate) * up. */
 ESP_API int32_t esp_gated_forward(const float *gate_up, int32_t activation, float *out, int64_t rows, int64_t d);
 /* d_gate_up [rows, 2 * d] is overwritten; it may be gate_up. */

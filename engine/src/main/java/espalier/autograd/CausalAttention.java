@@ -1,5 +1,6 @@
 package espalier.autograd;
 
+import espalier.device.Kernels;
 import espalier.tensor.Tensor;
 import java.util.List;
 
@@ -12,7 +13,7 @@ import java.util.List;
  * @param softcap of the scores; 0 for none
  * @param window how many keys back a query sees, itself included; 0 for all
  * @param cos {@code [positions, rotaryDim / 2]}; sin alike. As many positions as a sequence may
- *     have
+ *     have; null where positions are not rotary
  */
 public record CausalAttention(
     long heads,
@@ -42,13 +43,12 @@ public record CausalAttention(
    */
   public Var apply(Tape tape, Var qkv, long seqLen) {
     long tokens = qkv.rows();
-    if (qkv.cols() != fusedCols() || tokens % seqLen != 0 || seqLen > cos.rows()) {
+    if (qkv.cols() != fusedCols() || tokens % seqLen != 0 || (cos != null && seqLen > cos.rows())) {
       throw new IllegalArgumentException(
           "attention over " + qkv + ": " + fusedCols() + " columns needed, sequences of " + seqLen);
     }
     long batch = tokens / seqLen;
     long ld = qkv.cols();
-    long rotaryDim = 2 * cos.cols();
     Var out = tape.value(tokens, heads * headDim, qkv.needsGradient());
     Var lse = tape.value(tokens, heads);
     Var delta = tape.value(tokens, heads);
@@ -60,18 +60,7 @@ public record CausalAttention(
         .writes(out, lse)
         .forward(
             k -> {
-              // Queries and keys lie side by side: one call turns the heads of both.
-              k.rope(
-                  qkv.data(),
-                  ld,
-                  cos.data(),
-                  sin.data(),
-                  1,
-                  tokens,
-                  seqLen,
-                  heads + kvHeads,
-                  headDim,
-                  rotaryDim);
+              rotate(k, qkv.value(), 1, seqLen);
               k.attentionForward(
                   query.data(),
                   ld,
@@ -117,19 +106,26 @@ public record CausalAttention(
                   scale,
                   softcap,
                   window);
-              k.rope(
-                  qkv.gradientData(),
-                  ld,
-                  cos.data(),
-                  sin.data(),
-                  -1,
-                  tokens,
-                  seqLen,
-                  heads + kvHeads,
-                  headDim,
-                  rotaryDim);
+              rotate(k, qkv.gradient(), -1, seqLen);
             })
         .backwardScratch(delta);
     return out;
+  }
+
+  /** Queries and keys lie side by side: one call turns the heads of both. */
+  private void rotate(Kernels k, Tensor qkv, int sign, long seqLen) {
+    if (cos != null) {
+      k.rope(
+          qkv.data(),
+          qkv.cols(),
+          cos.data(),
+          sin.data(),
+          sign,
+          qkv.rows(),
+          seqLen,
+          heads + kvHeads,
+          headDim,
+          2 * cos.cols());
+    }
   }
 }

@@ -8,7 +8,8 @@ public final class GatedActivation {
   /** The function on the gate; the values are those of esp_activation. */
   public enum Kind {
     SILU,
-    GELU_TANH
+    GELU_TANH,
+    GELU_ERF
   }
 
   private GatedActivation() {}

@@ -7,7 +7,7 @@ import java.util.ArrayList;
 import java.util.List;
 
 /**
- * y = x W^T, plus low-rank updates of column ranges of y.
+ * y = x W^T + b, plus low-rank updates of column ranges of y.
  *
  * <p>W may be several projections stacked, such as queries, keys and values: one product computes
  * all. The update is added to y by its second product itself (beta = 1). Where W is frozen no
@@ -23,12 +23,18 @@ public final class LinearMap {
   /**
    * @param x {@code [tokens, in]}
    * @param weight {@code [out, in]}
+   * @param bias {@code [1, out]} or null
    * @param updates of columns of y that do not overlap
    * @param seed uint64 in device memory, the seed of this step's dropout
    * @return {@code [tokens, out]}
    */
   public static Var apply(
-      Tape tape, Var x, Parameter weight, List<Update> updates, MemorySegment seed) {
+      Tape tape,
+      Var x,
+      Parameter weight,
+      Parameter bias,
+      List<Update> updates,
+      MemorySegment seed) {
     if (weight.cols() != x.cols()) {
       throw new IllegalArgumentException(
           weight.name() + " [" + weight.rows() + ", " + weight.cols() + "] applied to " + x);
@@ -49,7 +55,11 @@ public final class LinearMap {
     }
     op.forward(
         k -> {
-          gemm(k, false, true, tokens, out, in, 1, x.value(), weight.value(), 0, y.value());
+          if (bias != null) {
+            k.fillRows(bias.data(), y.data(), tokens, out);
+          }
+          float beta = bias == null ? 0 : 1;
+          gemm(k, false, true, tokens, out, in, 1, x.value(), weight.value(), beta, y.value());
           for (int i = 0; i < products.size(); i++) {
             products.get(i).forward(k);
           }
@@ -61,6 +71,9 @@ public final class LinearMap {
           Tensor dY = y.gradient();
           if (weight.isTrainable()) {
             gemm(k, true, false, out, in, tokens, 1, dY, x.value(), 1, weight.gradient());
+          }
+          if (bias != null && bias.isTrainable()) {
+            k.columnSum(dY.data(), out, MemorySegment.NULL, 1, bias.gradientData(), tokens, out);
           }
           if (x.needsGradient()) {
             float beta = x.accumulates() ? 1 : 0;

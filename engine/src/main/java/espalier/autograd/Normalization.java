@@ -2,7 +2,7 @@ package espalier.autograd;
 
 import java.util.List;
 
-/** RMSNorm (Zhang and Sennrich 2019). */
+/** RMSNorm (Zhang and Sennrich 2019) and LayerNorm (Ba et al. 2016). */
 public final class Normalization {
 
   private Normalization() {}
@@ -47,6 +47,130 @@ public final class Normalization {
                         rows,
                         d));
     if (unused != null) { // the kernel always computes the input's gradient
+      op.backwardScratch(unused);
+    }
+    return out;
+  }
+
+  /**
+   * out = (x - mean) / std * weight + bias over each row.
+   *
+   * @param x {@code [tokens, d]}
+   * @param weight {@code [1, d]}
+   * @param bias {@code [1, d]}
+   */
+  public static Var layerNorm(Tape tape, Var x, Parameter weight, Parameter bias, float eps) {
+    if (weight.value().size() != x.cols() || bias.value().size() != x.cols()) {
+      throw new IllegalArgumentException("LayerNorm of " + x + " with " + weight.value().size());
+    }
+    long rows = x.rows();
+    long d = x.cols();
+    Var out = tape.value(rows, d, x.needsGradient() || weight.isTrainable());
+    Var mean = tape.value(rows, 1);
+    Var rstd = tape.value(rows, 1);
+    Var unused = x.needsGradient() ? null : tape.value(rows, d);
+    Op op =
+        tape.op("layerNorm")
+            .reads(x)
+            .writes(out, mean, rstd)
+            .forward(
+                k ->
+                    k.layerNormForward(
+                        x.data(),
+                        weight.data(),
+                        bias.data(),
+                        eps,
+                        out.data(),
+                        mean.data(),
+                        rstd.data(),
+                        rows,
+                        d))
+            .backward(
+                List.of(x, mean, rstd),
+                List.of(x),
+                k ->
+                    k.layerNormBackward(
+                        x.data(),
+                        weight.data(),
+                        mean.data(),
+                        rstd.data(),
+                        out.gradientData(),
+                        unused == null ? x.gradientData() : unused.data(),
+                        unused == null && x.accumulates(),
+                        weight.gradientData(),
+                        bias.gradientData(),
+                        rows,
+                        d));
+    if (unused != null) { // the kernel always computes the input's gradient
+      op.backwardScratch(unused);
+    }
+    return out;
+  }
+
+  /**
+   * RMSNorm of each query and key head of a fused projection (Henry et al. 2020); values stay.
+   *
+   * @param qkv {@code [tokens, (heads + 2 kvHeads) * headDim]}: queries, then keys, then values
+   * @param query {@code [1, headDim]}, for all query heads; key alike
+   */
+  public static Var heads(
+      Tape tape,
+      Var qkv,
+      Parameter query,
+      Parameter key,
+      float offset,
+      float eps,
+      long heads,
+      long kvHeads) {
+    long tokens = qkv.rows();
+    long headDim = query.value().size();
+    if (qkv.cols() != (heads + 2 * kvHeads) * headDim || key.value().size() != headDim) {
+      throw new IllegalArgumentException("heads of " + headDim + " elements in " + qkv);
+    }
+    Var out = tape.value(tokens, qkv.cols(), qkv.needsGradient() || query.isTrainable());
+    Var rstd = tape.value(tokens, heads + kvHeads);
+    Var unused = qkv.needsGradient() ? null : tape.value(tokens, qkv.cols());
+    Op op =
+        tape.op("headNorm")
+            .reads(qkv)
+            .writes(out, rstd)
+            .forward(
+                k ->
+                    k.headNormForward(
+                        qkv.data(),
+                        query.data(),
+                        key.data(),
+                        offset,
+                        eps,
+                        out.data(),
+                        rstd.data(),
+                        tokens,
+                        heads,
+                        kvHeads,
+                        headDim))
+            .backward(
+                List.of(qkv, rstd),
+                List.of(qkv),
+                k -> {
+                  if (unused == null && qkv.accumulates()) {
+                    throw new IllegalStateException("the projection is read by its norm only");
+                  }
+                  k.headNormBackward(
+                      qkv.data(),
+                      query.data(),
+                      key.data(),
+                      offset,
+                      rstd.data(),
+                      out.gradientData(),
+                      unused == null ? qkv.gradientData() : unused.data(),
+                      query.gradientData(),
+                      key.gradientData(),
+                      tokens,
+                      heads,
+                      kvHeads,
+                      headDim);
+                });
+    if (unused != null) {
       op.backwardScratch(unused);
     }
     return out;

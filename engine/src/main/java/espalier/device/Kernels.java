@@ -94,6 +94,15 @@ public final class Kernels extends SaeKernels {
     check("esp_axpy", esp_axpy(alpha, x, y, n));
   }
 
+  /** Every row of out becomes {@code row}. */
+  public void fillRows(MemorySegment row, MemorySegment out, long rows, long cols) {
+    size("esp_fill_rows", "rows", rows);
+    positive("esp_fill_rows", "cols", cols);
+    floats("esp_fill_rows", "row", row, cols);
+    floats("esp_fill_rows", "out", out, rows, cols);
+    check("esp_fill_rows", esp_fill_rows(row, out, rows, cols));
+  }
+
   /** {@code out[cols] += alpha * (sum over the rows of x that skip does not name)}. */
   public void columnSum(
       MemorySegment x,
@@ -216,6 +225,32 @@ public final class Kernels extends SaeKernels {
         esp_embedding_backward(ids, dOut, scale, dTable, tokens, vocab, d));
   }
 
+  /** {@code out[t] = x[t] + table[t % seqLen]}; out may be x. */
+  public void addPositions(
+      MemorySegment x, MemorySegment table, MemorySegment out, long tokens, long seqLen, long d) {
+    positions("esp_add_positions", tokens, seqLen, d);
+    floats("esp_add_positions", "x", x, tokens, d);
+    floats("esp_add_positions", "table", table, Math.min(tokens, seqLen), d);
+    floats("esp_add_positions", "out", out, tokens, d);
+    check("esp_add_positions", esp_add_positions(x, table, out, tokens, seqLen, d));
+  }
+
+  /** Adds to the table's gradient. */
+  public void addPositionsBackward(
+      MemorySegment dOut, MemorySegment dTable, long tokens, long seqLen, long d) {
+    String kernel = "esp_add_positions_backward";
+    positions(kernel, tokens, seqLen, d);
+    floats(kernel, "d_out", dOut, tokens, d);
+    floats(kernel, "d_table", dTable, Math.min(tokens, seqLen), d);
+    check(kernel, esp_add_positions_backward(dOut, dTable, tokens, seqLen, d));
+  }
+
+  private static void positions(String kernel, long tokens, long seqLen, long d) {
+    size(kernel, "tokens", tokens);
+    positive(kernel, "seq_len", seqLen);
+    positive(kernel, "d", d);
+  }
+
   /** {@code out = x * rstd * (weightOffset + weight)} by rows of d. */
   public void rmsNormForward(
       MemorySegment x,
@@ -260,6 +295,146 @@ public final class Kernels extends SaeKernels {
         "esp_rms_norm_backward",
         esp_rms_norm_backward(
             x, weight, weightOffset, rstd, dOut, dX, flag(accumulate), dWeight, rows, d));
+  }
+
+  /** {@code out = (x - mean) * rstd * weight + bias} by rows of d. */
+  public void layerNormForward(
+      MemorySegment x,
+      MemorySegment weight,
+      MemorySegment bias,
+      float eps,
+      MemorySegment out,
+      MemorySegment mean,
+      MemorySegment rstd,
+      long rows,
+      long d) {
+    String kernel = "esp_layer_norm_forward";
+    size(kernel, "rows", rows);
+    positive(kernel, "d", d);
+    floats(kernel, "x", x, rows, d);
+    floats(kernel, "weight", weight, d);
+    floats(kernel, "bias", bias, d);
+    floats(kernel, "out", out, rows, d);
+    floats(kernel, "mean", mean, rows);
+    floats(kernel, "rstd", rstd, rows);
+    check(kernel, esp_layer_norm_forward(x, weight, bias, eps, out, mean, rstd, rows, d));
+  }
+
+  public void layerNormBackward(
+      MemorySegment x,
+      MemorySegment weight,
+      MemorySegment mean,
+      MemorySegment rstd,
+      MemorySegment dOut,
+      MemorySegment dX,
+      boolean accumulate,
+      MemorySegment dWeight,
+      MemorySegment dBias,
+      long rows,
+      long d) {
+    String kernel = "esp_layer_norm_backward";
+    size(kernel, "rows", rows);
+    positive(kernel, "d", d);
+    floats(kernel, "x", x, rows, d);
+    floats(kernel, "weight", weight, d);
+    floats(kernel, "mean", mean, rows);
+    floats(kernel, "rstd", rstd, rows);
+    floats(kernel, "d_out", dOut, rows, d);
+    floats(kernel, "d_x", dX, rows, d);
+    floatsOrNull(kernel, "d_weight", dWeight, d);
+    floatsOrNull(kernel, "d_bias", dBias, d);
+    check(
+        kernel,
+        esp_layer_norm_backward(
+            x, weight, mean, rstd, dOut, dX, flag(accumulate), dWeight, dBias, rows, d));
+  }
+
+  /** RMSNorm of each query and key head of a fused projection; values are copied. */
+  public void headNormForward(
+      MemorySegment x,
+      MemorySegment queryWeight,
+      MemorySegment keyWeight,
+      float weightOffset,
+      float eps,
+      MemorySegment out,
+      MemorySegment rstd,
+      long tokens,
+      long nHeads,
+      long nKvHeads,
+      long headDim) {
+    String kernel = "esp_head_norm_forward";
+    long cols = fusedCols(kernel, tokens, nHeads, nKvHeads, headDim);
+    floats(kernel, "x", x, tokens, cols);
+    floats(kernel, "query_weight", queryWeight, headDim);
+    floats(kernel, "key_weight", keyWeight, headDim);
+    floats(kernel, "out", out, tokens, cols);
+    floats(kernel, "rstd", rstd, tokens, nHeads + nKvHeads);
+    check(
+        kernel,
+        esp_head_norm_forward(
+            x,
+            queryWeight,
+            keyWeight,
+            weightOffset,
+            eps,
+            out,
+            rstd,
+            tokens,
+            nHeads,
+            nKvHeads,
+            headDim));
+  }
+
+  /** Gradients of {@link #headNormForward}; dX is overwritten and may be dOut. */
+  public void headNormBackward(
+      MemorySegment x,
+      MemorySegment queryWeight,
+      MemorySegment keyWeight,
+      float weightOffset,
+      MemorySegment rstd,
+      MemorySegment dOut,
+      MemorySegment dX,
+      MemorySegment dQueryWeight,
+      MemorySegment dKeyWeight,
+      long tokens,
+      long nHeads,
+      long nKvHeads,
+      long headDim) {
+    String kernel = "esp_head_norm_backward";
+    long cols = fusedCols(kernel, tokens, nHeads, nKvHeads, headDim);
+    floats(kernel, "x", x, tokens, cols);
+    floats(kernel, "query_weight", queryWeight, headDim);
+    floats(kernel, "key_weight", keyWeight, headDim);
+    floats(kernel, "rstd", rstd, tokens, nHeads + nKvHeads);
+    floats(kernel, "d_out", dOut, tokens, cols);
+    floats(kernel, "d_x", dX, tokens, cols);
+    floatsOrNull(kernel, "d_query_weight", dQueryWeight, headDim);
+    floatsOrNull(kernel, "d_key_weight", dKeyWeight, headDim);
+    check(
+        kernel,
+        esp_head_norm_backward(
+            x,
+            queryWeight,
+            keyWeight,
+            weightOffset,
+            rstd,
+            dOut,
+            dX,
+            dQueryWeight,
+            dKeyWeight,
+            tokens,
+            nHeads,
+            nKvHeads,
+            headDim));
+  }
+
+  private static long fusedCols(
+      String kernel, long tokens, long nHeads, long nKvHeads, long headDim) {
+    size(kernel, "tokens", tokens);
+    positive(kernel, "n_heads", nHeads);
+    positive(kernel, "n_kv_heads", nKvHeads);
+    positive(kernel, "head_dim", headDim);
+    return Math.multiplyExact(nHeads + 2 * nKvHeads, headDim);
   }
 
   /**
@@ -361,6 +536,28 @@ public final class Kernels extends SaeKernels {
         esp_attention_backward(
             q, ldQ, k, v, ldKv, out, lse, dOut, delta, dQ, dK, dV, batch, seqLen, nHeads, nKvHeads,
             headDim, scale, softcap, window));
+  }
+
+  /**
+   * {@code out = act(x)}
+   *
+   * @param activation as esp_activation numbers them
+   */
+  public void activationForward(MemorySegment x, int activation, MemorySegment out, long n) {
+    size("esp_activation_forward", "n", n);
+    floats("esp_activation_forward", "x", x, n);
+    floats("esp_activation_forward", "out", out, n);
+    check("esp_activation_forward", esp_activation_forward(x, activation, out, n));
+  }
+
+  /** {@code dX = dOut * act'(x)}; dX may be dOut. */
+  public void activationBackward(
+      MemorySegment x, int activation, MemorySegment dOut, MemorySegment dX, long n) {
+    size("esp_activation_backward", "n", n);
+    floats("esp_activation_backward", "x", x, n);
+    floats("esp_activation_backward", "d_out", dOut, n);
+    floats("esp_activation_backward", "d_x", dX, n);
+    check("esp_activation_backward", esp_activation_backward(x, activation, dOut, dX, n));
   }
 
   /**

@@ -29,16 +29,7 @@ final class ModelConfigReader {
     if (json.has("quantization_config")) {
       throw json.fault("quantization_config", "is set; quantized weights are not supported");
     }
-    ModelConfig config = reader.read();
-    boolean biased = config.queryKeyValueBias() || config.mlpBias();
-    boolean ready =
-        !biased
-            && config.family().names().queryNorm() == null
-            && config.activation() != ModelConfig.MlpActivation.GELU_ERF;
-    if (!ready) {
-      throw new InputException(json.file(), "biases, head norms and exact GELU are not supported");
-    }
-    return config;
+    return reader.read();
   }
 
   private ModelConfig read() {

@@ -201,7 +201,9 @@ public final class LanguageModel {
   public Var embed(Tape tape, TokenBatch batch) {
     float scale = config.family().scalesEmbeddings() ? (float) Math.sqrt(config.hiddenSize()) : 1;
     Var tokens = Embedding.lookup(tape, batch.ids(), batch.tokens(), embedding, scale);
-    return tokens;
+    return positions == null
+        ? tokens
+        : Embedding.addPositions(tape, tokens, positions, batch.seqLen());
   }
 
   /** The residual stream after block {@code layer}. */

@@ -1,5 +1,6 @@
 package espalier.model;
 
+import espalier.autograd.Activation;
 import espalier.autograd.CausalAttention;
 import espalier.autograd.GatedActivation;
 import espalier.autograd.Parameter;
@@ -11,10 +12,13 @@ import espalier.nn.Attention;
 import espalier.nn.DecoderBlock;
 import espalier.nn.FusedRows;
 import espalier.nn.GatedMlp;
+import espalier.nn.HeadNorms;
+import espalier.nn.LayerNorm;
 import espalier.nn.Linear;
 import espalier.nn.Linear.Projection;
 import espalier.nn.Mlp;
 import espalier.nn.Norm;
+import espalier.nn.PlainMlp;
 import espalier.nn.RmsNorm;
 import java.util.ArrayList;
 import java.util.List;
@@ -84,6 +88,7 @@ final class ModelLayout {
     Attention attention =
         new Attention(
             linear(queryKeyValue(path), weights, config.queryKeyValueBias()),
+            headNorms(path, weights),
             attention(layer, weights, rotary),
             linear(attentionOut(path), weights, config.attentionOutBias()));
     return new DecoderBlock(
@@ -105,15 +110,28 @@ final class ModelLayout {
         (float) config.attentionScale(),
         (float) config.attentionSoftcap(),
         config.layers().get(layer).window(),
-        rotary.cos(),
-        rotary.sin());
+        rotary == null ? null : rotary.cos(),
+        rotary == null ? null : rotary.sin());
+  }
+
+  /** Null where heads are not normalised. */
+  private HeadNorms headNorms(String path, Function<String, Parameter> weights) {
+    return names.queryNorm() == null
+        ? null
+        : new HeadNorms(
+            weights.apply(weight(path + names.queryNorm())),
+            weights.apply(weight(path + names.keyNorm())),
+            family.norm() == ModelFamily.Norm.RMS_PLUS_ONE ? 1 : 0,
+            (float) config.normEps());
   }
 
   private Mlp mlp(String path, Function<String, Parameter> weights) {
     Linear in = linear(mlpIn(path), weights, config.mlpBias());
     Linear out = linear(mlpOut(path), weights, config.mlpBias());
     String activation = config.activation().name();
-    return new GatedMlp(in, GatedActivation.Kind.valueOf(activation), out);
+    return names.mlpIn().size() == 2
+        ? new GatedMlp(in, GatedActivation.Kind.valueOf(activation), out)
+        : new PlainMlp(in, Activation.Kind.valueOf(activation), out);
   }
 
   Norm finalNorm(Function<String, Parameter> weights) {
@@ -130,7 +148,7 @@ final class ModelLayout {
     return switch (family.norm()) {
       case RMS -> new RmsNorm(weight, 0, eps);
       case RMS_PLUS_ONE -> new RmsNorm(weight, 1, eps);
-      case LAYER -> throw new IllegalStateException(name);
+      case LAYER -> new LayerNorm(weight, weights.apply(bias(path + name)), eps);
     };
   }
 

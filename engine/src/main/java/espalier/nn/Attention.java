@@ -8,11 +8,16 @@ import espalier.autograd.Var;
  * Self-attention.
  *
  * @param qkv query, key and value projections, stacked
+ * @param norms of the heads; null for none
  * @param out the output projection
  */
-public record Attention(Linear qkv, CausalAttention core, Linear out) {
+public record Attention(Linear qkv, HeadNorms norms, CausalAttention core, Linear out) {
 
   public Var forward(Tape tape, Var x, long seqLen, Adapters adapters) {
-    return out.forward(tape, core.apply(tape, qkv.forward(tape, x, adapters), seqLen), adapters);
+    Var heads = qkv.forward(tape, x, adapters);
+    if (norms != null) {
+      heads = norms.forward(tape, heads, core.heads(), core.kvHeads());
+    }
+    return out.forward(tape, core.apply(tape, heads, seqLen), adapters);
   }
 }

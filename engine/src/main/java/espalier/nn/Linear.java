@@ -52,6 +52,6 @@ public record Linear(Parameter weight, Parameter bias, List<Projection> projecti
       }
       from += projection.outputs();
     }
-    return LinearMap.apply(tape, x, weight, updates, adapters.seed());
+    return LinearMap.apply(tape, x, weight, bias, updates, adapters.seed());
   }
 }

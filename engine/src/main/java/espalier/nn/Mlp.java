@@ -4,7 +4,7 @@ import espalier.autograd.Tape;
 import espalier.autograd.Var;
 
 /** The part of a block that works on each token alone. */
-public sealed interface Mlp permits GatedMlp {
+public sealed interface Mlp permits GatedMlp, PlainMlp {
 
   Var forward(Tape tape, Var x, Adapters adapters);
 

@@ -97,6 +97,7 @@ class TapeTest {
                 tape,
                 normed,
                 weight("qkv" + block, qkvCols(), HIDDEN, 0.4),
+                null,
                 List.of(
                     new LinearMap.Update(0, q),
                     new LinearMap.Update((HEADS + KV_HEADS) * HEAD_DIM, v)),
@@ -124,7 +125,7 @@ class TapeTest {
 
     private Var plain(Var x, long out) {
       Parameter weight = Parameter.frozen("w", random(out, x.cols(), 0.4, 0));
-      return LinearMap.apply(tape, x, weight, List.of(), MemorySegment.NULL);
+      return LinearMap.apply(tape, x, weight, null, List.of(), MemorySegment.NULL);
     }
 
     private Parameter weight(String name, long rows, long cols, double spread) {
@@ -281,7 +282,7 @@ class TapeTest {
     MemorySegment ids = device.allocate(TOKENS * Integer.BYTES);
     Var x = Embedding.lookup(tape, ids, TOKENS, set.get("t"), 1);
     // The branch reads x itself, so its backward pass would add to the memory it reads from.
-    Var branch = LinearMap.apply(tape, x, set.get("w"), List.of(), MemorySegment.NULL);
+    Var branch = LinearMap.apply(tape, x, set.get("w"), null, List.of(), MemorySegment.NULL);
     Elementwise.residual(tape, x, branch);
     assertThrows(IllegalStateException.class, tape::bytes);
   }

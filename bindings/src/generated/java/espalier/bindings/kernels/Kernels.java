@@ -710,6 +710,67 @@ public class Kernels {
         }
     }
 
+    private static class esp_fill_rows {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_fill_rows");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_fill_rows(const float *row, float *out, int64_t rows, int64_t cols)
+     * }
+     */
+    public static FunctionDescriptor esp_fill_rows$descriptor() {
+        return esp_fill_rows.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_fill_rows(const float *row, float *out, int64_t rows, int64_t cols)
+     * }
+     */
+    public static MethodHandle esp_fill_rows$handle() {
+        return esp_fill_rows.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_fill_rows(const float *row, float *out, int64_t rows, int64_t cols)
+     * }
+     */
+    public static MemorySegment esp_fill_rows$address() {
+        return esp_fill_rows.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_fill_rows(const float *row, float *out, int64_t rows, int64_t cols)
+     * }
+     */
+    public static int esp_fill_rows(MemorySegment row, MemorySegment out, long rows, long cols) {
+        var mh$ = esp_fill_rows.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_fill_rows", row, out, rows, cols);
+            }
+            return (int)mh$.invokeExact(row, out, rows, cols);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
     private static class esp_column_sum {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Kernels.C_INT,
@@ -1249,6 +1310,131 @@ public class Kernels {
         }
     }
 
+    private static class esp_add_positions {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_add_positions");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_add_positions(const float *x, const float *table, float *out, int64_t tokens, int64_t seq_len, int64_t d)
+     * }
+     */
+    public static FunctionDescriptor esp_add_positions$descriptor() {
+        return esp_add_positions.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_add_positions(const float *x, const float *table, float *out, int64_t tokens, int64_t seq_len, int64_t d)
+     * }
+     */
+    public static MethodHandle esp_add_positions$handle() {
+        return esp_add_positions.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_add_positions(const float *x, const float *table, float *out, int64_t tokens, int64_t seq_len, int64_t d)
+     * }
+     */
+    public static MemorySegment esp_add_positions$address() {
+        return esp_add_positions.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_add_positions(const float *x, const float *table, float *out, int64_t tokens, int64_t seq_len, int64_t d)
+     * }
+     */
+    public static int esp_add_positions(MemorySegment x, MemorySegment table, MemorySegment out, long tokens, long seq_len, long d) {
+        var mh$ = esp_add_positions.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_add_positions", x, table, out, tokens, seq_len, d);
+            }
+            return (int)mh$.invokeExact(x, table, out, tokens, seq_len, d);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_add_positions_backward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_add_positions_backward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_add_positions_backward(const float *d_out, float *d_table, int64_t tokens, int64_t seq_len, int64_t d)
+     * }
+     */
+    public static FunctionDescriptor esp_add_positions_backward$descriptor() {
+        return esp_add_positions_backward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_add_positions_backward(const float *d_out, float *d_table, int64_t tokens, int64_t seq_len, int64_t d)
+     * }
+     */
+    public static MethodHandle esp_add_positions_backward$handle() {
+        return esp_add_positions_backward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_add_positions_backward(const float *d_out, float *d_table, int64_t tokens, int64_t seq_len, int64_t d)
+     * }
+     */
+    public static MemorySegment esp_add_positions_backward$address() {
+        return esp_add_positions_backward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_add_positions_backward(const float *d_out, float *d_table, int64_t tokens, int64_t seq_len, int64_t d)
+     * }
+     */
+    public static int esp_add_positions_backward(MemorySegment d_out, MemorySegment d_table, long tokens, long seq_len, long d) {
+        var mh$ = esp_add_positions_backward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_add_positions_backward", d_out, d_table, tokens, seq_len, d);
+            }
+            return (int)mh$.invokeExact(d_out, d_table, tokens, seq_len, d);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
     private static class esp_rms_norm_forward {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Kernels.C_INT,
@@ -1376,6 +1562,278 @@ public class Kernels {
                 traceDowncall("esp_rms_norm_backward", x, weight, weight_offset, rstd, d_out, d_x, accumulate, d_weight, rows, d);
             }
             return (int)mh$.invokeExact(x, weight, weight_offset, rstd, d_out, d_x, accumulate, d_weight, rows, d);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_layer_norm_forward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_FLOAT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_layer_norm_forward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_layer_norm_forward(const float *x, const float *weight, const float *bias, float eps, float *out, float *mean, float *rstd, int64_t rows, int64_t d)
+     * }
+     */
+    public static FunctionDescriptor esp_layer_norm_forward$descriptor() {
+        return esp_layer_norm_forward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_layer_norm_forward(const float *x, const float *weight, const float *bias, float eps, float *out, float *mean, float *rstd, int64_t rows, int64_t d)
+     * }
+     */
+    public static MethodHandle esp_layer_norm_forward$handle() {
+        return esp_layer_norm_forward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_layer_norm_forward(const float *x, const float *weight, const float *bias, float eps, float *out, float *mean, float *rstd, int64_t rows, int64_t d)
+     * }
+     */
+    public static MemorySegment esp_layer_norm_forward$address() {
+        return esp_layer_norm_forward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_layer_norm_forward(const float *x, const float *weight, const float *bias, float eps, float *out, float *mean, float *rstd, int64_t rows, int64_t d)
+     * }
+     */
+    public static int esp_layer_norm_forward(MemorySegment x, MemorySegment weight, MemorySegment bias, float eps, MemorySegment out, MemorySegment mean, MemorySegment rstd, long rows, long d) {
+        var mh$ = esp_layer_norm_forward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_layer_norm_forward", x, weight, bias, eps, out, mean, rstd, rows, d);
+            }
+            return (int)mh$.invokeExact(x, weight, bias, eps, out, mean, rstd, rows, d);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_layer_norm_backward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_layer_norm_backward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_layer_norm_backward(const float *x, const float *weight, const float *mean, const float *rstd, const float *d_out, float *d_x, int32_t accumulate, float *d_weight, float *d_bias, int64_t rows, int64_t d)
+     * }
+     */
+    public static FunctionDescriptor esp_layer_norm_backward$descriptor() {
+        return esp_layer_norm_backward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_layer_norm_backward(const float *x, const float *weight, const float *mean, const float *rstd, const float *d_out, float *d_x, int32_t accumulate, float *d_weight, float *d_bias, int64_t rows, int64_t d)
+     * }
+     */
+    public static MethodHandle esp_layer_norm_backward$handle() {
+        return esp_layer_norm_backward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_layer_norm_backward(const float *x, const float *weight, const float *mean, const float *rstd, const float *d_out, float *d_x, int32_t accumulate, float *d_weight, float *d_bias, int64_t rows, int64_t d)
+     * }
+     */
+    public static MemorySegment esp_layer_norm_backward$address() {
+        return esp_layer_norm_backward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_layer_norm_backward(const float *x, const float *weight, const float *mean, const float *rstd, const float *d_out, float *d_x, int32_t accumulate, float *d_weight, float *d_bias, int64_t rows, int64_t d)
+     * }
+     */
+    public static int esp_layer_norm_backward(MemorySegment x, MemorySegment weight, MemorySegment mean, MemorySegment rstd, MemorySegment d_out, MemorySegment d_x, int accumulate, MemorySegment d_weight, MemorySegment d_bias, long rows, long d) {
+        var mh$ = esp_layer_norm_backward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_layer_norm_backward", x, weight, mean, rstd, d_out, d_x, accumulate, d_weight, d_bias, rows, d);
+            }
+            return (int)mh$.invokeExact(x, weight, mean, rstd, d_out, d_x, accumulate, d_weight, d_bias, rows, d);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_head_norm_forward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_FLOAT,
+            Kernels.C_FLOAT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_head_norm_forward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_head_norm_forward(const float *x, const float *query_weight, const float *key_weight, float weight_offset, float eps, float *out, float *rstd, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim)
+     * }
+     */
+    public static FunctionDescriptor esp_head_norm_forward$descriptor() {
+        return esp_head_norm_forward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_head_norm_forward(const float *x, const float *query_weight, const float *key_weight, float weight_offset, float eps, float *out, float *rstd, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim)
+     * }
+     */
+    public static MethodHandle esp_head_norm_forward$handle() {
+        return esp_head_norm_forward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_head_norm_forward(const float *x, const float *query_weight, const float *key_weight, float weight_offset, float eps, float *out, float *rstd, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim)
+     * }
+     */
+    public static MemorySegment esp_head_norm_forward$address() {
+        return esp_head_norm_forward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_head_norm_forward(const float *x, const float *query_weight, const float *key_weight, float weight_offset, float eps, float *out, float *rstd, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim)
+     * }
+     */
+    public static int esp_head_norm_forward(MemorySegment x, MemorySegment query_weight, MemorySegment key_weight, float weight_offset, float eps, MemorySegment out, MemorySegment rstd, long tokens, long n_heads, long n_kv_heads, long head_dim) {
+        var mh$ = esp_head_norm_forward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_head_norm_forward", x, query_weight, key_weight, weight_offset, eps, out, rstd, tokens, n_heads, n_kv_heads, head_dim);
+            }
+            return (int)mh$.invokeExact(x, query_weight, key_weight, weight_offset, eps, out, rstd, tokens, n_heads, n_kv_heads, head_dim);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_head_norm_backward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_FLOAT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_head_norm_backward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_head_norm_backward(const float *x, const float *query_weight, const float *key_weight, float weight_offset, const float *rstd, const float *d_out, float *d_x, float *d_query_weight, float *d_key_weight, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim)
+     * }
+     */
+    public static FunctionDescriptor esp_head_norm_backward$descriptor() {
+        return esp_head_norm_backward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_head_norm_backward(const float *x, const float *query_weight, const float *key_weight, float weight_offset, const float *rstd, const float *d_out, float *d_x, float *d_query_weight, float *d_key_weight, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim)
+     * }
+     */
+    public static MethodHandle esp_head_norm_backward$handle() {
+        return esp_head_norm_backward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_head_norm_backward(const float *x, const float *query_weight, const float *key_weight, float weight_offset, const float *rstd, const float *d_out, float *d_x, float *d_query_weight, float *d_key_weight, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim)
+     * }
+     */
+    public static MemorySegment esp_head_norm_backward$address() {
+        return esp_head_norm_backward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_head_norm_backward(const float *x, const float *query_weight, const float *key_weight, float weight_offset, const float *rstd, const float *d_out, float *d_x, float *d_query_weight, float *d_key_weight, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim)
+     * }
+     */
+    public static int esp_head_norm_backward(MemorySegment x, MemorySegment query_weight, MemorySegment key_weight, float weight_offset, MemorySegment rstd, MemorySegment d_out, MemorySegment d_x, MemorySegment d_query_weight, MemorySegment d_key_weight, long tokens, long n_heads, long n_kv_heads, long head_dim) {
+        var mh$ = esp_head_norm_backward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_head_norm_backward", x, query_weight, key_weight, weight_offset, rstd, d_out, d_x, d_query_weight, d_key_weight, tokens, n_heads, n_kv_heads, head_dim);
+            }
+            return (int)mh$.invokeExact(x, query_weight, key_weight, weight_offset, rstd, d_out, d_x, d_query_weight, d_key_weight, tokens, n_heads, n_kv_heads, head_dim);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -1613,6 +2071,147 @@ public class Kernels {
      */
     public static int ESP_GELU_TANH() {
         return ESP_GELU_TANH;
+    }
+    private static final int ESP_GELU_ERF = (int)2L;
+    /**
+     * {@snippet lang=c :
+     * enum esp_activation.ESP_GELU_ERF = 2
+     * }
+     */
+    public static int ESP_GELU_ERF() {
+        return ESP_GELU_ERF;
+    }
+    private static final int ESP_RELU_ACTIVATION = (int)3L;
+    /**
+     * {@snippet lang=c :
+     * enum esp_activation.ESP_RELU_ACTIVATION = 3
+     * }
+     */
+    public static int ESP_RELU_ACTIVATION() {
+        return ESP_RELU_ACTIVATION;
+    }
+
+    private static class esp_activation_forward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_activation_forward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_activation_forward(const float *x, int32_t activation, float *out, int64_t n)
+     * }
+     */
+    public static FunctionDescriptor esp_activation_forward$descriptor() {
+        return esp_activation_forward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_activation_forward(const float *x, int32_t activation, float *out, int64_t n)
+     * }
+     */
+    public static MethodHandle esp_activation_forward$handle() {
+        return esp_activation_forward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_activation_forward(const float *x, int32_t activation, float *out, int64_t n)
+     * }
+     */
+    public static MemorySegment esp_activation_forward$address() {
+        return esp_activation_forward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_activation_forward(const float *x, int32_t activation, float *out, int64_t n)
+     * }
+     */
+    public static int esp_activation_forward(MemorySegment x, int activation, MemorySegment out, long n) {
+        var mh$ = esp_activation_forward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_activation_forward", x, activation, out, n);
+            }
+            return (int)mh$.invokeExact(x, activation, out, n);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_activation_backward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_activation_backward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_activation_backward(const float *x, int32_t activation, const float *d_out, float *d_x, int64_t n)
+     * }
+     */
+    public static FunctionDescriptor esp_activation_backward$descriptor() {
+        return esp_activation_backward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_activation_backward(const float *x, int32_t activation, const float *d_out, float *d_x, int64_t n)
+     * }
+     */
+    public static MethodHandle esp_activation_backward$handle() {
+        return esp_activation_backward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_activation_backward(const float *x, int32_t activation, const float *d_out, float *d_x, int64_t n)
+     * }
+     */
+    public static MemorySegment esp_activation_backward$address() {
+        return esp_activation_backward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_activation_backward(const float *x, int32_t activation, const float *d_out, float *d_x, int64_t n)
+     * }
+     */
+    public static int esp_activation_backward(MemorySegment x, int activation, MemorySegment d_out, MemorySegment d_x, long n) {
+        var mh$ = esp_activation_backward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_activation_backward", x, activation, d_out, d_x, n);
+            }
+            return (int)mh$.invokeExact(x, activation, d_out, d_x, n);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
     }
 
     private static class esp_gated_forward {

@@ -1,0 +1,97 @@
+/*
+ * RMSNorm of each query and key head of a fused projection (Henry et al. 2020, as Qwen 3 and Gemma 3 have it), values
+ * copied.
+ *
+ * Bytes: 8 tokens (n_heads + 2 n_kv_heads) head_dim forward, 12 backward: bound by memory. Threads take tokens; the
+ * weights' gradients are sums over tokens and heads in that order, and go by blocks of columns.
+ */
+#include <cmath>
+
+#include "kernel.h"
+
+namespace {
+
+int32_t check(int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim) {
+  ESP_REQUIRE(tokens >= 0 && n_heads > 0 && n_kv_heads > 0 && head_dim > 0,
+              "bad sizes: tokens=%ld n_heads=%ld n_kv_heads=%ld head_dim=%ld", tokens, n_heads, n_kv_heads, head_dim);
+  return ESP_OK;
+}
+
+}  // namespace
+
+int32_t esp_head_norm_forward(const float *x, const float *query_weight, const float *key_weight, float weight_offset,
+                              float eps, float *out, float *rstd, int64_t tokens, int64_t n_heads, int64_t n_kv_heads,
+                              int64_t head_dim) {
+  if (int32_t status = check(tokens, n_heads, n_kv_heads, head_dim)) return status;
+  const int64_t normed = n_heads + n_kv_heads, ld = (normed + n_kv_heads) * head_dim;
+  esp::parallel_rows(tokens, 2 * ld, [=](int64_t t) {
+    for (int64_t head = 0; head < normed; head++) {
+      const float *__restrict in = x + t * ld + head * head_dim;
+      const float *__restrict gain = head < n_heads ? query_weight : key_weight;
+      float *__restrict result = out + t * ld + head * head_dim;
+      double squares = 0;
+#pragma omp simd reduction(+ : squares)
+      for (int64_t c = 0; c < head_dim; c++) squares += static_cast<double>(in[c]) * static_cast<double>(in[c]);
+      const double mean = squares / static_cast<double>(head_dim);
+      const float scale = static_cast<float>(1 / std::sqrt(mean + static_cast<double>(eps)));
+      rstd[t * normed + head] = scale;
+#pragma omp simd
+      for (int64_t c = 0; c < head_dim; c++) result[c] = in[c] * scale * (weight_offset + gain[c]);
+    }
+    std::copy(x + t * ld + normed * head_dim, x + (t + 1) * ld, out + t * ld + normed * head_dim);
+  });
+  return ESP_OK;
+}
+
+int32_t esp_head_norm_backward(const float *x, const float *query_weight, const float *key_weight, float weight_offset,
+                               const float *rstd, const float *d_out, float *d_x, float *d_query_weight,
+                               float *d_key_weight, int64_t tokens, int64_t n_heads, int64_t n_kv_heads,
+                               int64_t head_dim) {
+  if (int32_t status = check(tokens, n_heads, n_kv_heads, head_dim)) return status;
+  ESP_REQUIRE((d_query_weight == nullptr) == (d_key_weight == nullptr), "one weight's gradient is NULL, one is not");
+  const int64_t normed = n_heads + n_kv_heads, ld = (normed + n_kv_heads) * head_dim;
+  if (d_query_weight != nullptr) { /* first: d_x may overwrite d_out */
+    const int64_t blocks = (head_dim + esp::kColumnBlock - 1) / esp::kColumnBlock;
+    esp::parallel_rows(blocks, tokens * normed * esp::kColumnBlock, [=](int64_t block) {
+      const int64_t begin = block * esp::kColumnBlock, width = std::min(esp::kColumnBlock, head_dim - begin);
+      double queries[esp::kColumnBlock] = {}, keys[esp::kColumnBlock] = {};
+      for (int64_t t = 0; t < tokens; t++) {
+        for (int64_t head = 0; head < normed; head++) {
+          const float *__restrict in = x + t * ld + head * head_dim + begin;
+          const float *__restrict gradient = d_out + t * ld + head * head_dim + begin;
+          double *sums = head < n_heads ? queries : keys;
+          const double scale = static_cast<double>(rstd[t * normed + head]);
+          for (int64_t c = 0; c < width; c++) sums[c] += static_cast<double>(gradient[c] * in[c]) * scale;
+        }
+      }
+      for (int64_t c = 0; c < width; c++) {
+        float &query = d_query_weight[begin + c], &key = d_key_weight[begin + c];
+        query = static_cast<float>(static_cast<double>(query) + queries[c]);
+        key = static_cast<float>(static_cast<double>(key) + keys[c]);
+      }
+    });
+  }
+  esp::parallel_rows(tokens, 4 * ld, [=](int64_t t) {
+    for (int64_t head = 0; head < normed; head++) {
+      const float *in = x + t * ld + head * head_dim;
+      const float *gradient = d_out + t * ld + head * head_dim;
+      const float *gain = head < n_heads ? query_weight : key_weight;
+      float *result = d_x + t * ld + head * head_dim;
+      const float scale = rstd[t * normed + head];
+      double dot = 0; /* sum of g * x */
+#pragma omp simd reduction(+ : dot)
+      for (int64_t c = 0; c < head_dim; c++) {
+        dot += static_cast<double>(gradient[c] * (weight_offset + gain[c])) * static_cast<double>(in[c]);
+      }
+      const double cube = static_cast<double>(scale) * static_cast<double>(scale) * static_cast<double>(scale);
+      const float along = static_cast<float>(cube * dot / static_cast<double>(head_dim));
+#pragma omp simd
+      for (int64_t c = 0; c < head_dim; c++) {
+        result[c] = scale * (gradient[c] * (weight_offset + gain[c])) - in[c] * along;
+      }
+    }
+    const int64_t values = normed * head_dim;
+    if (d_x != d_out) std::copy(d_out + t * ld + values, d_out + (t + 1) * ld, d_x + t * ld + values);
+  });
+  return ESP_OK;
+}

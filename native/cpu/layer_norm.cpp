@@ -1,0 +1,93 @@
+/*
+ * LayerNorm (Ba et al. 2016): out = (x - mean) * rstd * weight + bias, rstd = 1 / sqrt(variance + eps).
+ *
+ * Bytes: 8 rows d forward (a row is read again from cache), 16 to 20 rows d backward; about 6 and 14 FLOPs an element:
+ * bound by memory. Threads take rows; the gradients of weight and bias are sums over rows and go by blocks of columns,
+ * rows in order. Sums in float64; the variance is that of the centred row, so that a large mean costs no digits.
+ */
+#include <cmath>
+
+#include "kernel.h"
+
+int32_t esp_layer_norm_forward(const float *x, const float *weight, const float *bias, float eps, float *out,
+                               float *mean, float *rstd, int64_t rows, int64_t d) {
+  ESP_REQUIRE(rows >= 0 && d > 0, "bad sizes: rows=%ld d=%ld", rows, d);
+  esp::parallel_rows(rows, 4 * d, [=](int64_t r) {
+    const float *__restrict in = x + r * d;
+    float *__restrict result = out + r * d;
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t c = 0; c < d; c++) sum += static_cast<double>(in[c]);
+    const float centre = static_cast<float>(sum / static_cast<double>(d));
+    double squares = 0, rest = 0; /* rest: what rounding the mean left */
+#pragma omp simd reduction(+ : squares, rest)
+    for (int64_t c = 0; c < d; c++) {
+      const double centred = static_cast<double>(in[c]) - static_cast<double>(centre);
+      squares += centred * centred;
+      rest += centred;
+    }
+    const double offset = rest / static_cast<double>(d);
+    const double variance = squares / static_cast<double>(d) - offset * offset;
+    const float scale = static_cast<float>(1 / std::sqrt(variance + static_cast<double>(eps)));
+    mean[r] = centre;
+    rstd[r] = scale;
+#pragma omp simd
+    for (int64_t c = 0; c < d; c++) result[c] = (in[c] - centre) * scale * weight[c] + bias[c];
+  });
+  return ESP_OK;
+}
+
+int32_t esp_layer_norm_backward(const float *x, const float *weight, const float *mean, const float *rstd,
+                                const float *d_out, float *d_x, int32_t accumulate, float *d_weight, float *d_bias,
+                                int64_t rows, int64_t d) {
+  ESP_REQUIRE(rows >= 0 && d > 0, "bad sizes: rows=%ld d=%ld", rows, d);
+  ESP_REQUIRE((d_weight == nullptr) == (d_bias == nullptr), "d_weight and d_bias: one is NULL, the other is not");
+  esp::parallel_rows(rows, 6 * d, [=](int64_t r) {
+    const float *__restrict in = x + r * d;
+    const float *__restrict gradient = d_out + r * d;
+    const float *__restrict gain = weight;
+    float *__restrict result = d_x + r * d;
+    const float centre = mean[r], scale = rstd[r];
+    double sum = 0, dot = 0; /* sums of g and of g * xhat */
+#pragma omp simd reduction(+ : sum, dot)
+    for (int64_t c = 0; c < d; c++) {
+      const double g = static_cast<double>(gradient[c] * gain[c]);
+      sum += g;
+      dot += g * static_cast<double>((in[c] - centre) * scale);
+    }
+    const float level = static_cast<float>(sum / static_cast<double>(d));
+    const float along = static_cast<float>(dot / static_cast<double>(d));
+    if (accumulate != 0) {
+#pragma omp simd
+      for (int64_t c = 0; c < d; c++) {
+        result[c] += scale * (gradient[c] * gain[c] - level - (in[c] - centre) * scale * along);
+      }
+    } else {
+#pragma omp simd
+      for (int64_t c = 0; c < d; c++) {
+        result[c] = scale * (gradient[c] * gain[c] - level - (in[c] - centre) * scale * along);
+      }
+    }
+  });
+  if (d_weight == nullptr) return ESP_OK;
+  const int64_t blocks = (d + esp::kColumnBlock - 1) / esp::kColumnBlock;
+  esp::parallel_rows(blocks, rows * esp::kColumnBlock, [=](int64_t block) {
+    const int64_t begin = block * esp::kColumnBlock, width = std::min(esp::kColumnBlock, d - begin);
+    double weights[esp::kColumnBlock] = {}, biases[esp::kColumnBlock] = {};
+    for (int64_t r = 0; r < rows; r++) {
+      const float *__restrict in = x + r * d + begin;
+      const float *__restrict gradient = d_out + r * d + begin;
+      const float centre = mean[r], scale = rstd[r];
+#pragma omp simd
+      for (int64_t c = 0; c < width; c++) {
+        weights[c] += static_cast<double>(gradient[c] * ((in[c] - centre) * scale));
+        biases[c] += static_cast<double>(gradient[c]);
+      }
+    }
+    for (int64_t c = 0; c < width; c++) {
+      d_weight[begin + c] = static_cast<float>(static_cast<double>(d_weight[begin + c]) + weights[c]);
+      d_bias[begin + c] = static_cast<float>(static_cast<double>(d_bias[begin + c]) + biases[c]);
+    }
+  });
+  return ESP_OK;
+}
