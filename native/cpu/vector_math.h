@@ -52,7 +52,7 @@ inline float tanh(float x) {
  * elsewhere (coefficients: Cephes erff and erfcf). The rounding of t^2, which e^ would magnify, is made good. */
 inline float normal_cdf(float x) {
   const float t = (x < 0 ? -x : x) * 0.70710678118654752440f;
-  const float square = t * t;
+  const float square = 0.5f * x * x;
   float p = 7.853861353153693e-5f;
   p = p * square - 8.010193625184903e-4f;
   p = p * square + 5.188327685732524e-3f;
@@ -80,7 +80,7 @@ inline float normal_cdf(float x) {
   b = b * q + 4.218463358204948e-1f;
   b = b * q - 2.820767439740514e-1f;
   b = b * q + 5.641895067754075e-1f;
-  const float rest = __builtin_fmaf(t, t, -square);
+  const float rest = __builtin_fmaf(0.5f * x, x, -square);
   const float tail = 0.5f * exp(-square) * (1.0f - rest) * inverse * (t < 2.0f ? a : b);
   const float below = t < 1.0f ? 0.5f - 0.5f * erf : tail;
   return x < 0 ? below : 1.0f - below;

@@ -43,6 +43,17 @@ class ElementwiseTest extends KernelTest {
   }
 
   @ParameterizedTest
+  @ValueSource(ints = {0, 1, 7, 3001})
+  void fillRows(int rows) {
+    float[] row = random(101);
+    MemorySegment out = buffers.floats(rows * 101);
+    kernels.fillRows(buffers.input(row), out, rows, 101);
+    for (int i = 0; i < rows * 101; i++) {
+      assertEquals(row[i % 101], out.getAtIndex(ValueLayout.JAVA_FLOAT, i));
+    }
+  }
+
+  @ParameterizedTest
   @ValueSource(ints = {0, 1, 63, 64, 65, 129, 577})
   void columnSum(int cols) {
     int rows = 101;
