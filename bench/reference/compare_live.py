@@ -22,6 +22,8 @@ import transformers
 from peft import PeftModel
 from safetensors import safe_open
 
+import compare_metrics
+import metrics
 from exact import load_exact
 from live_cases import Case, build, cases
 from sae import Sae
@@ -29,9 +31,9 @@ from spliced import Spliced, evaluate, kl_sum, load_model
 
 # Relative errors allowed: a thousand roundings of float32, all in the same direction. (PyTorch's own float32 errs by
 # some 1e-7 in CE and KL and 1e-6 in gradients: it sums as many terms, but its roundings go either way.)
-EVALUATE = KL = GRAD_NORM = 1000 * 2.0**-24
+KL = GRAD_NORM = 1000 * 2.0**-24
 # Of the whole change of the matrices, in norm. Adam divides a gradient by its own size, so entries near 0 amplify rounding.
-WEIGHTS = 10 * EVALUATE
+WEIGHTS = 10 * KL
 # A decision nearer than this, in standard deviations of the pre-activations, may fall either way in float32.
 MARGIN = 1e-5
 
@@ -87,7 +89,7 @@ def spliced(case: Case, folder: Path, adapter: Path | None, exact: bool, trainab
 
 def compare_evaluate(case: Case, folder: Path, launcher: str, adapter: Path | None, heading: str) -> bool:
     group = Group(heading)
-    args = ["evaluate", "--json", "--device", "cpu", "--model", folder / "model", "--data", folder / "tokens.npy"]
+    args = ["evaluate", "--json", "--metrics", "all", "--device", "cpu", "--model", folder / "model", "--data", folder / "tokens.npy"]
     for layer in case.saes:
         args += ["--sae", f"{layer}={folder}/sae-{layer}"]
     out = espalier(group, launcher, *args, *(["--adapter", adapter] if adapter else []))
@@ -99,24 +101,19 @@ def compare_evaluate(case: Case, folder: Path, launcher: str, adapter: Path | No
         group.faults.append(f"stdout is not one JSON object: {out[:200]!r}")
         return group.report()
     rows = np.load(folder / "tokens.npy")
-    net = spliced(case, folder, adapter, exact=True)
-    net.margin = math.inf
-    want = evaluate(net, rows)
-    if net.margin < MARGIN:
+    want, margin = measure(case, folder, adapter, rows, load_exact)
+    if margin < MARGIN:
         raise Undecidable
-    single = evaluate(spliced(case, folder, adapter, exact=False), rows)
-    for key in ("ce_base", "ce_sae", "kl_sae", *(("ce_adapted", "kl_adapted") if adapter else ())):
-        group.close(key, got.get(key), want[key], single[key], EVALUATE)
-    if adapter:  # a quotient of differences of CEs: the CEs' error over the gap
-        gap = abs(want["ce_sae"] - want["ce_base"])
-        group.close("gap_closed", got.get("gap_closed"), want["gap_closed"], single["gap_closed"], EVALUATE,
-                    scale=(want["ce_sae"] + want["ce_adapted"]) / gap)
-    for layer, sae in want["saes"].items():
-        theirs = got.get("saes", {}).get(str(layer), {})
-        for key in ("l0", "fvu", "explained_variance", "cosine"):
-            group.close(f"layer {layer} {key}", theirs.get(key), sae[key], single["saes"][layer][key], EVALUATE,
-                        scale=max(abs(sae[key]), 0.1))
+    single, _ = measure(case, folder, adapter, rows, load_model)
+    compare_metrics.compare(group, got, want, single)
     return group.report()
+
+
+def measure(case: Case, folder: Path, adapter: Path | None, rows: np.ndarray, load) -> tuple[dict, float]:
+    model = load(folder / "model")
+    saes = {layer: Sae.load(folder / f"sae-{layer}").to(model.dtype) for layer in case.saes}
+    net = metrics.Measured(model, saes, adapter)
+    return metrics.evaluate(net, rows), net.margin
 
 
 def train(net: Spliced, rows: np.ndarray, case: Case, lrs: list[float]) -> tuple[list[float], list[float]]:

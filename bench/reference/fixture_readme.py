@@ -6,7 +6,7 @@ from torch import Tensor
 TEXT = """# Golden fixtures
 
 Written by `bench/reference/make_fixtures.py`: run it again rather than edit. Inputs are in their libraries' own layouts;
-expected values were computed in float64 throughout and stored as float32 (`*.safetensors`) or in full (`scalars.json`).
+expected values were computed in float64 throughout and stored as float32 (`*.safetensors`) or in full (`*.json`).
 {versions}.
 
 | input | what |
@@ -62,6 +62,12 @@ NAME: `W_enc` [42, 64], `b_enc` [64], `W_dec` [64, 42], `b_dec` [42], `threshold
 `KIND`: what `espalier evaluate` reports with `adapter` (`sae`: its `l0`, `fvu`, ... over the n positions), and `training_loss`. `ce_untied`.
 `adapt`: `adam` settings; `first`: loss and gradient norm of each adapter around each SAE; `loss` before each step and after the last,
 `grad_norm` before clipping; norms of AdamW's moments after the last step. `pretrain`, `train_sae`: losses and settings.
+
+## metrics.json
+
+What `espalier evaluate --metrics all` measures of `llama` with two SAEs, topk at block 1 and jumprelu at block 2, and `adapter`; computed
+by `bench/reference/metrics.py`. `saes`: each SAE's reconstruction in the model with both, its scores spliced in alone. `tokens`: `counts`
+of |D| in tenths of decades from 1e-5 to 10, NumPy's quantiles. `activations`: a line a block.
 
 ## What float32 costs
 

@@ -16,6 +16,7 @@ import transformers
 from safetensors.torch import save_file
 from torch import Tensor
 
+import metrics
 import random_models
 from adapt_step import PROJECTIONS
 from exact import load_exact
@@ -197,6 +198,19 @@ def train_sae(folder: Path, ids: Tensor, scalars: dict, load=load_exact) -> dict
     return out
 
 
+def all_metrics(folder: Path, ids: Tensor) -> dict:
+    """What `evaluate --metrics all` measures, of two SAEs and an adapter; the second SAE is at no layer of its own."""
+    model = load_exact(folder / "llama")
+    saes = {LAYER: load_sae(folder, "topk"), LAYER + 1: load_sae(folder, "jumprelu")}
+    net = metrics.Measured(model, {layer: sae.to(model.dtype) for layer, sae in saes.items()}, folder / "adapter")
+    out = metrics.evaluate(net, ids.numpy())
+    assert net.margin > 1e-5, f"a latent's decision hangs on rounding: {net.margin}"
+    for tokens in out["tokens"].values():
+        sizes = tokens.pop("sizes")
+        tokens["counts"] = np.histogram(np.log10(sizes), np.linspace(-5, 1, 61))[0].tolist()
+    return out
+
+
 def compute(folder: Path, ids: Tensor, load) -> tuple[dict[str, dict[str, Tensor]], dict]:
     scalars: dict = {}
     files = {"forward": forward(folder, ids, scalars, load), "adapt": adapt(folder, ids, scalars, load),
@@ -223,6 +237,7 @@ def main(folder: Path) -> None:
     for name, tensors in exact.items():
         save_file({n: t.float() for n, t in tensors.items()}, folder / f"{name}.safetensors")
     (folder / "scalars.json").write_text(json.dumps(scalars, indent=1) + "\n")
+    (folder / "metrics.json").write_text(json.dumps(all_metrics(folder, ids), indent=1) + "\n")
     versions = dict(torch=torch.__version__, transformers=transformers.__version__, peft=peft.__version__)
     write_readme(folder, ids, margin, exact, single, versions)
 
