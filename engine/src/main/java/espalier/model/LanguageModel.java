@@ -14,6 +14,7 @@ import espalier.nn.Adapters;
 import espalier.nn.DecoderBlock;
 import espalier.nn.Linear.Projection;
 import espalier.nn.Norm;
+import espalier.nn.Taps;
 import espalier.tensor.Tensor;
 import java.util.ArrayList;
 import java.util.HashMap;
@@ -208,7 +209,12 @@ public final class LanguageModel {
 
   /** The residual stream after block {@code layer}. */
   public Var block(Tape tape, int layer, Var x, TokenBatch batch, Adapters adapters) {
-    return blocks.get(layer).forward(tape, x, batch.seqLen(), adapters);
+    return block(tape, layer, x, batch, adapters, Taps.NONE);
+  }
+
+  /** Likewise, with activations inside the block replaced. */
+  public Var block(Tape tape, int layer, Var x, TokenBatch batch, Adapters adapters, Taps taps) {
+    return blocks.get(layer).forward(tape, x, batch.seqLen(), adapters, taps);
   }
 
   /** What the head reads. */

@@ -13,11 +13,11 @@ import espalier.autograd.Var;
  */
 public record Attention(Linear qkv, HeadNorms norms, CausalAttention core, Linear out) {
 
-  public Var forward(Tape tape, Var x, long seqLen, Adapters adapters) {
+  public Var forward(Tape tape, Var x, long seqLen, Adapters adapters, Taps taps) {
     Var heads = qkv.forward(tape, x, adapters);
     if (norms != null) {
       heads = norms.forward(tape, heads, core.heads(), core.kvHeads());
     }
-    return out.forward(tape, core.apply(tape, heads, seqLen), adapters);
+    return out.forward(tape, taps.attentionHeads(core.apply(tape, heads, seqLen)), adapters);
   }
 }

@@ -25,19 +25,23 @@ public record DecoderBlock(
    * @param x the residual stream {@code [batch * seqLen, hidden]}
    * @return the residual stream after the block
    */
-  public Var forward(Tape tape, Var x, long seqLen, Adapters adapters) {
+  public Var forward(Tape tape, Var x, long seqLen, Adapters adapters, Taps taps) {
     Var attentionIn = attentionNorm.forward(tape, x);
     // Both norms first: contributions to x's gradient come after the branches have read theirs.
     Var parallelIn = parallel ? mlpNorm.forward(tape, x) : null;
-    Var attended =
-        normed(tape, attentionOutNorm, attention.forward(tape, attentionIn, seqLen, adapters));
+    Var projected = attention.forward(tape, attentionIn, seqLen, adapters, taps);
+    Var attended = taps.attentionOut(normed(tape, attentionOutNorm, projected));
     if (parallel) {
-      Var transformed = normed(tape, mlpOutNorm, mlp.forward(tape, parallelIn, adapters));
+      Var transformed = mlpOut(tape, parallelIn, adapters, taps);
       return Elementwise.residual(tape, Elementwise.residual(tape, x, attended), transformed);
     }
     Var middle = Elementwise.residual(tape, x, attended);
-    Var transformed = mlp.forward(tape, mlpNorm.forward(tape, middle), adapters);
-    return Elementwise.residual(tape, middle, normed(tape, mlpOutNorm, transformed));
+    Var transformed = mlpOut(tape, mlpNorm.forward(tape, middle), adapters, taps);
+    return Elementwise.residual(tape, middle, transformed);
+  }
+
+  private Var mlpOut(Tape tape, Var x, Adapters adapters, Taps taps) {
+    return taps.mlpOut(normed(tape, mlpOutNorm, mlp.forward(tape, x, adapters)));
   }
 
   private static Var normed(Tape tape, Norm norm, Var branch) {
