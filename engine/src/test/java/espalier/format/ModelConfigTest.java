@@ -3,6 +3,7 @@ package espalier.format;
 import static espalier.Refused.assertRefused;
 import static org.junit.jupiter.api.Assertions.assertDoesNotThrow;
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
@@ -114,6 +115,98 @@ class ModelConfigTest {
     AtomicFiles.write(written, config.toJson());
     assertSameBut("source", config, ModelConfig.read(written));
     assertEquals(config.toJson(), ModelConfig.read(written).toJson());
+  }
+
+  /** As transformers fills in what configurations of the Hub leave out. */
+  @Test
+  void knowsWhatAFamilyLeavesUnsaid() throws IOException {
+    ModelConfig gemma2 = family("gemma2", "");
+    assertEquals(ModelFamily.GEMMA2, gemma2.family());
+    assertEquals(256, gemma2.headDim());
+    assertEquals(1.0 / 16, gemma2.attentionScale());
+    assertEquals(50, gemma2.attentionSoftcap());
+    assertEquals(30, gemma2.finalSoftcap());
+    assertEquals(List.of(4096, 0, 4096, 0, 4096, 0), windows(gemma2));
+    assertEquals(ModelConfig.MlpActivation.GELU_TANH, gemma2.activation());
+    assertTrue(gemma2.tieWordEmbeddings());
+
+    ModelConfig gemma3 = family("gemma3_text", ", \"sliding_window_pattern\": 3");
+    assertEquals(0, gemma3.attentionSoftcap());
+    assertEquals(0, gemma3.finalSoftcap());
+    assertEquals(List.of(4096, 4096, 0, 4096, 4096, 0), windows(gemma3));
+    assertEquals(RopeConfig.plain(1e4), gemma3.layers().get(0).rope());
+    assertEquals(RopeConfig.plain(1e6), gemma3.layers().get(2).rope());
+
+    assertEquals(List.of(0, 0, 0, 0, 0, 0), windows(family("qwen2", "")));
+    ModelConfig qwen2 = family("qwen2", ", \"use_sliding_window\": true, \"max_window_layers\": 4");
+    assertEquals(List.of(0, 0, 0, 0, 4096, 4096), windows(qwen2));
+    assertTrue(qwen2.queryKeyValueBias());
+    assertFalse(qwen2.attentionOutBias());
+    assertEquals(Set.of(), qwen2.specialIds());
+    assertEquals(128, family("qwen3", "").headDim());
+    assertEquals(List.of(4096, 4096, 4096, 4096, 4096, 4096), windows(family("mistral", "")));
+    assertEquals(
+        List.of(0, 0, 0, 0, 0, 0), windows(family("mistral", ", \"sliding_window\": null")));
+
+    ModelConfig neox = family("gpt_neox", ", \"rotary_pct\": 0.5");
+    assertEquals(8, neox.rotaryDim());
+    assertTrue(neox.parallelResidual());
+    assertEquals(ModelConfig.MlpActivation.GELU_ERF, neox.activation());
+    assertEquals(Set.of(0, 2), neox.specialIds());
+  }
+
+  @Test
+  void readsGpt2UnderItsOwnNames() throws IOException {
+    ModelConfig gpt2 =
+        readText(
+            "{\"model_type\": \"gpt2\", \"n_embd\": 12, \"n_head\": 3, \"n_layer\": 2,"
+                + " \"vocab_size\": 50257}");
+    assertEquals(48, gpt2.intermediateSize());
+    assertEquals(1024, gpt2.maxPositionEmbeddings());
+    assertEquals(0, gpt2.rotaryDim());
+    assertEquals(Set.of(50256), gpt2.specialIds());
+    assertTrue(gpt2.queryKeyValueBias() && gpt2.attentionOutBias() && gpt2.mlpBias());
+  }
+
+  /** Settings that change what a family computes. */
+  @ParameterizedTest
+  @CsvSource(
+      delimiter = '|',
+      quoteCharacter = '`',
+      textBlock =
+          """
+          gemma2      | "use_bidirectional_attention": true   | use_bidirectional_attention is true
+          gemma2      | "query_pre_attn_scalar": 0            | query_pre_attn_scalar is not positive
+          gemma2      | "final_logit_softcapping": -1         | final_logit_softcapping is not positive
+          gemma2      | "layer_types": ["full_attention"]     | layer_types names 1 of 6 layers
+          gemma3_text | "sliding_window": 0                   | sliding_window is 0
+          gemma3_text | "rope_parameters": {"full_attention": {"rope_type": "yarn"}} | rope_type is yarn
+          mistral     | "attention_bias": true                | attention_bias is true, which the family does not have
+          qwen3       | "mlp_bias": true                      | mlp_bias is true, which the family does not have
+          gpt_neox    | "rotary_pct": 0.1                     | rotary_pct is 0.1: 1 of a head's 16 elements
+          gpt_neox    | "num_attention_heads": 7              | hidden_size is 96, not a multiple of 7 heads
+          gpt_neox    | "hidden_act": "gelu_10"               | hidden_act is gelu_10, which is not supported
+          """)
+  void refusesWhatAFamilyCannotCompute(String type, String key, String fault) throws IOException {
+    Path file = folder.resolve("config.json");
+    assertRefused(file, () -> family(type, ", " + key), fault);
+  }
+
+  private static List<Integer> windows(ModelConfig config) {
+    return config.layers().stream().map(ModelConfig.Layer::window).toList();
+  }
+
+  /** The sizes alone, and some more keys; the last of equal keys would be refused. */
+  private ModelConfig family(String type, String more) throws IOException {
+    String heads = more.contains("num_attention_heads") ? "" : ", \"num_attention_heads\": 6";
+    return readText(
+        "{\"model_type\": \"%s\", \"hidden_size\": 96, \"num_hidden_layers\": 6%s,"
+                .formatted(type, heads)
+            + " \"intermediate_size\": 100, \"vocab_size\": 300%s}".formatted(more));
+  }
+
+  private ModelConfig readText(String text) throws IOException {
+    return ModelConfig.read(Files.writeString(folder.resolve("config.json"), text));
   }
 
   @ParameterizedTest
