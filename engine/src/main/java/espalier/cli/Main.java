@@ -14,6 +14,7 @@ import picocli.CommandLine.Command;
     subcommands = {
       AdaptCommand.class,
       EvaluateCommand.class,
+      MergeCommand.class,
       TrainSaeCommand.class,
       PretrainCommand.class,
       GenerateCommand.class,

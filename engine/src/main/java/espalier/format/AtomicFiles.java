@@ -3,6 +3,7 @@ package espalier.format;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
 import java.io.UncheckedIOException;
+import java.lang.foreign.MemorySegment;
 import java.nio.ByteBuffer;
 import java.nio.channels.FileChannel;
 import java.nio.charset.StandardCharsets;
@@ -22,6 +23,8 @@ public final class AtomicFiles {
   public interface Content {
     void writeTo(FileChannel channel) throws IOException;
   }
+
+  private static final long PIECE = 1L << 24;
 
   private AtomicFiles() {}
 
@@ -56,6 +59,21 @@ public final class AtomicFiles {
     write(file, json.toPrettyString() + "\n");
   }
 
+  /** Copies a file, or what a link points to. */
+  public static void copy(Path from, Path to) {
+    try (FileChannel source = FileChannel.open(from, StandardOpenOption.READ)) {
+      write(
+          to,
+          channel -> {
+            for (long at = 0; at < source.size(); ) {
+              at += source.transferTo(at, source.size() - at, channel);
+            }
+          });
+    } catch (IOException e) {
+      throw new UncheckedIOException(from + " cannot be copied: " + e.getMessage(), e);
+    }
+  }
+
   /** A channel may take less than it is given. */
   static void writeFully(FileChannel channel, ByteBuffer bytes) throws IOException {
     while (bytes.hasRemaining()) {
@@ -63,8 +81,16 @@ public final class AtomicFiles {
     }
   }
 
+  /** Memory of any size, a piece at a time: a buffer cannot be larger than 2 GiB. */
+  public static void writeFully(FileChannel channel, MemorySegment bytes) throws IOException {
+    for (long at = 0; at < bytes.byteSize(); at += PIECE) {
+      long size = Math.min(PIECE, bytes.byteSize() - at);
+      writeFully(channel, bytes.asSlice(at, size).asByteBuffer());
+    }
+  }
+
   /** Makes the rename itself survive a power cut. */
-  private static void flushFolder(Path folder) throws IOException {
+  static void flushFolder(Path folder) throws IOException {
     try (FileChannel channel = FileChannel.open(folder, StandardOpenOption.READ)) {
       channel.force(true);
     }

@@ -2,8 +2,10 @@ package espalier.format;
 
 import java.util.Arrays;
 import java.util.List;
+import java.util.Objects;
 import java.util.Optional;
 import java.util.stream.Collectors;
+import java.util.stream.Stream;
 
 /**
  * The families of language models that can be loaded, each described by its names in Hugging Face
@@ -232,6 +234,19 @@ public enum ModelFamily {
           mlpOutNorm,
           finalNorm,
           head);
+    }
+
+    /** The linear layers of block {@code layer}. */
+    List<String> linear(int layer) {
+      return Stream.of(queryKeyValue, List.of(attentionOut), mlpIn, List.of(mlpOut))
+          .flatMap(List::stream)
+          .map(blockPath(layer)::concat)
+          .toList();
+    }
+
+    /** Embeddings and head. */
+    List<String> outsideBlocks() {
+      return Stream.of(embedding, positions, head).filter(Objects::nonNull).toList();
     }
 
     /** What the names within block {@code layer} begin with. */

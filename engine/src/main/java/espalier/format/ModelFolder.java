@@ -17,9 +17,9 @@ import java.util.regex.Pattern;
  */
 public final class ModelFolder implements AutoCloseable {
 
-  private static final String CONFIG = "config.json";
+  public static final String CONFIG = "config.json";
   private static final String SINGLE = "model.safetensors";
-  private static final String INDEX = "model.safetensors.index.json";
+  public static final String INDEX = "model.safetensors.index.json";
 
   /** A name within the folder: no separators, and neither "." nor "..". */
   private static final Pattern SHARD = Pattern.compile("[\\w.-]+\\.safetensors");
@@ -62,14 +62,24 @@ public final class ModelFolder implements AutoCloseable {
     return config;
   }
 
+  /** The files that hold the weights. */
+  public List<Safetensors> files() {
+    return List.copyOf(files);
+  }
+
   /** A tensor of the given shape; refuses any other, and a missing one. */
   public TensorEntry tensor(String name, long... shape) {
+    return tensor(name).expect(shape);
+  }
+
+  /** A tensor of whatever shape; refuses a missing one. */
+  public TensorEntry tensor(String name) {
     TensorEntry entry = tensors.get(nameInFiles(name));
     if (entry == null) {
       throw new InputException(files.getFirst().file(), "tensor " + name + " is missing");
     }
     taken.add(entry.name());
-    return entry.expect(shape);
+    return entry;
   }
 
   /** Files of the bare model, without its head, leave out what the other names begin with. */

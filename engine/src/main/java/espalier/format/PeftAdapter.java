@@ -4,12 +4,16 @@ import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.Collection;
 import java.util.Collections;
+import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.SortedMap;
 import java.util.TreeMap;
+import java.util.TreeSet;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import java.util.stream.Collectors;
+import java.util.stream.IntStream;
 
 /**
  * A LoRA adapter as PEFT lays it out: {@code adapter_config.json} and {@code
@@ -69,6 +73,11 @@ public final class PeftAdapter implements AutoCloseable {
     return config.rankStabilised();
   }
 
+  /** What B A is multiplied by. */
+  public double scale(Layer layer) {
+    return layer.alpha / (rankStabilised() ? Math.sqrt(layer.rank) : layer.rank);
+  }
+
   /** The adapted layers by module path, such as {@code model.layers.3.mlp.up_proj}. */
   public SortedMap<String, Layer> layers() {
     return Collections.unmodifiableSortedMap(layers);
@@ -77,11 +86,22 @@ public final class PeftAdapter implements AutoCloseable {
   /**
    * Refuses an adapter that does not fit a model: layers that the model has not, and layers that
    * the configuration chooses and the file lacks.
-   *
+   */
+  public void requireFits(ModelConfig model) {
+    ModelFamily.TensorNames names = model.family().names();
+    requireFits(
+        IntStream.range(0, model.numLayers())
+            .mapToObj(names::linear)
+            .flatMap(List::stream)
+            .collect(Collectors.toCollection(TreeSet::new)),
+        names.outsideBlocks());
+  }
+
+  /**
    * @param linear paths of the model's linear layers
    * @param others paths of its embeddings and head
    */
-  public void requireFits(Collection<String> linear, Collection<String> others) {
+  void requireFits(Collection<String> linear, Collection<String> others) {
     for (String path : layers.keySet()) {
       if (!linear.contains(path)) {
         throw new InputException(

@@ -1,8 +1,6 @@
 package espalier.format;
 
 import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.node.JsonNodeFactory;
-import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.tensor.Tensor;
 import java.io.IOException;
 import java.lang.foreign.Arena;
@@ -245,53 +243,21 @@ public final class Safetensors implements AutoCloseable {
   public static void write(Path file, List<Output> outputs, Map<String, String> metadata) {
     List<Output> order = new ArrayList<>(outputs);
     order.sort(Comparator.comparing(Output::name));
-    ObjectNode header = JsonNodeFactory.instance.objectNode();
-    if (!metadata.isEmpty()) {
-      ObjectNode meta = header.putObject("__metadata__");
-      metadata.forEach(meta::put);
-    }
-    long offset = 0;
-    for (Output output : order) {
-      if (header.has(output.name)) {
-        throw new IllegalArgumentException("two tensors named " + output.name);
-      }
-      ObjectNode entry = header.putObject(output.name);
-      entry.put("dtype", "F32");
-      var shape = entry.putArray("shape");
-      for (long n : output.shape) {
-        shape.add(n);
-      }
-      long end = offset + output.tensor.size() * Float.BYTES;
-      entry.putArray("data_offsets").add(offset).add(end);
-      offset = end;
-    }
-    byte[] json = padded(header.toString());
-    AtomicFiles.write(
+    SafetensorsWriter.write(
         file,
-        channel -> {
-          ByteBuffer length = ByteBuffer.allocate(Long.BYTES).order(ByteOrder.LITTLE_ENDIAN);
-          AtomicFiles.writeFully(channel, length.putLong(json.length).flip());
-          AtomicFiles.writeFully(channel, ByteBuffer.wrap(json));
-          for (Output output : order) {
-            writeData(channel, output.tensor);
-          }
-        });
+        order.stream()
+            .map(
+                output ->
+                    new SafetensorsWriter.Part(
+                        output.name,
+                        DType.F32,
+                        output.shape,
+                        channel -> AtomicFiles.writeFully(channel, bytes(output.tensor))))
+            .toList(),
+        metadata);
   }
 
-  /** With spaces to a multiple of eight bytes, so that data is aligned. */
-  private static byte[] padded(String json) {
-    int length = json.getBytes(StandardCharsets.UTF_8).length;
-    return (json + " ".repeat(-length & 7)).getBytes(StandardCharsets.UTF_8);
-  }
-
-  private static void writeData(FileChannel channel, Tensor tensor) throws IOException {
-    long left = tensor.size() * Float.BYTES;
-    long at = 0;
-    while (left > 0) {
-      long part = Math.min(left, 1L << 24);
-      AtomicFiles.writeFully(channel, tensor.data().asSlice(at, part).asByteBuffer());
-      at += part;
-      left -= part;
-    }
+  private static MemorySegment bytes(Tensor tensor) {
+    return tensor.data().asSlice(0, tensor.size() * Float.BYTES);
   }
 }

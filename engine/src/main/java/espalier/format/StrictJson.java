@@ -127,6 +127,11 @@ public final class StrictJson {
     return node.deepCopy();
   }
 
+  /** A copy that may be changed and written. */
+  public ObjectNode toObjectNode() {
+    return node.deepCopy();
+  }
+
   public JsonNode raw(String key) {
     return node.path(key);
   }

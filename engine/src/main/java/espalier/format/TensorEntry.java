@@ -61,7 +61,13 @@ public record TensorEntry(Path file, String name, DType dtype, long[] shape, Mem
     if (target.size() != size() || !target.isContiguous()) {
       throw new IllegalArgumentException(name + ": " + size() + " elements for " + target.size());
     }
-    device.kernels().convert(data, kernelDtype(), target.data(), size());
+    copyTo(device, 0, target);
+  }
+
+  /** Converts a part of the elements, those from {@code from} on, as {@link #copyTo} does all. */
+  public void copyTo(Device device, long from, Tensor target) {
+    MemorySegment part = data.asSlice(from * dtype.bytes(), target.size() * dtype.bytes());
+    device.kernels().convert(part, kernelDtype(), target.data(), target.size());
   }
 
   /** As esp_dtype numbers them. */

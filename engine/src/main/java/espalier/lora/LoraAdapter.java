@@ -4,7 +4,6 @@ import espalier.autograd.LowRank;
 import espalier.autograd.ParameterSet;
 import espalier.device.Control;
 import espalier.device.Device;
-import espalier.format.ModelFamily;
 import espalier.format.PeftAdapter;
 import espalier.format.PeftWriter;
 import espalier.format.TensorEntry;
@@ -21,12 +20,10 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.Objects;
 import java.util.SortedMap;
 import java.util.TreeMap;
 import java.util.random.RandomGenerator;
 import java.util.stream.IntStream;
-import java.util.stream.Stream;
 
 /**
  * LoRA updates of chosen linear layers of a model (Hu et al. 2021), with PEFT's conventions for
@@ -86,13 +83,6 @@ public final class LoraAdapter {
     return IntStream.range(0, model.layers()).boxed().flatMap(model::linearLayers).toList();
   }
 
-  private static List<String> paths(LanguageModel model) {
-    return groups(model).stream()
-        .flatMap(group -> group.projections().stream())
-        .map(Projection::path)
-        .toList();
-  }
-
   /**
    * New updates that change nothing yet: A uniform in +-1/sqrt(in), as PEFT draws it, and B zero.
    */
@@ -122,7 +112,7 @@ public final class LoraAdapter {
    */
   public static LoraAdapter load(
       Device device, LanguageModel model, PeftAdapter file, double dropout, Control control) {
-    file.requireFits(paths(model), outsideBlocks(model));
+    file.requireFits(model.config());
     SortedMap<String, LoraSettings.Layer> layers = new TreeMap<>();
     file.layers()
         .forEach(
@@ -143,14 +133,6 @@ public final class LoraAdapter {
               }
             });
     return adapter;
-  }
-
-  /** Embeddings and head, which a configuration may choose, too. */
-  private static List<String> outsideBlocks(LanguageModel model) {
-    ModelFamily.TensorNames names = model.config().family().names();
-    return Stream.of(names.embedding(), names.positions(), names.head())
-        .filter(Objects::nonNull)
-        .toList();
   }
 
   private static void read(Device device, TensorEntry entry, Tensor target) {

@@ -1,0 +1,232 @@
+#!/usr/bin/env python3
+"""Holds Espalier's reading, writing and merging of adapters against PEFT: every way of choosing layers, ranks and scales.
+
+    compare_peft.py [--launcher ./espalier] [--seed N] [--only TEXT] [--keep DIR]
+
+A fresh random Llama for each case: PEFT writes an adapter, Espalier evaluates with it, trains it further, and PEFT loads
+what comes of it, without a warning, with the same ranks and scales. Both merge it, and so they do for every other
+family. Ends with 'N passed, N failed'.
+"""
+import argparse
+import copy
+import json
+import secrets
+import sys
+import tempfile
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
+
+import family_models
+import live_cases
+from compare_live import Group, Undecidable, compare_evaluate, espalier
+from live_cases import ATTENTION, LLAMA3, MLP, PLAIN, Case, llama
+
+# Of the spread of the logits: the same float32 weights but for the order in which an update is summed.
+MERGED = 1e-5
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What LoraConfig is told; edits: changes to adapter_config.json that PEFT's own writing undoes."""
+    name: str
+    config: dict
+    edits: dict = field(default_factory=dict)
+
+
+CHOICES = [
+    Choice("list of names", dict(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"])),
+    Choice("list with paths within blocks, alpha no multiple of r",
+           dict(r=3, lora_alpha=7, target_modules=["self_attn.k_proj", "mlp.up_proj", "model.layers.1.mlp.gate_proj"])),
+    Choice("regular expression",
+           dict(r=2, lora_alpha=6, target_modules=r"model\.layers\.(?:[02])\.(?P<half>self_attn\.[qv]|mlp\.(up|down))_proj")),
+    Choice("all-linear", dict(r=2, lora_alpha=4, target_modules="all-linear"), dict(target_modules="all-linear")),
+    Choice("all-linear but some", dict(r=2, lora_alpha=4, target_modules="all-linear", exclude_modules=r".*\.1\..*|.*down_proj"),
+           dict(target_modules="all-linear")),
+    Choice("names but some", dict(r=2, lora_alpha=4, target_modules=[*ATTENTION, *MLP], exclude_modules=["mlp.up_proj", "k_proj"])),
+    Choice("blocks", dict(r=5, lora_alpha=2, target_modules=["o_proj", "gate_proj"], layers_to_transform=[0, 3],
+                          layers_pattern="layers")),
+    Choice("one block, any pattern", dict(r=1, lora_alpha=1, target_modules=["v_proj"], layers_to_transform=2)),
+    Choice("rank patterns", dict(r=4, lora_alpha=8, target_modules=[*ATTENTION, "up_proj"], rank_pattern={
+        "q_proj": 2, r"layers\.[13]\.self_attn\.v_proj": 7, "model.layers.0.mlp.up_proj": 1})),
+    Choice("alpha patterns", dict(r=4, lora_alpha=8, target_modules=[*ATTENTION, "up_proj"], alpha_pattern={
+        "up_proj": 3, r".*\.2\.self_attn\.[kq]_proj": 12.5})),
+    Choice("rsLoRA with rank and alpha patterns", dict(
+        r=4, lora_alpha=5, use_rslora=True, target_modules=[*ATTENTION, *MLP], layers_to_transform=[1, 2, 3],
+        rank_pattern={"k_proj": 3, r"layers.2.*proj": 6}, alpha_pattern={"q_proj|v_proj": 2})),
+    Choice("no targets: PEFT's default", dict(r=3, lora_alpha=3), dict(target_modules=None)),
+]
+
+MODELS = [
+    ("float32, tied", llama(64, 4, 2, 16, 90, 4, 151, True, LLAMA3), dict()),
+    ("bfloat16 shards, untied", llama(60, 5, 1, 12, 77, 4, 133, False, PLAIN), dict(bf16=True, shard_size="60KB")),
+]
+
+
+@torch.no_grad()
+def randomise(net: PeftModel, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for name, p in net.named_parameters():
+        if "lora_A" in name:
+            p.copy_((2 * torch.rand(p.shape, generator=generator) - 1) * p.shape[1] ** -0.5)
+        elif "lora_B" in name:
+            p.copy_(0.05 * torch.randn(p.shape, generator=generator))
+
+
+def write_adapter(choice: Choice, model: Path, folder: Path, seed: int, dtype: torch.dtype) -> None:
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    net = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **copy.deepcopy(choice.config)))
+    randomise(net, seed)
+    net.to(dtype).save_pretrained(folder)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | choice.edits))
+
+
+def load(model: Path, adapter: Path) -> PeftModel:
+    """As PEFT loads it, any warning of keys or settings an error."""
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return PeftModel.from_pretrained(base, adapter).eval()
+
+
+def scales(net: PeftModel) -> dict[str, tuple[int, float]]:
+    """Rank and scale of every adapted module."""
+    return {name: (m.r["default"], m.scaling["default"]) for name, m in net.named_modules() if isinstance(m, LoraLayer)}
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}
+
+
+def compare_training(case: Case, folder: Path, launcher: str) -> bool:
+    """Trained further by Espalier, an adapter has the same modules, ranks and scales, and PEFT loads and writes it back."""
+    group = Group("trained further")
+    out, again = folder / "out", folder / "again"
+    sae = [x for layer in case.saes for x in ("--sae", f"{layer}={folder}/sae-{layer}")]
+    if espalier(group, launcher, "adapt", "--model", folder / "model", "--data", folder / "tokens.npy", *sae, "--steps", 2,
+                "--dropout", 0, "--lr", 1e-3, "--init-adapter", folder / "adapter", "--out", out) is None:
+        return group.report()
+    before, after = load(folder / "model", folder / "adapter"), load(folder / "model", out)
+    group.holds(f"ranks and scales {scales(after)} for {scales(before)}", scales(after) == scales(before))
+    old, new = tensors(folder / "adapter"), tensors(out)
+    group.holds(f"tensors differ: {sorted(set(old) ^ set(new))[:4]}", set(old) == set(new))
+    group.holds("nothing was trained", any(not torch.equal(old[n].float(), new[n]) for n in set(old) & set(new)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that "model", the base's name, is not at hand to look for its vocabulary
+        after.save_pretrained(again)
+    back = tensors(again)
+    group.holds("PEFT writes other tensors than it was given", set(back) == set(new) and all(
+        torch.equal(back[n], new[n]) for n in new))
+    return group.report()
+
+
+def compare_merge(model: Path, adapter: Path, out: Path, launcher: str, ids: torch.Tensor) -> bool:
+    """PEFT's merge_and_unload against Espalier's: weights, and the logits transformers computes from the files."""
+    group = Group("merged")
+    printed = espalier(group, launcher, "merge", "--json", "--model", model, "--adapter", adapter, "--out", out)
+    if printed is None or espalier(group, launcher, "merge", "--model", model, "--adapter", adapter, "--out", f"{out}-f32",
+                                   "--dtype", "f32") is None:
+        return group.report()
+    base = AutoModelForCausalLM.from_pretrained(model, dtype="auto").dtype
+    want = load(model, adapter).merge_and_unload()
+    for folder, dtype in ((out, base), (Path(f"{out}-f32"), torch.float32)):
+        got, report = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", attn_implementation="eager",
+                                                           output_loading_info=True)
+        group.holds(f"{folder.name} is {got.dtype}, not {dtype}", got.dtype == dtype)
+        group.holds(f"{folder.name} loads with {report}", not any(report.values()))
+        for name, p in want.named_parameters():
+            theirs = got.get_parameter(name)
+            # of float32, the order of a sum; of others, one rounding, which may fall either way on a tie
+            allowed = 2.0**-20 if dtype == torch.float32 else torch.finfo(dtype).eps
+            group.holds(f"{folder.name} {name}", theirs.dtype == dtype and torch.allclose(
+                theirs.float(), p, rtol=allowed, atol=1e-7))
+    with torch.no_grad():
+        logits = want(ids, use_cache=False).logits
+        mine = got(ids, use_cache=False).logits
+    group.close("logits", (mine - logits).abs().max().item(), 0.0, 0.0, MERGED, scale=logits.std().item())
+    check_loss(group, model, out, want, json.loads(printed)["rounding_loss"])
+    return group.report()
+
+
+def check_loss(group: Group, model: Path, out: Path, exact, printed: float) -> None:
+    before = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    after = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    lost = update = 0.0
+    for (_, a), (_, b), (_, e) in zip(*(m.named_parameters() for m in (before, after, exact))):
+        if not torch.equal(a, e):
+            lost += (b.double() - e.double()).pow(2).sum().item()
+            update += (e.double() - a.double()).pow(2).sum().item()
+    # in float32 the sum itself is rounded on both sides: nothing to compare but that it is small
+    near = 1e-2 * (lost / update) ** 0.5 + 1e-5
+    group.holds(f"rounding_loss {printed} for {(lost / update) ** 0.5}", abs(printed - (lost / update) ** 0.5) < near)
+
+
+def compare_choice(choice: Choice, case: Case, root: Path, launcher: str, seed: int) -> list[bool]:
+    dtype = (torch.float32, torch.bfloat16, torch.float16)[seed % 3]
+    for attempt in range(20):
+        folder = root / str(attempt)
+        folder.mkdir(parents=True)
+        live_cases.build(case, folder, seed + attempt)
+        write_adapter(choice, folder / "model", folder / "adapter", seed, dtype)
+        ids = torch.from_numpy(np.load(folder / "tokens.npy").astype(np.int64))
+        try:
+            return [compare_evaluate(case, folder, launcher, folder / "adapter", f"evaluate ({dtype})"),
+                    compare_training(case, folder, launcher),
+                    compare_evaluate(case, folder, launcher, folder / "out", "evaluate what was trained"),
+                    compare_merge(folder / "model", folder / "adapter", folder / "merged", launcher, ids)]
+        except Undecidable:
+            print("  drawn again: a latent's decision hangs on rounding")
+    raise SystemExit("20 draws, and in each a latent's decision hangs on rounding")
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--launcher", default=str(Path(__file__).parents[2] / "espalier"))
+    p.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
+    p.add_argument("--only", default="", help="cases whose name contains this")
+    p.add_argument("--keep", type=Path, help="an empty folder for the cases' files")
+    a = p.parse_args()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    torch.set_num_threads(1)  # the models are small
+    print(f"Espalier against PyTorch {torch.__version__}, transformers {transformers.__version__}; --seed {a.seed}")
+    passed: list[bool] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        root = a.keep or Path(temporary)
+        for i, choice in enumerate(CHOICES):
+            name, config, more = MODELS[i % len(MODELS)]
+            title = f"{choice.name}; {name}"
+            if a.only not in title:
+                continue
+            print(title, flush=True)
+            passed += compare_choice(choice, Case(title, config, {1: "jumprelu"}, None, **more), root / f"choice-{i}",
+                                     a.launcher, a.seed + 100 * i)
+        for i, family in enumerate(family_models.families()):
+            title = f"merge; {family.name}"
+            if a.only not in title:
+                continue
+            print(title, flush=True)
+            folder = root / f"family-{i}"
+            model = family_models.build(family, folder / "model", a.seed + i)
+            net = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=3, lora_alpha=6, target_modules="all-linear",
+                                                   fan_in_fan_out=family.model_type == "gpt2"))
+            randomise(net, a.seed + i)
+            net.save_pretrained(folder / "adapter")
+            ids = torch.randint(3, model.config.vocab_size, (4, 24))
+            passed.append(compare_merge(folder / "model", folder / "adapter", folder / "merged", a.launcher, ids))
+    print(f"{sum(passed)} passed, {len(passed) - sum(passed)} failed")
+    return 0 if passed and all(passed) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
