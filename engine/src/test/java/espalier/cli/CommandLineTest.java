@@ -307,6 +307,7 @@ class CommandLineTest {
         List.of(
             "adapt",
             "evaluate",
+            "merge",
             "train-sae",
             "pretrain",
             "generate",

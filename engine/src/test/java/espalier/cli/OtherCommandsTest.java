@@ -18,10 +18,12 @@ class OtherCommandsTest {
 
   @TempDir private Path temp;
 
-  /** Words separated by spaces; MODEL, DATA, SAE and TEMP stand for paths. */
+  /** Words separated by spaces; those in capitals stand for paths. */
   private Outcome run(String line) {
     return Outcome.of(
         line.replace("MODEL", Golden.folder("llama").toString())
+            .replace("UNTIED", Golden.folder("llama-untied").toString())
+            .replace("ADAPTER", Golden.folder("adapter").toString())
             .replace("DATA", Golden.folder("tokens.npy").toString())
             .replace("SAE", Golden.folder("sae-topk").toString())
             .replace("TEMP", temp.toString())
@@ -44,6 +46,13 @@ class OtherCommandsTest {
         "evaluate --model MODEL --data DATA --device cuda | --device cuda",
         "evaluate --model MODEL --data DATA --dtype f64 | --dtype f64",
         "evaluate --model MODEL --data DATA --context 1 | --context 1",
+        "merge --model MODEL --adapter ADAPTER | --out",
+        "merge --model MODEL --adapter nowhere --out TEMP/out | nowhere",
+        "merge --model nowhere --adapter ADAPTER --out TEMP/out | nowhere",
+        "merge --model MODEL --adapter ADAPTER --out MODEL | --out",
+        "merge --model MODEL --adapter ADAPTER --out MODEL/config.json | --out",
+        "merge --model MODEL --adapter ADAPTER --out TEMP/out --dtype bf16 | --dtype bf16",
+        "merge --model UNTIED --adapter ADAPTER --out TEMP/out | adapter_model.safetensors",
         "train-sae --model MODEL --data DATA --out TEMP/out | --layer",
         "train-sae --model MODEL --data DATA --out TEMP/out --layer -1 | --layer -1",
         "train-sae --model MODEL --data DATA --out TEMP/out --layer 4 | --layer 4",
