@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The live comparison with PyTorch (compare_live.py) in an environment of its own (venv.sh).
-# Skips, with exit 0 and a loud line, only where pip cannot install. Arguments go to compare_live.py.
+# A live comparison with PyTorch in an environment of its own (venv.sh): compare_live.sh [PROGRAM.py] [ARGUMENT...]
+# The program is compare_live.py where none is named. Skips, with exit 0 and a loud line, only where pip cannot install.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -13,4 +13,5 @@ if ! python=$("$here/venv.sh"); then
 fi
 
 export HF_HUB_OFFLINE=1 # everything is made here; nothing is to be looked up
-exec "$python" "$here/compare_live.py" "$@"
+if [[ ${1-} != *.py ]]; then set -- compare_live.py "$@"; fi
+exec "$python" "$here/$1" "${@:2}"
