@@ -59,7 +59,7 @@ final class EvaluationTable {
 
   private void model() {
     List<List<String>> lines = new ArrayList<>();
-    lines.add(List.of("nats per token", "CE", "KL"));
+    lines.add(List.of("nats per token", "CE", json.has("kl_sae") ? "KL" : ""));
     lines.add(List.of("original", number(json, "ce_base"), ""));
     variant(lines, "with SAEs", "ce_sae", "kl_sae");
     variant(lines, "adapted", "ce_adapted", "kl_adapted");

@@ -69,6 +69,23 @@ class RefusedRunsTest {
     refused(name, fault);
   }
 
+  @ParameterizedTest
+  @CsvSource(
+      delimiter = '|',
+      quoteCharacter = '`',
+      value = {
+        "{\"ce_base\": 1, \"ce_base\": 2}  | ce_base appears twice",
+        "{\"ce_base\": \"low\"}           | ce_base is not what it should be: \"low\"",
+        "{\"saes\": [1]}                   | saes is not what it should be: [1]",
+        "{\"activation_distance\": 1}      | activation_distance is not what it should be: 1",
+        "{\"token_loss_differences\": []}  | token_loss_differences is not what it should be: []",
+      })
+  void anEvaluation(String content, String fault) throws IOException {
+    put(folder, "run.json", "{\"command\": \"evaluate\"}");
+    put(folder, "evaluation.json", content);
+    refused("evaluation.json", fault);
+  }
+
   private void refused(String file, String fault) {
     assertRefused(folder.resolve(file), () -> Report.write(folder), fault);
     assertFalse(Files.exists(folder.resolve("report.html")));
