@@ -2,41 +2,19 @@ package espalier.format;
 
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.List;
-import java.util.Map;
-import java.util.OptionalInt;
 import java.util.Set;
-import java.util.regex.Matcher;
-import java.util.regex.Pattern;
+import java.util.stream.Stream;
 
 /** Opens an SAE by its folder or its weights file and finds out what format it is in. */
 public final class SaeFile implements AutoCloseable {
 
-  /** TransformerLens, Hugging Face and sparsify names of a block's output. */
-  private static final List<Pattern> BLOCK_OUTPUTS =
-      List.of(
-          Pattern.compile("blocks\\.(\\d{1,6})\\.hook_resid_post"),
-          Pattern.compile("(?:model\\.)?layers\\.(\\d{1,6})(?:\\.output)?"));
-
-  /** TransformerLens's name of a block's input. */
-  private static final Pattern BLOCK_INPUT =
-      Pattern.compile("blocks\\.(\\d{1,6})\\.hook_resid_pre");
-
-  /** Formats that are recognised, by the file that only they have, to be refused by name. */
-  private static final Map<String, String> OTHER_FORMATS =
-      Map.of(
-          "params.npz", "Gemma Scope",
-          "params.safetensors", "Gemma Scope 2",
-          "hyperparams.json", "Llama Scope",
-          "ae.pt", "dictionary_learning");
-
   private static final String SUPPORTED =
-      "supported are SAELens (%s) and sparsify (%s)".formatted(SaeLens.WEIGHTS, Sparsify.WEIGHTS);
+      "supported are SAELens, sparsify, Gemma Scope 1 and 2, Llama Scope and dictionary_learning";
 
-  private final Safetensors file;
+  private final TensorFile file;
   private final SaeWeights weights;
 
-  private SaeFile(Safetensors file, SaeWeights weights) {
+  private SaeFile(TensorFile file, SaeWeights weights) {
     this.file = file;
     this.weights = weights;
   }
@@ -45,21 +23,66 @@ public final class SaeFile implements AutoCloseable {
     if (!Files.exists(path)) {
       throw new InputException(path, "no such file or folder");
     }
-    Path folder = Files.isDirectory(path) ? path : path.toAbsolutePath().getParent();
-    if (isFor(path, folder, SaeLens.WEIGHTS)) {
-      return open(folder.resolve(SaeLens.WEIGHTS), file -> SaeLens.read(folder, file));
+    boolean isFolder = Files.isDirectory(path);
+    Path folder = isFolder ? path : path.toAbsolutePath().getParent();
+    String name = isFolder ? "" : path.getFileName().toString();
+    refuseCrossLayer(path, folder, name);
+    if (isFor(folder, name, SaeLens.WEIGHTS)) {
+      Path file = folder.resolve(SaeLens.WEIGHTS);
+      boolean distilled =
+          !Files.exists(folder.resolve(SaeLens.CONFIG))
+              && Files.exists(folder.resolve("config.json"));
+      return open(
+          Safetensors.open(file),
+          tensors ->
+              distilled
+                  ? LlamaScope.readDistilled(folder, tensors)
+                  : SaeLens.read(folder, tensors));
     }
-    if (isFor(path, folder, Sparsify.WEIGHTS)) {
-      return open(folder.resolve(Sparsify.WEIGHTS), file -> Sparsify.read(folder, file));
+    if (isFor(folder, name, Sparsify.WEIGHTS)) {
+      return open(
+          Safetensors.open(folder.resolve(Sparsify.WEIGHTS)),
+          tensors -> Sparsify.read(folder, tensors));
     }
-    OTHER_FORMATS.forEach(
-        (file, format) -> {
-          if (isFor(path, folder, file)) {
-            throw new InputException(
-                path, "is in the format of %s; %s".formatted(format, SUPPORTED));
-          }
-        });
+    if (isFor(folder, name, GemmaScope2.WEIGHTS)) {
+      Path config = folder.resolve("config.json");
+      return open(
+          Safetensors.open(folder.resolve(GemmaScope2.WEIGHTS)),
+          tensors ->
+              GemmaScope2.read(
+                  folder, tensors, Files.exists(config) ? StrictJson.read(config) : null));
+    }
+    if (isFor(folder, name, LlamaScope.CONFIG)) {
+      return llamaScope(folder);
+    }
+    if (name.equals(LlamaScope.WEIGHTS) && folder.getParent() != null) {
+      return llamaScope(folder.getParent());
+    }
     throw new InputException(path, "no SAE is found here; " + SUPPORTED);
+  }
+
+  private static SaeFile llamaScope(Path folder) {
+    return open(
+        Safetensors.open(folder.resolve("checkpoints").resolve(LlamaScope.WEIGHTS)),
+        tensors -> LlamaScope.read(folder, tensors));
+  }
+
+  private static void refuseCrossLayer(Path path, Path folder, String name) {
+    boolean crossLayer = GemmaScope2.CROSS_LAYER.matcher(name).matches();
+    if (name.isEmpty()) {
+      try (Stream<Path> files = Files.list(folder)) {
+        crossLayer =
+            files
+                .map(file -> file.getFileName().toString())
+                .anyMatch(file -> GemmaScope2.CROSS_LAYER.matcher(file).matches());
+      } catch (java.io.IOException e) {
+        throw new InputException(path, "cannot be read");
+      }
+    }
+    if (crossLayer) {
+      throw new InputException(
+          path, "is a cross-layer transcoder of Gemma Scope 2, which is not supported");
+    }
   }
 
   public SaeWeights weights() {
@@ -71,19 +94,16 @@ public final class SaeFile implements AutoCloseable {
     file.close();
   }
 
-  /** A folder that holds the weights file, or the file itself. */
-  private static boolean isFor(Path path, Path folder, String weights) {
-    return Files.isDirectory(path)
-        ? Files.exists(folder.resolve(weights))
-        : path.getFileName().toString().equals(weights);
+  /** A folder that holds the file, or the file itself. */
+  private static boolean isFor(Path folder, String name, String file) {
+    return name.isEmpty() ? Files.exists(folder.resolve(file)) : name.equals(file);
   }
 
   private interface Reader {
-    SaeWeights read(Safetensors file);
+    SaeWeights read(TensorFile file);
   }
 
-  private static SaeFile open(Path path, Reader reader) {
-    Safetensors file = Safetensors.open(path);
+  private static SaeFile open(TensorFile file, Reader reader) {
     try {
       return new SaeFile(file, reader.read(file));
     } catch (RuntimeException e) {
@@ -92,35 +112,12 @@ public final class SaeFile implements AutoCloseable {
     }
   }
 
-  /** The block whose output a hook name means; empty for other sites and no name. */
-  static OptionalInt blockOf(String hook) {
-    Matcher input = BLOCK_INPUT.matcher(hook);
-    if (input.matches() && Integer.parseInt(input.group(1)) > 0) {
-      return OptionalInt.of(Integer.parseInt(input.group(1)) - 1);
-    }
-    for (Pattern pattern : BLOCK_OUTPUTS) {
-      Matcher matcher = pattern.matcher(hook);
-      if (matcher.matches()) {
-        return OptionalInt.of(Integer.parseInt(matcher.group(1)));
-      }
-    }
-    return OptionalInt.empty();
-  }
-
   /** Refuses tensors that the format does not have: leaving one out computes something else. */
-  static void requireOnly(Safetensors file, Set<String> names) {
+  static void requireOnly(TensorFile file, Set<String> names) {
     for (String name : file.tensors().keySet()) {
       if (!names.contains(name)) {
         throw new InputException(file.file(), "tensor " + name + " is not understood");
       }
-    }
-  }
-
-  /** Refuses sites other than a block's output; no name at all is taken on trust. */
-  static void requireBlockOutput(Path file, String hook) {
-    if (!hook.isEmpty() && blockOf(hook).isEmpty()) {
-      throw new InputException(
-          file, "hook " + hook + " is not supported, only the output of a block");
     }
   }
 }

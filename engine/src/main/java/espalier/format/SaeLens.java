@@ -1,18 +1,14 @@
 package espalier.format;
 
 import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.node.JsonNodeFactory;
-import com.fasterxml.jackson.databind.node.ObjectNode;
-import espalier.format.SaeWeights.Architecture;
-import espalier.tensor.Tensor;
-import java.io.IOException;
-import java.io.UncheckedIOException;
+import espalier.format.SaeWeights.Activation;
+import espalier.format.SaeWeights.Normalisation;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.ArrayList;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
-import java.util.OptionalLong;
+import java.util.OptionalDouble;
 import java.util.Set;
 
 /**
@@ -20,78 +16,155 @@ import java.util.Set;
  * flat configuration) and 6 (with {@code metadata}) write them. Encoders are stored {@code [dIn,
  * dSae]}.
  */
-public final class SaeLens {
+final class SaeLens {
 
   static final String WEIGHTS = "sae_weights.safetensors";
-  private static final String CONFIG = "cfg.json";
-  private static final String SCALING = "scaling_factor";
-  private static final Set<String> TENSORS = Set.of("W_enc", "b_enc", "W_dec", "b_dec", SCALING);
-  private static final Set<String> WITH_THRESHOLD =
-      Set.of("W_enc", "b_enc", "W_dec", "b_dec", SCALING, "threshold");
+  static final String CONFIG = "cfg.json";
+
+  /** Factors of finetuned latents, under the names of two times. */
+  private static final List<String> FINETUNING =
+      List.of("scaling_factor", "finetuning_scaling_factor");
+
+  /** Architectures that compute something else, with the reason they are refused for. */
+  private static final Map<String, String> UNSUPPORTED =
+      Map.of(
+          "abstopk", "latents may be negative",
+          "matching_pursuit", "it is encoded step by step",
+          "temporal", "it attends over the sequence",
+          "batchtopk", "a training checkpoint; SAELens saves it for inference as jumprelu",
+          "matryoshka_batchtopk",
+              "a training checkpoint; SAELens saves it for inference as jumprelu");
+
+  private static final Set<String> SUPPORTED =
+      Set.of(
+          "standard",
+          "jumprelu",
+          "topk",
+          "gated",
+          "transcoder",
+          "skip_transcoder",
+          "jumprelu_transcoder",
+          "jumprelu_skip_transcoder");
 
   private SaeLens() {}
 
-  static SaeWeights read(Path folder, Safetensors file) {
+  static SaeWeights read(Path folder, TensorFile file) {
     StrictJson cfg = StrictJson.read(folder.resolve(CONFIG));
     boolean flat = !cfg.has("metadata");
-    String hook = hook(cfg, flat);
-    Architecture architecture = architecture(cfg);
-    SaeFile.requireBlockOutput(cfg.file(), hook);
-    refuseUnsupported(cfg);
-    boolean jumpRelu = architecture == Architecture.JUMPRELU;
-    SaeFile.requireOnly(file, jumpRelu ? WITH_THRESHOLD : TENSORS);
+    String architecture = architecture(cfg);
+    refuseOddities(folder, cfg, file);
     long dIn = cfg.positive("d_in");
+    long dOut = cfg.positive("d_out", (int) dIn);
     long dSae = cfg.positive("d_sae");
-    if (file.tensors().containsKey(SCALING)) {
-      requireOnes(file.tensor(SCALING, dSae));
+    SaeDraft sae =
+        new SaeDraft(
+            folder, file, flat ? "SAELens up to 5" : "SAELens 6", architecture, dIn, dOut, dSae);
+    sae.transcoder = architecture.contains("transcoder");
+    requireOnly(file, architecture);
+    sae.encoderOfColumns("W_enc").decoderOfRows("W_dec");
+    sae.bDec = sae.vector("b_dec", dOut);
+    if (!sae.transcoder && cfg.flag("apply_b_dec_to_input", true)) {
+      sae.bPre = sae.bDec.clone();
     }
-    return new SaeWeights(
-        folder,
-        flat ? "SAELens up to 5" : "SAELens 6",
-        architecture,
-        dIn,
-        dSae,
-        file.tensor("W_enc", dIn, dSae),
-        false,
-        file.tensor("b_enc", dSae),
-        file.tensor("W_dec", dSae, dIn),
-        file.tensor("b_dec", dIn),
-        jumpRelu ? file.tensor("threshold", dSae) : null,
-        architecture == Architecture.TOPK ? OptionalLong.of(k(cfg, dSae)) : OptionalLong.empty(),
-        cfg.flag("apply_b_dec_to_input", true),
-        architecture == Architecture.TOPK && cfg.flag("rescale_acts_by_decoder_norm", false),
-        hook,
-        SaeFile.blockOf(hook),
-        List.of());
+    if (architecture.equals("gated")) {
+      sae.gated(sae.vector("b_gate", dSae), sae.vector("b_mag", dSae), sae.vector("r_mag", dSae));
+    } else {
+      sae.bEnc = sae.vector("b_enc", dSae);
+    }
+    if (architecture.startsWith("jumprelu")) {
+      sae.jumpRelu(sae.vector("threshold", dSae));
+    }
+    if (architecture.equals("topk")) {
+      sae.activation = Activation.TOPK;
+      sae.k = k(cfg, dSae);
+      sae.expectedL0 = OptionalDouble.of(sae.k);
+      if (cfg.flag("rescale_acts_by_decoder_norm", false)) {
+        sae.foldDecoderNorms();
+      }
+    }
+    if (architecture.contains("skip")) {
+      sae.skipOfOutputs("W_skip");
+    }
+    normalise(cfg, sae);
+    sites(cfg, flat, sae);
+    return sae.finish();
   }
 
-  private static String hook(StrictJson cfg, boolean flat) {
-    if (flat) {
-      return cfg.text("hook_name", cfg.text("hook_point", ""));
-    }
-    return cfg.object("metadata").orElseThrow().text("hook_name", "");
-  }
-
-  private static Architecture architecture(StrictJson cfg) {
+  private static String architecture(StrictJson cfg) {
     String activation = cfg.text("activation_fn", cfg.text("activation_fn_str", "relu"));
     String name = cfg.text("architecture", "standard");
-    if (name.equals("standard") && activation.equals("topk")) {
-      return Architecture.TOPK;
+    if (UNSUPPORTED.containsKey(name)) {
+      throw cfg.fault(
+          "architecture",
+          "is %s, which is not supported: %s".formatted(name, UNSUPPORTED.get(name)));
+    }
+    if (!SUPPORTED.contains(name)) {
+      throw cfg.fault("architecture", "is " + name + ", which is not supported");
     }
     if (!activation.equals("relu") && !activation.equals("topk")) {
       throw cfg.fault("activation_fn", "is " + activation + ", which is not supported");
     }
-    return switch (name) {
-      case "standard" -> Architecture.STANDARD;
-      case "jumprelu" -> Architecture.JUMPRELU;
-      case "topk" -> Architecture.TOPK;
-      default ->
-          throw cfg.fault(
-              "architecture", "is " + name + "; supported are standard, jumprelu and topk");
-    };
+    return name.equals("standard") && activation.equals("topk") ? "topk" : name;
   }
 
-  private static long k(StrictJson cfg, long dSae) {
+  /** What would be computed without, and must not be. */
+  private static void refuseOddities(Path folder, StrictJson cfg, TensorFile file) {
+    Path scaler = folder.resolve("activation_scaler.json");
+    if (Files.exists(scaler)) {
+      throw new InputException(
+          scaler,
+          "belongs to a training checkpoint, whose weights are for scaled activations; SAELens"
+              + " folds the scale when it saves for inference");
+    }
+    if (file.tensors().containsKey("log_threshold")) {
+      throw new InputException(
+          file.file(),
+          "tensor log_threshold belongs to a training checkpoint; SAELens saves it for inference"
+              + " with threshold");
+    }
+    if (cfg.has("hook_head_index")
+        || cfg.object("metadata").filter(m -> m.has("hook_head_index")).isPresent()) {
+      throw cfg.fault("hook_head_index", "is set; SAEs of a single head are not supported");
+    }
+    boolean finetuned = cfg.flag("finetuning_scaling_factor", false);
+    for (String name : FINETUNING) {
+      if (file.tensors().containsKey(name)) {
+        requireOnes(file.tensor(name, cfg.positive("d_sae")));
+        finetuned = false;
+      }
+    }
+    if (finetuned) {
+      throw cfg.fault("finetuning_scaling_factor", "is true, but there are no factors");
+    }
+  }
+
+  /** The first versions wrote a factor for each latent, which had an effect after finetuning. */
+  private static void requireOnes(TensorEntry factors) {
+    for (long i = 0; i < factors.size(); i++) {
+      if (factors.value(i) != 1) {
+        throw new InputException(
+            factors.file(),
+            "tensor " + factors.name() + " is not all ones; finetuned latents are not supported");
+      }
+    }
+  }
+
+  /** Leaving a tensor out would compute something else. */
+  private static void requireOnly(TensorFile file, String architecture) {
+    Set<String> names = new HashSet<>(Set.of("W_enc", "W_dec", "b_dec"));
+    names.addAll(FINETUNING);
+    names.addAll(
+        architecture.equals("gated") ? Set.of("b_gate", "b_mag", "r_mag") : Set.of("b_enc"));
+    if (architecture.startsWith("jumprelu")) {
+      names.add("threshold");
+    }
+    if (architecture.contains("skip")) {
+      names.add("W_skip");
+    }
+    SaeFile.requireOnly(file, names);
+  }
+
+  private static int k(StrictJson cfg, long dSae) {
     StrictJson holder =
         cfg.has("k")
             ? cfg
@@ -103,96 +176,46 @@ public final class SaeLens {
     return k;
   }
 
-  private static void refuseUnsupported(StrictJson cfg) {
-    JsonNode normalize = cfg.raw("normalize_activations");
-    boolean none =
-        normalize.isMissingNode()
-            || normalize.isNull()
-            || normalize.asText().equals("none")
-            || (normalize.isBoolean() && !normalize.booleanValue());
-    if (!none) {
-      throw cfg.fault(
-          "normalize_activations", "is " + normalize.asText() + ", which is not supported");
-    }
-    if (!cfg.text("reshape_activations", "none").equals("none")) {
-      throw cfg.fault("reshape_activations", "is not none, which is not supported");
-    }
-    if (cfg.flag("finetuning_scaling_factor", false)) {
-      throw cfg.fault("finetuning_scaling_factor", "is true, which is not supported");
+  private static void normalise(StrictJson cfg, SaeDraft sae) {
+    String key = "normalize_activations";
+    JsonNode value = cfg.raw(key);
+    String mode =
+        value.isBoolean()
+            ? value.booleanValue() ? "expected_average_only_in" : "none"
+            : cfg.text(key, "none");
+    switch (mode) {
+      case "none" -> {}
+      case "expected_average_only_in" -> {
+        // The scale is folded when an SAE is saved; published ones may carry it beside.
+        if (cfg.has("norm_scaling_factor")) {
+          double scale = cfg.number("norm_scaling_factor");
+          if (scale <= 0) {
+            throw cfg.fault("norm_scaling_factor", "is not positive");
+          }
+          sae.foldInputScale(scale);
+          sae.folded.add("expected average norm");
+        }
+      }
+      case "constant_norm_rescale" -> sae.normalisation = Normalisation.CONSTANT_NORM;
+      case "layer_norm" -> sae.normalisation = Normalisation.LAYER_NORM;
+      default -> throw cfg.fault(key, "is " + mode + ", which is not supported");
     }
   }
 
-  /** The first versions wrote a factor for each latent, which had an effect after finetuning. */
-  private static void requireOnes(TensorEntry factors) {
-    for (long i = 0; i < factors.size(); i++) {
-      if (factors.value(i) != 1) {
-        throw new InputException(
-            factors.file(), "tensor scaling_factor is not all ones, which is not supported");
+  private static void sites(StrictJson cfg, boolean flat, SaeDraft sae) {
+    if (flat) {
+      sae.at(cfg.text("hook_name", cfg.text("hook_point", "")));
+      return;
+    }
+    StrictJson metadata = cfg.object("metadata").orElseThrow();
+    sae.at(metadata.text("hook_name", ""));
+    if (sae.transcoder) {
+      String out = metadata.text("hook_name_out", "");
+      sae.siteOut = SaeSite.parse(out);
+      if (sae.siteOut.isEmpty()) {
+        throw cfg.fault(
+            "metadata.hook_name_out", "is \"" + out + "\", which is no place in a model");
       }
     }
-  }
-
-  /**
-   * An SAE to be written.
-   *
-   * @param wEnc {@code [dIn, dSae]}
-   * @param wDec {@code [dSae, dIn]}
-   * @param threshold {@code [1, dSae]} for JumpReLU, else null
-   * @param hook TransformerLens name of the site
-   */
-  public record Output(
-      Architecture architecture,
-      Tensor wEnc,
-      Tensor bEnc,
-      Tensor wDec,
-      Tensor bDec,
-      Tensor threshold,
-      long k,
-      boolean subtractDecoderBias,
-      String hook,
-      String modelName,
-      int contextSize,
-      boolean hasBos) {}
-
-  /** Writes the layout of SAELens 6, weights first: a folder with a configuration is complete. */
-  public static void write(Path folder, Output sae) {
-    try {
-      Files.createDirectories(folder);
-    } catch (IOException e) {
-      throw new UncheckedIOException(folder + " cannot be made", e);
-    }
-    List<Safetensors.Output> tensors = new ArrayList<>();
-    tensors.add(Safetensors.Output.matrix("W_enc", sae.wEnc));
-    tensors.add(Safetensors.Output.vector("b_enc", sae.bEnc));
-    tensors.add(Safetensors.Output.matrix("W_dec", sae.wDec));
-    tensors.add(Safetensors.Output.vector("b_dec", sae.bDec));
-    if (sae.threshold != null) {
-      tensors.add(Safetensors.Output.vector("threshold", sae.threshold));
-    }
-    Safetensors.write(folder.resolve(WEIGHTS), tensors, Map.of("format", "pt"));
-    AtomicFiles.write(folder.resolve(CONFIG), config(sae));
-  }
-
-  private static ObjectNode config(Output sae) {
-    ObjectNode cfg = JsonNodeFactory.instance.objectNode();
-    cfg.put("architecture", sae.architecture.label());
-    cfg.put("d_in", sae.wEnc.rows());
-    cfg.put("d_sae", sae.wEnc.cols());
-    cfg.put("dtype", "float32");
-    cfg.put("device", "cpu");
-    cfg.put("apply_b_dec_to_input", sae.subtractDecoderBias);
-    cfg.put("normalize_activations", "none");
-    cfg.put("reshape_activations", "none");
-    if (sae.architecture == Architecture.TOPK) {
-      cfg.put("k", sae.k);
-      cfg.put("rescale_acts_by_decoder_norm", false);
-    }
-    ObjectNode metadata = cfg.putObject("metadata");
-    metadata.put("model_name", sae.modelName);
-    metadata.put("hook_name", sae.hook);
-    metadata.put("prepend_bos", sae.hasBos);
-    metadata.put("context_size", sae.contextSize);
-    metadata.put("exclude_special_tokens", true);
-    return cfg;
   }
 }

@@ -3,54 +3,104 @@ package espalier.format;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Locale;
-import java.util.OptionalInt;
-import java.util.OptionalLong;
+import java.util.Optional;
+import java.util.OptionalDouble;
 
 /**
- * A sparse autoencoder as read from files, whatever their format: tensors still mapped, everything
- * else understood.
+ * A sparse autoencoder as read from files, whatever their format: the two matrices still in the
+ * file, everything else reduced to what one kind of arithmetic needs.
+ *
+ * <p>With x normalised where that is asked for, z = encoder (x - bPre) + bEnc; f is z where the
+ * activation keeps it, else 0; y = f decoder + bDec, with the normalisation undone where {@code
+ * restoresScale}, plus skip x of the raw input.
  *
  * @param format what the files were taken for, such as {@code SAELens 6}
- * @param architecture how latents become active
+ * @param architecture as the format's own library calls it, such as {@code gated}
+ * @param activation what that was reduced to
  * @param dIn width of the activations
+ * @param dOut width of what it computes; dIn but for transcoders
  * @param dSae number of latents
- * @param wEnc {@code [dIn, dSae]}, or {@code [dSae, dIn]} if {@code encoderRowsAreLatents}
- * @param wDec {@code [dSae, dIn]}
- * @param threshold {@code [dSae]} for JumpReLU, else null
- * @param k of TopK
- * @param subtractDecoderBias whether b_dec is taken off the input
- * @param rankByDecoderNorm whether TopK ranks z times the norm of the latent's decoder row
+ * @param encoder {@code [dSae, dIn]}
+ * @param bEnc {@code [dSae]}
+ * @param bPre {@code [dIn]}, or null where nothing is subtracted from the input
+ * @param decoder {@code [dSae, dOut]}
+ * @param bDec {@code [dOut]}
+ * @param threshold {@code [dSae]} and at least 0, for {@link Activation#JUMPRELU}, else null
+ * @param k latents of a token for {@link Activation#TOPK}, groups for {@link Activation#GROUPMAX},
+ *     else 0
+ * @param skip {@code [dOut, dIn]} or null
+ * @param restoresScale whether the output is brought back to the scale of the input
  * @param hook the site as the files name it; empty if they do not
- * @param layer the block whose output it belongs to, if the hook says so
+ * @param site what that means, where it is understood
+ * @param siteOut where a transcoder's output belongs
+ * @param expectedL0 active latents a token, where the files or their names say
+ * @param folded what was folded into the weights
  * @param warnings what is odd but can be used
  */
 public record SaeWeights(
     Path path,
     String format,
-    Architecture architecture,
+    String architecture,
+    Activation activation,
     long dIn,
+    long dOut,
     long dSae,
-    TensorEntry wEnc,
-    boolean encoderRowsAreLatents,
-    TensorEntry bEnc,
-    TensorEntry wDec,
-    TensorEntry bDec,
-    TensorEntry threshold,
-    OptionalLong k,
-    boolean subtractDecoderBias,
-    boolean rankByDecoderNorm,
+    Matrix encoder,
+    float[] bEnc,
+    float[] bPre,
+    Matrix decoder,
+    float[] bDec,
+    float[] threshold,
+    int k,
+    Matrix skip,
+    Normalisation normalisation,
+    boolean restoresScale,
     String hook,
-    OptionalInt layer,
+    Optional<SaeSite> site,
+    Optional<SaeSite> siteOut,
+    OptionalDouble expectedL0,
+    List<String> folded,
     List<String> warnings) {
 
-  /** Under the names that SAELens gives them. */
-  public enum Architecture {
-    STANDARD,
+  /** Which z are kept. */
+  public enum Activation {
+    /** Those above 0. */
+    RELU,
+    /** Those above 0 and above the latent's threshold (Rajamanoharan et al. 2024). */
     JUMPRELU,
-    TOPK;
+    /** The k largest of a token, of those the ones above 0 (Gao et al. 2024). */
+    TOPK,
+    /** The largest of each of k groups of neighbouring latents, where above 0. */
+    GROUPMAX;
 
     public String label() {
       return name().toLowerCase(Locale.ROOT);
     }
+  }
+
+  /** What is done to each token's activations before encoding. */
+  public enum Normalisation {
+    NONE,
+    /** x sqrt(dIn) / |x|. */
+    CONSTANT_NORM,
+    /** (x - mean) / (std + 1e-5), std with dIn - 1 in its denominator. */
+    LAYER_NORM;
+
+    public String label() {
+      return name().toLowerCase(Locale.ROOT).replace('_', ' ');
+    }
+  }
+
+  /**
+   * A matrix in a file.
+   *
+   * @param transposed whether the file has its columns as rows
+   * @param rowScale a factor for each row of the matrix, or null
+   */
+  public record Matrix(TensorEntry entry, boolean transposed, float[] rowScale) {}
+
+  /** Whether it computes another activation than it reads. */
+  public boolean isTranscoder() {
+    return siteOut.isPresent();
   }
 }

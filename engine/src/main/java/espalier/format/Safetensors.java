@@ -28,7 +28,7 @@ import java.util.Map;
  *
  * <p>Format: github.com/huggingface/safetensors, README, "Format".
  */
-public final class Safetensors implements AutoCloseable {
+public final class Safetensors implements TensorFile {
 
   private static final long LARGEST_HEADER = 100_000_000;
 
@@ -64,11 +64,13 @@ public final class Safetensors implements AutoCloseable {
     }
   }
 
+  @Override
   public Path file() {
     return file;
   }
 
   /** All tensors by name, in the header's order. */
+  @Override
   public Map<String, TensorEntry> tensors() {
     return Collections.unmodifiableMap(tensors);
   }
@@ -76,18 +78,6 @@ public final class Safetensors implements AutoCloseable {
   /** The strings under {@code __metadata__}. */
   public Map<String, String> metadata() {
     return Collections.unmodifiableMap(metadata);
-  }
-
-  public TensorEntry tensor(String name) {
-    TensorEntry entry = tensors.get(name);
-    if (entry == null) {
-      throw new InputException(file, "tensor " + name + " is missing");
-    }
-    return entry;
-  }
-
-  public TensorEntry tensor(String name, long... shape) {
-    return tensor(name).expect(shape);
   }
 
   /** Unmaps the file; its tensors' bytes are gone then. */

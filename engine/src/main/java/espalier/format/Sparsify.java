@@ -1,15 +1,15 @@
 package espalier.format;
 
-import espalier.format.SaeWeights.Architecture;
+import espalier.format.SaeWeights.Activation;
 import java.nio.file.Path;
-import java.util.List;
-import java.util.OptionalLong;
+import java.util.HashSet;
+import java.util.OptionalDouble;
 import java.util.Set;
 
 /**
  * EleutherAI sparsify: {@code cfg.json} and {@code sae.safetensors} in a folder named after the
- * hook point. A TopK SAE whose encoder is a torch Linear, {@code [dSae, dIn]}, applied to x -
- * b_dec.
+ * hook point. The encoder is a torch Linear, {@code [dSae, dIn]}, applied to x - b_dec but in
+ * transcoders; a skip connection adds W_skip x.
  */
 final class Sparsify {
 
@@ -17,51 +17,68 @@ final class Sparsify {
 
   private Sparsify() {}
 
-  static SaeWeights read(Path folder, Safetensors file) {
+  static SaeWeights read(Path folder, TensorFile file) {
     StrictJson cfg = StrictJson.read(folder.resolve("cfg.json"));
-    if (!cfg.text("activation", "topk").equals("topk")) {
-      throw cfg.fault("activation", "is " + cfg.text("activation") + ", only topk is supported");
+    if (cfg.flag("signed", false)) {
+      throw cfg.fault("signed", "is true, which is not supported: latents may be negative");
     }
-    for (String flag : List.of("skip_connection", "transcode")) {
-      if (cfg.flag(flag, false)) {
-        throw cfg.fault(flag, "is true, which is not supported");
-      }
+    String activation = cfg.text("activation", "topk");
+    boolean groups = activation.equals("groupmax");
+    if (!groups && !activation.equals("topk")) {
+      throw cfg.fault("activation", "is " + activation + ", which is not supported");
     }
-    SaeFile.requireOnly(file, Set.of("encoder.weight", "encoder.bias", "W_dec", "b_dec"));
+    boolean skip = cfg.flag("skip_connection", false);
+    boolean transcode = cfg.flag("transcode", false);
+    Set<String> names = new HashSet<>(Set.of("encoder.weight", "encoder.bias", "W_dec", "b_dec"));
+    if (skip) {
+      names.add("W_skip");
+    }
+    SaeFile.requireOnly(file, names);
     long dIn = cfg.positive("d_in");
     long dSae = latents(cfg, dIn);
+    SaeDraft sae = new SaeDraft(folder, file, "sparsify", activation, dIn, dIn, dSae);
+    sae.encoderOfRows("encoder.weight").decoderOfRows("W_dec");
+    sae.bEnc = sae.vector("encoder.bias", dSae);
+    sae.bDec = sae.vector("b_dec", dIn);
+    sae.bPre = transcode ? null : sae.bDec.clone();
+    sae.activation = groups ? Activation.GROUPMAX : Activation.TOPK;
+    sae.k = k(cfg, dSae, groups);
+    sae.expectedL0 = OptionalDouble.of(sae.k);
+    if (skip) {
+      sae.skipOfOutputs("W_skip");
+    }
+    String name = folder.toAbsolutePath().normalize().getFileName().toString();
+    if (SaeSite.parse(name).isPresent()) {
+      sae.at(name);
+    }
+    if (transcode) {
+      sae.transcoder = true;
+      sae.siteOut = sae.site;
+      sae.site = sae.site.map(site -> new SaeSite(SaeSite.Kind.MLP_IN, site.layer()));
+      if (sae.siteOut.isEmpty()) {
+        throw cfg.fault("transcode", "is true, but the folder's name is no place in a model");
+      }
+    }
+    return sae.finish();
+  }
+
+  private static int k(StrictJson cfg, long dSae, boolean groups) {
     int k = cfg.positive("k");
     if (k > dSae) {
       throw cfg.fault("k", "is " + k + " of " + dSae + " latents");
     }
-    String name = folder.toAbsolutePath().normalize().getFileName().toString();
-    String hook = SaeFile.blockOf(name).isPresent() ? name : "";
-    return new SaeWeights(
-        folder,
-        "sparsify",
-        Architecture.TOPK,
-        dIn,
-        dSae,
-        file.tensor("encoder.weight", dSae, dIn),
-        true,
-        file.tensor("encoder.bias", dSae),
-        file.tensor("W_dec", dSae, dIn),
-        file.tensor("b_dec", dIn),
-        null,
-        OptionalLong.of(k),
-        true,
-        false,
-        hook,
-        SaeFile.blockOf(hook),
-        List.of());
+    if (groups && dSae % k != 0) {
+      throw cfg.fault("k", "is %d groups, which do not divide %d latents".formatted(k, dSae));
+    }
+    return k;
   }
 
-  /** num_latents, or expansion_factor times the width where that is 0 or absent. */
+  /** 0 stands for a multiple of the width. */
   private static long latents(StrictJson cfg, long dIn) {
-    long explicit = cfg.has("num_latents") ? cfg.integer("num_latents") : 0;
-    if (explicit < 0) {
-      throw cfg.fault("num_latents", "is negative");
+    long latents = cfg.has("num_latents") ? cfg.integer("num_latents") : 0;
+    if (latents < 0 || latents > Integer.MAX_VALUE) {
+      throw cfg.fault("num_latents", "is negative or larger than 2^31");
     }
-    return explicit > 0 ? explicit : dIn * cfg.positive("expansion_factor");
+    return latents > 0 ? latents : dIn * cfg.positive("expansion_factor");
   }
 }

@@ -10,9 +10,16 @@ import java.util.Arrays;
 
 /**
  * A tensor in a file: its name, type and shape, and its bytes where the file is mapped (any
- * alignment, little-endian, row-major).
+ * alignment, little-endian).
+ *
+ * @param columnMajor whether a matrix lies there column by column instead of row by row
  */
-public record TensorEntry(Path file, String name, DType dtype, long[] shape, MemorySegment data) {
+public record TensorEntry(
+    Path file, String name, DType dtype, long[] shape, MemorySegment data, boolean columnMajor) {
+
+  public TensorEntry(Path file, String name, DType dtype, long[] shape, MemorySegment data) {
+    this(file, name, dtype, shape, data, false);
+  }
 
   private static final ValueLayout.OfShort SHORT =
       ValueLayout.JAVA_SHORT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
@@ -30,7 +37,10 @@ public record TensorEntry(Path file, String name, DType dtype, long[] shape, Mem
     return size;
   }
 
-  /** One element, for the few that are looked at on their way: whole tensors are converted. */
+  /**
+   * One element, in the order in which they lie, for the few that are looked at on their way: whole
+   * tensors are converted.
+   */
   public double value(long index) {
     return switch (dtype) {
       case F32 -> data.get(FLOAT, index * Float.BYTES);
@@ -56,7 +66,7 @@ public record TensorEntry(Path file, String name, DType dtype, long[] shape, Mem
     return this;
   }
 
-  /** Converts to float32 into device memory, in one pass over the mapped file. */
+  /** Converts to float32 into device memory, in one pass over the bytes and in their order. */
   public void copyTo(Device device, Tensor target) {
     if (target.size() != size() || !target.isContiguous()) {
       throw new IllegalArgumentException(name + ": " + size() + " elements for " + target.size());

@@ -11,6 +11,7 @@ import espalier.format.ModelFolder;
 import espalier.format.Npy;
 import espalier.format.PeftAdapter;
 import espalier.format.SaeFile;
+import espalier.format.SaeSite;
 import espalier.format.SaeWeights;
 import espalier.sae.Sae;
 import espalier.sae.SaeLoader;
@@ -99,22 +100,29 @@ public final class InspectRecipe {
 
   private static ObjectNode sae(SaeWeights w) {
     ObjectNode json = JsonNodeFactory.instance.objectNode();
-    json.put("kind", "sae");
+    json.put("kind", w.isTranscoder() ? "transcoder" : "sae");
     json.put("format", w.format());
-    json.put("architecture", w.architecture().label());
+    json.put("architecture", w.architecture());
+    json.put("activation", w.activation().label());
     json.put("d_in", w.dIn());
+    json.put("d_out", w.dOut());
     json.put("d_sae", w.dSae());
-    w.k().ifPresent(k -> json.put("k", k));
-    json.put("dtype", w.wEnc().dtype().name());
-    json.put("hook", w.hook().isEmpty() ? null : w.hook());
-    if (w.layer().isPresent()) {
-      json.put("layer", w.layer().getAsInt());
-    } else {
-      json.putNull("layer");
+    if (w.k() > 0) {
+      json.put("k", w.k());
     }
-    json.put("normalisation", "none");
-    json.put("subtracts_decoder_bias", w.subtractDecoderBias());
-    json.put("folded", w.rankByDecoderNorm() ? "decoder norms" : "nothing");
+    json.put("dtype", w.encoder().entry().dtype().name());
+    json.put("hook", w.hook().isEmpty() ? null : w.hook());
+    json.put("site", w.site().map(site -> site.kind().label()).orElse(null));
+    json.put("layer", w.site().map(SaeSite::layer).orElse(null));
+    w.siteOut().ifPresent(out -> json.put("site_out", out.kind().label()));
+    json.put("normalisation", w.normalisation().label());
+    json.put("subtracts_decoder_bias", w.bPre() != null);
+    json.put("skip_connection", w.skip() != null);
+    w.expectedL0().ifPresent(l0 -> json.put("expected_l0", l0));
+    json.put("folded", w.folded().isEmpty() ? "nothing" : String.join(", ", w.folded()));
+    if (!w.warnings().isEmpty()) {
+      w.warnings().forEach(json.putArray("warnings")::add);
+    }
     return json;
   }
 

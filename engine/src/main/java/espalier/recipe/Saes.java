@@ -4,6 +4,7 @@ import espalier.device.Device;
 import espalier.format.InputException;
 import espalier.format.ModelConfig;
 import espalier.format.SaeFile;
+import espalier.format.SaeSite.Kind;
 import espalier.format.SaeWeights;
 import espalier.sae.Sae;
 import espalier.sae.SaeLoader;
@@ -28,7 +29,8 @@ final class Saes {
               "is for activations of width %d, the model's are %d"
                   .formatted(weights.dIn(), config.hiddenSize()));
         }
-        if (weights.layer().isPresent() && weights.layer().getAsInt() != spec.layer()) {
+        refuseOtherSites(spec, weights);
+        if (weights.site().isPresent() && weights.site().get().layer() != spec.layer()) {
           console.warn(
               "%s was made for %s, but is applied at layer %d"
                   .formatted(spec.path(), weights.hook(), spec.layer()));
@@ -37,5 +39,23 @@ final class Saes {
       }
     }
     return saes;
+  }
+
+  /** A file that does not name its site is taken on trust. */
+  private static void refuseOtherSites(SaeSpec spec, SaeWeights weights) {
+    if (weights.isTranscoder()) {
+      throw new InputException(
+          spec.path(), "is a transcoder, which replaces an MLP and no activations");
+    }
+    boolean fits =
+        weights.hook().isEmpty()
+            || weights
+                .site()
+                .filter(s -> s.kind() == Kind.RESIDUAL || s.kind() == Kind.UNNAMED)
+                .isPresent();
+    if (!fits) {
+      throw new InputException(
+          spec.path(), "hook " + weights.hook() + " is not supported, only the output of a block");
+    }
   }
 }

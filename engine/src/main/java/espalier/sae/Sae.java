@@ -37,20 +37,12 @@ public record Sae(
     /** The k largest z of a token, where positive (Gao et al. 2024). */
     TOPK;
 
-    static Kind of(SaeWeights.Architecture architecture) {
-      return switch (architecture) {
-        case STANDARD -> RELU;
-        case JUMPRELU -> JUMPRELU;
-        case TOPK -> TOPK;
-      };
+    static Kind of(SaeWeights.Activation activation) {
+      return valueOf(activation.name());
     }
 
-    SaeWeights.Architecture architecture() {
-      return switch (this) {
-        case RELU -> SaeWeights.Architecture.STANDARD;
-        case JUMPRELU -> SaeWeights.Architecture.JUMPRELU;
-        case TOPK -> SaeWeights.Architecture.TOPK;
-      };
+    SaeWeights.Activation activation() {
+      return SaeWeights.Activation.valueOf(name());
     }
   }
 

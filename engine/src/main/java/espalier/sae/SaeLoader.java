@@ -3,9 +3,11 @@ package espalier.sae;
 import espalier.autograd.Parameter;
 import espalier.device.Control;
 import espalier.device.Device;
+import espalier.format.InputException;
 import espalier.format.SaeWeights;
 import espalier.format.TensorEntry;
 import espalier.tensor.Tensor;
+import java.util.Arrays;
 import java.util.function.Consumer;
 
 /** Brings an SAE from its files into device memory, in the one layout that the engine uses. */
@@ -29,35 +31,47 @@ public final class SaeLoader {
   }
 
   private static Sae upload(Device device, SaeWeights w) {
-    Tensor wEnc = matrix(device, w.wEnc());
-    Tensor wDec = matrix(device, w.wDec());
-    Tensor bEnc = vector(device, w.bEnc());
-    if (!w.encoderRowsAreLatents()) {
-      wEnc = transposed(device, wEnc);
-    }
-    if (w.rankByDecoderNorm()) {
-      foldDecoderNorm(wEnc, bEnc, wDec);
-    }
+    refuse(w, w.skip() != null, "a skip connection");
+    refuse(w, w.normalisation() != SaeWeights.Normalisation.NONE, "run-time normalisation");
+    refuse(w, w.dOut() != w.dIn(), "another width of its output");
+    refuse(w, w.activation() == SaeWeights.Activation.GROUPMAX, "groupmax");
+    refuse(w, w.bPre() != null && !Arrays.equals(w.bPre(), w.bDec()), "an input bias of its own");
     return new Sae(
-        Sae.Kind.of(w.architecture()),
-        (int) w.k().orElse(0),
-        Parameter.frozen("W_enc", wEnc),
-        Parameter.frozen("b_enc", bEnc),
-        Parameter.frozen("W_dec", wDec),
+        Sae.Kind.of(w.activation()),
+        w.k(),
+        Parameter.frozen("W_enc", matrix(device, w.encoder())),
+        Parameter.frozen("b_enc", vector(device, w.bEnc())),
+        Parameter.frozen("W_dec", matrix(device, w.decoder())),
         Parameter.frozen("b_dec", vector(device, w.bDec())),
         w.threshold() == null ? null : Parameter.frozen("threshold", vector(device, w.threshold())),
-        w.subtractDecoderBias());
+        w.bPre() != null);
   }
 
-  private static Tensor matrix(Device device, TensorEntry entry) {
-    Tensor tensor = Tensor.allocate(device, entry.shape()[0], entry.shape()[1]);
+  private static void refuse(SaeWeights w, boolean has, String what) {
+    if (has) {
+      throw new InputException(w.path(), "has " + what + ", which is not supported");
+    }
+  }
+
+  private static Tensor matrix(Device device, SaeWeights.Matrix matrix) {
+    TensorEntry entry = matrix.entry();
+    long rows = entry.shape()[entry.columnMajor() ? 1 : 0];
+    Tensor tensor = Tensor.allocate(device, rows, entry.size() / rows);
     entry.copyTo(device, tensor);
+    if (matrix.transposed()) {
+      tensor = transposed(device, tensor);
+    }
+    for (long r = 0; matrix.rowScale() != null && r < tensor.rows(); r++) {
+      for (long c = 0; c < tensor.cols(); c++) {
+        tensor.set(r, c, tensor.get(r, c) * matrix.rowScale()[(int) r]);
+      }
+    }
     return tensor;
   }
 
-  private static Tensor vector(Device device, TensorEntry entry) {
-    Tensor tensor = Tensor.allocate(device, 1, entry.shape()[0]);
-    entry.copyTo(device, tensor);
+  private static Tensor vector(Device device, float[] values) {
+    Tensor tensor = Tensor.allocate(device, 1, values.length);
+    tensor.copyFrom(values);
     return tensor;
   }
 
@@ -69,27 +83,6 @@ public final class SaeLoader {
       }
     }
     return to;
-  }
-
-  /**
-   * Ranking z times the decoder row's norm, and decoding divided by it, is ranking the z of these
-   * weights.
-   */
-  private static void foldDecoderNorm(Tensor wEnc, Tensor bEnc, Tensor wDec) {
-    for (long i = 0; i < wDec.rows(); i++) {
-      double squares = 0;
-      for (long c = 0; c < wDec.cols(); c++) {
-        squares += (double) wDec.get(i, c) * wDec.get(i, c);
-      }
-      double norm = Math.sqrt(squares);
-      if (norm > 0) {
-        for (long c = 0; c < wDec.cols(); c++) {
-          wDec.set(i, c, (float) (wDec.get(i, c) / norm));
-          wEnc.set(i, c, (float) (wEnc.get(i, c) * norm));
-        }
-        bEnc.set(0, i, (float) (bEnc.get(0, i) * norm));
-      }
-    }
   }
 
   /** A norm is finite exactly if every value is: squares of float32 do not overflow float64. */

@@ -1,7 +1,7 @@
 package espalier.sae;
 
 import espalier.device.Device;
-import espalier.format.SaeLens;
+import espalier.format.SaeLensWriter;
 import java.nio.file.Path;
 
 /** Writes SAEs in the layout of SAELens 6. */
@@ -21,10 +21,10 @@ public final class SaeWriter {
       String modelName,
       int contextSize,
       boolean hasBos) {
-    SaeLens.write(
+    SaeLensWriter.write(
         folder,
-        new SaeLens.Output(
-            sae.kind().architecture(),
+        new SaeLensWriter.Output(
+            sae.kind().activation(),
             SaeLoader.transposed(device, sae.wEnc().value()),
             sae.bEnc().value(),
             sae.wDec().value(),

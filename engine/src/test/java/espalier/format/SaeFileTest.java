@@ -1,6 +1,7 @@
 package espalier.format;
 
 import static espalier.Refused.assertRefused;
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertNull;
@@ -8,7 +9,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import espalier.format.SaeWeights.Architecture;
+import espalier.format.SaeWeights.Activation;
 import espalier.tensor.Tensor;
 import java.io.IOException;
 import java.lang.foreign.Arena;
@@ -18,14 +19,12 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
-import java.util.OptionalInt;
-import java.util.OptionalLong;
+import java.util.Optional;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
-import org.junit.jupiter.params.provider.ValueSource;
 
 class SaeFileTest {
 
@@ -48,19 +47,21 @@ class SaeFileTest {
   @TempDir Path folder;
 
   @ParameterizedTest
-  @EnumSource(Architecture.class)
-  void readsWhatItWrites(Architecture architecture) {
-    boolean jumpRelu = architecture == Architecture.JUMPRELU;
-    SaeLens.write(
+  @EnumSource(
+      value = Activation.class,
+      names = {"RELU", "JUMPRELU", "TOPK"})
+  void readsWhatItWrites(Activation activation) {
+    boolean jumpRelu = activation == Activation.JUMPRELU;
+    SaeLensWriter.write(
         folder.resolve("sae"),
-        new SaeLens.Output(
-            architecture,
+        new SaeLensWriter.Output(
+            activation,
             tensor(2, 3, 1),
             tensor(1, 3, 2),
             tensor(3, 2, 3),
             tensor(1, 2, 4),
             jumpRelu ? tensor(1, 3, 5) : null,
-            architecture == Architecture.TOPK ? 2 : 0,
+            activation == Activation.TOPK ? 2 : 0,
             true,
             "blocks.7.hook_resid_post",
             "small",
@@ -68,25 +69,23 @@ class SaeFileTest {
             true));
     try (SaeFile file = SaeFile.open(folder.resolve("sae"))) {
       SaeWeights sae = file.weights();
-      assertEquals(architecture, sae.architecture());
+      assertEquals(activation, sae.activation());
       assertEquals("SAELens 6", sae.format());
       assertEquals(2, sae.dIn());
+      assertEquals(2, sae.dOut());
       assertEquals(3, sae.dSae());
-      assertFalse(sae.encoderRowsAreLatents());
-      assertTrue(sae.subtractDecoderBias());
-      assertFalse(sae.rankByDecoderNorm());
-      assertEquals(OptionalInt.of(7), sae.layer());
-      assertEquals(
-          architecture == Architecture.TOPK ? OptionalLong.of(2) : OptionalLong.empty(), sae.k());
-      assertEquals(1 + 5, sae.wEnc().value(5));
-      assertEquals(2 + 2, sae.bEnc().value(2));
-      assertEquals(3 + 4, sae.wDec().value(4));
-      assertEquals(4 + 1, sae.bDec().value(1));
-      if (jumpRelu) {
-        assertEquals(5 + 1, sae.threshold().value(1));
-      } else {
-        assertNull(sae.threshold());
-      }
+      assertTrue(sae.encoder().transposed());
+      assertFalse(sae.decoder().transposed());
+      assertNull(sae.decoder().rowScale());
+      assertEquals(Optional.of(SaeSite.residual(7)), sae.site());
+      assertEquals(activation == Activation.TOPK ? 2 : 0, sae.k());
+      assertEquals(1 + 5, sae.encoder().entry().value(5));
+      assertEquals(3 + 4, sae.decoder().entry().value(4));
+      assertArrayEquals(new float[] {2, 3, 4}, sae.bEnc());
+      assertArrayEquals(new float[] {4, 5}, sae.bDec());
+      assertArrayEquals(new float[] {4, 5}, sae.bPre());
+      assertArrayEquals(jumpRelu ? new float[] {5, 6, 7} : null, sae.threshold());
+      assertEquals(List.of(), sae.folded());
     }
   }
 
@@ -94,37 +93,8 @@ class SaeFileTest {
   void takesTheWeightsFileForItsFolder() throws IOException {
     saeLens("{}");
     try (SaeFile file = SaeFile.open(folder.resolve(WEIGHTS))) {
-      assertEquals(OptionalInt.of(5), file.weights().layer());
+      assertEquals(Optional.of(SaeSite.residual(5)), file.weights().site());
     }
-  }
-
-  @ParameterizedTest
-  @CsvSource({
-    "blocks.5.hook_resid_post, 5",
-    "blocks.5.hook_resid_pre, 4",
-    "model.layers.12, 12",
-    "layers.12, 12",
-    "model.layers.22.output, 22"
-  })
-  void understandsTheNamesOfABlocksOutput(String hook, int layer) {
-    assertEquals(OptionalInt.of(layer), SaeFile.blockOf(hook));
-  }
-
-  @ParameterizedTest
-  @ValueSource(
-      strings = {
-        "blocks.0.hook_resid_pre",
-        "blocks.5.hook_mlp_out",
-        "blocks.5.attn.hook_z",
-        "layers.5.mlp",
-        "model.layers.5.self_attn.o_proj.input",
-        "blocks.5.hook_resid_post.more",
-        "blocks.99999999999.hook_resid_post"
-      })
-  void refusesOtherSites(String hook) throws IOException {
-    saeLens("{\"metadata\": {\"hook_name\": \"%s\"}}".formatted(hook));
-    assertRefused(
-        folder.resolve("cfg.json"), () -> SaeFile.open(folder), "hook " + hook + " is not supp");
   }
 
   @ParameterizedTest
@@ -133,15 +103,19 @@ class SaeFileTest {
       quoteCharacter = '`',
       textBlock =
           """
-          {"architecture": "gated"}                          | architecture is gated; supported are standard, jumprelu and topk
-          {"architecture": "batchtopk"}                      | architecture is batchtopk
-          {"architecture": "transcoder"}                     | architecture is transcoder
+          {"architecture": "abstopk"}                        | architecture is abstopk, which is not supported: latents may be negative
+          {"architecture": "batchtopk"}                      | architecture is batchtopk, which is not supported: a training checkpoint
+          {"architecture": "matching_pursuit"}               | architecture is matching_pursuit
+          {"architecture": "transcoder"}                     | metadata.hook_name_out is ""
+          {"architecture": "new"}                            | architecture is new, which is not supported
           {"architecture": 3}                                | architecture is not a string
           {"activation_fn": "tanh-relu"}                     | activation_fn is tanh-relu
-          {"normalize_activations": "layer_norm"}            | normalize_activations is layer_norm
-          {"normalize_activations": true}                    | normalize_activations is true
-          {"reshape_activations": "hook_z"}                  | reshape_activations is not none
-          {"finetuning_scaling_factor": true}                | finetuning_scaling_factor is true
+          {"normalize_activations": "covariance_whitening"}  | normalize_activations is covariance_whitening
+          {"normalize_activations": 3}                       | normalize_activations is not a string
+          {"normalize_activations": true, "norm_scaling_factor": 0} | norm_scaling_factor is not positive
+          {"finetuning_scaling_factor": true}                | finetuning_scaling_factor is true, but there are no factors
+          {"hook_head_index": 2}                             | hook_head_index is set
+          {"metadata": {"hook_head_index": 2}}               | hook_head_index is set
           {"d_in": null}                                     | d_in is missing
           {"d_in": 0}                                        | d_in is 0
           {"d_sae": -3}                                      | d_sae is -3
@@ -152,7 +126,8 @@ class SaeFileTest {
           {"metadata": {"hook_name": 3}}                     | metadata.hook_name is not a string
           """)
   void refusesSaeLensConfigurations(String changes, String fault) throws IOException {
-    saeLens(changes, changes.contains("topk\"") ? "" : "threshold[3]");
+    boolean threshold = !changes.contains("\"topk\"") && !changes.contains("\"transcoder\"");
+    saeLens(changes, threshold ? "threshold[3]" : "");
     assertRefused(folder.resolve("cfg.json"), () -> SaeFile.open(folder), fault);
   }
 
@@ -165,7 +140,7 @@ class SaeFileTest {
           {"d_sae": 4}                  | threshold[3]                   | tensor W_enc has shape [2, 3], expected [2, 4]
           {}                            |                                | tensor threshold is missing
           {}                            | threshold[2]                   | tensor threshold has shape [2], expected [3]
-          {}                            | threshold[3] log_threshold[3]  | tensor log_threshold is not understood
+          {}                            | threshold[3] log_threshold[3]  | tensor log_threshold belongs to a training checkpoint
           {}                            | threshold[3] scaling_factor[3] | tensor scaling_factor is not all ones
           {"architecture": "standard"}  | threshold[3]                   | tensor threshold is not understood
           """)
@@ -180,9 +155,10 @@ class SaeFileTest {
       quoteCharacter = '`',
       textBlock =
           """
-          {"activation": "groupmax"}                 | activation is groupmax
-          {"transcode": true}                        | transcode is true
-          {"skip_connection": true}                  | skip_connection is true
+          {"activation": "relu"}                     | activation is relu, which is not supported
+          {"activation": "groupmax", "k": 2}         | k is 2 groups, which do not divide 3 latents
+          {"transcode": true}                        | transcode is true, but the folder's name is no place
+          {"signed": true}                           | signed is true
           {"k": 4}                                   | k is 4 of 3 latents
           {"k": null}                                | k is missing
           {"num_latents": -1}                        | num_latents is negative
@@ -200,20 +176,8 @@ class SaeFileTest {
     assertRefused(file, () -> SaeFile.open(folder), "encoder.weight has shape [3, 2]", "[64, 2]");
     sparsify("{}", "W_skip[2]");
     assertRefused(file, () -> SaeFile.open(folder), "tensor W_skip is not understood");
-  }
-
-  @ParameterizedTest
-  @CsvSource({
-    "params.npz, Gemma Scope",
-    "params.safetensors, Gemma Scope 2",
-    "hyperparams.json, Llama Scope",
-    "ae.pt, dictionary_learning"
-  })
-  void refusesOtherFormatsByName(String file, String format) throws IOException {
-    Files.writeString(folder.resolve(file), "");
-    assertRefused(folder, () -> SaeFile.open(folder), format, "SAELens", "sparsify");
-    Path path = folder.resolve(file);
-    assertRefused(path, () -> SaeFile.open(path), format);
+    sparsify("{\"skip_connection\": true}", "W_skip[2]");
+    assertRefused(file, () -> SaeFile.open(folder), "W_skip has shape [2], expected [2, 2]");
   }
 
   @Test

@@ -44,12 +44,12 @@ class SaeFormatsTest {
         SaeFile file = SaeFile.open(folder.resolve(facts.text("path")));
         Safetensors expected = Safetensors.open(folder.resolve("expected.safetensors"))) {
       SaeWeights weights = file.weights();
-      assertEquals(facts.text("architecture"), weights.architecture().label());
+      assertEquals(facts.text("architecture"), weights.architecture());
       assertEquals(facts.positive("d_in"), weights.dIn());
       assertEquals(facts.positive("d_sae"), weights.dSae());
       // "hook_resid_pre" of a block is the output of the one before it.
       int layer = facts.text("site").equals("blocks.3.hook_resid_pre") ? 2 : 3;
-      assertEquals(layer, weights.layer().orElseThrow());
+      assertEquals(layer, weights.site().orElseThrow().layer());
 
       Sae sae = SaeLoader.load(device, weights, warning -> assertEquals("", warning));
       TensorEntry inputs = expected.tensor("x");

@@ -1,0 +1,30 @@
+package espalier.format;
+
+import java.nio.file.Path;
+import java.util.Map;
+
+/** A file of named tensors, mapped or unpacked; their bytes are gone once it is closed. */
+public interface TensorFile extends AutoCloseable {
+
+  Path file();
+
+  /** All tensors by name. */
+  Map<String, TensorEntry> tensors();
+
+  /** Refuses a missing one. */
+  default TensorEntry tensor(String name) {
+    TensorEntry entry = tensors().get(name);
+    if (entry == null) {
+      throw new InputException(file(), "tensor " + name + " is missing");
+    }
+    return entry;
+  }
+
+  /** Refuses a missing one, another shape, and types that hold no real numbers. */
+  default TensorEntry tensor(String name, long... shape) {
+    return tensor(name).expect(shape);
+  }
+
+  @Override
+  void close();
+}
