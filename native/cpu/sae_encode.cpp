@@ -147,6 +147,15 @@ void select_topk(const float *z, int64_t m, int64_t k, Entries &entries) {
   entries.count = room == k ? heap.count : std::min(k, positive);
 }
 
+void select_groupmax(const float *z, int64_t m, int64_t k, Entries &entries) {
+  const int64_t size = m / k;
+  for (int64_t group = 0; group < m; group += size) {
+    int64_t best = group;
+    for (int64_t i = group + 1; i < group + size; i++) best = z[i] > z[best] ? i : best;
+    if (z[best] > 0) entries.add(best, z[best], z[best]);
+  }
+}
+
 /* z += b_enc; whether a z is NaN. */
 bool add_bias(float *z, const float *b_enc, int64_t m) {
   int nan = 0;
@@ -171,9 +180,11 @@ int32_t esp_sae_encode(const float *x, const float *w_enc, const float *b_enc, c
                        int64_t d, int64_t m) {
   ESP_REQUIRE(tokens >= 0 && d > 0 && m > 0 && capacity > 0, "bad sizes: tokens=%ld d=%ld m=%ld capacity=%ld", tokens,
               d, m, capacity);
-  ESP_REQUIRE(kind == ESP_RELU || kind == ESP_JUMPRELU || kind == ESP_TOPK, "no SAE kind %d", kind);
+  ESP_REQUIRE(kind >= ESP_RELU && kind <= ESP_GROUPMAX, "no SAE kind %d", kind);
   ESP_REQUIRE((kind == ESP_JUMPRELU) == (threshold != nullptr), "threshold belongs to ESP_JUMPRELU, and only to it");
-  ESP_REQUIRE(kind != ESP_TOPK || (k > 0 && k <= m), "k must be in [1, %ld], got %ld", m, k);
+  const bool counted = kind == ESP_TOPK || kind == ESP_GROUPMAX;
+  ESP_REQUIRE(!counted || (k > 0 && k <= m), "k must be in [1, %ld], got %ld", m, k);
+  ESP_REQUIRE(kind != ESP_GROUPMAX || m % k == 0, "%ld latents do not make %ld equal groups", m, k);
   if (int32_t status = esp::require_sgemm("esp_sae_encode")) return status;
   const int64_t chunk = chunk_rows(m);
   float *centred = scratch, *z = scratch + chunk * d;
@@ -201,8 +212,10 @@ int32_t esp_sae_encode(const float *x, const float *w_enc, const float *b_enc, c
           select_relu(row, m, entries);
         } else if (kind == ESP_JUMPRELU) {
           select_jumprelu(row, threshold, margin, m, entries);
-        } else {
+        } else if (kind == ESP_TOPK) {
           select_topk(row, m, k, entries);
+        } else {
+          select_groupmax(row, m, k, entries);
         }
       }
       count[t] = static_cast<int32_t>(entries.count);

@@ -93,7 +93,7 @@ int32_t esp_sae_stats(const float *x, const float *y, const int32_t *index, cons
     if (kept(t)) continue;
     stats[0] += 1;
     for (int64_t entry = t * capacity; entry < t * capacity + count[t]; entry++) {
-      if (!(value[entry] > 0)) continue;
+      if (value[entry] == 0) continue;
       stats[4] += 1;
       stats[10] += static_cast<double>(value[entry]);
       fired[index[entry]]++;

@@ -17,7 +17,7 @@ int32_t esp_sae_activation_backward(float *d_value, const float *pre, const floa
                                     float l1, float l0, float bandwidth, float *d_threshold, const int32_t *offsets,
                                     const int32_t *by_latent, int64_t tokens, int64_t m) {
   ESP_REQUIRE(tokens >= 0 && m > 0 && capacity > 0, "bad sizes: tokens=%ld m=%ld capacity=%ld", tokens, m, capacity);
-  ESP_REQUIRE(kind == ESP_RELU || kind == ESP_JUMPRELU || kind == ESP_TOPK, "no SAE kind %d", kind);
+  ESP_REQUIRE(kind >= ESP_RELU && kind <= ESP_GROUPMAX, "no SAE kind %d", kind);
   const bool jump = kind == ESP_JUMPRELU;
   ESP_REQUIRE(!jump || (threshold != nullptr && pre != nullptr), "ESP_JUMPRELU needs threshold and pre");
   const bool train_threshold = jump && d_threshold != nullptr;

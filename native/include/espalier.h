@@ -85,6 +85,10 @@ ESP_API int32_t esp_sum(const float *x, int64_t n, double *out);
 typedef enum { ESP_F32 = 0, ESP_BF16 = 1, ESP_F16 = 2, ESP_F64 = 3 } esp_dtype;
 /* dst[i] = (float) src[i]; src holds n values of `dtype`, at any alignment. */
 ESP_API int32_t esp_convert(const void *src, int32_t dtype, float *dst, int64_t n);
+/* dst[r, c] = row_scale[r] * src[r, c], or src[c, r] if transposed; dst: [rows, cols], src: as many values of `dtype`,
+ * at any alignment. The product is rounded once. row_scale: [rows], or NULL for 1. */
+ESP_API int32_t esp_convert_matrix(const void *src, int32_t dtype, int32_t transposed, const float *row_scale,
+                                   float *dst, int64_t rows, int64_t cols);
 
 /* Inverted dropout: out[i] = keep(i) ? x[i] / (1 - p) : 0, where keep(i) depends on (seed[0], stream, i) alone
  * (counter-based), so that a backward pass calls it again on the gradient. out may be x; accumulate as above. */
@@ -203,19 +207,22 @@ ESP_API int32_t esp_head_ce(const float *hidden, const float *head, float softca
 /* After encoding, latents are lists: row t holds count[t] entries, (index[t, j], value[t, j]) with indices
  * ascending, in matrices [tokens, capacity]. m latents, width d. w_enc and w_dec are both [m, d]: a latent is a row,
  * so that decoding and every gradient read whole rows. keep[t] = 1 marks positions that pass through the SAE
- * untouched (BOS, EOS): they have count 0; keep may be NULL. */
+ * untouched (BOS, EOS): they have count 0; keep may be NULL. Where an SAE's output is not as wide as its input, d is
+ * the width of the side that a kernel works on. */
 
-typedef enum { ESP_RELU = 0, ESP_JUMPRELU = 1, ESP_TOPK = 2 } esp_sae_kind;
+typedef enum { ESP_RELU = 0, ESP_JUMPRELU = 1, ESP_TOPK = 2, ESP_GROUPMAX = 3 } esp_sae_kind;
 
 /* z = w_enc (x - b_pre) + b_enc; b_pre [d] or NULL (nothing is subtracted).
  *   ESP_RELU      entries with z > 0, value z
  *   ESP_JUMPRELU  entries with z > threshold[i], value relu(z). With margin > 0 also the entries with
  *                 |z - threshold[i]| < margin (straight-through gradients need them); value 0 unless z > threshold.
  *   ESP_TOPK      the k largest z of a row (ties: the lower index), of those the positive ones, value z
+ *   ESP_GROUPMAX  of each of k groups of m / k consecutive latents (k divides m) the largest z (ties: the lower
+ *                 index), of those the positive ones, value z
  * A row with a NaN among its z has the one entry (0, NaN), so that the NaN reaches the loss.
  * pre: [tokens, capacity], receives z of each entry, or NULL. threshold: [m] for ESP_JUMPRELU, else NULL.
  * Dense z exists for a few rows at a time, in scratch: esp_sae_encode_scratch(d, m) floats.
- * ESP_CAPACITY if a row has more entries than capacity. */
+ * ESP_CAPACITY if a row has more entries than capacity; count then holds what each row needs. */
 ESP_API int64_t esp_sae_encode_scratch(int64_t d, int64_t m);
 ESP_API int32_t esp_sae_encode(const float *x, const float *w_enc, const float *b_enc, const float *b_pre, int32_t kind,
                                const float *threshold, float margin, int64_t k, const uint8_t *keep, int32_t *index,
@@ -261,12 +268,37 @@ ESP_API int32_t esp_sae_weight_backward(const float *x, const float *b_pre, cons
 ESP_API int32_t esp_sae_mse(const float *x, const float *y, const uint8_t *keep, float *loss, float *d_y,
                             float grad_scale, int64_t tokens, int64_t d);
 /* Adds, over rows without keep, to stats (float64): [0] rows, [1] sum |x - y|^2, [2] sum |x|^2, [3] sum cos(x, y),
- * [4] active entries (value > 0), [5] sum |y|^2, [6] sum <x, y>, [7] sum |x|, [8] sum |y|, [9] sum |y| / |x| (1 where
+ * [4] active entries (value != 0), [5] sum |y|^2, [6] sum <x, y>, [7] sum |x|, [8] sum |y|, [9] sum |y| / |x| (1 where
  * |x| < 1e-4), [10] sum of the active values, [11 .. 11 + d) sum of x; and to fired [m] (int64): how often each latent
  * is active. */
 ESP_API int32_t esp_sae_stats(const float *x, const float *y, const int32_t *index, const float *value,
                               const int32_t *count, int64_t capacity, const uint8_t *keep, double *stats,
                               int64_t *fired, int64_t tokens, int64_t d, int64_t m);
+/* Normalisation of an SAE's input, each row by itself: out = u / (spread + eps) with u = x - mean.
+ *   ESP_CONSTANT_NORM  mean = 0, spread = |x| / sqrt(d), eps = 0: out has norm sqrt(d); a row of zeros gives NaN
+ *   ESP_UNIT_VARIANCE  mean of the row, spread = |u| / sqrt(d - 1), eps = 1e-5; d > 1
+ * as SAELens has them ("constant_norm_rescale", "layer_norm"). mean, spread: [tokens]. */
+typedef enum { ESP_CONSTANT_NORM = 1, ESP_UNIT_VARIANCE = 2 } esp_sae_normalisation;
+ESP_API int32_t esp_sae_normalize(const float *x, int32_t normalisation, float *out, float *mean, float *spread,
+                                  int64_t tokens, int64_t d);
+/* With n = d for ESP_CONSTANT_NORM, d - 1 for ESP_UNIT_VARIANCE, s = spread + eps, g = d_out, and for
+ * ESP_UNIT_VARIANCE alone the means over the row:
+ *   d_x[t] (+)= (g - mean(g)) / s + u (d_spread - <g, u> / s^2) / (n spread) + d_mean / d;
+ * the second term is 0 where spread = 0 under ESP_UNIT_VARIANCE. d_mean, d_spread: [tokens], what else depends on the
+ * statistics; both NULL for nothing. Rows with keep[t]: d_x[t] (+)= d_kept[t]; d_kept: needed with keep, else NULL. */
+ESP_API int32_t esp_sae_normalize_backward(const float *x, const float *mean, const float *spread,
+                                           int32_t normalisation, const float *d_out, const float *d_mean,
+                                           const float *d_spread, const uint8_t *keep, const float *d_kept, float *d_x,
+                                           int32_t accumulate, int64_t tokens, int64_t d);
+/* An SAE's output from what was decoded: out[t] = spread[t] * y[t] + mean[t] + skip[t]; rows with keep[t]: x[t].
+ * mean, spread: both given, or both NULL for 0 and 1; skip: [tokens, d] or NULL; x: needed with keep, else NULL. */
+ESP_API int32_t esp_sae_restore(const float *y, const float *mean, const float *spread, const float *skip,
+                                const uint8_t *keep, const float *x, float *out, int64_t tokens, int64_t d);
+/* d_y = spread * d_out, d_skip = d_out, d_mean[t] = sum d_out[t], d_spread[t] = <d_out[t], y[t]>, all 0 where keep[t].
+ * spread, y, d_mean and d_spread: all given or all NULL (spread is 1 then). d_skip may be NULL. */
+ESP_API int32_t esp_sae_restore_backward(const float *d_out, const float *y, const float *spread, const uint8_t *keep,
+                                         float *d_y, float *d_skip, float *d_mean, float *d_spread, int64_t tokens,
+                                         int64_t d);
 /* Each row of w [rows, d] divided by its norm; rows of norm 0 stay. */
 ESP_API int32_t esp_normalize_rows(float *w, int64_t rows, int64_t d);
 /* grad[r] -= w[r] <grad[r], w[r]> / |w[r]|^2: what is left of the gradient once rows of w keep their norm. */

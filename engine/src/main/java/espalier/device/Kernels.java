@@ -171,10 +171,36 @@ public final class Kernels extends SaeKernels {
    */
   public void convert(MemorySegment src, int dtype, MemorySegment dst, long n) {
     size("esp_convert", "n", n);
-    int bytes = dtype == ESP_F64() ? 8 : dtype == ESP_F32() ? 4 : 2;
-    bytes("esp_convert", "src", src, n, bytes);
+    bytes("esp_convert", "src", src, n, bytesOf(dtype));
     floats("esp_convert", "dst", dst, n);
     check("esp_convert", esp_convert(src, dtype, dst, n));
+  }
+
+  /**
+   * {@code dst[r, c] = rowScale[r] * src[r, c]}, or {@code src[c, r]} if transposed.
+   *
+   * @param dst {@code [rows, cols]}
+   * @param rowScale {@code [rows]}, or NULL for 1
+   */
+  public void convertMatrix(
+      MemorySegment src,
+      int dtype,
+      boolean transposed,
+      MemorySegment rowScale,
+      MemorySegment dst,
+      long rows,
+      long cols) {
+    String kernel = "esp_convert_matrix";
+    size(kernel, "rows", rows);
+    positive(kernel, "cols", cols);
+    bytes(kernel, "src", src, Math.multiplyExact(rows, cols), bytesOf(dtype));
+    floatsOrNull(kernel, "row_scale", rowScale, rows);
+    floats(kernel, "dst", dst, rows, cols);
+    check(kernel, esp_convert_matrix(src, dtype, flag(transposed), rowScale, dst, rows, cols));
+  }
+
+  private static int bytesOf(int dtype) {
+    return dtype == ESP_F64() ? 8 : dtype == ESP_F32() ? 4 : 2;
   }
 
   /** Inverted dropout; the same seed, stream and p leave out the same elements. */

@@ -27,8 +27,9 @@ abstract sealed class SaeKernels permits Kernels {
   /**
    * The active latents of {@code wEnc (x - bPre) + bEnc}.
    *
-   * @param kind one of {@code esp_sae_kind}: 0 ReLU, 1 JumpReLU, 2 TopK
-   * @throws espalier.bindings.NativeException ESP_CAPACITY if a row has more entries than capacity
+   * @param kind one of {@code esp_sae_kind}: 0 ReLU, 1 JumpReLU, 2 TopK, 3 GroupMax
+   * @throws espalier.bindings.NativeException ESP_CAPACITY if a row has more entries than capacity;
+   *     count then holds what each row needs
    */
   public void saeEncode(
       MemorySegment x,
@@ -291,6 +292,124 @@ abstract sealed class SaeKernels permits Kernels {
     check(
         kernel,
         esp_sae_stats(x, y, index, value, count, capacity, keep, stats, fired, tokens, d, m));
+  }
+
+  /**
+   * {@code out = (x - mean) / (spread + eps)}, each row by itself.
+   *
+   * @param normalisation one of {@code esp_sae_normalisation}: 1 constant norm, 2 unit variance
+   */
+  public void saeNormalize(
+      MemorySegment x,
+      int normalisation,
+      MemorySegment out,
+      MemorySegment mean,
+      MemorySegment spread,
+      long tokens,
+      long d) {
+    String kernel = "esp_sae_normalize";
+    size(kernel, "tokens", tokens);
+    positive(kernel, "d", d);
+    floats(kernel, "x", x, tokens, d);
+    floats(kernel, "out", out, tokens, d);
+    floats(kernel, "mean", mean, tokens);
+    floats(kernel, "spread", spread, tokens);
+    check(kernel, esp_sae_normalize(x, normalisation, out, mean, spread, tokens, d));
+  }
+
+  /** The gradient of x, through the statistics too; dKept where keep. */
+  public void saeNormalizeBackward(
+      MemorySegment x,
+      MemorySegment mean,
+      MemorySegment spread,
+      int normalisation,
+      MemorySegment dOut,
+      MemorySegment dMean,
+      MemorySegment dSpread,
+      MemorySegment keep,
+      MemorySegment dKept,
+      MemorySegment dX,
+      boolean accumulate,
+      long tokens,
+      long d) {
+    String kernel = "esp_sae_normalize_backward";
+    size(kernel, "tokens", tokens);
+    positive(kernel, "d", d);
+    floats(kernel, "x", x, tokens, d);
+    floats(kernel, "mean", mean, tokens);
+    floats(kernel, "spread", spread, tokens);
+    floats(kernel, "d_out", dOut, tokens, d);
+    floatsOrNull(kernel, "d_mean", dMean, tokens);
+    floatsOrNull(kernel, "d_spread", dSpread, tokens);
+    keepWith(kernel, keep, "d_kept", dKept, tokens, d);
+    floats(kernel, "d_x", dX, tokens, d);
+    check(
+        kernel,
+        esp_sae_normalize_backward(
+            x,
+            mean,
+            spread,
+            normalisation,
+            dOut,
+            dMean,
+            dSpread,
+            keep,
+            dKept,
+            dX,
+            flag(accumulate),
+            tokens,
+            d));
+  }
+
+  /** {@code out = spread * y + mean + skip}, or x where keep. */
+  public void saeRestore(
+      MemorySegment y,
+      MemorySegment mean,
+      MemorySegment spread,
+      MemorySegment skip,
+      MemorySegment keep,
+      MemorySegment x,
+      MemorySegment out,
+      long tokens,
+      long d) {
+    String kernel = "esp_sae_restore";
+    size(kernel, "tokens", tokens);
+    positive(kernel, "d", d);
+    floats(kernel, "y", y, tokens, d);
+    floatsOrNull(kernel, "mean", mean, tokens);
+    floatsOrNull(kernel, "spread", spread, tokens);
+    floatsOrNull(kernel, "skip", skip, tokens, d);
+    keepWith(kernel, keep, "x", x, tokens, d);
+    floats(kernel, "out", out, tokens, d);
+    check(kernel, esp_sae_restore(y, mean, spread, skip, keep, x, out, tokens, d));
+  }
+
+  /** The gradients of what {@link #saeRestore} adds up, 0 where keep. */
+  public void saeRestoreBackward(
+      MemorySegment dOut,
+      MemorySegment y,
+      MemorySegment spread,
+      MemorySegment keep,
+      MemorySegment dY,
+      MemorySegment dSkip,
+      MemorySegment dMean,
+      MemorySegment dSpread,
+      long tokens,
+      long d) {
+    String kernel = "esp_sae_restore_backward";
+    size(kernel, "tokens", tokens);
+    positive(kernel, "d", d);
+    floats(kernel, "d_out", dOut, tokens, d);
+    floatsOrNull(kernel, "y", y, tokens, d);
+    floatsOrNull(kernel, "spread", spread, tokens);
+    flagsOrNull(kernel, "keep", keep, tokens);
+    floats(kernel, "d_y", dY, tokens, d);
+    floatsOrNull(kernel, "d_skip", dSkip, tokens, d);
+    floatsOrNull(kernel, "d_mean", dMean, tokens);
+    floatsOrNull(kernel, "d_spread", dSpread, tokens);
+    check(
+        kernel,
+        esp_sae_restore_backward(dOut, y, spread, keep, dY, dSkip, dMean, dSpread, tokens, d));
   }
 
   /** Each row divided by its norm. */

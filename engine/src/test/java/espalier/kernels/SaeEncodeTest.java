@@ -17,6 +17,7 @@ class SaeEncodeTest extends KernelTest {
   static final int RELU = 0;
   static final int JUMPRELU = 1;
   static final int TOPK = 2;
+  static final int GROUPMAX = 3;
 
   /** An encoder and what the kernel needs to know of it; absent parts are null. */
   private record Encoder(
@@ -88,17 +89,29 @@ class SaeEncodeTest extends KernelTest {
 
   @ParameterizedTest
   @CsvSource({
-    "0, 1, 1, 1, 0, false", "0, 9, 33, 70, 0, true", "0, 70, 5, 333, 0, false",
-    "1, 1, 1, 1, 0, true", "1, 9, 33, 70, 0, false", "1, 70, 65, 333, 0, true",
-    "2, 1, 1, 1, 1, false", "2, 9, 33, 70, 70, true", "2, 70, 65, 333, 20, false",
-    "2, 5, 40, 130, 1, true", "1, 0, 3, 5, 0, true"
+    "0, 1, 1, 1, 0, false",
+    "0, 9, 33, 70, 0, true",
+    "0, 70, 5, 333, 0, false",
+    "1, 1, 1, 1, 0, true",
+    "1, 9, 33, 70, 0, false",
+    "1, 70, 65, 333, 0, true",
+    "2, 1, 1, 1, 1, false",
+    "2, 9, 33, 70, 70, true",
+    "2, 70, 65, 333, 20, false",
+    "2, 5, 40, 130, 1, true",
+    "1, 0, 3, 5, 0, true",
+    "3, 1, 1, 1, 1, false",
+    "3, 9, 33, 70, 10, true",
+    "3, 70, 65, 333, 333, false",
+    "3, 5, 40, 130, 1, true",
+    "3, 40, 20, 780, 6, false"
   })
   void findsTheActiveLatents(int kind, int tokens, int d, int m, int k, boolean centred) {
     Encoder e = encoder(kind, d, m, centred, k);
     float[] x = random(tokens * d);
     byte[] keep = new byte[tokens];
     if (tokens > 3) keep[3] = 1;
-    int capacity = kind == TOPK ? k : m;
+    int capacity = kind == TOPK || kind == GROUPMAX ? k : m;
     Encoded result = run(e, x, tokens > 3 ? keep : null, capacity);
 
     for (int t = 0; t < tokens; t++) {
@@ -149,6 +162,15 @@ class SaeEncodeTest extends KernelTest {
     double[] border = new double[e.m];
     if (e.kind == JUMPRELU) return doubles(e.threshold);
     if (e.kind == RELU || e.k == e.m) return border;
+    if (e.kind == GROUPMAX) {
+      int size = e.m / e.k;
+      for (int i = 0; i < e.m; i++) {
+        for (int j = i / size * size; j < (i / size + 1) * size; j++) {
+          if (j != i) border[i] = Math.max(border[i], z[j]);
+        }
+      }
+      return border;
+    }
     double[] sorted = z.clone();
     Arrays.sort(sorted);
     Arrays.fill(border, Math.max(0, sorted[e.m - e.k - 1]));
@@ -178,6 +200,14 @@ class SaeEncodeTest extends KernelTest {
     Arrays.fill(equal, 1);
     Encoded first = run(exact(TOPK, equal, null, 0, 3), new float[] {1}, null, 5);
     assertRow(first, 0, new int[] {0, 1, 2}, new float[] {1, 1, 1});
+  }
+
+  @Test
+  void groupsGiveTheirLargest() {
+    float[] z = {1, 3, 3, /**/ -1, -2, 0, /**/ 2, 1, 2, /**/ -5, -4, 1};
+    Encoded e = run(exact(GROUPMAX, z, null, 0, 4), new float[] {1, -1}, null, 4);
+    assertRow(e, 0, new int[] {1, 6, 11}, new float[] {3, 2, 1});
+    assertRow(e, 1, new int[] {4, 9}, new float[] {2, 5});
   }
 
   @Test
@@ -281,7 +311,15 @@ class SaeEncodeTest extends KernelTest {
   }
 
   @ParameterizedTest
-  @CsvSource({"1, false, 0", "0, true, 0", "2, false, 0", "2, false, 6", "3, false, 1"})
+  @CsvSource({
+    "1, false, 0",
+    "0, true, 0",
+    "2, false, 0",
+    "2, false, 6",
+    "4, false, 1",
+    "3, false, 2",
+    "3, true, 5"
+  })
   void refusesAContradiction(int kind, boolean withThreshold, int k) {
     float[] threshold = withThreshold ? new float[5] : null;
     assertThrows(

@@ -116,7 +116,7 @@ class SaeMeasureTest extends KernelTest {
     }
     lists.forEach(
         (t, entry, latent) -> {
-          if (keep[t] != 0 || !(lists.value()[entry] > 0)) return;
+          if (keep[t] != 0 || lists.value()[entry] == 0) return;
           expected[4]++;
           expected[10] += lists.value()[entry];
           fired[latent]++;

@@ -1118,6 +1118,70 @@ public class Kernels {
         }
     }
 
+    private static class esp_convert_matrix {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_INT,
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_convert_matrix");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_convert_matrix(const void *src, int32_t dtype, int32_t transposed, const float *row_scale, float *dst, int64_t rows, int64_t cols)
+     * }
+     */
+    public static FunctionDescriptor esp_convert_matrix$descriptor() {
+        return esp_convert_matrix.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_convert_matrix(const void *src, int32_t dtype, int32_t transposed, const float *row_scale, float *dst, int64_t rows, int64_t cols)
+     * }
+     */
+    public static MethodHandle esp_convert_matrix$handle() {
+        return esp_convert_matrix.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_convert_matrix(const void *src, int32_t dtype, int32_t transposed, const float *row_scale, float *dst, int64_t rows, int64_t cols)
+     * }
+     */
+    public static MemorySegment esp_convert_matrix$address() {
+        return esp_convert_matrix.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_convert_matrix(const void *src, int32_t dtype, int32_t transposed, const float *row_scale, float *dst, int64_t rows, int64_t cols)
+     * }
+     */
+    public static int esp_convert_matrix(MemorySegment src, int dtype, int transposed, MemorySegment row_scale, MemorySegment dst, long rows, long cols) {
+        var mh$ = esp_convert_matrix.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_convert_matrix", src, dtype, transposed, row_scale, dst, rows, cols);
+            }
+            return (int)mh$.invokeExact(src, dtype, transposed, row_scale, dst, rows, cols);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
     private static class esp_dropout {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Kernels.C_INT,
@@ -2507,6 +2571,15 @@ public class Kernels {
     public static int ESP_TOPK() {
         return ESP_TOPK;
     }
+    private static final int ESP_GROUPMAX = (int)3L;
+    /**
+     * {@snippet lang=c :
+     * enum esp_sae_kind.ESP_GROUPMAX = 3
+     * }
+     */
+    public static int ESP_GROUPMAX() {
+        return ESP_GROUPMAX;
+    }
 
     private static class esp_sae_encode_scratch {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
@@ -3179,6 +3252,291 @@ public class Kernels {
                 traceDowncall("esp_sae_stats", x, y, index, value, count, capacity, keep, stats, fired, tokens, d, m);
             }
             return (int)mh$.invokeExact(x, y, index, value, count, capacity, keep, stats, fired, tokens, d, m);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+    private static final int ESP_CONSTANT_NORM = (int)1L;
+    /**
+     * {@snippet lang=c :
+     * enum esp_sae_normalisation.ESP_CONSTANT_NORM = 1
+     * }
+     */
+    public static int ESP_CONSTANT_NORM() {
+        return ESP_CONSTANT_NORM;
+    }
+    private static final int ESP_UNIT_VARIANCE = (int)2L;
+    /**
+     * {@snippet lang=c :
+     * enum esp_sae_normalisation.ESP_UNIT_VARIANCE = 2
+     * }
+     */
+    public static int ESP_UNIT_VARIANCE() {
+        return ESP_UNIT_VARIANCE;
+    }
+
+    private static class esp_sae_normalize {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_normalize");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_normalize(const float *x, int32_t normalisation, float *out, float *mean, float *spread, int64_t tokens, int64_t d)
+     * }
+     */
+    public static FunctionDescriptor esp_sae_normalize$descriptor() {
+        return esp_sae_normalize.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_normalize(const float *x, int32_t normalisation, float *out, float *mean, float *spread, int64_t tokens, int64_t d)
+     * }
+     */
+    public static MethodHandle esp_sae_normalize$handle() {
+        return esp_sae_normalize.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_normalize(const float *x, int32_t normalisation, float *out, float *mean, float *spread, int64_t tokens, int64_t d)
+     * }
+     */
+    public static MemorySegment esp_sae_normalize$address() {
+        return esp_sae_normalize.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_sae_normalize(const float *x, int32_t normalisation, float *out, float *mean, float *spread, int64_t tokens, int64_t d)
+     * }
+     */
+    public static int esp_sae_normalize(MemorySegment x, int normalisation, MemorySegment out, MemorySegment mean, MemorySegment spread, long tokens, long d) {
+        var mh$ = esp_sae_normalize.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_sae_normalize", x, normalisation, out, mean, spread, tokens, d);
+            }
+            return (int)mh$.invokeExact(x, normalisation, out, mean, spread, tokens, d);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_sae_normalize_backward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_INT,
+            Kernels.C_LONG,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_normalize_backward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_normalize_backward(const float *x, const float *mean, const float *spread, int32_t normalisation, const float *d_out, const float *d_mean, const float *d_spread, const uint8_t *keep, const float *d_kept, float *d_x, int32_t accumulate, int64_t tokens, int64_t d)
+     * }
+     */
+    public static FunctionDescriptor esp_sae_normalize_backward$descriptor() {
+        return esp_sae_normalize_backward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_normalize_backward(const float *x, const float *mean, const float *spread, int32_t normalisation, const float *d_out, const float *d_mean, const float *d_spread, const uint8_t *keep, const float *d_kept, float *d_x, int32_t accumulate, int64_t tokens, int64_t d)
+     * }
+     */
+    public static MethodHandle esp_sae_normalize_backward$handle() {
+        return esp_sae_normalize_backward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_normalize_backward(const float *x, const float *mean, const float *spread, int32_t normalisation, const float *d_out, const float *d_mean, const float *d_spread, const uint8_t *keep, const float *d_kept, float *d_x, int32_t accumulate, int64_t tokens, int64_t d)
+     * }
+     */
+    public static MemorySegment esp_sae_normalize_backward$address() {
+        return esp_sae_normalize_backward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_sae_normalize_backward(const float *x, const float *mean, const float *spread, int32_t normalisation, const float *d_out, const float *d_mean, const float *d_spread, const uint8_t *keep, const float *d_kept, float *d_x, int32_t accumulate, int64_t tokens, int64_t d)
+     * }
+     */
+    public static int esp_sae_normalize_backward(MemorySegment x, MemorySegment mean, MemorySegment spread, int normalisation, MemorySegment d_out, MemorySegment d_mean, MemorySegment d_spread, MemorySegment keep, MemorySegment d_kept, MemorySegment d_x, int accumulate, long tokens, long d) {
+        var mh$ = esp_sae_normalize_backward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_sae_normalize_backward", x, mean, spread, normalisation, d_out, d_mean, d_spread, keep, d_kept, d_x, accumulate, tokens, d);
+            }
+            return (int)mh$.invokeExact(x, mean, spread, normalisation, d_out, d_mean, d_spread, keep, d_kept, d_x, accumulate, tokens, d);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_sae_restore {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_restore");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_restore(const float *y, const float *mean, const float *spread, const float *skip, const uint8_t *keep, const float *x, float *out, int64_t tokens, int64_t d)
+     * }
+     */
+    public static FunctionDescriptor esp_sae_restore$descriptor() {
+        return esp_sae_restore.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_restore(const float *y, const float *mean, const float *spread, const float *skip, const uint8_t *keep, const float *x, float *out, int64_t tokens, int64_t d)
+     * }
+     */
+    public static MethodHandle esp_sae_restore$handle() {
+        return esp_sae_restore.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_restore(const float *y, const float *mean, const float *spread, const float *skip, const uint8_t *keep, const float *x, float *out, int64_t tokens, int64_t d)
+     * }
+     */
+    public static MemorySegment esp_sae_restore$address() {
+        return esp_sae_restore.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_sae_restore(const float *y, const float *mean, const float *spread, const float *skip, const uint8_t *keep, const float *x, float *out, int64_t tokens, int64_t d)
+     * }
+     */
+    public static int esp_sae_restore(MemorySegment y, MemorySegment mean, MemorySegment spread, MemorySegment skip, MemorySegment keep, MemorySegment x, MemorySegment out, long tokens, long d) {
+        var mh$ = esp_sae_restore.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_sae_restore", y, mean, spread, skip, keep, x, out, tokens, d);
+            }
+            return (int)mh$.invokeExact(y, mean, spread, skip, keep, x, out, tokens, d);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_sae_restore_backward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_restore_backward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_restore_backward(const float *d_out, const float *y, const float *spread, const uint8_t *keep, float *d_y, float *d_skip, float *d_mean, float *d_spread, int64_t tokens, int64_t d)
+     * }
+     */
+    public static FunctionDescriptor esp_sae_restore_backward$descriptor() {
+        return esp_sae_restore_backward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_restore_backward(const float *d_out, const float *y, const float *spread, const uint8_t *keep, float *d_y, float *d_skip, float *d_mean, float *d_spread, int64_t tokens, int64_t d)
+     * }
+     */
+    public static MethodHandle esp_sae_restore_backward$handle() {
+        return esp_sae_restore_backward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_restore_backward(const float *d_out, const float *y, const float *spread, const uint8_t *keep, float *d_y, float *d_skip, float *d_mean, float *d_spread, int64_t tokens, int64_t d)
+     * }
+     */
+    public static MemorySegment esp_sae_restore_backward$address() {
+        return esp_sae_restore_backward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_sae_restore_backward(const float *d_out, const float *y, const float *spread, const uint8_t *keep, float *d_y, float *d_skip, float *d_mean, float *d_spread, int64_t tokens, int64_t d)
+     * }
+     */
+    public static int esp_sae_restore_backward(MemorySegment d_out, MemorySegment y, MemorySegment spread, MemorySegment keep, MemorySegment d_y, MemorySegment d_skip, MemorySegment d_mean, MemorySegment d_spread, long tokens, long d) {
+        var mh$ = esp_sae_restore_backward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_sae_restore_backward", d_out, y, spread, keep, d_y, d_skip, d_mean, d_spread, tokens, d);
+            }
+            return (int)mh$.invokeExact(d_out, y, spread, keep, d_y, d_skip, d_mean, d_spread, tokens, d);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
