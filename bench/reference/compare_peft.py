@@ -4,12 +4,13 @@
     compare_peft.py [--launcher ./espalier] [--seed N] [--only TEXT] [--keep DIR]
 
 A fresh random Llama for each case: PEFT writes an adapter, Espalier evaluates with it, trains it further, and PEFT loads
-what comes of it, without a warning, with the same ranks and scales. Both merge it, and so they do for every other
-family. Ends with 'N passed, N failed'.
+what comes of it, without a warning, with the same ranks and scales. Both merge it. For every family: merging, and what
+--targets chooses. Ends with 'N passed, N failed'.
 """
 import argparse
 import copy
 import json
+import re
 import secrets
 import sys
 import tempfile
@@ -24,9 +25,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 import family_models
 import live_cases
+import random_models
+from compare_families import make_sae
 from compare_live import Group, Undecidable, compare_evaluate, espalier
 from live_cases import ATTENTION, LLAMA3, MLP, PLAIN, Case, llama
 
@@ -158,6 +162,28 @@ def compare_merge(model: Path, adapter: Path, out: Path, launcher: str, ids: tor
     return group.report()
 
 
+def compare_targets(folder: Path, launcher: str) -> bool:
+    """What --targets means for a family: PEFT adapts the same layers of Espalier's folder, without a warning."""
+    group = Group("layers chosen by --targets")
+    base = AutoModelForCausalLM.from_pretrained(folder / "model")
+    linear = {name: int(re.search(r"\.(\d+)\.", name)[1]) for name, m in base.named_modules()
+              if isinstance(m, (torch.nn.Linear, Conv1D)) and m is not base.get_output_embeddings()}
+    for targets, layers, chosen in (("attn", "all", lambda name, block: ".mlp." not in name),
+                                    ("mlp", "0,2", lambda name, block: ".mlp." in name and block in (0, 2)),
+                                    ("all-linear", "after", lambda name, block: block > 1)):
+        out = folder / f"targets-{targets}"
+        if espalier(group, launcher, "adapt", "--model", folder / "model", "--data", folder / "tokens.npy", "--sae",
+                    f"1={folder}/sae", "--steps", 1, "--rank", 2, "--layers", layers, "--targets", targets, "--out",
+                    out) is None:
+            continue
+        got = scales(load(folder / "model", out))
+        names = {name.removeprefix("base_model.model.") for name in got}
+        want = {name for name, block in linear.items() if chosen(name, block)}
+        group.holds(f"--targets {targets}: {sorted(names ^ want)[:4]}", names == want)
+        group.holds(f"{targets}: ranks and scales {set(got.values())}", set(got.values()) == {(2, 16.0)})
+    return group.report()
+
+
 def check_loss(group: Group, model: Path, out: Path, exact, printed: float) -> None:
     before = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     after = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
@@ -212,7 +238,7 @@ def main() -> int:
             passed += compare_choice(choice, Case(title, config, {1: "jumprelu"}, None, **more), root / f"choice-{i}",
                                      a.launcher, a.seed + 100 * i)
         for i, family in enumerate(family_models.families()):
-            title = f"merge; {family.name}"
+            title = f"families; {family.name}"
             if a.only not in title:
                 continue
             print(title, flush=True)
@@ -222,8 +248,11 @@ def main() -> int:
                                                    fan_in_fan_out=family.model_type == "gpt2"))
             randomise(net, a.seed + i)
             net.save_pretrained(folder / "adapter")
-            ids = torch.randint(3, model.config.vocab_size, (4, 24))
+            ids = random_models.tokens(torch.Generator().manual_seed(i), 4, 24, model.config.vocab_size)
+            np.save(folder / "tokens.npy", ids.numpy())
             passed.append(compare_merge(folder / "model", folder / "adapter", folder / "merged", a.launcher, ids))
+            make_sae(family_models.read(folder / "model"), ids, a.seed + i, folder)
+            passed.append(compare_targets(folder, a.launcher))
     print(f"{sum(passed)} passed, {len(passed) - sum(passed)} failed")
     return 0 if passed and all(passed) else 1
 

@@ -54,7 +54,7 @@ final class PythonRegex {
   boolean matches(String name) {
     try {
       return pattern.matcher(new Bounded(name, new int[1])).matches();
-    } catch (TooManySteps e) {
+    } catch (TooManySteps | StackOverflowError e) { // the engine recurses where groups repeat
       throw json.fault(key, "is a regular expression that takes too long to match " + name);
     }
   }

@@ -114,4 +114,10 @@ class PythonRegexTest {
     PythonRegex regex = PythonRegex.whole(JSON, "k", "(.*.*.*.*.*.*.*.*)*b");
     assertRefused(FILE, () -> regex.matches("a".repeat(60)), "takes too long");
   }
+
+  @Test
+  void endsAMatchThatWouldOverflowTheStack() {
+    PythonRegex regex = PythonRegex.whole(JSON, "k", "(a|b|c)*");
+    assertRefused(FILE, () -> regex.matches("ab".repeat(100_000)), "takes too long");
+  }
 }
