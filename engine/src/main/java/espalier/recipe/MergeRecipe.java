@@ -48,7 +48,7 @@ public final class MergeRecipe {
           "chat_template.jinja",
           "chat_template.json");
 
-  /** The share of an update that rounding may take before the user is told. */
+  /** By how much of an update rounding may change it before the user is told. */
   private static final double MUCH = 0.05;
 
   private static final long ELEMENTS = 1L << 20;
@@ -164,7 +164,7 @@ public final class MergeRecipe {
     double share = update == 0 ? 0 : loss / update;
     if (share > MUCH) {
       console.warn(
-          "rounding to %s takes %.1f %% of the adapter's update (in norm); --dtype f32 keeps it"
+          "rounding to %s changes the adapter's update by %.1f %% (in norm); --dtype f32 keeps it"
               .formatted(String.join(", ", dtypes), 100 * share));
     }
     ObjectNode json = JsonNodeFactory.instance.objectNode();
