@@ -1,5 +1,6 @@
 package espalier.format;
 
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.Collection;
@@ -51,6 +52,11 @@ public final class PeftAdapter implements AutoCloseable {
 
   public static PeftAdapter open(Path folder) {
     PeftConfig config = PeftConfig.read(folder.resolve(PeftConfig.FILE));
+    Path pickle = folder.resolve("adapter_model.bin");
+    if (Files.exists(pickle) && !Files.exists(folder.resolve(WEIGHTS))) {
+      throw new InputException(
+          pickle, "is a pickle, which may run code; newer versions of PEFT write " + WEIGHTS);
+    }
     Safetensors file = Safetensors.open(folder.resolve(WEIGHTS));
     try {
       return new PeftAdapter(file, config);

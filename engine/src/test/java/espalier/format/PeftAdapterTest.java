@@ -254,6 +254,13 @@ class PeftAdapterTest {
   }
 
   @Test
+  void refusesPickles() throws IOException {
+    Path pickle = folder.resolve("adapter_model.bin");
+    Files.move(folder.resolve("adapter_model.safetensors"), pickle);
+    assertRefused(pickle, () -> PeftAdapter.open(folder), "is a pickle");
+  }
+
+  @Test
   void refusesLayersThatTheModelHasNot() {
     try (PeftAdapter adapter = PeftAdapter.open(folder)) {
       assertRefused(
