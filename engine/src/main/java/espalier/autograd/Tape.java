@@ -20,6 +20,7 @@ import java.util.List;
  */
 public final class Tape {
 
+  private final Device device;
   private final Kernels kernels;
   private final List<Op> ops = new ArrayList<>();
   private final List<Var> vars = new ArrayList<>();
@@ -27,7 +28,12 @@ public final class Tape {
   private MemoryPlan plan;
 
   public Tape(Device device) {
+    this.device = device;
     kernels = device.kernels();
+  }
+
+  public Device device() {
+    return device;
   }
 
   public Kernels kernels() {

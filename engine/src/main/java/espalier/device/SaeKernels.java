@@ -28,10 +28,10 @@ abstract sealed class SaeKernels permits Kernels {
    * The active latents of {@code wEnc (x - bPre) + bEnc}.
    *
    * @param kind one of {@code esp_sae_kind}: 0 ReLU, 1 JumpReLU, 2 TopK, 3 GroupMax
-   * @throws espalier.bindings.NativeException ESP_CAPACITY if a row has more entries than capacity;
-   *     count then holds what each row needs
+   * @return false if a row has more entries than capacity: count then holds what each row needs,
+   *     and the lists are not to be used
    */
-  public void saeEncode(
+  public boolean saeEncode(
       MemorySegment x,
       MemorySegment wEnc,
       MemorySegment bEnc,
@@ -64,11 +64,13 @@ abstract sealed class SaeKernels permits Kernels {
     floatsOrNull(kernel, "pre", pre, tokens, capacity);
     ints(kernel, "count", count, tokens);
     floats(kernel, "scratch", scratch, saeEncodeScratch(d, m));
-    check(
-        kernel,
+    int status =
         esp_sae_encode(
             x, wEnc, bEnc, bPre, kind, threshold, margin, k, keep, index, value, pre, count,
-            capacity, scratch, tokens, d, m));
+            capacity, scratch, tokens, d, m);
+    if (status == ESP_CAPACITY()) return false;
+    check(kernel, status);
+    return true;
   }
 
   /** {@code out[t] = sum of value * wDec[index] + bDec}, or x[t] where keep[t]. */

@@ -62,7 +62,7 @@ public record SaeWeights(
     List<String> folded,
     List<String> warnings) {
 
-  /** Which z are kept. */
+  /** Which z are kept. In the order of esp_sae_kind. */
   public enum Activation {
     /** Those above 0. */
     RELU,
@@ -73,12 +73,17 @@ public record SaeWeights(
     /** The largest of each of k groups of neighbouring latents, where above 0. */
     GROUPMAX;
 
+    /** Whether a token has k active latents at most. */
+    public boolean isCounted() {
+      return this == TOPK || this == GROUPMAX;
+    }
+
     public String label() {
       return name().toLowerCase(Locale.ROOT);
     }
   }
 
-  /** What is done to each token's activations before encoding. */
+  /** What is done to each token's activations before encoding. Ordered as esp_sae_normalisation. */
   public enum Normalisation {
     NONE,
     /** x sqrt(dIn) / |x|. */

@@ -80,6 +80,23 @@ public record TensorEntry(
     device.kernels().convert(part, kernelDtype(), target.data(), target.size());
   }
 
+  /**
+   * Converts a matrix on its way: {@code target[r, c] = rowScale[r] * [r, c]}, rounded once. The
+   * bytes are read in their order.
+   *
+   * @param transposed whether the bytes hold the columns of {@code target} one after another
+   * @param rowScale {@code [rows of target]} in device memory, NULL for 1
+   */
+  public void copyTo(Device device, boolean transposed, MemorySegment rowScale, Tensor target) {
+    if (target.size() != size() || !target.isContiguous()) {
+      throw new IllegalArgumentException(name + ": " + size() + " elements for " + target.size());
+    }
+    device
+        .kernels()
+        .convertMatrix(
+            data, kernelDtype(), transposed, rowScale, target.data(), target.rows(), target.cols());
+  }
+
   /** As esp_dtype numbers them. */
   private int kernelDtype() {
     return switch (dtype) {

@@ -18,7 +18,6 @@ import espalier.sae.SaeLoader;
 import espalier.sae.Splice;
 import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
@@ -148,12 +147,11 @@ public final class InspectRecipe {
       Tape tape = new Tape(device);
       Splice splice = Splice.into(tape, tape.constant(activations), sae, MemorySegment.NULL);
       Var output = tape.output(splice.output());
-      tape.output(splice.latents().index());
-      tape.output(splice.latents().value());
-      tape.output(splice.latents().count());
       tape.bind(device);
       tape.forward();
-      settings.output().ifPresent(file -> Npy.write(file, n, d, rows(output.value())));
+      settings
+          .output()
+          .ifPresent(file -> Npy.write(file, n, (int) sae.outputs(), rows(output.value())));
       settings.latents().ifPresent(file -> Npy.write(file, n, (int) sae.latents(), dense(splice)));
     }
   }
@@ -167,15 +165,9 @@ public final class InspectRecipe {
   }
 
   private static float[][] dense(Splice splice) {
-    Splice.Latents latents = splice.latents();
-    float[][] dense = new float[(int) splice.input().rows()][(int) splice.sae().latents()];
+    float[][] dense = new float[(int) splice.input().rows()][];
     for (int t = 0; t < dense.length; t++) {
-      int count = latents.count().data().getAtIndex(ValueLayout.JAVA_INT, t);
-      for (int j = 0; j < count; j++) {
-        long at = t * latents.capacity() + j;
-        int i = latents.index().data().getAtIndex(ValueLayout.JAVA_INT, at);
-        dense[t][i] = latents.value().data().getAtIndex(ValueLayout.JAVA_FLOAT, at);
-      }
+      dense[t] = splice.latents().dense(t);
     }
     return dense;
   }

@@ -6,17 +6,17 @@ import espalier.autograd.LanguageModelHead;
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
 import espalier.device.Device;
+import espalier.format.SaeWeights.Activation;
 import espalier.model.LanguageModel;
 import espalier.model.TokenBatch;
 import espalier.nn.Adapters;
+import espalier.sae.Latents;
 import espalier.sae.ReconstructionLoss;
-import espalier.sae.Sae;
 import espalier.sae.Sparsity;
 import espalier.sae.Splice;
 import espalier.sae.TrainableSae;
 import espalier.train.Objective;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 
 /**
  * Trains one SAE on the activations of a frozen model, streamed batch by batch: on its
@@ -125,9 +125,11 @@ final class SaeObjective implements Objective {
     double active = active();
     double l0 = active / batch.tokens();
     double pull =
-        trainable.sae().kind() == Sae.Kind.JUMPRELU ? 2 * (l0 / settings.l0 - 1) / settings.l0 : 0;
+        trainable.sae().activation() == Activation.JUMPRELU
+            ? 2 * (l0 / settings.l0 - 1) / settings.l0
+            : 0;
     double perToken = 1.0 / (batch.tokens() * accumulate);
-    double l1 = trainable.sae().kind() == Sae.Kind.RELU ? settings.l1 : 0;
+    double l1 = trainable.sae().activation() == Activation.RELU ? settings.l1 : 0;
     sparsity.set((float) (l1 * perToken), (float) (pull * perToken));
     tape.backward();
     double total = sum.of(loss);
@@ -137,17 +139,13 @@ final class SaeObjective implements Objective {
     return total;
   }
 
-  /** Entries with a positive value; lists may hold a few inactive ones near their thresholds. */
+  /** Entries with a value; lists may hold a few inactive ones near their thresholds. */
   private double active() {
-    Splice.Latents latents = splice.latents();
-    MemorySegment values = latents.value().data();
-    MemorySegment counts = latents.count().data();
+    Latents latents = splice.latents();
     long active = 0;
     for (long t = 0; t < batch.tokens(); t++) {
-      int count = counts.getAtIndex(ValueLayout.JAVA_INT, t);
-      long row = t * latents.capacity();
-      for (int j = 0; j < count; j++) {
-        active += values.getAtIndex(ValueLayout.JAVA_FLOAT, row + j) > 0 ? 1 : 0;
+      for (int j = 0; j < latents.count(t); j++) {
+        active += latents.value(t, j) != 0 ? 1 : 0;
       }
     }
     return active;

@@ -8,6 +8,7 @@ import espalier.device.Control;
 import espalier.device.Device;
 import espalier.format.InputException;
 import espalier.format.ModelFolder;
+import espalier.format.SaeWeights.Activation;
 import espalier.model.LanguageModel;
 import espalier.model.TokenBatch;
 import espalier.nn.Adapters;
@@ -155,11 +156,11 @@ public final class TrainSaeRecipe {
     }
   }
 
-  private Sae.Kind kind() {
+  private Activation kind() {
     return switch (settings.arch()) {
-      case "topk" -> Sae.Kind.TOPK;
-      case "jumprelu" -> Sae.Kind.JUMPRELU;
-      case "standard" -> Sae.Kind.RELU;
+      case "topk" -> Activation.TOPK;
+      case "jumprelu" -> Activation.JUMPRELU;
+      case "standard" -> Activation.RELU;
       default -> throw new IllegalStateException(settings.arch());
     };
   }

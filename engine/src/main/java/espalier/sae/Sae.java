@@ -1,69 +1,107 @@
 package espalier.sae;
 
 import espalier.autograd.Parameter;
-import espalier.format.SaeWeights;
+import espalier.format.SaeSite;
+import espalier.format.SaeWeights.Activation;
+import espalier.format.SaeWeights.Normalisation;
 import java.util.List;
+import java.util.Objects;
 import java.util.stream.Stream;
 
 /**
- * A sparse autoencoder over d-dimensional activations with m latents. Both matrices hold a latent a
- * row, so that decoding and every gradient read whole rows.
+ * A sparse autoencoder over activations of width d with m latents, or a transcoder, whose output
+ * has a width of its own. Encoder and decoder both hold a latent a row, so that decoding and every
+ * gradient read whole rows. What it computes is said at {@link espalier.format.SaeWeights}.
  *
- * @param kind how latents become active
- * @param k active latents of a token at most, for {@link Kind#TOPK}
- * @param wEnc {@code [m, d]}
+ * @param site where in its block the activations are
+ * @param activation which latents are active
+ * @param k active latents of a token at most, where their number is fixed
+ * @param wEnc {@code [m, dIn]}
  * @param bEnc {@code [1, m]}
- * @param wDec {@code [m, d]}
- * @param bDec {@code [1, d]}
- * @param threshold {@code [1, m]} for {@link Kind#JUMPRELU}, else null
- * @param subtractDecoderBias whether bDec is taken off the input before encoding
+ * @param bPre {@code [1, dIn]}, taken off the input before encoding; may be {@code bDec} itself;
+ *     null for nothing
+ * @param wDec {@code [m, dOut]}
+ * @param bDec {@code [1, dOut]}
+ * @param threshold {@code [1, m]} for {@link Activation#JUMPRELU}, else null
+ * @param skip {@code [dOut, dIn]}: the output gets skip x, too; null for none
+ * @param normalisation of the input, each token by itself
+ * @param restoresScale whether the output undoes that
  */
 public record Sae(
-    Kind kind,
+    SaeSite.Kind site,
+    Activation activation,
     int k,
     Parameter wEnc,
     Parameter bEnc,
+    Parameter bPre,
     Parameter wDec,
     Parameter bDec,
     Parameter threshold,
-    boolean subtractDecoderBias) {
-
-  /** The values are those of esp_sae_kind. */
-  public enum Kind {
-    /** z where z &gt; 0. */
-    RELU,
-    /** z where z &gt; its threshold (Rajamanoharan et al. 2024). */
-    JUMPRELU,
-    /** The k largest z of a token, where positive (Gao et al. 2024). */
-    TOPK;
-
-    static Kind of(SaeWeights.Activation activation) {
-      return valueOf(activation.name());
-    }
-
-    SaeWeights.Activation activation() {
-      return SaeWeights.Activation.valueOf(name());
-    }
-  }
+    Parameter skip,
+    Normalisation normalisation,
+    boolean restoresScale) {
 
   public Sae {
-    if ((kind == Kind.JUMPRELU) != (threshold != null)) {
-      throw new IllegalArgumentException("a " + kind + " SAE with threshold " + threshold);
+    long m = wEnc.rows();
+    if ((activation == Activation.JUMPRELU) != (threshold != null)) {
+      throw new IllegalArgumentException("a " + activation + " SAE with threshold " + threshold);
     }
-    if (kind == Kind.TOPK && (k < 1 || k > wEnc.rows())) {
-      throw new IllegalArgumentException("k = " + k + " of " + wEnc.rows() + " latents");
+    if (activation.isCounted() && (k < 1 || k > m)) {
+      throw new IllegalArgumentException("k = " + k + " of " + m + " latents");
     }
-    if (wDec.rows() != wEnc.rows()
-        || wDec.cols() != wEnc.cols()
-        || bEnc.value().size() != wEnc.rows()
-        || bDec.value().size() != wEnc.cols()) {
+    if (activation == Activation.GROUPMAX && m % k != 0) {
+      throw new IllegalArgumentException(m + " latents do not make " + k + " equal groups");
+    }
+    if (wDec.rows() != m
+        || bEnc.value().size() != m
+        || bDec.value().size() != wDec.cols()
+        || (bPre != null && bPre.value().size() != wEnc.cols())
+        || (skip != null && (skip.rows() != wDec.cols() || skip.cols() != wEnc.cols()))) {
       throw new IllegalArgumentException("the SAE's shapes disagree");
+    }
+    boolean plain = wEnc.cols() == wDec.cols() && skip == null;
+    if (wEnc.isTrainable() && !(plain && normalisation == Normalisation.NONE)) {
+      throw new IllegalArgumentException("only plain SAEs are trained");
     }
   }
 
-  /** d, the width of the activations. */
+  /**
+   * An SAE of the residual stream that only encodes and decodes.
+   *
+   * @param subtractsDecoderBias whether bDec is taken off the input before encoding
+   */
+  public static Sae plain(
+      Activation activation,
+      int k,
+      Parameter wEnc,
+      Parameter bEnc,
+      Parameter wDec,
+      Parameter bDec,
+      Parameter threshold,
+      boolean subtractsDecoderBias) {
+    return new Sae(
+        SaeSite.Kind.RESIDUAL,
+        activation,
+        k,
+        wEnc,
+        bEnc,
+        subtractsDecoderBias ? bDec : null,
+        wDec,
+        bDec,
+        threshold,
+        null,
+        Normalisation.NONE,
+        false);
+  }
+
+  /** Width of the activations. */
   public long inputs() {
     return wEnc.cols();
+  }
+
+  /** Width of what it computes: that of its input, but for transcoders. */
+  public long outputs() {
+    return wDec.cols();
   }
 
   /** m, the number of latents. */
@@ -75,26 +113,41 @@ public record Sae(
     return wEnc.isTrainable();
   }
 
-  /** Entries that a token's list must have room for. */
-  long capacity() {
-    return kind == Kind.TOPK ? k : latents();
+  /** Whether what is taken off the input is what is added to the output. */
+  public boolean subtractsDecoderBias() {
+    return bPre != null && bPre == bDec;
+  }
+
+  boolean isNormalised() {
+    return normalisation != Normalisation.NONE;
   }
 
   /** The same SAE, for passes that do not train it. */
   public Sae frozen() {
+    Parameter bias = bDec.frozen();
     return new Sae(
-        kind,
+        site,
+        activation,
         k,
         wEnc.frozen(),
         bEnc.frozen(),
+        subtractsDecoderBias() ? bias : frozen(bPre),
         wDec.frozen(),
-        bDec.frozen(),
-        threshold == null ? null : threshold.frozen(),
-        subtractDecoderBias);
+        bias,
+        frozen(threshold),
+        frozen(skip),
+        normalisation,
+        restoresScale);
   }
 
-  /** All weights that it has. */
+  private static Parameter frozen(Parameter parameter) {
+    return parameter == null ? null : parameter.frozen();
+  }
+
+  /** All weights that it has, each once. */
   public List<Parameter> parameters() {
-    return Stream.of(wEnc, bEnc, wDec, bDec, threshold).filter(p -> p != null).toList();
+    return Stream.of(wEnc, bEnc, wDec, bDec, threshold, subtractsDecoderBias() ? null : bPre, skip)
+        .filter(Objects::nonNull)
+        .toList();
   }
 }

@@ -3,10 +3,11 @@ package espalier.sae;
 import espalier.autograd.Parameter;
 import espalier.device.Control;
 import espalier.device.Device;
-import espalier.format.InputException;
+import espalier.format.SaeSite;
+import espalier.format.SaeSite.Kind;
 import espalier.format.SaeWeights;
-import espalier.format.TensorEntry;
 import espalier.tensor.Tensor;
+import java.lang.foreign.MemorySegment;
 import java.util.Arrays;
 import java.util.function.Consumer;
 
@@ -31,58 +32,45 @@ public final class SaeLoader {
   }
 
   private static Sae upload(Device device, SaeWeights w) {
-    refuse(w, w.skip() != null, "a skip connection");
-    refuse(w, w.normalisation() != SaeWeights.Normalisation.NONE, "run-time normalisation");
-    refuse(w, w.dOut() != w.dIn(), "another width of its output");
-    refuse(w, w.activation() == SaeWeights.Activation.GROUPMAX, "groupmax");
-    refuse(w, w.bPre() != null && !Arrays.equals(w.bPre(), w.bDec()), "an input bias of its own");
+    Parameter bDec = vector(device, "b_dec", w.bDec());
+    boolean tied = w.bPre() != null && Arrays.equals(w.bPre(), w.bDec());
     return new Sae(
-        Sae.Kind.of(w.activation()),
+        site(w),
+        w.activation(),
         w.k(),
-        Parameter.frozen("W_enc", matrix(device, w.encoder())),
-        Parameter.frozen("b_enc", vector(device, w.bEnc())),
-        Parameter.frozen("W_dec", matrix(device, w.decoder())),
-        Parameter.frozen("b_dec", vector(device, w.bDec())),
-        w.threshold() == null ? null : Parameter.frozen("threshold", vector(device, w.threshold())),
-        w.bPre() != null);
+        matrix(device, "W_enc", w.encoder(), w.dSae(), w.dIn()),
+        vector(device, "b_enc", w.bEnc()),
+        tied ? bDec : vector(device, "b_pre", w.bPre()),
+        matrix(device, "W_dec", w.decoder(), w.dSae(), w.dOut()),
+        bDec,
+        vector(device, "threshold", w.threshold()),
+        w.skip() == null ? null : matrix(device, "W_skip", w.skip(), w.dOut(), w.dIn()),
+        w.normalisation(),
+        w.restoresScale());
   }
 
-  private static void refuse(SaeWeights w, boolean has, String what) {
-    if (has) {
-      throw new InputException(w.path(), "has " + what + ", which is not supported");
-    }
+  /** Most SAEs are of the residual stream: so is one that does not say. */
+  private static Kind site(SaeWeights w) {
+    return w.site().map(SaeSite::kind).filter(k -> k != Kind.UNNAMED).orElse(Kind.RESIDUAL);
   }
 
-  private static Tensor matrix(Device device, SaeWeights.Matrix matrix) {
-    TensorEntry entry = matrix.entry();
-    long rows = entry.shape()[entry.columnMajor() ? 1 : 0];
-    Tensor tensor = Tensor.allocate(device, rows, entry.size() / rows);
-    entry.copyTo(device, tensor);
-    if (matrix.transposed()) {
-      tensor = transposed(device, tensor);
-    }
-    for (long r = 0; matrix.rowScale() != null && r < tensor.rows(); r++) {
-      for (long c = 0; c < tensor.cols(); c++) {
-        tensor.set(r, c, tensor.get(r, c) * matrix.rowScale()[(int) r]);
-      }
-    }
-    return tensor;
+  /** In one pass over the mapped file. */
+  private static Parameter matrix(
+      Device device, String name, SaeWeights.Matrix matrix, long rows, long cols) {
+    Tensor tensor = Tensor.allocate(device, rows, cols);
+    Parameter scale = vector(device, name, matrix.rowScale());
+    MemorySegment rowScale = scale == null ? MemorySegment.NULL : scale.data();
+    matrix.entry().copyTo(device, matrix.transposed(), rowScale, tensor);
+    return Parameter.frozen(name, tensor);
   }
 
-  private static Tensor vector(Device device, float[] values) {
+  private static Parameter vector(Device device, String name, float[] values) {
+    if (values == null) {
+      return null;
+    }
     Tensor tensor = Tensor.allocate(device, 1, values.length);
     tensor.copyFrom(values);
-    return tensor;
-  }
-
-  static Tensor transposed(Device device, Tensor from) {
-    Tensor to = Tensor.allocate(device, from.cols(), from.rows());
-    for (long r = 0; r < from.rows(); r++) {
-      for (long c = 0; c < from.cols(); c++) {
-        to.set(c, r, from.get(r, c));
-      }
-    }
-    return to;
+    return Parameter.frozen(name, tensor);
   }
 
   /** A norm is finite exactly if every value is: squares of float32 do not overflow float64. */

@@ -42,18 +42,18 @@ public final class SaeStatistics {
 
   /** From now on each forward pass of the tape adds its tokens. */
   public void record(Tape tape, Splice splice) {
-    Splice.Latents latents = splice.latents();
+    Latents latents = splice.latents();
     long tokens = splice.input().rows();
     tape.op("saeStats")
-        .reads(splice.input(), splice.output(), latents.index(), latents.value(), latents.count())
+        .reads(splice.input(), splice.output())
         .forward(
             k ->
                 k.saeStats(
                     splice.input().data(),
                     splice.output().data(),
-                    latents.index().data(),
-                    latents.value().data(),
-                    latents.count().data(),
+                    latents.index(),
+                    latents.value(),
+                    latents.count(),
                     latents.capacity(),
                     splice.keep(),
                     sums,

@@ -15,27 +15,17 @@ import java.util.Objects;
  * positions.
  *
  * <p>Latents exist as (index, value) lists only, and every gradient is computed from the lists:
- * with dY the gradient of the reconstruction, a latent's is dY . wDec[i] where it is active, and dX
- * is the sum of those times wEnc[i]. Weights get theirs from the lists turned round, a latent's
- * tokens at a time.
+ * with dY the gradient of what is decoded, a latent's is dY . wDec[i] where it is active, and dX is
+ * the sum of those times wEnc[i]. Weights get theirs from the lists turned round, a latent's tokens
+ * at a time. Where the input is normalised, gradients go through its statistics, too.
  *
- * @param output {@code [tokens, d]}
- * @param latents the lists
+ * @param input {@code [tokens, dIn]}
+ * @param output {@code [tokens, dOut]}
+ * @param spread {@code [tokens, 1]}: the factor of what is decoded, where the scale of the input is
+ *     restored; else null
  */
-public record Splice(Sae sae, Var input, Var output, Latents latents, MemorySegment keep) {
-
-  /**
-   * Latents of each token as lists, indices ascending.
-   *
-   * @param index int32 {@code [tokens, capacity]}
-   * @param value {@code [tokens, capacity]}
-   * @param count int32 {@code [tokens, 1]}: how many entries of each row are used
-   */
-  public record Latents(Var index, Var value, Var count) {
-    public long capacity() {
-      return index.cols();
-    }
-  }
+public record Splice(
+    Sae sae, Var input, Var output, Latents latents, MemorySegment keep, Var spread) {
 
   /** Splices without a sparsity loss. */
   public static Splice into(Tape tape, Var x, Sae sae, MemorySegment keep) {
@@ -43,7 +33,7 @@ public record Splice(Sae sae, Var input, Var output, Latents latents, MemorySegm
   }
 
   /**
-   * @param x {@code [tokens, d]}
+   * @param x {@code [tokens, dIn]}
    * @param keep bytes {@code [tokens]} in device memory, 1 where x passes unchanged (BOS, EOS);
    *     NULL for nowhere
    */
@@ -51,10 +41,13 @@ public record Splice(Sae sae, Var input, Var output, Latents latents, MemorySegm
     if (x.cols() != sae.inputs()) {
       throw new IllegalArgumentException("an SAE of " + sae.inputs() + " inputs for " + x);
     }
+    if (sae.outputs() != sae.inputs() && !keep.equals(MemorySegment.NULL)) {
+      throw new IllegalArgumentException("nothing passes a transcoder unchanged");
+    }
     return new Recorder(tape, x, sae, keep, sparsity).record();
   }
 
-  /** The one operation, its parts named. */
+  /** The one operation, its parts named. What is not needed is null. */
   private static final class Recorder {
     private final Tape tape;
     private final Var x;
@@ -62,20 +55,25 @@ public record Splice(Sae sae, Var input, Var output, Latents latents, MemorySegm
     private final MemorySegment keep;
     private final Sparsity sparsity;
     private final long tokens;
-    private final long d;
+    private final long dIn;
+    private final long dOut;
     private final long m;
-    private final long capacity;
     private final MemorySegment bPre;
+    private final MemorySegment threshold;
+    private final Latents latents;
     private final Var out;
-    private final Var index;
-    private final Var value;
-    private final Var count;
-    private final Var pre; // where the backward pass needs to know z
     private final Var scratch;
-    private final Var dValue;
+    private final Var normalised; // what is encoded, if not x
+    private final Var mean;
+    private final Var spread;
+    private final Var decoded; // what becomes out once scale and skip connection are added
+    private final Var skipped;
     private final Var offsets;
-    private final Var byLatent;
-    private final Var dInput; // where the subtracted bias is trained
+    private final Var dDecoded;
+    private final Var dSkipped;
+    private final Var dMean;
+    private final Var dSpread;
+    private final Var dEncoded; // the gradient of what is encoded, if it is not x's
 
     Recorder(Tape tape, Var x, Sae sae, MemorySegment keep, Sparsity sparsity) {
       this.tape = tape;
@@ -84,146 +82,261 @@ public record Splice(Sae sae, Var input, Var output, Latents latents, MemorySegm
       this.keep = keep;
       this.sparsity = sparsity;
       tokens = x.rows();
-      d = sae.inputs();
+      dIn = sae.inputs();
+      dOut = sae.outputs();
       m = sae.latents();
-      capacity = sae.capacity();
-      bPre = sae.subtractDecoderBias() ? sae.bDec().data() : MemorySegment.NULL;
+      bPre = sae.bPre() == null ? MemorySegment.NULL : sae.bPre().data();
+      threshold = sae.threshold() == null ? MemorySegment.NULL : sae.threshold().data();
       boolean backward = x.needsGradient() || sae.isTrainable();
-      out = tape.value(tokens, d, backward);
-      index = tape.value(tokens, capacity);
-      value = tape.value(tokens, capacity);
-      count = tape.value(tokens, 1);
-      pre = backward && sae.kind() == Sae.Kind.JUMPRELU ? tape.value(tokens, capacity) : null;
-      scratch = tape.value(1, tape.kernels().saeEncodeScratch(d, m));
-      dValue = tape.value(tokens, capacity);
-      offsets = sae.isTrainable() ? tape.value(1, m + 1) : null;
-      byLatent = sae.isTrainable() ? tape.value(tokens, capacity) : null;
-      dInput = sae.isTrainable() && sae.subtractDecoderBias() ? tape.value(tokens, d) : null;
+      latents = Latents.of(tape.device(), sae, tokens, backward);
+      out = tape.value(tokens, dOut, backward);
+      scratch = tape.value(1, tape.kernels().saeEncodeScratch(dIn, m));
+      boolean restores = sae.isNormalised() && sae.restoresScale();
+      boolean skips = sae.skip() != null;
+      normalised = valueIf(sae.isNormalised(), tokens, dIn);
+      mean = valueIf(sae.isNormalised(), tokens, 1);
+      spread = valueIf(sae.isNormalised(), tokens, 1);
+      decoded = valueIf(restores || skips, tokens, dOut);
+      skipped = valueIf(skips, tokens, dOut);
+      offsets = valueIf(sae.isTrainable(), 1, m + 1);
+      dDecoded = valueIf(restores || skips, tokens, dOut);
+      dSkipped = valueIf(restores && skips, tokens, dOut);
+      dMean = valueIf(restores, tokens, 1);
+      dSpread = valueIf(restores, tokens, 1);
+      boolean trainsBias = sae.bPre() != null && sae.bPre().isTrainable();
+      dEncoded = valueIf(sae.isNormalised() || trainsBias, tokens, dIn);
+    }
+
+    private Var valueIf(boolean needed, long rows, long cols) {
+      return needed ? tape.value(rows, cols) : null;
+    }
+
+    private boolean restores() {
+      return dSpread != null;
     }
 
     Splice record() {
-      Op op = tape.op("saeSplice").reads(x).writes(present(out, index, value, count, pre, scratch));
+      Op op = tape.op("saeSplice").reads(x);
+      op.writes(present(out, scratch, normalised, mean, spread, decoded, skipped));
       op.forward(this::forward);
-      List<Var> keeps = new ArrayList<>(List.of(present(index, value, count, pre)));
-      if (sae.isTrainable()) {
+      List<Var> keeps = new ArrayList<>(List.of(present(mean, spread)));
+      if (sae.isTrainable() || sae.isNormalised()) {
         keeps.add(x);
       }
+      if (restores()) {
+        keeps.add(decoded);
+      }
       op.backward(keeps, List.of(x), this::backward);
-      op.backwardScratch(present(dValue, offsets, byLatent, dInput));
-      return new Splice(sae, x, out, new Latents(index, value, count), keep);
+      op.backwardScratch(present(offsets, dDecoded, dSkipped, dMean, dSpread, dEncoded));
+      return new Splice(sae, x, out, latents, keep, restores() ? spread : null);
     }
 
     private void forward(Kernels k) {
-      k.saeEncode(
-          x.data(),
-          sae.wEnc().data(),
-          sae.bEnc().data(),
-          bPre,
-          sae.kind().ordinal(),
-          sae.threshold() == null ? MemorySegment.NULL : sae.threshold().data(),
-          sae.isTrainable() && pre != null ? sparsity.bandwidth() / 2 : 0,
-          sae.k(),
-          keep,
-          index.data(),
-          value.data(),
-          orNull(pre),
-          count.data(),
-          capacity,
-          scratch.data(),
-          tokens,
-          d,
-          m);
-      k.saeDecode(
-          index.data(),
-          value.data(),
-          count.data(),
-          capacity,
-          sae.wDec().data(),
-          sae.bDec().data(),
+      Var encoded = x;
+      if (normalised != null) {
+        k.saeNormalize(
+            x.data(),
+            sae.normalisation().ordinal(),
+            normalised.data(),
+            mean.data(),
+            spread.data(),
+            tokens,
+            dIn);
+        encoded = normalised;
+      }
+      while (!encode(k, encoded)) {
+        latents.grow();
+      }
+      if (decoded == null) {
+        decode(k, keep, out);
+        return;
+      }
+      decode(k, MemorySegment.NULL, decoded);
+      if (skipped != null) { // x skip^T
+        MemorySegment w = sae.skip().data();
+        k.gemm(false, true, tokens, dOut, dIn, 1, x.data(), dIn, w, dIn, 0, skipped.data(), dOut);
+      }
+      k.saeRestore(
+          decoded.data(),
+          restores() ? mean.data() : MemorySegment.NULL,
+          restores() ? spread.data() : MemorySegment.NULL,
+          orNull(skipped),
           keep,
           x.data(),
           out.data(),
           tokens,
-          d);
+          dOut);
+    }
+
+    /** Whether the lists were long enough. */
+    private boolean encode(Kernels k, Var encoded) {
+      return k.saeEncode(
+          encoded.data(),
+          sae.wEnc().data(),
+          sae.bEnc().data(),
+          bPre,
+          sae.activation().ordinal(),
+          threshold,
+          sae.isTrainable() && sae.threshold() != null ? sparsity.bandwidth() / 2 : 0,
+          sae.k(),
+          keep,
+          latents.index(),
+          latents.value(),
+          latents.pre(),
+          latents.count(),
+          latents.capacity(),
+          scratch.data(),
+          tokens,
+          dIn,
+          m);
+    }
+
+    private void decode(Kernels k, MemorySegment kept, Var to) {
+      k.saeDecode(
+          latents.index(),
+          latents.value(),
+          latents.count(),
+          latents.capacity(),
+          sae.wDec().data(),
+          sae.bDec().data(),
+          kept,
+          x.data(),
+          to.data(),
+          tokens,
+          dOut);
     }
 
     private void backward(Kernels k) {
+      MemorySegment dY = out.gradientData();
+      if (dDecoded != null) {
+        k.saeRestoreBackward(
+            out.gradientData(),
+            restores() ? decoded.data() : MemorySegment.NULL,
+            restores() ? spread.data() : MemorySegment.NULL,
+            keep,
+            dDecoded.data(),
+            orNull(dSkipped),
+            orNull(dMean),
+            orNull(dSpread),
+            tokens,
+            dOut);
+        dY = dDecoded.data();
+      }
+      latentGradient(k, dY);
+      if (sae.isTrainable()) {
+        weights(k, dY);
+      }
+      if (x.needsGradient()) {
+        inputGradient(k);
+      }
+    }
+
+    /** Of the entries' z. */
+    private void latentGradient(Kernels k, MemorySegment dY) {
       k.saeDecodeBackward(
-          out.gradientData(),
-          index.data(),
-          count.data(),
-          capacity,
+          dY,
+          latents.index(),
+          latents.count(),
+          latents.capacity(),
           sae.wDec().data(),
-          dValue.data(),
+          latents.gradient(),
           tokens,
-          d);
+          dOut);
       if (sae.isTrainable()) {
         k.saeByLatent(
-            index.data(), count.data(), capacity, offsets.data(), byLatent.data(), tokens, m);
+            latents.index(),
+            latents.count(),
+            latents.capacity(),
+            offsets.data(),
+            latents.byLatent(),
+            tokens,
+            m);
       }
-      boolean trainsThreshold = pre != null && sae.threshold().isTrainable();
+      boolean trainsThreshold = sae.threshold() != null && sae.threshold().isTrainable();
       k.saeActivationBackward(
-          dValue.data(),
-          orNull(pre),
-          value.data(),
-          index.data(),
-          count.data(),
-          capacity,
-          sae.kind().ordinal(),
-          sae.threshold() == null ? MemorySegment.NULL : sae.threshold().data(),
+          latents.gradient(),
+          latents.pre(),
+          latents.value(),
+          latents.index(),
+          latents.count(),
+          latents.capacity(),
+          sae.activation().ordinal(),
+          threshold,
           sparsity.l1(),
           sparsity.l0(),
           sparsity.bandwidth(),
           trainsThreshold ? sae.threshold().gradientData() : MemorySegment.NULL,
           trainsThreshold ? offsets.data() : MemorySegment.NULL,
-          trainsThreshold ? byLatent.data() : MemorySegment.NULL,
+          trainsThreshold ? latents.byLatent() : MemorySegment.NULL,
           tokens,
           m);
-      if (sae.isTrainable()) {
-        weights(k);
-      }
-      if (x.needsGradient()) {
-        inputGradient(k, keep, x.gradientData(), x.accumulates());
-      }
     }
 
-    private void weights(Kernels k) {
+    /** Only plain SAEs are trained: what is encoded is x, and what is decoded is the output. */
+    private void weights(Kernels k, MemorySegment dY) {
       k.saeWeightBackward(
           x.data(),
           bPre,
-          out.gradientData(),
-          value.data(),
-          dValue.data(),
+          dY,
+          latents.value(),
+          latents.gradient(),
           offsets.data(),
-          byLatent.data(),
-          capacity,
+          latents.byLatent(),
+          latents.capacity(),
           sae.wEnc().gradientData(),
           sae.bEnc().gradientData(),
           sae.wDec().gradientData(),
-          d,
+          dIn,
           m);
-      MemorySegment dBias = sae.bDec().gradientData();
-      k.columnSum(out.gradientData(), d, keep, 1, dBias, tokens, d);
-      if (dInput != null) { // bDec is subtracted from the input, too
-        inputGradient(k, MemorySegment.NULL, dInput.data(), false);
-        k.columnSum(dInput.data(), d, keep, -1, dBias, tokens, d);
+      k.columnSum(dY, dOut, keep, 1, sae.bDec().gradientData(), tokens, dOut);
+      if (dEncoded != null) {
+        encodedGradient(k, MemorySegment.NULL, dEncoded.data(), false);
+        k.columnSum(dEncoded.data(), dIn, keep, -1, sae.bPre().gradientData(), tokens, dIn);
       }
     }
 
-    private void inputGradient(
+    private void inputGradient(Kernels k) {
+      boolean accumulate = x.accumulates();
+      if (normalised == null) {
+        encodedGradient(k, keep, x.gradientData(), accumulate);
+      } else {
+        encodedGradient(k, MemorySegment.NULL, dEncoded.data(), false);
+        k.saeNormalizeBackward(
+            x.data(),
+            mean.data(),
+            spread.data(),
+            sae.normalisation().ordinal(),
+            dEncoded.data(),
+            orNull(dMean),
+            orNull(dSpread),
+            keep,
+            out.gradientData(),
+            x.gradientData(),
+            accumulate,
+            tokens,
+            dIn);
+      }
+      if (skipped != null) { // of kept rows there is nothing
+        MemorySegment d = dSkipped == null ? dDecoded.data() : dSkipped.data();
+        MemorySegment w = sae.skip().data();
+        k.gemm(false, false, tokens, dIn, dOut, 1, d, dOut, w, dIn, 1, x.gradientData(), dIn);
+      }
+    }
+
+    private void encodedGradient(
         Kernels k, MemorySegment kept, MemorySegment dX, boolean accumulate) {
       k.saeEncodeBackward(
-          dValue.data(),
-          index.data(),
-          count.data(),
-          capacity,
+          latents.gradient(),
+          latents.index(),
+          latents.count(),
+          latents.capacity(),
           sae.wEnc().data(),
           kept,
           out.gradientData(),
           dX,
           accumulate,
           tokens,
-          d);
+          dIn);
     }
 
     private static MemorySegment orNull(Var var) {

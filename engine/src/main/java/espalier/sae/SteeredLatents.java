@@ -1,5 +1,6 @@
 package espalier.sae;
 
+import espalier.autograd.Op;
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
 import java.lang.foreign.MemorySegment;
@@ -11,37 +12,38 @@ public final class SteeredLatents {
   private SteeredLatents() {}
 
   /**
-   * output + (value - current value) * wDec[latent], at every position but the kept ones.
+   * output + (value - current value) * wDec[latent], at every position but the kept ones. Where the
+   * SAE restores the scale of its input, so is that of the change.
    *
    * @return {@code [tokens, d]}, without a gradient
    */
   public static Var hold(Tape tape, Splice splice, Var output, int latent, double value) {
-    Splice.Latents latents = splice.latents();
     MemorySegment direction = splice.sae().wDec().value().rows(latent, 1).data();
+    Var spread = splice.spread();
     Var steered = tape.value(output.rows(), output.cols());
     long d = output.cols();
-    tape.op("steer")
-        .reads(output, latents.index(), latents.value(), latents.count())
-        .writes(steered)
-        .forward(
-            k -> {
-              k.copy(output.data(), steered.data(), output.size());
-              for (long t = 0; t < output.rows(); t++) {
-                if (splice.keep().get(ValueLayout.JAVA_BYTE, t) == 0) {
-                  float change = (float) (value - current(latents, t, latent));
-                  k.axpy(change, direction, steered.value().rows(t, 1).data(), d);
-                }
-              }
-            });
+    Op op = tape.op("steer").reads(output).writes(steered);
+    if (spread != null) {
+      op.reads(spread);
+    }
+    op.forward(
+        k -> {
+          k.copy(output.data(), steered.data(), output.size());
+          for (long t = 0; t < output.rows(); t++) {
+            if (splice.keep().get(ValueLayout.JAVA_BYTE, t) == 0) {
+              double scale = spread == null ? 1 : spread.value().get(t, 0);
+              double change = scale * (value - current(splice.latents(), t, latent));
+              k.axpy((float) change, direction, steered.value().rows(t, 1).data(), d);
+            }
+          }
+        });
     return steered;
   }
 
-  private static double current(Splice.Latents latents, long token, int latent) {
-    int count = latents.count().data().getAtIndex(ValueLayout.JAVA_INT, token);
-    for (int j = 0; j < count; j++) {
-      long at = token * latents.capacity() + j;
-      if (latents.index().data().getAtIndex(ValueLayout.JAVA_INT, at) == latent) {
-        return latents.value().data().getAtIndex(ValueLayout.JAVA_FLOAT, at);
+  private static double current(Latents latents, long token, int latent) {
+    for (int j = 0; j < latents.count(token); j++) {
+      if (latents.latent(token, j) == latent) {
+        return latents.value(token, j);
       }
     }
     return 0;

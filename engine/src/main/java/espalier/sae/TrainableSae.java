@@ -3,6 +3,7 @@ package espalier.sae;
 import espalier.autograd.Parameter;
 import espalier.autograd.ParameterSet;
 import espalier.device.Device;
+import espalier.format.SaeWeights.Activation;
 import espalier.tensor.Tensor;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -28,26 +29,26 @@ public record TrainableSae(Sae sae, ParameterSet parameters, float scale) {
    *     active
    */
   public static TrainableSae create(
-      Device device, Sae.Kind kind, long latents, int l0, Tensor sample, RandomGenerator random) {
+      Device device, Activation kind, long latents, int l0, Tensor sample, RandomGenerator random) {
     long d = sample.cols();
     List<ParameterSet.Shape> shapes = new ArrayList<>();
     shapes.add(new ParameterSet.Shape("W_enc", latents, d));
     shapes.add(new ParameterSet.Shape("b_enc", 1, latents));
     shapes.add(new ParameterSet.Shape("W_dec", latents, d));
     shapes.add(new ParameterSet.Shape("b_dec", 1, d));
-    if (kind == Sae.Kind.JUMPRELU) {
+    if (kind == Activation.JUMPRELU) {
       shapes.add(new ParameterSet.Shape("threshold", 1, latents));
     }
     ParameterSet parameters = new ParameterSet(device, shapes);
     Sae sae =
-        new Sae(
+        Sae.plain(
             kind,
-            kind == Sae.Kind.TOPK ? l0 : 0,
+            kind == Activation.TOPK ? l0 : 0,
             parameters.get("W_enc"),
             parameters.get("b_enc"),
             parameters.get("W_dec"),
             parameters.get("b_dec"),
-            kind == Sae.Kind.JUMPRELU ? parameters.get("threshold") : null,
+            kind == Activation.JUMPRELU ? parameters.get("threshold") : null,
             true);
     float[] mean = mean(sample);
     float scale = deviation(sample, mean);
@@ -64,7 +65,7 @@ public record TrainableSae(Sae sae, ParameterSet parameters, float scale) {
     device.kernels().normalizeRows(wDec.data(), latents, d);
     device.kernels().copy(wDec.data(), sae.wEnc().data(), wDec.value().size());
     TrainableSae trainable = new TrainableSae(sae, parameters, scale);
-    if (kind == Sae.Kind.JUMPRELU) {
+    if (kind == Activation.JUMPRELU) {
       double share = Math.min(0.5, 2.0 * l0 / latents);
       float threshold = trainable.preActivationQuantile(sample, share);
       device.kernels().fill(sae.threshold().data(), threshold, latents);
@@ -74,15 +75,15 @@ public record TrainableSae(Sae sae, ParameterSet parameters, float scale) {
 
   /** The SAE for activations as they are: scale folded in, nothing to train, memory of its own. */
   public Sae folded(Device device) {
-    return new Sae(
-        sae.kind(),
+    return Sae.plain(
+        sae.activation(),
         sae.k(),
         copy(device, sae.wEnc(), 1 / scale),
         copy(device, sae.bEnc(), 1),
         copy(device, sae.wDec(), scale),
         copy(device, sae.bDec(), scale),
         sae.threshold() == null ? null : copy(device, sae.threshold(), 1),
-        sae.subtractDecoderBias());
+        sae.subtractsDecoderBias());
   }
 
   /**

@@ -68,9 +68,6 @@ class ForwardGoldenTest {
     }
     Var hidden = tape.output(x);
     Splice splice = Splice.into(tape, x, sae, batch.keep());
-    tape.output(splice.latents().index());
-    tape.output(splice.latents().value());
-    tape.output(splice.latents().count());
     x = tape.output(splice.output());
     for (int layer = Golden.LAYER + 1; layer < model.layers(); layer++) {
       x = model.block(tape, layer, x, batch, Adapters.NONE);
@@ -90,14 +87,9 @@ class ForwardGoldenTest {
     float[] expected = golden("latents_" + kind);
     int m = (int) splice.sae().latents();
     float[] dense = new float[expected.length];
-    Splice.Latents latents = splice.latents();
     for (int t = 0; t < batch.tokens(); t++) {
-      int count = latents.count().data().getAtIndex(ValueLayout.JAVA_INT, t);
-      for (int j = 0; j < count; j++) {
-        long at = t * latents.capacity() + j;
-        int i = latents.index().data().getAtIndex(ValueLayout.JAVA_INT, at);
-        dense[t * m + i] = latents.value().data().getAtIndex(ValueLayout.JAVA_FLOAT, at);
-      }
+      System.arraycopy(splice.latents().dense(t), 0, dense, t * m, m);
+      int count = splice.latents().count(t);
       if (batch.keep().get(ValueLayout.JAVA_BYTE, t) == 1) {
         assertEquals(0, count, "latents of a kept position");
         System.arraycopy(dense, t * m, expected, t * m, m);

@@ -270,15 +270,15 @@ class GradientGoldenTest {
   }
 
   private static Sae withParameters(Sae sae, ParameterSet set) {
-    return new Sae(
-        sae.kind(),
+    return Sae.plain(
+        sae.activation(),
         sae.k(),
         set.get("W_enc"),
         set.get("b_enc"),
         set.get("W_dec"),
         set.get("b_dec"),
         sae.threshold() == null ? null : set.get("threshold"),
-        sae.subtractDecoderBias());
+        sae.subtractsDecoderBias());
   }
 
   private float[] golden(String file, String name) {

@@ -13,7 +13,6 @@ import espalier.format.StrictJson;
 import espalier.format.TensorEntry;
 import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
@@ -58,9 +57,6 @@ class SaeFormatsTest {
       Tape tape = new Tape(device);
       Splice splice = Splice.into(tape, tape.constant(x), sae, MemorySegment.NULL);
       Var output = tape.output(splice.output());
-      tape.output(splice.latents().index());
-      tape.output(splice.latents().value());
-      tape.output(splice.latents().count());
       tape.bind(device);
       tape.forward();
 
@@ -71,16 +67,10 @@ class SaeFormatsTest {
   }
 
   private static float[] dense(Splice splice) {
-    long m = splice.sae().latents();
-    Splice.Latents latents = splice.latents();
+    int m = (int) splice.sae().latents();
     float[] dense = new float[Math.toIntExact(splice.input().rows() * m)];
     for (int t = 0; t < splice.input().rows(); t++) {
-      int count = latents.count().data().getAtIndex(ValueLayout.JAVA_INT, t);
-      for (int j = 0; j < count; j++) {
-        long at = t * latents.capacity() + j;
-        int i = latents.index().data().getAtIndex(ValueLayout.JAVA_INT, at);
-        dense[(int) (t * m + i)] = latents.value().data().getAtIndex(ValueLayout.JAVA_FLOAT, at);
-      }
+      System.arraycopy(splice.latents().dense(t), 0, dense, t * m, m);
     }
     return dense;
   }

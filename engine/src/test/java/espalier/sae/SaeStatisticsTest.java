@@ -8,7 +8,6 @@ import espalier.autograd.Var;
 import espalier.device.Device;
 import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 
@@ -26,14 +25,13 @@ class SaeStatisticsTest {
   /** Four positions of width 2, the second kept; latents 0 to 3. */
   private SaeStatistics.Summary measure(float[] x, float[] y, int times) {
     Tape tape = new Tape(device);
-    Splice.Latents latents =
-        new Splice.Latents(
-            ints(tape, 4, 2, 0, 2, 0, 1, 0, 3, 0, 0),
-            floats(tape, 4, 2, 1, 2, 9, 9, 3, 0, 5, 0), // latent 3 is listed, but not active
-            ints(tape, 4, 1, 2, 2, 2, 1));
+    int[] index = {0, 2, 0, 1, 0, 3, 0, 0};
+    float[] value = {1, 2, 9, 9, 3, 0, 5, 0}; // latent 3 is listed, but not active
+    Latents latents = lists(4, 4, index, value, 2, 2, 2, 1);
     MemorySegment keep = device.allocate(4);
     keep.copyFrom(MemorySegment.ofArray(new byte[] {0, 1, 0, 0}));
-    Splice splice = new Splice(null, floats(tape, 4, 2, x), floats(tape, 4, 2, y), latents, keep);
+    Splice splice =
+        new Splice(null, floats(tape, 4, 2, x), floats(tape, 4, 2, y), latents, keep, null);
     statistics = new SaeStatistics(device, 2, 4);
     statistics.record(tape, splice);
     tape.bind(device);
@@ -49,10 +47,12 @@ class SaeStatisticsTest {
     return tape.constant(tensor);
   }
 
-  private Var ints(Tape tape, int rows, int cols, int... values) {
-    Tensor tensor = Tensor.allocate(device, rows, cols);
-    MemorySegment.copy(values, 0, tensor.data(), ValueLayout.JAVA_INT, 0, values.length);
-    return tape.constant(tensor);
+  private Latents lists(int tokens, int m, int[] index, float[] value, int... count) {
+    Latents latents = new Latents(device, tokens, m, value.length / tokens, false, false, false);
+    latents.index().copyFrom(MemorySegment.ofArray(index));
+    latents.value().copyFrom(MemorySegment.ofArray(value));
+    latents.count().copyFrom(MemorySegment.ofArray(count));
+    return latents;
   }
 
   @Test
@@ -100,14 +100,10 @@ class SaeStatisticsTest {
         }
       }
     }
-    Splice.Latents latents =
-        new Splice.Latents(
-            ints(tape, tokens, 5, index),
-            floats(tape, tokens, 5, value),
-            ints(tape, tokens, 1, count));
+    Latents latents = lists(tokens, 5, index, value, count);
     Var x = floats(tape, tokens, 1, new float[tokens]);
     statistics = new SaeStatistics(device, 1, 5);
-    statistics.record(tape, new Splice(null, x, x, latents, MemorySegment.NULL));
+    statistics.record(tape, new Splice(null, x, x, latents, MemorySegment.NULL, null));
     tape.bind(device).forward();
     SaeStatistics.Density density = statistics.summary().density();
     assertEquals(4 / 5.0, density.alive());
