@@ -10,6 +10,7 @@ what comes of it, without a warning, with the same ranks and scales. Both merge 
 import argparse
 import copy
 import json
+import math
 import re
 import secrets
 import sys
@@ -31,7 +32,7 @@ import family_models
 import live_cases
 import random_models
 from compare_families import make_sae
-from compare_live import Group, Undecidable, compare_evaluate, espalier
+from compare_live import GRAD_NORM, KL, MARGIN, Group, Undecidable, compare_evaluate, espalier, spliced, train
 from live_cases import ATTENTION, LLAMA3, MLP, PLAIN, Case, llama
 
 # Of the spread of the logits: the same float32 weights but for the order in which an update is summed.
@@ -120,9 +121,10 @@ def compare_training(case: Case, folder: Path, launcher: str) -> bool:
     group = Group("trained further")
     out, again = folder / "out", folder / "again"
     sae = [x for layer in case.saes for x in ("--sae", f"{layer}={folder}/sae-{layer}")]
-    if espalier(group, launcher, "adapt", "--model", folder / "model", "--data", folder / "tokens.npy", *sae, "--steps", 2,
-                "--dropout", 0, "--lr", 1e-3, "--init-adapter", folder / "adapter", "--out", out) is None:
+    if espalier(group, launcher, "adapt", "--model", folder / "model", "--data", folder / "tokens.npy", *sae, "--steps", 3,
+                "--order", "sequential", "--dropout", 0, "--lr", 1e-3, "--init-adapter", folder / "adapter", "--out", out) is None:
         return group.report()
+    compare_steps(group, case, folder, out)
     before, after = load(group, folder / "model", folder / "adapter"), load(group, folder / "model", out)
     group.holds(f"ranks and scales {scales(after)} for {scales(before)}", scales(after) == scales(before))
     old, new = tensors(folder / "adapter"), tensors(out)
@@ -135,6 +137,21 @@ def compare_training(case: Case, folder: Path, launcher: str) -> bool:
     group.holds("PEFT writes other tensors than it was given", set(back) == set(new) and all(
         torch.equal(back[n], new[n]) for n in new))
     return group.report()
+
+
+def compare_steps(group: Group, case: Case, folder: Path, out: Path) -> None:
+    """KL and gradient norm of every step against PEFT's, in float64."""
+    steps = [line for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) if "step_ms" in line]
+    rows, lrs = np.load(folder / "tokens.npy"), [step["lr"] for step in steps]
+    exact, single = (spliced(case, folder, folder / "adapter", exact, trainable=True) for exact in (True, False))
+    exact.margin = math.inf
+    want, near = train(exact, rows, case, lrs), train(single, rows, case, lrs)
+    if exact.margin < MARGIN:
+        raise Undecidable
+    group.holds(f"{len(steps)} steps for 3", len(steps) == 3)
+    for i, step in enumerate(steps):
+        group.close(f"step {i} kl", step.get("kl"), want[0][i], near[0][i], KL)
+        group.close(f"step {i} grad_norm", step.get("grad_norm"), want[1][i], near[1][i], GRAD_NORM)
 
 
 def compare_merge(model: Path, adapter: Path, out: Path, launcher: str, ids: torch.Tensor) -> bool:
