@@ -11,8 +11,6 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
-import java.util.regex.Matcher;
-import java.util.regex.Pattern;
 
 /**
  * A NumPy array file of two dimensions.
@@ -32,12 +30,6 @@ public record Npy(
     long cols,
     MemorySegment data) {
 
-  private static final byte[] MAGIC = {(byte) 0x93, 'N', 'U', 'M', 'P', 'Y'};
-  private static final Pattern DESCR = Pattern.compile("'descr'\\s*:\\s*'([<>|=]?)(\\w+)'");
-  private static final Pattern FORTRAN = Pattern.compile("'fortran_order'\\s*:\\s*(True|False)");
-  private static final Pattern SHAPE =
-      Pattern.compile("'shape'\\s*:\\s*\\(\\s*(\\d{1,18})\\s*,\\s*(\\d{1,18})\\s*,?\\s*\\)");
-
   public static Npy open(Path file) {
     if (!Files.isRegularFile(file)) {
       throw new InputException(file, "no such file");
@@ -51,62 +43,18 @@ public record Npy(
   }
 
   private static Npy read(Path file, MemorySegment all) {
-    if (all.byteSize() < 12
-        || all.asSlice(0, MAGIC.length).mismatch(MemorySegment.ofArray(MAGIC)) >= 0) {
-      throw new InputException(file, "no .npy file");
+    NpyHeader header = NpyHeader.read(all, what -> new InputException(file, what));
+    if (header.shape().length != 2) {
+      throw new InputException(file, "its header does not give a shape of two dimensions");
     }
-    int version = all.get(ValueLayout.JAVA_BYTE, 6);
-    if (version < 1 || version > 3) {
-      throw new InputException(file, ".npy version " + version + " is not known");
-    }
-    long start = version == 1 ? 10 : 12;
-    long length =
-        version == 1
-            ? Short.toUnsignedLong(all.get(shorts(ByteOrder.LITTLE_ENDIAN), 8))
-            : Integer.toUnsignedLong(all.get(ints(ByteOrder.LITTLE_ENDIAN), 8));
-    if (start + length > all.byteSize()) {
-      throw new InputException(file, "cut off within its header");
-    }
-    String header =
-        new String(
-            all.asSlice(start, length).toArray(ValueLayout.JAVA_BYTE), StandardCharsets.UTF_8);
-    Matcher descr = find(DESCR, header, file, "its type");
-    Matcher shape = find(SHAPE, header, file, "a shape of two dimensions");
-    ByteOrder order = descr.group(1).equals(">") ? ByteOrder.BIG_ENDIAN : ByteOrder.LITTLE_ENDIAN;
-    boolean byColumns = find(FORTRAN, header, file, "its order").group(1).equals("True");
-    String type = descr.group(2);
-    long rows = Long.parseLong(shape.group(1));
-    long cols = Long.parseLong(shape.group(2));
-    long bytes;
-    try {
-      bytes = Math.multiplyExact(Math.multiplyExact(rows, cols), (long) elementBytes(file, type));
-    } catch (ArithmeticException e) {
-      throw new InputException(file, "has an impossible shape");
-    }
-    MemorySegment data = all.asSlice(start + length);
-    if (data.byteSize() != bytes) {
-      throw new InputException(
-          file, "%d bytes of data, its shape needs %d".formatted(data.byteSize(), bytes));
-    }
-    return new Npy(file, type, order, byColumns, rows, cols, data);
-  }
-
-  private static Matcher find(Pattern pattern, String header, Path file, String what) {
-    Matcher matcher = pattern.matcher(header);
-    if (!matcher.find()) {
-      throw new InputException(file, "its header does not give " + what);
-    }
-    return matcher;
-  }
-
-  private static int elementBytes(Path file, String type) {
-    return switch (type) {
-      case "i1", "u1" -> 1;
-      case "i2", "u2" -> 2;
-      case "i4", "u4", "f4" -> 4;
-      case "i8", "u8", "f8" -> 8;
-      default -> throw new InputException(file, "elements of type " + type + " are not supported");
-    };
+    return new Npy(
+        file,
+        header.type(),
+        header.order(),
+        header.byColumns(),
+        header.shape()[0],
+        header.shape()[1],
+        header.data());
   }
 
   public boolean isInteger() {
@@ -135,9 +83,10 @@ public record Npy(
   public float real(long row, long col) {
     long at = offset(row, col);
     return switch (type) {
+      case "f2" -> Float.float16ToFloat(data.get(shorts(order), at));
       case "f4" -> Float.intBitsToFloat(data.get(ints(order), at));
       case "f8" -> (float) Double.longBitsToDouble(data.get(longs(order), at));
-      default -> throw new InputException(file, "holds " + type + ", expected f4 or f8");
+      default -> throw new InputException(file, "holds " + type + ", expected f2, f4 or f8");
     };
   }
 
@@ -168,7 +117,7 @@ public record Npy(
         channel -> {
           ByteBuffer start =
               ByteBuffer.allocate(10 + padded.length()).order(ByteOrder.LITTLE_ENDIAN);
-          start.put(MAGIC).put((byte) 1).put((byte) 0).putShort((short) padded.length());
+          start.put(NpyHeader.MAGIC).put((byte) 1).put((byte) 0).putShort((short) padded.length());
           start.put(padded.getBytes(StandardCharsets.US_ASCII));
           AtomicFiles.writeFully(channel, start.flip());
           ByteBuffer row = ByteBuffer.allocate(cols * Float.BYTES).order(ByteOrder.LITTLE_ENDIAN);

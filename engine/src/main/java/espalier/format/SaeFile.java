@@ -1,8 +1,11 @@
 package espalier.format;
 
+import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.List;
 import java.util.Set;
+import java.util.regex.Pattern;
 import java.util.stream.Stream;
 
 /** Opens an SAE by its folder or its weights file and finds out what format it is in. */
@@ -10,6 +13,18 @@ public final class SaeFile implements AutoCloseable {
 
   private static final String SUPPORTED =
       "supported are SAELens, sparsify, Gemma Scope 1 and 2, Llama Scope and dictionary_learning";
+
+  private static final List<String> WEIGHTS =
+      List.of(
+          SaeLens.WEIGHTS,
+          Sparsify.WEIGHTS,
+          GemmaScope.WEIGHTS,
+          GemmaScope2.WEIGHTS,
+          LlamaScope.CONFIG,
+          DictionaryLearning.WEIGHTS);
+
+  /** dictionary_learning's, beside which the configuration lies one folder up. */
+  private static final Pattern CHECKPOINT = Pattern.compile("ae_\\d{1,12}\\.pt");
 
   private final TensorFile file;
   private final SaeWeights weights;
@@ -52,6 +67,15 @@ public final class SaeFile implements AutoCloseable {
               GemmaScope2.read(
                   folder, tensors, Files.exists(config) ? StrictJson.read(config) : null));
     }
+    if (isFor(folder, name, GemmaScope.WEIGHTS)) {
+      return open(
+          Npz.open(folder.resolve(GemmaScope.WEIGHTS)),
+          tensors -> GemmaScope.read(folder, tensors));
+    }
+    if (isFor(folder, name, DictionaryLearning.WEIGHTS) || CHECKPOINT.matcher(name).matches()) {
+      Path file = folder.resolve(name.isEmpty() ? DictionaryLearning.WEIGHTS : name);
+      return open(TorchFile.open(file), tensors -> DictionaryLearning.read(folder, tensors));
+    }
     if (isFor(folder, name, LlamaScope.CONFIG)) {
       return llamaScope(folder);
     }
@@ -75,7 +99,7 @@ public final class SaeFile implements AutoCloseable {
             files
                 .map(file -> file.getFileName().toString())
                 .anyMatch(file -> GemmaScope2.CROSS_LAYER.matcher(file).matches());
-      } catch (java.io.IOException e) {
+      } catch (IOException e) {
         throw new InputException(path, "cannot be read");
       }
     }
@@ -83,6 +107,11 @@ public final class SaeFile implements AutoCloseable {
       throw new InputException(
           path, "is a cross-layer transcoder of Gemma Scope 2, which is not supported");
     }
+  }
+
+  /** Whether a folder holds the weights of an SAE, of whatever format. */
+  public static boolean isIn(Path folder) {
+    return WEIGHTS.stream().anyMatch(name -> Files.exists(folder.resolve(name)));
   }
 
   public SaeWeights weights() {

@@ -23,6 +23,10 @@ public record TensorEntry(
 
   private static final ValueLayout.OfShort SHORT =
       ValueLayout.JAVA_SHORT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
+  private static final ValueLayout.OfInt INT =
+      ValueLayout.JAVA_INT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
+  private static final ValueLayout.OfLong LONG =
+      ValueLayout.JAVA_LONG_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
   private static final ValueLayout.OfFloat FLOAT =
       ValueLayout.JAVA_FLOAT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
   private static final ValueLayout.OfDouble DOUBLE =
@@ -48,6 +52,17 @@ public record TensorEntry(
       case F16 -> Float.float16ToFloat(data.get(SHORT, index * Short.BYTES));
       case BF16 -> Float.intBitsToFloat(data.get(SHORT, index * Short.BYTES) << Short.SIZE);
       default -> throw new IllegalStateException(name + " holds no real numbers: " + dtype);
+    };
+  }
+
+  /** One element of a tensor of integers. */
+  public long integer(long index) {
+    return switch (dtype) {
+      case I64 -> data.get(LONG, index * Long.BYTES);
+      case I32 -> data.get(INT, index * Integer.BYTES);
+      case I16 -> data.get(SHORT, index * Short.BYTES);
+      case I8 -> data.get(ValueLayout.JAVA_BYTE, index);
+      default -> throw new InputException(file, "tensor " + name + " holds no integers: " + dtype);
     };
   }
 

@@ -45,7 +45,7 @@ public final class InspectRecipe {
       refuseInput("an adapter");
       return adapter(path);
     }
-    if (Files.exists(path.resolve("config.json")) && !Files.exists(path.resolve("cfg.json"))) {
+    if (Files.exists(path.resolve("config.json")) && !SaeFile.isIn(path)) {
       return model(path);
     }
     if (settings.hidden().isPresent()) {

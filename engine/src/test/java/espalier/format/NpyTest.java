@@ -68,7 +68,7 @@ class NpyTest {
     assertRefused(
         FIXTURES.resolve("i4.npy"),
         () -> Npy.open(FIXTURES.resolve("i4.npy")).real(0, 0),
-        "holds i4, expected f4 or f8");
+        "holds i4, expected f2, f4 or f8");
   }
 
   @Test
@@ -101,11 +101,11 @@ class NpyTest {
           """
           {'descr': '<i4', 'fortran_order': False, 'shape': (2, 2), }          ; 8 bytes of data, its shape needs 16
           {'descr': '<i4', 'fortran_order': False, 'shape': (1, 1), }          ; 8 bytes of data, its shape needs 4
-          {'descr': '<i4', 'fortran_order': False, 'shape': (2,), }            ; a shape of two dimensions
-          {'descr': '<i4', 'fortran_order': False, 'shape': (1, 1, 2), }       ; a shape of two dimensions
-          {'descr': '<i4', 'fortran_order': False, 'shape': (-1, 2), }         ; a shape of two dimensions
+          {'descr': '<i4', 'fortran_order': False, 'shape': (2,), }            ; a shape
+          {'descr': '<i4', 'fortran_order': False, 'shape': (1, 1, 2), }       ; a shape
+          {'descr': '<i4', 'fortran_order': False, 'shape': (-1, 2), }         ; a shape
           {'descr': '<i4', 'fortran_order': False, 'shape': (9999999999999, 9999999999999), } ; an impossible shape
-          {'descr': '<i4', 'fortran_order': False, }                           ; a shape of two dimensions
+          {'descr': '<i4', 'fortran_order': False, }                           ; a shape
           {'descr': '<i4', 'shape': (1, 2), }                                  ; its order
           {'fortran_order': False, 'shape': (1, 2), }                          ; its type
           {'descr': [('a', '<i4')], 'fortran_order': False, 'shape': (1, 2), } ; its type

