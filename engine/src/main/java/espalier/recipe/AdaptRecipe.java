@@ -1,5 +1,6 @@
 package espalier.recipe;
 
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.data.TokenRows;
 import espalier.device.Control;
 import espalier.device.Device;
@@ -11,7 +12,6 @@ import espalier.lora.LoraAdapter;
 import espalier.lora.LoraSettings;
 import espalier.model.LanguageModel;
 import espalier.model.TokenBatch;
-import espalier.sae.Sae;
 import espalier.train.AdamW;
 import espalier.train.Checkpoints;
 import espalier.train.Interruption;
@@ -21,7 +21,6 @@ import java.lang.foreign.MemorySegment;
 import java.util.List;
 import java.util.Optional;
 import java.util.Set;
-import java.util.SortedMap;
 import java.util.SortedSet;
 import java.util.SplittableRandom;
 import java.util.TreeSet;
@@ -44,7 +43,7 @@ public final class AdaptRecipe {
   /** What the run works on, read and checked. */
   private record Inputs(
       LanguageModel model,
-      SortedMap<Integer, Sae> saes,
+      Saes saes,
       LoraAdapter lora,
       TokenRows rows,
       Optional<TokenRows> evalRows,
@@ -70,7 +69,7 @@ public final class AdaptRecipe {
         settings
             .evalData()
             .map(f -> TokenRows.read(List.of(f), config, settings.model(), rows.context()));
-    SortedMap<Integer, Sae> saes = Saes.load(device, settings.saes(), config, console);
+    Saes saes = Saes.load(device, settings.saes(), config, console);
     LanguageModel model = LanguageModel.load(device, files);
     Control control = new Control(device);
     return new Inputs(model, saes, adapter(device, model, control), rows, evalRows, control);
@@ -111,7 +110,7 @@ public final class AdaptRecipe {
         new AdaptObjective(
             device,
             in.model,
-            in.saes,
+            in.saes.byLayer(),
             in.lora.adapters(),
             new BatchSource(in.rows, settings.order().over(in.rows.count(), settings.seed())),
             batch,
@@ -119,13 +118,19 @@ public final class AdaptRecipe {
             in.control,
             settings.seed());
     Optional<Evaluator> evaluator =
-        in.evalRows.map(data -> new Evaluator(device, in.model, in.saes, in.lora.adapters(), data));
+        in.evalRows.map(
+            data -> new Evaluator(device, in.model, in.saes.byLayer(), in.lora.adapters(), data));
+    // What an evaluation before the first step does not tell, a sample does.
+    Optional<SaeFit> fit =
+        evaluator.isPresent() || settings.resume()
+            ? Optional.empty()
+            : Optional.of(new SaeFit(device, in.model, in.saes, in.rows));
     // Training and evaluation never run at once: they share their memory.
     long bytes = objective.tape().bytes();
-    if (evaluator.isPresent()) {
-      bytes = Math.max(bytes, evaluator.get().bytes());
-    }
+    bytes = Math.max(bytes, evaluator.map(Evaluator::bytes).orElse(0L));
+    bytes = Math.max(bytes, fit.map(SaeFit::bytes).orElse(0L));
     MemorySegment workspace = device.allocate(bytes);
+    fit.ifPresent(f -> SaeFit.check(in.saes, f.measure(workspace), console));
     objective.tape().bind(workspace);
     evaluator.ifPresent(e -> e.bind(workspace));
 
@@ -142,11 +147,7 @@ public final class AdaptRecipe {
     folder.begin("adapt", SettingsJson.of(settings), settings.seed());
     TrainingRun run =
         new TrainingRun(
-            "adapt",
-            console,
-            "kl",
-            steps,
-            evaluator.map(e -> () -> e.evaluate(done -> {}).toJson()));
+            "adapt", console, "kl", steps, evaluator.map(e -> () -> evaluate(e, in.saes)));
     try (MetricsLog metrics = new MetricsLog(folder.metrics());
         Interruption interruption = new Interruption()) {
       TrainingLoop loop =
@@ -171,6 +172,15 @@ public final class AdaptRecipe {
       }
       return end;
     }
+  }
+
+  private ObjectNode evaluate(Evaluator evaluator, Saes saes) {
+    boolean first = evaluator.isFirst();
+    Evaluation evaluation = evaluator.evaluate(done -> {});
+    if (first) {
+      SaeFit.check(saes, evaluation.saes(), console);
+    }
+    return evaluation.toJson();
   }
 
   private int onePass(TokenRows rows) {

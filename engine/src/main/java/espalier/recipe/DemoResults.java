@@ -19,7 +19,6 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.SortedMap;
-import java.util.TreeMap;
 
 /** Reads back what the demo's stages left, and measures each SAE as it was saved. */
 final class DemoResults {
@@ -107,12 +106,9 @@ final class DemoResults {
     try (Device device = Device.openCpu();
         ModelFolder files = ModelFolder.open(modelFolder)) {
       SortedMap<Integer, Sae> saes =
-          new TreeMap<>(
-              Saes.load(
-                  device,
-                  List.of(new SaeSpec(layer, out.resolve(folder))),
-                  files.config(),
-                  console));
+          Saes.load(
+                  device, List.of(new SaeSpec(layer, out.resolve(folder))), files.config(), console)
+              .byLayer();
       LanguageModel model = LanguageModel.load(device, files);
       TokenRows rows =
           TokenRows.read(

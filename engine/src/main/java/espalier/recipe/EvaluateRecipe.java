@@ -12,7 +12,6 @@ import espalier.format.PeftAdapter;
 import espalier.lora.LoraAdapter;
 import espalier.model.LanguageModel;
 import espalier.nn.Adapters;
-import espalier.sae.Sae;
 import espalier.sae.SaeStatistics;
 import java.nio.file.Path;
 import java.util.Optional;
@@ -29,20 +28,25 @@ public final class EvaluateRecipe {
     this.console = console;
   }
 
+  private record Inputs(Saes saes, Evaluator evaluator) {}
+
   /** Everything is checked before anything is written. */
   public Evaluation run() {
     Optional<RunFolder> folder = settings.out().map(out -> RunFolder.check(out, false));
     try (Device device = Device.openCpu()) {
-      Evaluator evaluator;
+      Inputs in;
       try (ModelFolder files = ModelFolder.open(settings.model())) {
-        evaluator = read(device, files);
+        in = read(device, files);
       }
+      Evaluator evaluator = in.evaluator;
       evaluator.bind(device.allocate(evaluator.bytes()));
+      Evaluation evaluation;
       try (Console.Progress progress = console.progress("evaluate", evaluator.work())) {
-        Evaluation evaluation = evaluator.evaluate(done -> progress.step(done, ""));
-        folder.ifPresent(f -> write(f, evaluation, evaluator));
-        return evaluation;
+        evaluation = evaluator.evaluate(done -> progress.step(done, ""));
       }
+      SaeFit.check(in.saes, evaluation.saes(), console);
+      folder.ifPresent(f -> write(f, evaluation, evaluator));
+      return evaluation;
     }
   }
 
@@ -68,15 +72,16 @@ public final class EvaluateRecipe {
     return json;
   }
 
-  private Evaluator read(Device device, ModelFolder files) {
+  private Inputs read(Device device, ModelFolder files) {
     ModelConfig config = files.config();
     SaeSpec.check(settings.saes(), config.numLayers());
     TokenRows rows = TokenRows.read(settings.data(), config, settings.model(), settings.context());
-    SortedMap<Integer, Sae> saes = Saes.load(device, settings.saes(), config, console);
+    Saes saes = Saes.load(device, settings.saes(), config, console);
     LanguageModel model = LanguageModel.load(device, files);
     Adapters adapters =
         settings.adapter().map(path -> load(device, model, path)).orElse(Adapters.NONE);
-    return new Evaluator(device, model, saes, adapters, rows, settings.metrics());
+    return new Inputs(
+        saes, new Evaluator(device, model, saes.byLayer(), adapters, rows, settings.metrics()));
   }
 
   private static Adapters load(Device device, LanguageModel model, Path path) {

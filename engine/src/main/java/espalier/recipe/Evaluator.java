@@ -110,7 +110,7 @@ final class Evaluator {
    */
   Evaluation evaluate(Consumer<Integer> progress) {
     int doneBefore = 0;
-    if (before == null) {
+    if (isFirst()) {
       doneBefore = rows.count();
       statistics.values().forEach(SaeStatistics::reset);
       run(unadapted, 0, progress);
@@ -153,6 +153,11 @@ final class Evaluator {
         Optional.empty());
   }
 
+  /** Whether the SAEs alone have not been measured yet. */
+  boolean isFirst() {
+    return before == null;
+  }
+
   /** As {@link #evaluate}, for a model whose own weights have changed since. */
   Evaluation again(Consumer<Integer> progress) {
     before = null;
@@ -166,7 +171,7 @@ final class Evaluator {
 
   /** Rows that the next evaluation passes over, counting each pass. */
   int work() {
-    return rows.count() * ((before == null ? 1 : 0) + (adapted == null ? 0 : 1));
+    return rows.count() * ((isFirst() ? 1 : 0) + (adapted == null ? 0 : 1));
   }
 
   private boolean scores() {

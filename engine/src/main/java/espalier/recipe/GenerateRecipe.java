@@ -51,7 +51,7 @@ public final class GenerateRecipe {
       try (ModelFolder files = ModelFolder.open(settings.model())) {
         config = files.config();
         SaeSpec.check(settings.saes(), config.numLayers());
-        saes = Saes.load(device, settings.saes(), config, console);
+        saes = Saes.load(device, settings.saes(), config, console).byLayer();
         model = LanguageModel.load(device, files);
       }
       if (settings.adapter().isPresent()) {

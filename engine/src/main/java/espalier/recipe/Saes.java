@@ -4,58 +4,75 @@ import espalier.device.Device;
 import espalier.format.InputException;
 import espalier.format.ModelConfig;
 import espalier.format.SaeFile;
+import espalier.format.SaeSite;
 import espalier.format.SaeSite.Kind;
 import espalier.format.SaeWeights;
 import espalier.sae.Sae;
 import espalier.sae.SaeLoader;
 import java.util.List;
+import java.util.Optional;
 import java.util.SortedMap;
 import java.util.TreeMap;
 
-/** The SAEs named on the command line, checked against the model and loaded. */
-final class Saes {
+/**
+ * The SAEs named on the command line, checked against the model and loaded.
+ *
+ * @param byLayer each with its site in the block
+ * @param expectedL0 active latents a token, of those whose files say
+ */
+record Saes(SortedMap<Integer, Sae> byLayer, SortedMap<Integer, Double> expectedL0) {
 
-  private Saes() {}
-
-  static SortedMap<Integer, Sae> load(
-      Device device, List<SaeSpec> specs, ModelConfig config, Console console) {
+  static Saes load(Device device, List<SaeSpec> specs, ModelConfig config, Console console) {
     SortedMap<Integer, Sae> saes = new TreeMap<>();
+    SortedMap<Integer, Double> expectedL0 = new TreeMap<>();
     for (SaeSpec spec : specs) {
       try (SaeFile file = SaeFile.open(spec.path())) {
         SaeWeights weights = file.weights();
-        if (weights.dIn() != config.hiddenSize()) {
-          throw new InputException(
-              spec.path(),
-              "is for activations of width %d, the model's are %d"
-                  .formatted(weights.dIn(), config.hiddenSize()));
-        }
-        refuseOtherSites(spec, weights);
+        check(spec, weights, config);
         if (weights.site().isPresent() && weights.site().get().layer() != spec.layer()) {
           console.warn(
               "%s was made for %s, but is applied at layer %d"
                   .formatted(spec.path(), weights.hook(), spec.layer()));
         }
-        saes.put(spec.layer(), SaeLoader.load(device, weights, console::warn));
+        Sae sae = SaeLoader.load(device, weights, console::warn);
+        saes.put(spec.layer(), sae);
+        weights.expectedL0().ifPresent(l0 -> expectedL0.put(spec.layer(), l0));
       }
     }
-    return saes;
+    return new Saes(saes, expectedL0);
   }
 
-  /** A file that does not name its site is taken on trust. */
-  private static void refuseOtherSites(SaeSpec spec, SaeWeights weights) {
-    if (weights.isTranscoder()) {
+  /** Refuses what cannot stand in for activations of this model. */
+  private static void check(SaeSpec spec, SaeWeights weights, ModelConfig config) {
+    String option = "--sae %d=%s: ".formatted(spec.layer(), spec.path());
+    String hook = weights.hook().isEmpty() ? "" : " (" + weights.hook() + ")";
+    if (weights.isTranscoder() || weights.dOut() != weights.dIn()) {
       throw new InputException(
-          spec.path(), "is a transcoder, which replaces an MLP and no activations");
+          option
+              + "is a transcoder"
+              + hook
+              + ", which computes one activation from another and cannot stand in for either");
     }
-    boolean fits =
-        weights.hook().isEmpty()
-            || weights
-                .site()
-                .filter(s -> s.kind() == Kind.RESIDUAL || s.kind() == Kind.UNNAMED)
-                .isPresent();
-    if (!fits) {
+    Optional<Kind> site = weights.site().map(SaeSite::kind);
+    if (site.isEmpty() && !weights.hook().isEmpty()) {
+      throw new InputException(option + "hook " + weights.hook() + " is not known");
+    }
+    long width =
+        switch (site.orElse(Kind.RESIDUAL)) {
+          case RESIDUAL, UNNAMED, ATTENTION_OUT, MLP_OUT -> config.hiddenSize();
+          case ATTENTION_HEADS -> (long) config.numHeads() * config.headDim();
+          case EMBEDDING, RESIDUAL_MID, MLP_IN ->
+              throw new InputException(
+                  option
+                      + "is for the %s%s; SAEs are applied to the residual stream after a block,"
+                          .formatted(site.get().label(), hook)
+                      + " attention heads, attention out and MLP out");
+        };
+    if (weights.dIn() != width) {
       throw new InputException(
-          spec.path(), "hook " + weights.hook() + " is not supported, only the output of a block");
+          option
+              + "is for activations of width %d, the model's are %d%s"
+                  .formatted(weights.dIn(), width, hook));
     }
   }
 }

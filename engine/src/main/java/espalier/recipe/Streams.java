@@ -2,9 +2,11 @@ package espalier.recipe;
 
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
+import espalier.format.SaeSite;
 import espalier.model.LanguageModel;
 import espalier.model.TokenBatch;
 import espalier.nn.Adapters;
+import espalier.nn.Taps;
 import espalier.sae.Sae;
 import espalier.sae.Splice;
 import espalier.sae.SteeredLatents;
@@ -15,6 +17,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.SortedMap;
 import java.util.TreeMap;
+import java.util.function.Function;
 
 /**
  * Several passes of the same tokens through variants of one model: the original, the one with SAEs,
@@ -64,9 +67,43 @@ final class Streams {
     void blockRecorded(int layer, List<Var> outputs, List<SortedMap<Integer, Splice>> splices);
   }
 
-  private record BlockInput(Var x, Adapters adapters) {}
+  /** What happens at an SAE's site. */
+  private record Replacement(Sae sae, boolean ablated, List<Steering> steering) {
 
-  private record SpliceInput(Var x, Sae sae) {}
+    /** What a variant has at a layer; null for nothing. */
+    static Replacement of(Variant variant, int layer) {
+      Sae sae = variant.saes.get(layer);
+      return sae == null
+          ? null
+          : new Replacement(sae, variant.ablated, variant.steering.getOrDefault(layer, List.of()));
+    }
+
+    boolean isInsideBlock() {
+      return sae.site() != SaeSite.Kind.RESIDUAL;
+    }
+
+    Replaced record(Tape tape, Var x, TokenBatch batch) {
+      if (ablated) {
+        return new Replaced(ZeroAblation.into(tape, x, batch.keep()), null);
+      }
+      Splice splice = Splice.into(tape, x, sae, batch.keep());
+      Var out = splice.output();
+      for (Steering held : steering) {
+        out = SteeredLatents.hold(tape, splice, out, held.latent(), held.value());
+      }
+      return new Replaced(out, splice);
+    }
+  }
+
+  /**
+   * @param splice null where nothing is spliced in
+   */
+  private record Replaced(Var out, Splice splice) {}
+
+  /** Where two variants have the same, they share it. */
+  private record BlockInput(Var x, Adapters adapters, Replacement inside) {}
+
+  private record SiteInput(Var x, Replacement replacement) {}
 
   private Streams() {}
 
@@ -87,31 +124,28 @@ final class Streams {
     }
     for (int layer = 0; layer < model.layers(); layer++) {
       int at = layer;
-      Map<BlockInput, Var> blocks = new HashMap<>();
-      Map<SpliceInput, Splice> spliced = new HashMap<>();
-      Map<Var, Var> ablated = new HashMap<>();
+      Map<BlockInput, Replaced> blocks = new HashMap<>();
+      Map<SiteInput, Replaced> replaced = new HashMap<>();
       for (int i = 0; i < variants.size(); i++) {
         Variant variant = variants.get(i);
         Adapters adapters =
             variant.adapters.touch(model.blockPath(layer)) ? variant.adapters : Adapters.NONE;
-        Var out =
+        Replacement replacement = Replacement.of(variant, layer);
+        boolean inside = replacement != null && replacement.isInsideBlock();
+        Replaced result =
             blocks.computeIfAbsent(
-                new BlockInput(streams.get(i), adapters),
-                in -> model.block(tape, at, in.x, batch, in.adapters));
-        Sae sae = variant.saes.get(layer);
-        if (sae != null && variant.ablated) {
-          out = ablated.computeIfAbsent(out, x -> ZeroAblation.into(tape, x, batch.keep()));
-        } else if (sae != null) {
-          Splice splice =
-              spliced.computeIfAbsent(
-                  new SpliceInput(out, sae), in -> Splice.into(tape, in.x, in.sae, batch.keep()));
-          splices.get(i).put(layer, splice);
-          out = splice.output();
-          for (Steering held : variant.steering.getOrDefault(layer, List.of())) {
-            out = SteeredLatents.hold(tape, splice, out, held.latent(), held.value());
-          }
+                new BlockInput(streams.get(i), adapters, inside ? replacement : null),
+                in -> block(tape, model, at, batch, in));
+        if (replacement != null && !inside) {
+          result =
+              replaced.computeIfAbsent(
+                  new SiteInput(result.out, replacement),
+                  in -> in.replacement.record(tape, in.x, batch));
         }
-        streams.set(i, out);
+        if (result.splice != null) {
+          splices.get(i).put(layer, result.splice);
+        }
+        streams.set(i, result.out);
       }
       observer.blockRecorded(layer, streams, splices);
     }
@@ -122,5 +156,51 @@ final class Streams {
       passes.add(new Pass(hidden, splices.get(i)));
     }
     return passes;
+  }
+
+  /** A block, and what is spliced in inside it. */
+  private static Replaced block(
+      Tape tape, LanguageModel model, int layer, TokenBatch batch, BlockInput in) {
+    if (in.inside == null) {
+      return new Replaced(model.block(tape, layer, in.x, batch, in.adapters), null);
+    }
+    SiteTap tap = new SiteTap(in.inside.sae.site(), x -> in.inside.record(tape, x, batch));
+    Var out = model.block(tape, layer, in.x, batch, in.adapters, tap);
+    return new Replaced(out, tap.replaced.splice);
+  }
+
+  /** Replaces what a block computes at one site. */
+  private static final class SiteTap implements Taps {
+    private final SaeSite.Kind site;
+    private final Function<Var, Replaced> replacement;
+    private Replaced replaced;
+
+    SiteTap(SaeSite.Kind site, Function<Var, Replaced> replacement) {
+      this.site = site;
+      this.replacement = replacement;
+    }
+
+    private Var at(SaeSite.Kind here, Var x) {
+      if (here != site) {
+        return x;
+      }
+      replaced = replacement.apply(x);
+      return replaced.out;
+    }
+
+    @Override
+    public Var attentionHeads(Var x) {
+      return at(SaeSite.Kind.ATTENTION_HEADS, x);
+    }
+
+    @Override
+    public Var attentionOut(Var x) {
+      return at(SaeSite.Kind.ATTENTION_OUT, x);
+    }
+
+    @Override
+    public Var mlpOut(Var x) {
+      return at(SaeSite.Kind.MLP_OUT, x);
+    }
   }
 }
