@@ -19,6 +19,8 @@ public final class Console {
 
   private static final Path STDERR = Path.of("/proc/self/fd/2");
 
+  private static final String CLEAR_LINE = "\r\u001b[K";
+
   private final PrintStream err;
   private final boolean terminal;
 
@@ -52,6 +54,9 @@ public final class Console {
   }
 
   public void warn(String message) {
+    if (terminal) {
+      err.print(CLEAR_LINE); // of a progress bar, which draws itself again
+    }
     err.println("WARNING: " + message);
   }
 
