@@ -26,7 +26,8 @@ class ArchitectureTest {
           List.of("model", "sae", "lora"),
           List.of("nn"),
           List.of("autograd"),
-          List.of("data", "format"),
+          List.of("data", "hub"),
+          List.of("format"),
           List.of("tensor"),
           List.of("device"),
           List.of("bindings"));

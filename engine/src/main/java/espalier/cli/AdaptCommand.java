@@ -4,7 +4,6 @@ import espalier.recipe.AdaptRecipe;
 import espalier.recipe.AdaptSettings;
 import espalier.recipe.Console;
 import espalier.recipe.RowOrdering;
-import espalier.recipe.SaeSpec;
 import espalier.report.Report;
 import espalier.train.Schedule;
 import espalier.train.TrainingLoop;
@@ -26,7 +25,7 @@ final class AdaptCommand implements Callable<Integer> {
   @Mixin private Common common;
   @Mixin private Computing computing;
 
-  @Option(names = "--model", required = true, description = "model folder (Hugging Face layout)")
+  @Option(names = "--model", required = true, description = "model folder, or name on the Hub")
   private Path model;
 
   @Option(
@@ -133,8 +132,8 @@ final class AdaptCommand implements Callable<Integer> {
     computing.check();
     AdaptSettings settings =
         new AdaptSettings(
-            model,
-            saes.stream().map(SaeSpec::parse).toList(),
+            Located.model(model),
+            saes.stream().map(Located::sae).toList(),
             data,
             out,
             rank == null ? OptionalInt.empty() : OptionalInt.of(rank),
@@ -154,7 +153,7 @@ final class AdaptCommand implements Callable<Integer> {
             seed,
             Optional.ofNullable(evalData),
             evalEvery,
-            Optional.ofNullable(initAdapter),
+            Located.adapter(initAdapter),
             order,
             resume,
             checkpointEvery);

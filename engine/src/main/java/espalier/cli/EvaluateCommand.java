@@ -4,7 +4,6 @@ import espalier.recipe.Console;
 import espalier.recipe.EvaluateRecipe;
 import espalier.recipe.EvaluateSettings;
 import espalier.recipe.MetricSet;
-import espalier.recipe.SaeSpec;
 import espalier.report.Report;
 import java.nio.file.Path;
 import java.util.List;
@@ -22,7 +21,7 @@ final class EvaluateCommand implements Callable<Integer> {
   @Mixin private Common common;
   @Mixin private Computing computing;
 
-  @Option(names = "--model", required = true, description = "model folder (Hugging Face layout)")
+  @Option(names = "--model", required = true, description = "model folder, or name on the Hub")
   private Path model;
 
   @Option(
@@ -73,9 +72,9 @@ final class EvaluateCommand implements Callable<Integer> {
     var result =
         new EvaluateRecipe(
                 new EvaluateSettings(
-                    model,
-                    saes.stream().map(SaeSpec::parse).toList(),
-                    Optional.ofNullable(adapter),
+                    Located.model(model),
+                    saes.stream().map(Located::sae).toList(),
+                    Located.adapter(adapter),
                     data,
                     context,
                     metrics,

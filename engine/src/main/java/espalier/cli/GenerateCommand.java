@@ -3,11 +3,9 @@ package espalier.cli;
 import espalier.recipe.Console;
 import espalier.recipe.GenerateRecipe;
 import espalier.recipe.GenerateSettings;
-import espalier.recipe.SaeSpec;
 import espalier.recipe.Steering;
 import java.nio.file.Path;
 import java.util.List;
-import java.util.Optional;
 import java.util.concurrent.Callable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
@@ -19,7 +17,7 @@ final class GenerateCommand implements Callable<Integer> {
   @Mixin private Common common;
   @Mixin private Computing computing;
 
-  @Option(names = "--model", required = true, description = "model folder (Hugging Face layout)")
+  @Option(names = "--model", required = true, description = "model folder, or name on the Hub")
   private Path model;
 
   @Option(
@@ -62,9 +60,9 @@ final class GenerateCommand implements Callable<Integer> {
     System.out.println(
         new GenerateRecipe(
                 new GenerateSettings(
-                    model,
-                    saes.stream().map(SaeSpec::parse).toList(),
-                    Optional.ofNullable(adapter),
+                    Located.model(model),
+                    saes.stream().map(Located::sae).toList(),
+                    Located.adapter(adapter),
                     steer.stream().map(Steering::parse).toList(),
                     prompt,
                     maxTokens,

@@ -21,7 +21,7 @@ final class InspectCommand implements Callable<Integer> {
   @Mixin private Common common;
   @Mixin private Computing computing;
 
-  @Parameters(paramLabel = "PATH", description = "folder or file")
+  @Parameters(paramLabel = "PATH", description = "folder, file, or name on the Hub")
   private Path path;
 
   @Option(
@@ -59,7 +59,7 @@ final class InspectCommand implements Callable<Integer> {
     var result =
         new InspectRecipe(
                 new InspectSettings(
-                    path,
+                    Located.anything(path),
                     Optional.ofNullable(input),
                     Optional.ofNullable(latents),
                     Optional.ofNullable(output),

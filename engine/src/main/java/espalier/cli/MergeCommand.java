@@ -21,7 +21,7 @@ final class MergeCommand implements Callable<Integer> {
 
   @Mixin private Common common;
 
-  @Option(names = "--model", required = true, description = "model folder (Hugging Face layout)")
+  @Option(names = "--model", required = true, description = "model folder, or name on the Hub")
   private Path model;
 
   @Option(names = "--adapter", required = true, paramLabel = "DIR", description = "PEFT adapter")
@@ -40,7 +40,12 @@ final class MergeCommand implements Callable<Integer> {
   public Integer call() {
     var result =
         new MergeRecipe(
-                new MergeSettings(model, adapter, out, dtype == Target.F32), Console.standard())
+                new MergeSettings(
+                    Located.model(model),
+                    Located.adapter(adapter).orElseThrow(),
+                    out,
+                    dtype == Target.F32),
+                Console.standard())
             .run();
     System.out.print(json ? result + "\n" : Table.of(result));
     return 0;

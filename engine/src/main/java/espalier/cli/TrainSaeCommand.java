@@ -22,7 +22,7 @@ final class TrainSaeCommand implements Callable<Integer> {
   @Mixin private Common common;
   @Mixin private Computing computing;
 
-  @Option(names = "--model", required = true, description = "model folder (Hugging Face layout)")
+  @Option(names = "--model", required = true, description = "model folder, or name on the Hub")
   private Path model;
 
   @Option(names = "--layer", required = true, description = "block whose output is learnt, from 0")
@@ -101,7 +101,7 @@ final class TrainSaeCommand implements Callable<Integer> {
     computing.check();
     TrainSaeSettings settings =
         new TrainSaeSettings(
-            model,
+            Located.model(model),
             layer,
             arch,
             objective,

@@ -1,0 +1,105 @@
+package espalier.hub;
+
+import espalier.format.InputException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Optional;
+import java.util.function.LongConsumer;
+
+/**
+ * Finds what researchers name as the Hugging Face Hub does: on this machine, in the Hub's cache, or
+ * on the Hub itself, from where it is downloaded into the cache.
+ */
+public final class Hub {
+
+  /** Shows how far a download is. */
+  public interface Progress {
+    /**
+     * Begins a file.
+     *
+     * @param bytes its size; negative if unknown
+     * @return told how many bytes are there, and closed at the end
+     */
+    Bar begin(String file, long bytes);
+
+    /** One file's progress. */
+    interface Bar extends LongConsumer, AutoCloseable {
+      @Override
+      void close();
+    }
+  }
+
+  private final HubSettings settings;
+  private final Progress progress;
+  private final HubCache cache;
+  private final HubClient client;
+
+  public Hub(HubSettings settings, Progress progress) {
+    this(settings, progress, Duration.ofSeconds(1));
+  }
+
+  Hub(HubSettings settings, Progress progress, Duration pause) {
+    this.settings = settings;
+    this.progress = progress;
+    cache = new HubCache(settings.cache());
+    client = new HubClient(settings, pause);
+  }
+
+  /**
+   * A folder or file on this machine. What exists here under that name is taken; what cannot be a
+   * repository's name is returned as it is, for its reader to refuse.
+   *
+   * @throws InputException if it is neither here nor on the Hub, gated, or came damaged
+   */
+  public Path locate(Path given, HubContent content) {
+    Optional<HubName> parsed =
+        Files.exists(given) ? Optional.empty() : HubName.parse(given.toString());
+    if (parsed.isEmpty()) {
+      return given;
+    }
+    HubName name = parsed.get();
+    Optional<Path> snapshot = cache.snapshot(name);
+    if (snapshot.isPresent()
+        && (settings.offline()
+            ? Files.exists(snapshot.get().resolve(name.path()))
+            : content.isComplete(snapshot.get(), name))) {
+      return snapshot.get().resolve(name.path());
+    }
+    if (settings.offline()) {
+      throw new InputException(
+          name
+              + ": no such file or folder, and not in the Hub's cache "
+              + settings.cache()
+              + "; HF_HUB_OFFLINE forbids to look further");
+    }
+    return download(name, content).resolve(name.path());
+  }
+
+  private Path download(HubName name, HubContent content) {
+    HubListing listing = client.list(name);
+    List<HubFile> files = new ArrayList<>(content.files(name, listing));
+    files.forEach(file -> provide(name, listing.commit(), file));
+    Path snapshot = cache.snapshot(name, listing.commit());
+    if (files.stream().anyMatch(file -> file.path().equals(HubContent.INDEX))) {
+      HubContent.shards(name, snapshot.resolve(HubContent.INDEX), listing)
+          .forEach(file -> provide(name, listing.commit(), file));
+    }
+    cache.refer(name, listing.commit());
+    return snapshot;
+  }
+
+  private void provide(HubName name, String commit, HubFile file) {
+    cache.provide(
+        name,
+        commit,
+        file,
+        target -> {
+          try (Progress.Bar bar = progress.begin(file.path(), file.size())) {
+            client.download(name, commit, file, target, bar);
+          }
+        });
+  }
+}

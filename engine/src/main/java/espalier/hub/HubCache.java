@@ -1,0 +1,145 @@
+package espalier.hub;
+
+import espalier.format.AtomicFiles;
+import espalier.format.InputException;
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.UncheckedIOException;
+import java.nio.channels.FileChannel;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
+import java.nio.file.StandardOpenOption;
+import java.security.MessageDigest;
+import java.security.NoSuchAlgorithmException;
+import java.util.HexFormat;
+import java.util.Optional;
+import java.util.regex.Pattern;
+
+/**
+ * The cache that huggingface_hub keeps: {@code models--owner--name} with {@code blobs} by checksum,
+ * {@code snapshots} of commits made of links to them, and {@code refs} from branches and tags to
+ * commits.
+ */
+final class HubCache {
+
+  private static final Pattern COMMIT = Pattern.compile("[0-9a-f]{40}");
+
+  private final Path root;
+
+  HubCache(Path root) {
+    this.root = root;
+  }
+
+  /** The snapshot that a revision means, if it was ever downloaded. */
+  Optional<Path> snapshot(HubName name) {
+    Path folder = root.resolve(name.folder());
+    String commit = name.revision();
+    Path ref = folder.resolve("refs").resolve(name.revision());
+    if (Files.isRegularFile(ref)) {
+      try {
+        commit = Files.readString(ref).strip();
+      } catch (IOException e) {
+        return Optional.empty();
+      }
+    }
+    if (!COMMIT.matcher(commit).matches()) {
+      return Optional.empty();
+    }
+    Path snapshot = folder.resolve("snapshots").resolve(commit);
+    return Files.isDirectory(snapshot) ? Optional.of(snapshot) : Optional.empty();
+  }
+
+  /** Where a commit's files are linked. */
+  Path snapshot(HubName name, String commit) {
+    return root.resolve(name.folder()).resolve("snapshots").resolve(commit);
+  }
+
+  /** Downloads into the file it is given. */
+  interface Download {
+    void into(Path file);
+  }
+
+  /**
+   * Makes a file of a snapshot be there: links its blob, downloading that where it is not.
+   *
+   * <p>Another process may be at the same: a lock keeps it out of the unfinished file.
+   */
+  void provide(HubName name, String commit, HubFile file, Download download) {
+    Path folder = root.resolve(name.folder());
+    Path blob = folder.resolve("blobs").resolve(file.blob());
+    Path link = snapshot(name, commit).resolve(file.path());
+    Path lockFile = root.resolve(".locks").resolve(name.folder()).resolve(file.blob() + ".lock");
+    try {
+      Files.createDirectories(blob.getParent());
+      Files.createDirectories(link.getParent());
+      Files.createDirectories(lockFile.getParent());
+      try (FileChannel channel =
+          FileChannel.open(lockFile, StandardOpenOption.CREATE, StandardOpenOption.WRITE)) {
+        channel.lock(); // until the channel is closed
+        if (!Files.exists(blob)) {
+          Path unfinished = blob.resolveSibling(file.blob() + ".incomplete");
+          download.into(unfinished);
+          check(name, file, unfinished);
+          Files.move(unfinished, blob, StandardCopyOption.ATOMIC_MOVE);
+        }
+        link(link, blob);
+      }
+    } catch (IOException e) {
+      throw new UncheckedIOException(root + " cannot be written: " + e.getMessage(), e);
+    }
+  }
+
+  /** From now on the revision means the commit. */
+  void refer(HubName name, String commit) {
+    if (name.revision().equals(commit)) {
+      return;
+    }
+    Path ref = root.resolve(name.folder()).resolve("refs").resolve(name.revision());
+    try {
+      Files.createDirectories(ref.getParent());
+    } catch (IOException e) {
+      throw new UncheckedIOException(ref + " cannot be written: " + e.getMessage(), e);
+    }
+    AtomicFiles.write(ref, commit);
+  }
+
+  /** Relative, so that the cache can be moved as a whole. */
+  private static void link(Path link, Path blob) throws IOException {
+    if (Files.exists(link)) {
+      return;
+    }
+    Path beside = link.resolveSibling(link.getFileName() + ".tmp" + ProcessHandle.current().pid());
+    Files.deleteIfExists(beside);
+    Files.createSymbolicLink(beside, link.getParent().relativize(blob));
+    Files.move(beside, link, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+  }
+
+  /** A file that is not what the Hub has is worth nothing, and would be taken for the file. */
+  private static void check(HubName name, HubFile file, Path content) throws IOException {
+    long size = Files.size(content);
+    String sum =
+        file.large() ? sum("SHA-256", "", content) : sum("SHA-1", "blob " + size + "\0", content);
+    if (!sum.equals(file.blob()) || (file.size() >= 0 && size != file.size())) {
+      Files.delete(content);
+      throw new InputException(
+          "%s: %s came damaged: its checksum is %s, the Hub's %s; what came is deleted"
+              .formatted(name, file.path(), sum, file.blob()));
+    }
+  }
+
+  private static String sum(String algorithm, String prefix, Path file) throws IOException {
+    try (InputStream in = Files.newInputStream(file)) {
+      MessageDigest digest = MessageDigest.getInstance(algorithm);
+      digest.update(prefix.getBytes(StandardCharsets.US_ASCII));
+      byte[] buffer = new byte[1 << 16];
+      for (int n = in.read(buffer); n >= 0; n = in.read(buffer)) {
+        digest.update(buffer, 0, n);
+      }
+      return HexFormat.of().formatHex(digest.digest());
+    } catch (NoSuchAlgorithmException e) {
+      throw new IllegalStateException("every JDK has " + algorithm, e);
+    }
+  }
+}

@@ -1,0 +1,256 @@
+package espalier.hub;
+
+import espalier.format.InputException;
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.OutputStream;
+import java.io.UncheckedIOException;
+import java.net.URI;
+import java.net.URLEncoder;
+import java.net.http.HttpClient;
+import java.net.http.HttpRequest;
+import java.net.http.HttpResponse;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardOpenOption;
+import java.time.Duration;
+import java.util.Arrays;
+import java.util.function.LongConsumer;
+import java.util.stream.Collectors;
+
+/** The few requests to the Hub: what a repository holds, and its files. */
+final class HubClient {
+
+  private static final int ATTEMPTS = 5;
+  private static final int REDIRECTS = 5;
+  private static final int LARGEST_ANSWER = 64 << 20;
+  private static final Duration PATIENCE = Duration.ofSeconds(60);
+
+  private final HubSettings settings;
+  private final Duration pause;
+
+  /** Redirects are followed here: the token must not go along. */
+  private final HttpClient http =
+      HttpClient.newBuilder()
+          .followRedirects(HttpClient.Redirect.NEVER)
+          .connectTimeout(Duration.ofSeconds(20))
+          .build();
+
+  /**
+   * @param pause before the second attempt; it doubles from one to the next
+   */
+  HubClient(HubSettings settings, Duration pause) {
+    this.settings = settings;
+    this.pause = pause;
+  }
+
+  HubListing list(HubName name) {
+    String path = "/api/models/%s/revision/%s?blobs=true";
+    URI uri = at(path.formatted(name.repository(), encoded(name.revision())));
+    try (InputStream body = answered(name, uri, 0).body()) {
+      byte[] answer = body.readNBytes(LARGEST_ANSWER);
+      return HubListing.parse(name, new String(answer, StandardCharsets.UTF_8));
+    } catch (IOException e) {
+      throw unreachable(name, e);
+    }
+  }
+
+  /**
+   * Downloads into {@code target}, going on where it ends, and again after a cut connection.
+   *
+   * @param progress told how many bytes are there
+   */
+  void download(HubName name, String commit, HubFile file, Path target, LongConsumer progress) {
+    String path =
+        Arrays.stream(file.path().split("/"))
+            .map(HubClient::encoded)
+            .collect(Collectors.joining("/"));
+    URI uri = at("/%s/resolve/%s/%s".formatted(name.repository(), commit, path));
+    long before = size(target);
+    for (int attempt = 1; ; attempt++) {
+      try {
+        if (fetch(name, uri, file, target, progress)) {
+          return;
+        }
+        throw new IOException("cut off");
+      } catch (IOException e) {
+        long there = size(target);
+        attempt = there > before ? 1 : attempt; // patience with a bad line that gets on
+        before = there;
+        if (attempt == ATTEMPTS) {
+          throw new InputException(
+              "%s: the download of %s broke off at %d bytes (%s); the same command goes on there"
+                  .formatted(name, file.path(), there, e.getMessage()));
+        }
+        sleep(attempt);
+      }
+    }
+  }
+
+  private static long size(Path file) {
+    try {
+      return Files.exists(file) ? Files.size(file) : 0;
+    } catch (IOException e) {
+      throw new UncheckedIOException(file + " cannot be read", e);
+    }
+  }
+
+  /** Returns whether the whole file is there. */
+  private boolean fetch(HubName name, URI uri, HubFile file, Path target, LongConsumer progress)
+      throws IOException {
+    long there = size(target);
+    if (file.size() >= 0 && there > file.size()) {
+      Files.delete(target);
+      there = 0;
+    }
+    if (there > 0 && there == file.size()) {
+      return true;
+    }
+    HttpResponse<InputStream> response = answered(name, uri, there);
+    boolean resumed = response.statusCode() == 206;
+    try (InputStream body = response.body();
+        OutputStream out =
+            Files.newOutputStream(
+                target,
+                StandardOpenOption.CREATE,
+                resumed ? StandardOpenOption.APPEND : StandardOpenOption.TRUNCATE_EXISTING)) {
+      byte[] buffer = new byte[1 << 16];
+      long done = resumed ? there : 0;
+      for (int n = body.read(buffer); n >= 0; n = body.read(buffer)) {
+        done += n;
+        if (file.size() >= 0 && done > file.size()) {
+          throw new InputException(
+              "%s: %s is longer than the Hub says".formatted(name, file.path()));
+        }
+        out.write(buffer, 0, n);
+        progress.accept(done);
+      }
+      return file.size() < 0 || done == file.size();
+    }
+  }
+
+  /** An answer that is neither an error nor a redirect; tried again where that may help. */
+  private HttpResponse<InputStream> answered(HubName name, URI uri, long from) {
+    for (int attempt = 1; ; attempt++) {
+      try {
+        HttpResponse<InputStream> response = followed(uri, from);
+        int status = response.statusCode();
+        if (status == 200 || status == 206) {
+          return response;
+        }
+        response.body().close();
+        boolean passing = status == 429 || status >= 500;
+        if (!passing || attempt == ATTEMPTS) {
+          throw refused(name, status, response.headers().firstValue("X-Error-Code").orElse(""));
+        }
+      } catch (IOException e) {
+        if (attempt == ATTEMPTS) {
+          throw unreachable(name, e);
+        }
+      }
+      sleep(attempt);
+    }
+  }
+
+  private HttpResponse<InputStream> followed(URI uri, long from) throws IOException {
+    URI at = uri;
+    for (int i = 0; i <= REDIRECTS; i++) {
+      HttpRequest.Builder request =
+          HttpRequest.newBuilder(at).timeout(PATIENCE).header("User-Agent", "espalier");
+      if (from > 0) {
+        request.header("Range", "bytes=" + from + "-");
+      }
+      if (isOfEndpoint(at)) {
+        settings.token().ifPresent(t -> request.header("Authorization", "Bearer " + t));
+      }
+      HttpResponse<InputStream> response = send(request.build());
+      if (response.statusCode() < 300 || response.statusCode() >= 400) {
+        return response;
+      }
+      response.body().close();
+      String location =
+          response
+              .headers()
+              .firstValue("Location")
+              .orElseThrow(() -> new IOException("a redirect to nowhere"));
+      try {
+        at = at.resolve(location);
+      } catch (IllegalArgumentException e) {
+        throw new IOException("a redirect to " + location);
+      }
+      if (!"https".equals(at.getScheme()) && !at.getScheme().equals(uri.getScheme())) {
+        throw new IOException("a redirect from https to " + at.getScheme());
+      }
+    }
+    throw new IOException("more than " + REDIRECTS + " redirects");
+  }
+
+  private HttpResponse<InputStream> send(HttpRequest request) throws IOException {
+    try {
+      return http.send(request, HttpResponse.BodyHandlers.ofInputStream());
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+      throw new InputException("interrupted while downloading");
+    }
+  }
+
+  /** The token is for this host alone. */
+  private boolean isOfEndpoint(URI uri) {
+    URI endpoint = settings.endpoint();
+    return endpoint.getScheme().equals(uri.getScheme())
+        && endpoint.getHost().equalsIgnoreCase(uri.getHost())
+        && endpoint.getPort() == uri.getPort();
+  }
+
+  private InputException refused(HubName name, int status, String code) {
+    String host = settings.endpoint().getHost();
+    if (code.equals("GatedRepo") || (status == 403 && code.isEmpty())) {
+      return new InputException(
+          "%s: the repository is gated: ask for access at %s/%s and set HF_TOKEN"
+              .formatted(name, settings.endpoint(), name.repository()));
+    }
+    if (code.equals("RevisionNotFound")) {
+      return new InputException(name + ": the repository has no revision " + name.revision());
+    }
+    if (code.equals("EntryNotFound")) {
+      return new InputException(name + ": the repository has no such file");
+    }
+    if (status == 401 || status == 404) {
+      return new InputException(
+          "%s: no such file or folder, and %s has no repository %s that %s may see"
+              .formatted(
+                  name,
+                  host,
+                  name.repository(),
+                  settings.token().isPresent() ? "this token" : "everybody"));
+    }
+    return new InputException("%s: %s answers with status %d".formatted(name, host, status));
+  }
+
+  private InputException unreachable(HubName name, IOException e) {
+    return new InputException(
+        "%s: no such file or folder here, and %s cannot be reached (%s)"
+            .formatted(
+                name,
+                settings.endpoint().getHost(),
+                e.getMessage() == null ? e.getClass().getSimpleName() : e.getMessage()));
+  }
+
+  private void sleep(int attempt) {
+    try {
+      Thread.sleep(pause.multipliedBy(1L << (attempt - 1)));
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+      throw new InputException("interrupted while downloading");
+    }
+  }
+
+  private URI at(String path) {
+    return URI.create(settings.endpoint() + path);
+  }
+
+  private static String encoded(String part) {
+    return URLEncoder.encode(part, StandardCharsets.UTF_8).replace("+", "%20");
+  }
+}

@@ -1,0 +1,167 @@
+package espalier.hub;
+
+import espalier.format.InputException;
+import espalier.format.StrictJson;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.Set;
+import java.util.TreeSet;
+import java.util.stream.Collectors;
+
+/** What is looked for in a repository, and which of its files that takes. */
+public enum HubContent {
+  MODEL,
+  ADAPTER,
+  SAE,
+  /** What the repository's files show it to be. */
+  ANY;
+
+  private static final Map<HubContent, String> LABELS =
+      Map.of(MODEL, "model in safetensors", ADAPTER, "PEFT adapter in safetensors", SAE, "SAE");
+  private static final String WEIGHTS = "model.safetensors";
+  static final String INDEX = "model.safetensors.index.json";
+  private static final Set<String> MODEL_FILES =
+      Set.of(
+          "config.json",
+          "generation_config.json",
+          "tokenizer.json",
+          "tokenizer_config.json",
+          "special_tokens_map.json");
+  private static final Set<String> ADAPTER_FILES =
+      Set.of("adapter_config.json", "adapter_model.safetensors");
+
+  /** Weights of SAEs by the names that readers know, and what may lie beside them. */
+  private static final Set<String> SAE_WEIGHTS =
+      Set.of(
+          "sae_weights.safetensors",
+          "sae.safetensors",
+          "params.npz",
+          "params.safetensors",
+          "checkpoints/final.safetensors",
+          "ae.pt");
+
+  private static final Set<String> SAE_FILES =
+      Set.of("cfg.json", "config.json", "hyperparams.json", "activation_scaler.json");
+
+  /**
+   * The files to download, the index of shards not yet read.
+   *
+   * @param path in the repository; empty for its top
+   */
+  List<HubFile> files(HubName name, HubListing listing) {
+    List<HubFile> chosen =
+        switch (this) {
+          case MODEL -> model(listing);
+          case ADAPTER -> in(listing, name.path(), ADAPTER_FILES);
+          case SAE -> sae(name, listing);
+          case ANY -> found(name, listing);
+        };
+    if (chosen.stream().noneMatch(this::isWeights)) {
+      throw new InputException(
+          "%s: the repository holds no %s there that could be read"
+              .formatted(name, this == ANY ? "model, adapter or SAE" : LABELS.get(this)));
+    }
+    return chosen;
+  }
+
+  private boolean isWeights(HubFile file) {
+    return file.name().endsWith(".safetensors")
+        || file.name().equals(INDEX)
+        || file.name().endsWith(".npz")
+        || file.name().endsWith(".pt");
+  }
+
+  private static List<HubFile> found(HubName name, HubListing listing) {
+    List<HubFile> adapter = in(listing, name.path(), ADAPTER_FILES);
+    if (!adapter.isEmpty()) {
+      return adapter;
+    }
+    List<HubFile> model = name.path().isEmpty() ? model(listing) : List.of();
+    return model.stream().anyMatch(MODEL::isWeights) ? model : sae(name, listing);
+  }
+
+  /** One file of weights, or the index of several, which then says which. */
+  private static List<HubFile> model(HubListing listing) {
+    List<HubFile> files = in(listing, "", MODEL_FILES);
+    List<HubFile> whole = in(listing, "", Set.of(WEIGHTS));
+    files.addAll(whole.isEmpty() ? in(listing, "", Set.of(INDEX)) : whole);
+    return files;
+  }
+
+  private static List<HubFile> sae(HubName name, HubListing listing) {
+    Optional<HubFile> named =
+        listing.files().stream().filter(file -> file.path().equals(name.path())).findFirst();
+    if (named.isPresent()) {
+      List<HubFile> files = in(listing, named.get().folder(), SAE_FILES);
+      files.add(named.get());
+      if (named.get().folder().endsWith("checkpoints")) {
+        files.addAll(in(listing, parent(named.get().folder()), SAE_FILES));
+      }
+      return files;
+    }
+    List<HubFile> files = in(listing, name.path(), SAE_WEIGHTS);
+    files.addAll(in(listing, name.path(), SAE_FILES));
+    return files;
+  }
+
+  private static String parent(String folder) {
+    return folder.contains("/") ? folder.substring(0, folder.lastIndexOf('/')) : "";
+  }
+
+  private static List<HubFile> in(HubListing listing, String folder, Set<String> names) {
+    Set<String> paths =
+        names.stream()
+            .map(n -> folder.isEmpty() ? n : folder + "/" + n)
+            .collect(Collectors.toCollection(TreeSet::new));
+    return new ArrayList<>(
+        listing.files().stream().filter(file -> paths.contains(file.path())).toList());
+  }
+
+  /** The shards that a downloaded index names. */
+  static List<HubFile> shards(HubName name, Path index, HubListing listing) {
+    StrictJson json = StrictJson.read(index);
+    StrictJson map =
+        json.object("weight_map").orElseThrow(() -> json.fault("weight_map", "is missing"));
+    Set<String> shards = new TreeSet<>();
+    map.keys().forEach(tensor -> shards.add(map.text(tensor)));
+    List<HubFile> files = in(listing, "", shards);
+    if (files.size() != shards.size()) {
+      throw new InputException(name + ": the repository lacks shards that its index names");
+    }
+    return files;
+  }
+
+  /** Whether a snapshot holds all that is needed, so that nobody has to be asked. */
+  boolean isComplete(Path snapshot, HubName name) {
+    Path folder = snapshot.resolve(name.path());
+    return switch (this) {
+      case MODEL ->
+          has(folder, "config.json") && has(folder, "tokenizer.json") && hasWeights(folder);
+      case ADAPTER -> ADAPTER_FILES.stream().allMatch(file -> has(folder, file));
+      case SAE ->
+          Files.isRegularFile(folder) || SAE_WEIGHTS.stream().anyMatch(file -> has(folder, file));
+      case ANY -> List.of(MODEL, ADAPTER, SAE).stream().anyMatch(c -> c.isComplete(snapshot, name));
+    };
+  }
+
+  private static boolean hasWeights(Path folder) {
+    if (has(folder, WEIGHTS)) {
+      return true;
+    }
+    if (!has(folder, INDEX)) {
+      return false;
+    }
+    StrictJson json = StrictJson.read(folder.resolve(INDEX));
+    return json.object("weight_map").stream()
+        .flatMap(map -> map.keys().stream().map(map::text))
+        .allMatch(shard -> HubName.isPlain(shard) && has(folder, shard));
+  }
+
+  private static boolean has(Path folder, String file) {
+    return Files.isRegularFile(folder.resolve(file));
+  }
+}

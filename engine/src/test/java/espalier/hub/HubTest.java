@@ -1,0 +1,327 @@
+package espalier.hub;
+
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import espalier.format.InputException;
+import java.io.IOException;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.Arrays;
+import java.util.Comparator;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.Random;
+import java.util.Set;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+class HubTest {
+
+  private static final String MODEL = HubServer.REPOSITORY;
+
+  @TempDir Path cache;
+  private HubServer server;
+  private final byte[] weights = new byte[200_000];
+
+  @BeforeEach
+  void start() throws IOException {
+    server = new HubServer();
+    new Random(5).nextBytes(weights);
+    put("config.json", "{}");
+    put("tokenizer.json", "{\"a\": 1}");
+    put("README.md", "not needed");
+    put("pytorch_model.bin", "never");
+    server.files.put("model.safetensors", weights);
+  }
+
+  @AfterEach
+  void stop() {
+    server.close();
+  }
+
+  private void put(String path, String content) {
+    server.files.put(path, content.getBytes(StandardCharsets.UTF_8));
+  }
+
+  private Hub hub(String token, boolean offline) {
+    return new Hub(
+        new HubSettings(cache, server.uri(), Optional.ofNullable(token), offline),
+        (file, bytes) ->
+            new Hub.Progress.Bar() {
+              @Override
+              public void accept(long done) {
+                assertTrue(done <= bytes);
+              }
+
+              @Override
+              public void close() {}
+            },
+        Duration.ofMillis(1));
+  }
+
+  private Path locate(String name, HubContent content) {
+    return hub(null, false).locate(Path.of(name), content);
+  }
+
+  private void assertRefused(Hub hub, String name, HubContent content, String... parts) {
+    InputException e = assertThrows(InputException.class, () -> hub.locate(Path.of(name), content));
+    for (String part : parts) {
+      assertTrue(e.getMessage().contains(part), e.getMessage());
+    }
+    assertFalse(e.getMessage().contains("\n"));
+  }
+
+  @Test
+  void downloadsWhatAModelNeeds() throws IOException {
+    Path model = locate(MODEL, HubContent.MODEL);
+    assertArrayEquals(weights, Files.readAllBytes(model.resolve("model.safetensors")));
+    assertEquals("{}", Files.readString(model.resolve("config.json")));
+    assertEquals(
+        Set.of("config.json", "tokenizer.json", "model.safetensors"), server.downloads().keySet());
+    Path folder = cache.resolve("models--owner--small-model");
+    assertEquals(folder.resolve("snapshots").resolve(HubServer.COMMIT), model);
+    assertEquals(HubServer.COMMIT, Files.readString(folder.resolve("refs/main")));
+    Path link = Files.readSymbolicLink(model.resolve("model.safetensors"));
+    assertEquals(Path.of("../../blobs", HubServer.sum("SHA-256", weights)), link);
+    Path small = Files.readSymbolicLink(model.resolve("config.json"));
+    assertEquals(HubServer.gitSum(new byte[] {'{', '}'}), small.getFileName().toString());
+  }
+
+  @Test
+  void asksNobodyForWhatIsThere() {
+    Path first = locate(MODEL, HubContent.MODEL);
+    server.requests.clear();
+    assertEquals(first, locate(MODEL, HubContent.MODEL));
+    assertEquals(first, hub(null, true).locate(Path.of(MODEL), HubContent.MODEL));
+    assertEquals(
+        first, locate(MODEL + "@" + HubServer.COMMIT, HubContent.MODEL), "the commit itself");
+    assertEquals(List.of(), server.requests);
+  }
+
+  @Test
+  void completesASnapshotThatLacksFiles() throws IOException {
+    Path model = locate(MODEL, HubContent.MODEL);
+    Files.delete(model.resolve("tokenizer.json"));
+    server.requests.clear();
+    assertEquals(model, locate(MODEL, HubContent.MODEL));
+    assertTrue(Files.exists(model.resolve("tokenizer.json")));
+    assertEquals(Map.of(), server.downloads(), "its blob was there");
+  }
+
+  @Test
+  void downloadsTheShardsOfAnIndex() throws IOException {
+    server.files.remove("model.safetensors");
+    put(
+        "model.safetensors.index.json",
+        "{\"weight_map\": {\"a\": \"model-1.safetensors\", \"b\": \"model-2.safetensors\"}}");
+    server.files.put("model-1.safetensors", weights);
+    put("model-2.safetensors", "two");
+    put("model-3.safetensors", "not named");
+    Path model = locate(MODEL, HubContent.MODEL);
+    assertArrayEquals(weights, Files.readAllBytes(model.resolve("model-1.safetensors")));
+    assertTrue(Files.exists(model.resolve("model-2.safetensors")));
+    assertFalse(Files.exists(model.resolve("model-3.safetensors")));
+    server.requests.clear();
+    locate(MODEL, HubContent.MODEL);
+    assertEquals(List.of(), server.requests);
+    put("model.safetensors.index.json", "{\"weight_map\": {\"a\": \"model-9.safetensors\"}}");
+    Files.walk(cache).sorted(Comparator.reverseOrder()).forEach(HubTest::delete);
+    assertRefused(hub(null, false), MODEL, HubContent.MODEL, "lacks shards");
+  }
+
+  private static void delete(Path path) {
+    try {
+      Files.delete(path);
+    } catch (IOException e) {
+      throw new AssertionError(e);
+    }
+  }
+
+  @ParameterizedTest
+  @CsvSource({
+    "layer_12/width_16k/average_l0_82, params.npz",
+    "blocks.3/, sae_weights.safetensors",
+    "L3R, checkpoints/final.safetensors"
+  })
+  void downloadsAnSaeFromItsFolder(String folder, String file) throws IOException {
+    String in = folder.replaceFirst("/$", "");
+    server.files.put(in + "/" + file, weights);
+    put(in + "/cfg.json", "{}");
+    put(in + "/big.safetensors", "not needed");
+    put("other/params.npz", "not needed");
+    Path sae = locate(MODEL + "/" + folder, HubContent.SAE);
+    assertTrue(sae.endsWith(in), sae.toString());
+    assertArrayEquals(weights, Files.readAllBytes(sae.resolve(file)));
+    assertEquals(Set.of(in + "/" + file, in + "/cfg.json"), server.downloads().keySet());
+  }
+
+  @Test
+  void aFileOfARepositoryMayBeNamed() throws IOException {
+    put("trainer_0/config.json", "{}");
+    server.files.put("trainer_0/checkpoints/ae_500.pt", weights);
+    Path file = locate(MODEL + "/trainer_0/checkpoints/ae_500.pt", HubContent.SAE);
+    assertArrayEquals(weights, Files.readAllBytes(file));
+    assertTrue(Files.exists(file.resolveSibling("../config.json")));
+  }
+
+  @Test
+  void findsOutWhatARepositoryHolds() {
+    assertTrue(Files.exists(locate(MODEL, HubContent.ANY).resolve("config.json")));
+    put("sae/sae.safetensors", "x");
+    assertTrue(Files.exists(locate(MODEL + "/sae", HubContent.ANY).resolve("sae.safetensors")));
+    put("adapter_config.json", "{}");
+    put("adapter_model.safetensors", "y");
+    Path adapter = locate(MODEL, HubContent.ADAPTER);
+    assertTrue(Files.exists(adapter.resolve("adapter_model.safetensors")));
+  }
+
+  @Test
+  void goesOnAfterACutConnection() throws IOException {
+    server.cuts.put("model.safetensors", 3);
+    Path model = locate(MODEL, HubContent.MODEL);
+    assertArrayEquals(weights, Files.readAllBytes(model.resolve("model.safetensors")));
+    assertEquals(4, server.downloads().get("model.safetensors"));
+    assertEquals(3, server.requests.stream().filter(r -> r.contains("bytes=")).count());
+  }
+
+  @Test
+  void beginsAgainWhereAServerCannotGoOn() throws IOException {
+    server.cuts.put("model.safetensors", 1);
+    server.ranges = false;
+    Path model = locate(MODEL, HubContent.MODEL);
+    assertArrayEquals(weights, Files.readAllBytes(model.resolve("model.safetensors")));
+  }
+
+  @Test
+  void whatWasBegunInAnotherRunIsGoneOnWith() throws IOException {
+    server.cuts.put("model.safetensors", 100);
+    assertRefused(
+        hub(null, false), MODEL, HubContent.MODEL, MODEL, "model.safetensors broke off at");
+    server.cuts.clear();
+    server.requests.clear();
+    Path model = locate(MODEL, HubContent.MODEL);
+    assertArrayEquals(weights, Files.readAllBytes(model.resolve("model.safetensors")));
+    assertTrue(server.requests.stream().anyMatch(r -> r.contains("bytes=")), "not from the start");
+  }
+
+  @Test
+  void refusesDamagedFilesAndForgetsThem() throws IOException {
+    byte[] other = weights.clone();
+    other[777] ^= 1;
+    server.damaged.put("model.safetensors", other);
+    assertRefused(
+        hub(null, false), MODEL, HubContent.MODEL, "model.safetensors came damaged", "checksum");
+    server.damaged.put("model.safetensors", Arrays.copyOf(weights, 300_000));
+    assertRefused(hub(null, false), MODEL, HubContent.MODEL, "longer than the Hub says");
+    server.damaged.clear();
+    Path model = locate(MODEL, HubContent.MODEL);
+    assertArrayEquals(weights, Files.readAllBytes(model.resolve("model.safetensors")));
+  }
+
+  @Test
+  void theTokenGoesToTheHubAlone() throws IOException {
+    try (HubServer other = new HubServer()) {
+      other.files.putAll(server.files);
+      server.token = "secret";
+      server.elsewhere = other.uri();
+      Path model = hub("secret", false).locate(Path.of(MODEL), HubContent.MODEL);
+      assertArrayEquals(weights, Files.readAllBytes(model.resolve("model.safetensors")));
+      assertTrue(server.requests.stream().allMatch(r -> r.contains("Bearer secret")));
+      assertFalse(other.requests.isEmpty());
+      assertTrue(other.requests.stream().noneMatch(r -> r.contains("Bearer")), "" + other.requests);
+    }
+  }
+
+  @Test
+  void saysThatARepositoryIsGated() {
+    server.token = "secret";
+    assertRefused(hub(null, false), MODEL, HubContent.MODEL, MODEL, "gated", "HF_TOKEN");
+    assertRefused(hub("other", false), MODEL, HubContent.MODEL, "gated");
+  }
+
+  @Test
+  void saysWhatIsNotThere() {
+    assertRefused(
+        hub(null, false), "owner/nothing", HubContent.MODEL, "owner/nothing", "no repository");
+    assertRefused(
+        hub(null, false), MODEL + "@v9", HubContent.MODEL, "no revision v9", MODEL + "@v9");
+    assertRefused(hub(null, false), MODEL + "/sae", HubContent.SAE, "no SAE there");
+    assertRefused(hub(null, false), MODEL, HubContent.ADAPTER, "no PEFT adapter in safetensors");
+    server.files.remove("model.safetensors");
+    assertRefused(hub(null, false), MODEL, HubContent.MODEL, "no model in safetensors");
+  }
+
+  @Test
+  void failsAfterAFewAttempts() {
+    server.status = 503;
+    assertRefused(hub(null, false), MODEL, HubContent.MODEL, "answers with status 503");
+    assertEquals(5, server.requests.size());
+    server.close();
+    assertRefused(
+        hub(null, false), MODEL, HubContent.MODEL, "no such file or folder", "cannot be reached");
+  }
+
+  @Test
+  void offlineMeansOffline() {
+    assertRefused(hub(null, true), MODEL, HubContent.MODEL, "HF_HUB_OFFLINE", cache.toString());
+    assertEquals(List.of(), server.requests);
+  }
+
+  @ParameterizedTest
+  @ValueSource(strings = {"../../../etc/passwd", "/etc/passwd", "a//b", "a/./b", "a\\b"})
+  void aListingMayNotLeadOutOfTheCache(String path) {
+    put(path, "x");
+    assertRefused(hub(null, false), MODEL, HubContent.MODEL, "leads elsewhere");
+  }
+
+  @Test
+  void whatIsHereIsTaken() throws IOException {
+    Path here = Files.createDirectories(cache.resolve("a/b"));
+    assertEquals(here, hub(null, false).locate(here, HubContent.MODEL));
+    for (String local : List.of("nowhere", "./a/b", "../a/b", "/a/b", "~/a/b", "")) {
+      assertEquals(Path.of(local), locate(local, HubContent.MODEL));
+    }
+    assertEquals(List.of(), server.requests);
+  }
+
+  @Test
+  void readsTheEnvironmentAsTheHubsLibraryDoes() throws IOException {
+    HubSettings plain = HubSettings.of(Map.of("HOME", "/home/me"));
+    assertEquals(Path.of("/home/me/.cache/huggingface/hub"), plain.cache());
+    assertEquals("https://huggingface.co", plain.endpoint().toString());
+    assertEquals(Optional.empty(), plain.token());
+    assertFalse(plain.offline());
+    Files.writeString(cache.resolve("token"), "from-file\n");
+    HubSettings set =
+        HubSettings.of(
+            Map.of("HF_HOME", cache.toString(), "HF_HUB_OFFLINE", "1", "HF_ENDPOINT", "http://h/"));
+    assertEquals(cache.resolve("hub"), set.cache());
+    assertEquals("http://h", set.endpoint().toString());
+    assertEquals(Optional.of("from-file"), set.token());
+    assertTrue(set.offline());
+    HubSettings more = HubSettings.of(Map.of("HF_HUB_CACHE", "/c", "HF_TOKEN", " t "));
+    assertEquals(Path.of("/c"), more.cache());
+    assertEquals(Optional.of("t"), more.token());
+  }
+
+  @Test
+  void leavesNothingUnfinished() throws IOException {
+    locate(MODEL, HubContent.MODEL);
+    try (Stream<Path> all = Files.walk(cache)) {
+      assertTrue(all.noneMatch(p -> p.toString().matches(".*(\\.incomplete|\\.tmp\\d*)")));
+    }
+  }
+}
