@@ -42,13 +42,18 @@ public final class LinearMap {
     long tokens = x.rows();
     long in = x.cols();
     long out = weight.rows();
-    boolean learns =
+    if (bias != null && bias.value().size() != out) {
+      throw new IllegalArgumentException(
+          bias.name() + " has " + bias.value().size() + " elements for " + out + " columns");
+    }
+    boolean biasLearns = bias != null && bias.isTrainable();
+    boolean needsInput =
         weight.isTrainable() || updates.stream().anyMatch(u -> u.lowRank().isTrainable());
-    Var y = tape.value(tokens, out, x.needsGradient() || learns);
+    Var y = tape.value(tokens, out, x.needsGradient() || needsInput || biasLearns);
     List<LowRankProduct> products = LowRankProduct.of(tape, x, y, updates, seed);
 
     Op op = tape.op("linear").reads(x).writes(y);
-    List<Var> keeps = new ArrayList<>(learns ? List.of(x) : List.of());
+    List<Var> keeps = new ArrayList<>(needsInput ? List.of(x) : List.of());
     for (LowRankProduct product : products) {
       op.writes(product.forwardValues());
       keeps.add(product.xa());
@@ -72,7 +77,7 @@ public final class LinearMap {
           if (weight.isTrainable()) {
             gemm(k, true, false, out, in, tokens, 1, dY, x.value(), 1, weight.gradient());
           }
-          if (bias != null && bias.isTrainable()) {
+          if (biasLearns) {
             k.columnSum(dY.data(), out, MemorySegment.NULL, 1, bias.gradientData(), tokens, out);
           }
           if (x.needsGradient()) {

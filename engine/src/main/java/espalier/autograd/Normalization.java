@@ -57,12 +57,13 @@ public final class Normalization {
    *
    * @param x {@code [tokens, d]}
    * @param weight {@code [1, d]}
-   * @param bias {@code [1, d]}
+   * @param bias {@code [1, d]}, trained if the weight is
    */
   public static Var layerNorm(Tape tape, Var x, Parameter weight, Parameter bias, float eps) {
     if (weight.value().size() != x.cols() || bias.value().size() != x.cols()) {
       throw new IllegalArgumentException("LayerNorm of " + x + " with " + weight.value().size());
     }
+    bothOrNone(weight, bias);
     long rows = x.rows();
     long d = x.cols();
     Var out = tape.value(rows, d, x.needsGradient() || weight.isTrainable());
@@ -111,7 +112,7 @@ public final class Normalization {
    * RMSNorm of each query and key head of a fused projection (Henry et al. 2020); values stay.
    *
    * @param qkv {@code [tokens, (heads + 2 kvHeads) * headDim]}: queries, then keys, then values
-   * @param query {@code [1, headDim]}, for all query heads; key alike
+   * @param query {@code [1, headDim]}, for all query heads; key alike, trained if query is
    */
   public static Var heads(
       Tape tape,
@@ -127,6 +128,7 @@ public final class Normalization {
     if (qkv.cols() != (heads + 2 * kvHeads) * headDim || key.value().size() != headDim) {
       throw new IllegalArgumentException("heads of " + headDim + " elements in " + qkv);
     }
+    bothOrNone(query, key);
     Var out = tape.value(tokens, qkv.cols(), qkv.needsGradient() || query.isTrainable());
     Var rstd = tape.value(tokens, heads + kvHeads);
     Var unused = qkv.needsGradient() ? null : tape.value(tokens, qkv.cols());
@@ -174,5 +176,12 @@ public final class Normalization {
       op.backwardScratch(unused);
     }
     return out;
+  }
+
+  private static void bothOrNone(Parameter first, Parameter second) {
+    if (first.isTrainable() != second.isTrainable()) {
+      throw new IllegalArgumentException(
+          first.name() + " and " + second.name() + " are trained together or not at all");
+    }
   }
 }

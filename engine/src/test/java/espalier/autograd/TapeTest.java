@@ -145,20 +145,16 @@ class TapeTest {
       return tensor;
     }
 
+    TrainedLoss training() {
+      return new TrainedLoss(device, tape, trained, loss);
+    }
+
     double loss() {
-      tape.forward();
-      double sum = 0;
-      for (float ce : loss.value().toArray()) {
-        sum += ce;
-      }
-      return sum;
+      return training().loss();
     }
 
     float[] gradients() {
-      device.kernels().fill(trained.gradients().data(), 0, trained.size());
-      tape.forward();
-      tape.backward();
-      return trained.gradients().toArray();
+      return training().gradients();
     }
   }
 
@@ -193,34 +189,7 @@ class TapeTest {
     for (float dropout : new float[] {0, 0.25f}) {
       Network network = new Network(dropout, true);
       network.tape.bind(device);
-      float[] gradients = network.gradients();
-      for (Parameter parameter : network.trained.parameters()) {
-        Tensor value = parameter.value();
-        float[] before = value.toArray();
-        float[] gradient = parameter.gradient().toArray();
-        double norm = 0;
-        for (float g : gradient) {
-          norm += g * g;
-        }
-        norm = Math.sqrt(norm);
-        // Along the gradient the slope is its norm. float32 losses near 60 carry about 1e-5; over a
-        // step of 2e-2 that
-        // is 1e-3 of slopes near 1, beside the third-order term of the central difference.
-        double step = 1e-2;
-        double[] losses = new double[2];
-        for (int side = 0; side < 2; side++) {
-          float[] moved = before.clone();
-          for (int i = 0; i < moved.length; i++) {
-            moved[i] += (float) ((side == 0 ? -step : step) * gradient[i] / norm);
-          }
-          value.copyFrom(moved);
-          losses[side] = network.loss();
-        }
-        value.copyFrom(before);
-        double slope = (losses[1] - losses[0]) / (2 * step);
-        assertEquals(norm, slope, 1e-2 * norm + 2e-3, parameter.name() + ", dropout " + dropout);
-      }
-      assertArrayEquals(gradients, network.gradients());
+      network.training().assertGradientsAreSlopes("dropout " + dropout);
     }
   }
 

@@ -112,7 +112,12 @@ class AttentionTest extends KernelTest {
     "1, 200, 2, 2, 20, 0, 33",
     "2, 150, 4, 1, 12, 2.5, 64",
     "1, 140, 1, 1, 5, 0, 1",
-    "1, 193, 2, 1, 31, 30, 65"
+    "1, 193, 2, 1, 31, 30, 65",
+    "1, 150, 4, 2, 256, 50, 70",
+    "2, 130, 2, 1, 256, 3, 64",
+    "1, 140, 3, 3, 80, 0, 0",
+    "2, 96, 2, 1, 96, 4, 40",
+    "1, 133, 2, 2, 72, 0, 50"
   })
   void forwardAndBackward(
       int batch, int seqLen, int heads, int kvHeads, int d, double softcap, int window) {
@@ -256,9 +261,11 @@ class AttentionTest extends KernelTest {
     }
   }
 
-  @Test
-  void isTheSameForAnyThreads() {
-    AttentionReference a = shape(2, 350, 6, 2, 32, 0, 0);
+  @ParameterizedTest
+  @CsvSource({"2, 350, 6, 2, 32, 0, 0", "1, 300, 4, 2, 256, 50, 130", "2, 200, 3, 3, 80, 0, 65"})
+  void isTheSameForAnyThreads(
+      int batch, int seqLen, int heads, int kvHeads, int d, double softcap, int window) {
+    AttentionReference a = shape(batch, seqLen, heads, kvHeads, d, softcap, window);
     float[][] data = data(a);
     assertSameForAnyThreads(
         () -> {
