@@ -29,7 +29,7 @@ struct GeluTanh {
 /* gelu(x) = x Phi(x), of which the slope is Phi(x) + x phi(x). */
 struct GeluErf {
   static float value(float x) { return x * esp::normal_cdf(x); }
-  static float slope(float x) { return esp::normal_cdf(x) + x * (0.39894228040143267794f * esp::exp(-0.5f * x * x)); }
+  static float slope(float x) { return esp::normal_cdf(x) + x * (0.39894228040143267794f * esp::gaussian(x)); }
 };
 
 struct Relu {

@@ -1,7 +1,8 @@
 /*
  * Elementary functions that a compiler can vectorise: branch-free, float32, inline. Internal.
  *
- * Largest error against the exact value, over all floats whose result is normal: exp 1.03 ulp, tanh 1.34, sigmoid 2.49.
+ * Largest error against the exact value, over all floats whose result is normal: exp 1.03 ulp, tanh 1.34, sigmoid 2.49,
+ * gaussian 2.22, normal_cdf 10.1 (a relative 9.5e-7 at -1.41, 3.6e-7 in the tail).
  */
 #ifndef ESPALIER_CPU_VECTOR_MATH_H
 #define ESPALIER_CPU_VECTOR_MATH_H
@@ -48,8 +49,18 @@ inline float tanh(float x) {
   return a < 0.625f ? near : (x < 0 ? -far : far);
 }
 
+/* e^(-x^2 / 2). The rounding of the square, which e^ would magnify, is made good. Beyond 16 the result is 0 anyway, and
+ * squares could overflow. */
+inline float gaussian(float x) {
+  const float a = x < 0 ? -x : x;
+  const float y = a > 16.0f ? 16.0f : a;
+  const float square = 0.5f * y * y;
+  const float rest = __builtin_fmaf(0.5f * y, y, -square);
+  return exp(-square) * (1.0f - rest);
+}
+
 /* The normal distribution function, 1/2 erfc(-x / sqrt 2): a polynomial for erf near 0, e^-t^2 times one in 1 / t^2
- * elsewhere (coefficients: Cephes erff and erfcf). The rounding of t^2, which e^ would magnify, is made good. */
+ * elsewhere (coefficients: Cephes erff and erfcf). */
 inline float normal_cdf(float x) {
   const float t = (x < 0 ? -x : x) * 0.70710678118654752440f;
   const float square = 0.5f * x * x;
@@ -60,7 +71,7 @@ inline float normal_cdf(float x) {
   p = p * square + 1.128358514861418e-1f;
   p = p * square - 3.761262582423300e-1f;
   p = p * square + 1.128379165726710f;
-  const float erf = p * t;
+  const float near = 0.5f - 0.5f * p * t; /* (0.5 p) t: one rounding, where 0.5 (p t) has two */
   const float inverse = 1.0f / (t < 1.0f ? 1.0f : t);
   const float q = inverse * inverse;
   float a = 2.326819970068386e-2f;
@@ -80,9 +91,8 @@ inline float normal_cdf(float x) {
   b = b * q + 4.218463358204948e-1f;
   b = b * q - 2.820767439740514e-1f;
   b = b * q + 5.641895067754075e-1f;
-  const float rest = __builtin_fmaf(0.5f * x, x, -square);
-  const float tail = 0.5f * exp(-square) * (1.0f - rest) * inverse * (t < 2.0f ? a : b);
-  const float below = t < 1.0f ? 0.5f - 0.5f * erf : tail;
+  const float far = 0.5f * gaussian(x) * inverse * (t < 2.0f ? a : b);
+  const float below = t < 1.0f ? near : far;
   return x < 0 ? below : 1.0f - below;
 }
 

@@ -77,7 +77,7 @@ class ActivationTest extends KernelTest {
   @Test
   void farArgumentsAndNaN() {
     for (int activation = 0; activation < 4; activation++) {
-      float[] x = {-1e4f, -200, 0, 200, 1e4f, Float.NaN};
+      float[] x = {-1e4f, -200, 0, 200, 1e4f, Float.NaN, -3e38f, 3e38f};
       MemorySegment out = buffers.floats(x.length);
       kernels.activationForward(buffers.input(x), activation, out, x.length);
       float[] actual = TestBuffers.toFloats(out);
@@ -87,6 +87,8 @@ class ActivationTest extends KernelTest {
       assertEquals(200, actual[3]);
       assertEquals(1e4f, actual[4]);
       assertTrue(Float.isNaN(actual[5]), "activation " + activation);
+      assertEquals(0, actual[6], 2); // a sigmoid ends at 4e-39
+      assertEquals(3e38f, actual[7]);
     }
   }
 
