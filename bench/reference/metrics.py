@@ -40,9 +40,9 @@ class Measured:
                     sae = self.saes[layer]
                     self.margin = min(self.margin, sae.margin(x[use]))
                     f = sae.encode(x[use])
-                    seen[layer] = (x[use].double(), sae.decode(f).double(), f.double())
+                    seen[layer] = (x[use].double(), sae.decode(f, x[use]).double(), f.double())
                     y = x.clone()
-                    y[use] = sae.decode(f)
+                    y[use] = sae.decode(f, x[use])
                 outputs.append(y.double())
                 return (y, *out[1:]) if isinstance(out, tuple) else y
             return run

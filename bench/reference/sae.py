@@ -5,6 +5,7 @@
     jumprelu  f = relu(pre) 1[pre > threshold]
     standard  f = relu(pre)
     y = f W_dec + b_dec
+With normalize_activations, x is normalised before, each row by itself, and y brought back to its scale.
 """
 import json
 from pathlib import Path
@@ -49,12 +50,14 @@ class Step(torch.autograd.Function):
 
 class Sae(nn.Module):
     """W_enc [d, m], b_enc [m], W_dec [m, d], b_dec [d], and for jumprelu threshold [m]; frozen unless told otherwise.
-    bandwidth is the eps of a threshold's straight-through gradient."""
+    bandwidth is the eps of a threshold's straight-through gradient. site: the last part of TransformerLens's hook name.
+    normalize: none, constant_norm_rescale or layer_norm."""
 
     def __init__(self, architecture: str, tensors: dict[str, Tensor], k: int | None = None,
-                 apply_b_dec_to_input: bool = True):
+                 apply_b_dec_to_input: bool = True, site: str = "hook_resid_post", normalize: str = "none"):
         super().__init__()
         self.bandwidth = None
+        self.site, self.normalize = site, normalize
         self.architecture, self.k, self.apply_b_dec_to_input = architecture, k, apply_b_dec_to_input
         for name, value in tensors.items():
             self.register_parameter(name, nn.Parameter(value.contiguous(), requires_grad=False))
@@ -64,22 +67,34 @@ class Sae(nn.Module):
         cfg = json.loads((Path(folder) / "cfg.json").read_text())
         tensors = load_file(Path(folder) / "sae_weights.safetensors")
         return Sae(cfg["architecture"], {n: t.float() for n, t in tensors.items()},
-                   cfg.get("k"), cfg["apply_b_dec_to_input"])
+                   cfg.get("k"), cfg["apply_b_dec_to_input"],
+                   cfg["metadata"]["hook_name"].split(".", 2)[2], cfg["normalize_activations"])
 
     def save(self, folder: str | Path, layer: int, model_name: str = "random") -> None:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         cfg = dict(d_in=self.W_enc.shape[0], d_sae=self.W_enc.shape[1], dtype="float32",
                    device="cpu", apply_b_dec_to_input=self.apply_b_dec_to_input,
-                   normalize_activations="none", reshape_activations="none",
-                   metadata=dict(model_name=model_name, hook_name=f"blocks.{layer}.hook_resid_post"))
+                   normalize_activations=self.normalize, reshape_activations="none",
+                   metadata=dict(model_name=model_name, hook_name=f"blocks.{layer}.{self.site}"))
         if self.architecture == "topk":
             cfg.update(k=self.k, rescale_acts_by_decoder_norm=False)
         (folder / "cfg.json").write_text(json.dumps(cfg | dict(architecture=self.architecture)))
         save_file({n: p.data.float().contiguous() for n, p in self.named_parameters()},
                   folder / "sae_weights.safetensors", metadata={"format": "pt"})
 
+    def scale(self, x: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
+        """x normalised, and the (spread, mean) that undo it for the output"""
+        if self.normalize == "constant_norm_rescale":
+            spread = x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5
+            return x / spread, spread, 0.0
+        if self.normalize == "layer_norm":
+            mean, spread = x.mean(-1, keepdim=True), x.std(-1, keepdim=True)
+            return (x - mean) / (spread + 1e-5), spread, mean
+        return x, 1.0, 0.0
+
     def pre_activations(self, x: Tensor) -> Tensor:  # [n, d] -> [n, m]
+        x = self.scale(x)[0]
         return (x - self.b_dec if self.apply_b_dec_to_input else x) @ self.W_enc + self.b_enc
 
     def activate(self, pre: Tensor) -> Tensor:  # [n, m] -> [n, m]
@@ -97,15 +112,16 @@ class Sae(nn.Module):
     def encode(self, x: Tensor) -> Tensor:  # [n, d] -> [n, m]
         return self.activate(self.pre_activations(x))
 
-    def decode(self, f: Tensor) -> Tensor:  # [n, m] -> [n, d]
-        return f @ self.W_dec + self.b_dec
+    def decode(self, f: Tensor, x: Tensor) -> Tensor:  # [n, m], [n, d] -> [n, d]
+        _, spread, mean = self.scale(x)
+        return (f @ self.W_dec + self.b_dec) * spread + mean
 
     def training_loss(self, x: Tensor, sparsity: float) -> tuple[Tensor, Tensor, Tensor]:
         """(total, error, penalty), means over the tokens of x [n, d]. Error: |x - y|^2. Penalty: L0 (jumprelu, with
         straight-through thresholds), L1 (standard) or nothing (topk). Total: error + sparsity * penalty."""
         pre = self.pre_activations(x)
         f = self.activate(pre)
-        error = (x - self.decode(f)).pow(2).sum(1).mean()
+        error = (x - self.decode(f, x)).pow(2).sum(1).mean()
         if self.architecture == "topk":
             penalty = torch.zeros_like(error)
         elif self.architecture == "jumprelu":
@@ -132,4 +148,4 @@ class Sae(nn.Module):
         return (least / pre.std()).item()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.decode(self.encode(x))
+        return self.decode(self.encode(x), x)

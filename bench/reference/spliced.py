@@ -1,4 +1,4 @@
-"""A transformers model whose block outputs pass through SAEs by a forward hook, and what is measured on it.
+"""A transformers model whose activations pass through SAEs by hooks, and what is measured on it.
 
 BOS and EOS positions keep their true activations. CE and KL follow the command-line contract: nats per token,
 CE over next-token positions, KL over all positions; the training loss is the KL summed over a sequence and
@@ -25,6 +25,23 @@ def blocks(model: PreTrainedModel) -> torch.nn.ModuleList:
     return base.h if hasattr(base, "h") else base.layers
 
 
+def place(model: PreTrainedModel, layer: int, site: str) -> tuple[torch.nn.Module, bool]:
+    """The module that computes an activation, and whether it is its input that is meant; site as TransformerLens calls
+    it. Gemma's second norms belong to what attention and MLP give."""
+    block = blocks(model)[layer]
+    attention = next(getattr(block, n) for n in ("self_attn", "attn", "attention") if hasattr(block, n))
+    gemma = hasattr(block, "post_feedforward_layernorm")
+    if site == "hook_resid_post":
+        return block, False
+    if site == "attn.hook_z":
+        return next(getattr(attention, n) for n in ("o_proj", "c_proj", "dense") if hasattr(attention, n)), True
+    if site == "hook_attn_out":
+        return (block.post_attention_layernorm if gemma else attention), False
+    if site == "hook_mlp_out":
+        return (block.post_feedforward_layernorm if gemma else block.mlp), False
+    raise ValueError(f"unknown site {site}")
+
+
 def special_tokens(config) -> Tensor:
     """BOS and EOS ids of a model's config; EOS may be a list."""
     ids = []
@@ -43,12 +60,18 @@ class Spliced:
         self.on = False
         self.margin = None  # a number: lowered to the least margin of an SAE's decisions (Sae.margin)
         self.observe = None  # called as observe(sae's layer, x, y, f) on the positions it is applied to
-        for layer, sae in saes.items():
-            blocks(model)[layer].register_forward_hook(self._hook(layer, sae))
         if adapter:
             self.net = PeftModel.from_pretrained(model, adapter, is_trainable=trainable,
                                                  autocast_adapter_dtype=False)
             self.net.to(model.dtype)
+        # after PEFT has put its layers in place: theirs are the inputs that count
+        for layer, sae in saes.items():
+            module, is_input = place(model, layer, sae.site)
+            hook = self._hook(layer, sae)
+            if is_input:
+                module.register_forward_pre_hook(lambda m, args, hook=hook: hook(m, None, args))
+            else:
+                module.register_forward_hook(hook)
 
     def _hook(self, layer: int, sae: Sae):
         def run(_module, _inputs, out):
@@ -56,7 +79,7 @@ class Spliced:
                 return out
             x = out[0] if isinstance(out, tuple) else out  # [batch, tokens, hidden]
             f = sae.encode(x.flatten(0, 1))
-            y = sae.decode(f).view_as(x)
+            y = sae.decode(f, x.flatten(0, 1)).view_as(x)
             use = self.apply.flatten()
             if self.margin is not None:
                 self.margin = min(self.margin, sae.margin(x.flatten(0, 1)[use]))

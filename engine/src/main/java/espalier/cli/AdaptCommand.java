@@ -32,7 +32,9 @@ final class AdaptCommand implements Callable<Integer> {
       names = "--sae",
       required = true,
       paramLabel = "LAYER=PATH",
-      description = "SAE at the output of block LAYER, counted from 0; repeatable")
+      description =
+          "SAE at the output of block LAYER, counted from 0, or where in it its files say;"
+              + " repeatable")
   private List<String> saes;
 
   @Option(

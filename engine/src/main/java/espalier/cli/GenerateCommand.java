@@ -23,7 +23,9 @@ final class GenerateCommand implements Callable<Integer> {
   @Option(
       names = "--sae",
       paramLabel = "LAYER=PATH",
-      description = "SAE at the output of block LAYER, counted from 0; repeatable")
+      description =
+          "SAE at the output of block LAYER, counted from 0, or where in it its files say;"
+              + " repeatable")
   private List<String> saes = List.of();
 
   @Option(names = "--adapter", paramLabel = "DIR", description = "PEFT adapter")

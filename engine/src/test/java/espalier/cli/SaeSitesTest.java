@@ -168,8 +168,10 @@ class SaeSitesTest {
     Path mid = sae("blocks.1.hook_resid_mid", HIDDEN, 1);
     assertRefused(
         evaluate("llama", "1=" + mid),
-        "--sae 1=%s: is for the residual mid (blocks.1.hook_resid_mid); SAEs are applied to the residual stream after a block, attention heads, attention out and MLP out"
-            .formatted(mid));
+        "--sae 1="
+            + mid
+            + ": is for the residual mid (blocks.1.hook_resid_mid); SAEs are applied to the"
+            + " residual stream after a block, attention heads, attention out and MLP out");
     Path heads = sae("blocks.1.attn.hook_z", HIDDEN, 1);
     assertRefused(
         evaluate("llama", "1=" + heads),
