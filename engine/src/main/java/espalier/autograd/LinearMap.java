@@ -10,8 +10,9 @@ import java.util.List;
  * y = x W^T + b, plus low-rank updates of column ranges of y.
  *
  * <p>W may be several projections stacked, such as queries, keys and values: one product computes
- * all. The update is added to y by its second product itself (beta = 1). Where W is frozen no
- * gradient of it is computed: dX = dY W + s (dY B) A, dA = s (dY B)^T X, dB = s dY^T (X A^T).
+ * all. The bias is written to y first, and all products are added to it (beta = 1), which costs
+ * what adding nothing does. Where W is frozen no gradient of it is computed: dX = dY W + s (dY B)
+ * A, dA = s (dY B)^T X, dB = s dY^T (X A^T).
  */
 public final class LinearMap {
 
