@@ -24,7 +24,7 @@ public final class TokenRows {
   private final int count;
   private final int context;
 
-  private TokenRows(MemorySegment ids, int count, int context) {
+  TokenRows(MemorySegment ids, int count, int context) {
     this.ids = ids;
     this.count = count;
     this.context = context;
@@ -35,9 +35,10 @@ public final class TokenRows {
    *
    * @param modelFolder where the tokenizer is; opened for text only
    * @param context length of packed rows; token rows have their own
+   * @param cache of texts that were tokenized before
    */
   public static TokenRows read(
-      List<Path> files, ModelConfig config, Path modelFolder, int context) {
+      List<Path> files, ModelConfig config, Path modelFolder, int context, TokenCache cache) {
     long tokenFiles = files.stream().filter(TokenRows::isTokenFile).count();
     if (tokenFiles > 0 && tokenFiles < files.size()) {
       throw new InputException("--data: token files (.npy) and text cannot be mixed");
@@ -48,8 +49,15 @@ public final class TokenRows {
     files.forEach(Documents::check);
     checkLength("--context", context, config);
     try (Tokenizer tokenizer = Tokenizer.open(modelFolder)) {
-      return pack(files, tokenizer, config, context);
+      return cache.rows(
+          files, tokenizer, config, context, () -> pack(files, tokenizer, config, context));
     }
+  }
+
+  /** As above, with nothing kept. */
+  public static TokenRows read(
+      List<Path> files, ModelConfig config, Path modelFolder, int context) {
+    return read(files, config, modelFolder, context, TokenCache.NONE);
   }
 
   private static boolean isTokenFile(Path file) {
@@ -181,6 +189,11 @@ public final class TokenRows {
       }
       ids[size++] = id;
     }
+  }
+
+  /** All ids, row after row. */
+  MemorySegment ids() {
+    return ids;
   }
 
   /** Number of rows. */

@@ -1,6 +1,7 @@
 package espalier.recipe;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.data.TokenCache;
 import espalier.data.TokenRows;
 import espalier.device.Control;
 import espalier.device.Device;
@@ -64,11 +65,13 @@ public final class AdaptRecipe {
   private Inputs read(Device device, ModelFolder files) {
     ModelConfig config = files.config();
     SaeSpec.check(settings.saes(), config.numLayers());
-    TokenRows rows = TokenRows.read(settings.data(), config, settings.model(), settings.context());
+    TokenCache cache = TokenCache.of(System.getenv(), console::warn);
+    TokenRows rows =
+        TokenRows.read(settings.data(), config, settings.model(), settings.context(), cache);
     Optional<TokenRows> evalRows =
         settings
             .evalData()
-            .map(f -> TokenRows.read(List.of(f), config, settings.model(), rows.context()));
+            .map(f -> TokenRows.read(List.of(f), config, settings.model(), rows.context(), cache));
     Saes saes = Saes.load(device, settings.saes(), config, console);
     LanguageModel model = LanguageModel.load(device, files);
     Control control = new Control(device);

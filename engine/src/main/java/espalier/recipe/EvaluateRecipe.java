@@ -3,6 +3,7 @@ package espalier.recipe;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.data.TokenCache;
 import espalier.data.TokenRows;
 import espalier.device.Control;
 import espalier.device.Device;
@@ -75,7 +76,9 @@ public final class EvaluateRecipe {
   private Inputs read(Device device, ModelFolder files) {
     ModelConfig config = files.config();
     SaeSpec.check(settings.saes(), config.numLayers());
-    TokenRows rows = TokenRows.read(settings.data(), config, settings.model(), settings.context());
+    TokenCache cache = TokenCache.of(System.getenv(), console::warn);
+    TokenRows rows =
+        TokenRows.read(settings.data(), config, settings.model(), settings.context(), cache);
     Saes saes = Saes.load(device, settings.saes(), config, console);
     LanguageModel model = LanguageModel.load(device, files);
     Adapters adapters =

@@ -3,6 +3,7 @@ package espalier.recipe;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.autograd.ParameterSet;
+import espalier.data.TokenCache;
 import espalier.data.TokenRows;
 import espalier.device.Control;
 import espalier.device.Device;
@@ -44,9 +45,12 @@ public final class PretrainRecipe {
     RunFolder folder = RunFolder.check(settings.out(), settings.resume());
     ModelConfig config = ModelConfig.read(settings.config());
     Path beside = settings.config().toAbsolutePath().getParent();
-    TokenRows rows = TokenRows.read(settings.data(), config, beside, settings.context());
+    TokenCache cache = TokenCache.of(System.getenv(), console::warn);
+    TokenRows rows = TokenRows.read(settings.data(), config, beside, settings.context(), cache);
     Optional<TokenRows> evalRows =
-        settings.evalData().map(f -> TokenRows.read(List.of(f), config, beside, rows.context()));
+        settings
+            .evalData()
+            .map(f -> TokenRows.read(List.of(f), config, beside, rows.context(), cache));
     try (Device device = Device.openCpu()) {
       return train(device, folder, config, rows, evalRows);
     }

@@ -3,6 +3,7 @@ package espalier.recipe;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
+import espalier.data.TokenCache;
 import espalier.data.TokenRows;
 import espalier.device.Control;
 import espalier.device.Device;
@@ -67,7 +68,12 @@ public final class TrainSaeRecipe {
                   .formatted(settings.layer(), files.config().numLayers() - 1));
         }
         rows =
-            TokenRows.read(settings.data(), files.config(), settings.model(), settings.context());
+            TokenRows.read(
+                settings.data(),
+                files.config(),
+                settings.model(),
+                settings.context(),
+                TokenCache.of(System.getenv(), console::warn));
         model = LanguageModel.load(device, files);
       }
       return train(device, folder, model, rows);
