@@ -40,7 +40,9 @@ final class EvaluateCommand implements Callable<Integer> {
       required = true,
       arity = "1..*",
       paramLabel = "FILE",
-      description = ".txt, .jsonl (field text) or .npy (token ids [N, T])")
+      description =
+          ".txt, .jsonl (field text), both also .gz or .zst, .parquet (column text),"
+              + " or .npy (token ids [N, T])")
   private List<Path> data;
 
   @Option(

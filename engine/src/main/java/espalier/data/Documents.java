@@ -1,5 +1,7 @@
 package espalier.data;
 
+import static java.nio.charset.StandardCharsets.UTF_8;
+
 import com.fasterxml.jackson.core.JsonParser;
 import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.DeserializationFeature;
@@ -9,17 +11,22 @@ import com.fasterxml.jackson.databind.json.JsonMapper;
 import espalier.format.InputException;
 import java.io.BufferedReader;
 import java.io.IOException;
+import java.io.InputStreamReader;
+import java.io.Reader;
+import java.io.StringWriter;
 import java.nio.charset.CharacterCodingException;
-import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.function.Consumer;
 
 /**
  * Texts from files: {@code .txt} is one document, {@code .jsonl} one a line, in the field {@code
- * text}.
+ * text}; both may be packed as {@code .gz} or {@code .zst}. {@code .parquet} has one a row, in the
+ * column {@code text}.
  */
 final class Documents {
+
+  private static final String PARQUET = ".parquet";
 
   private static final ObjectMapper JSON =
       JsonMapper.builder()
@@ -35,11 +42,13 @@ final class Documents {
     if (!Files.isRegularFile(file)) {
       throw new InputException(file, "no such file");
     }
-    if (!name.endsWith(".txt") && !name.endsWith(".jsonl")) {
+    String unpacked = Unpacked.name(file);
+    boolean text = unpacked.endsWith(".txt") || unpacked.endsWith(".jsonl");
+    if (!text && !name.endsWith(PARQUET)) {
       int dot = name.lastIndexOf('.');
       throw new InputException(
           file,
-          "%s is not supported; data is .txt, .jsonl or .npy"
+          "%s is not supported; data is .txt, .jsonl (both also as .gz or .zst), .parquet or .npy"
               .formatted(dot < 0 ? "a name without a kind" : name.substring(dot)));
     }
   }
@@ -47,37 +56,48 @@ final class Documents {
   /** Hands each document of a file to {@code use}, in order. */
   static void read(Path file, Consumer<String> use) {
     check(file);
-    try {
-      if (file.getFileName().toString().endsWith(".txt")) {
-        String text = Files.readString(file, StandardCharsets.UTF_8);
+    if (file.getFileName().toString().endsWith(PARQUET)) {
+      ParquetTexts.read(file, use);
+      return;
+    }
+    try (Reader reader = new InputStreamReader(Unpacked.open(file), UTF_8.newDecoder())) {
+      if (Unpacked.name(file).endsWith(".txt")) {
+        String text = whole(reader);
         if (text.isEmpty()) {
           throw new InputException(file, "is empty");
         }
         use.accept(text);
       } else {
-        readLines(file, use);
+        readLines(file, new BufferedReader(reader, 1 << 16), use);
       }
     } catch (CharacterCodingException e) {
       throw new InputException(file, "not UTF-8 text");
     } catch (IOException e) {
-      throw new InputException(file, "cannot be read");
+      throw new InputException(
+          file,
+          Unpacked.isDamage(e) ? "damaged or cut off: it cannot be unpacked" : "cannot be read");
     }
   }
 
-  private static void readLines(Path file, Consumer<String> use) throws IOException {
-    try (BufferedReader reader = Files.newBufferedReader(file, StandardCharsets.UTF_8)) {
-      int number = 0;
-      boolean empty = true;
-      for (String line = reader.readLine(); line != null; line = reader.readLine()) {
-        number++;
-        if (!line.isBlank()) {
-          use.accept(text(file, number, line));
-          empty = false;
-        }
+  private static String whole(Reader reader) throws IOException {
+    StringWriter text = new StringWriter();
+    reader.transferTo(text);
+    return text.toString();
+  }
+
+  private static void readLines(Path file, BufferedReader reader, Consumer<String> use)
+      throws IOException {
+    int number = 0;
+    boolean empty = true;
+    for (String line = reader.readLine(); line != null; line = reader.readLine()) {
+      number++;
+      if (!line.isBlank()) {
+        use.accept(text(file, number, line));
+        empty = false;
       }
-      if (empty) {
-        throw new InputException(file, "is empty");
-      }
+    }
+    if (empty) {
+      throw new InputException(file, "is empty");
     }
   }
 

@@ -3,11 +3,17 @@ package espalier.data;
 import static espalier.Refused.assertRefused;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 
+import com.github.luben.zstd.ZstdOutputStream;
+import java.io.ByteArrayOutputStream;
 import java.io.IOException;
+import java.io.OutputStream;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
+import java.util.zip.GZIPOutputStream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -70,13 +76,83 @@ class DocumentsTest {
 
   @ParameterizedTest
   @CsvSource({
-    "a.parquet, .parquet is not supported",
+    "a.jsonl.bz2, .bz2 is not supported",
+    "a.npy.gz, .gz is not supported",
     "a.csv, .csv is not supported",
     "a, a name without a kind is not supported"
   })
   void refusesOtherKindsByName(String name, String fault) throws IOException {
     Path file = Files.createFile(folder.resolve(name));
-    assertRefused(file, () -> read(file), fault, ".txt, .jsonl or .npy");
+    assertRefused(file, () -> read(file), fault, ".parquet or .npy");
+  }
+
+  @ParameterizedTest
+  @ValueSource(strings = {".gz", ".zst"})
+  void unpacksWhatIsPacked(String kind) throws IOException {
+    Path lines = folder.resolve("a.jsonl" + kind);
+    Files.write(lines, packed(kind, "{\"text\": \"one\"}\n{\"text\": \"é\"}\n"));
+    assertEquals(List.of("one", "é"), read(lines));
+    Path text = folder.resolve("a.txt" + kind);
+    Files.write(text, packed(kind, "one\ntwo — é\n"));
+    assertEquals(List.of("one\ntwo — é\n"), read(text));
+    Files.write(lines, packed(kind, "{\"text\": \"one\"}\n{\"txt\": 3}\n"));
+    assertRefused(lines, () -> read(lines), "line 2: no string field");
+    Files.write(text, packed(kind, ""));
+    assertRefused(text, () -> read(text), "is empty");
+  }
+
+  @ParameterizedTest
+  @ValueSource(strings = {".gz", ".zst"})
+  void refusesDamagedArchives(String kind) throws IOException {
+    byte[] whole = packed(kind, "{\"text\": \"one\"}\n".repeat(5000) + Math.random());
+    Path file = folder.resolve("a.jsonl" + kind);
+    for (int length : new int[] {1, 5, whole.length / 2, whole.length - 1}) {
+      Files.write(file, Arrays.copyOf(whole, length));
+      assertRefused(file, () -> read(file), "damaged or cut off");
+    }
+    Files.writeString(file, "{\"text\": \"not packed at all\"}");
+    assertRefused(file, () -> read(file), "damaged or cut off");
+  }
+
+  private static byte[] packed(String kind, String text) throws IOException {
+    ByteArrayOutputStream bytes = new ByteArrayOutputStream();
+    try (OutputStream out =
+        kind.equals(".gz") ? new GZIPOutputStream(bytes) : new ZstdOutputStream(bytes)) {
+      out.write(text.getBytes(StandardCharsets.UTF_8));
+    }
+    return bytes.toByteArray();
+  }
+
+  /** Written by pyarrow; see bench/reference/make_parquet_fixtures.py. */
+  @ParameterizedTest
+  @ValueSource(strings = {"none", "snappy", "gzip", "zstd", "plain", "large_string"})
+  void readsTheTextColumnOfParquet(String name) {
+    assertEquals(
+        List.of("one", "zwei\nZeilen", "trois – «é»", "", "fünf 🌱", "one", "six ".repeat(50)),
+        read(Path.of("src/test/resources/parquet", name + ".parquet")));
+  }
+
+  @ParameterizedTest
+  @CsvSource({
+    "null, row 2: its text is null",
+    "no_text, no column \"text\"",
+    "numbers, column \"text\" holds no strings",
+    "lists, no column \"text\"",
+    "empty, is empty"
+  })
+  void refusesParquetWithoutTexts(String name, String fault) {
+    Path file = Path.of("src/test/resources/parquet", name + ".parquet");
+    assertRefused(file, () -> read(file), fault);
+  }
+
+  @Test
+  void refusesDamagedParquet() throws IOException {
+    byte[] whole = Files.readAllBytes(Path.of("src/test/resources/parquet/snappy.parquet"));
+    Path file = folder.resolve("a.parquet");
+    for (int length : new int[] {0, 3, 100, whole.length - 1}) {
+      Files.write(file, Arrays.copyOf(whole, length));
+      assertRefused(file, () -> read(file), "no parquet file that can be read");
+    }
   }
 
   private static List<String> read(Path file) {

@@ -1,0 +1,34 @@
+#!/usr/bin/env python3
+"""Writes the parquet files of the tests with pyarrow, as data sets on the Hub are written.
+
+    make_parquet_fixtures.py [FOLDER]    default: engine/src/test/resources/parquet
+"""
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+TEXTS = ["one", "zwei\nZeilen", "trois – «é»", "", "fünf 🌱", "one", "six " * 50]
+
+
+def main() -> None:
+    default = Path(__file__).parents[2] / "engine/src/test/resources/parquet"
+    root = Path(sys.argv[1]) if len(sys.argv) > 1 else default
+    root.mkdir(parents=True, exist_ok=True)
+    ids = list(range(len(TEXTS)))
+    table = pa.table({"id": ids, "text": TEXTS, "meta": [{"n": i} for i in ids]})
+    for codec in ("none", "snappy", "gzip", "zstd"):
+        pq.write_table(table, root / f"{codec}.parquet", compression=codec, row_group_size=3)
+    pq.write_table(table, root / "plain.parquet", use_dictionary=False, data_page_version="2.0")
+    large = table.set_column(1, "text", pa.array(TEXTS, pa.large_string()))
+    pq.write_table(large, root / "large_string.parquet")
+    pq.write_table(pa.table({"text": ["a", None, "c"]}), root / "null.parquet")
+    pq.write_table(pa.table({"content": ["a"]}), root / "no_text.parquet")
+    pq.write_table(pa.table({"text": [1, 2]}), root / "numbers.parquet")
+    pq.write_table(pa.table({"text": [["a"], ["b"]]}), root / "lists.parquet")
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), root / "empty.parquet")
+
+
+if __name__ == "__main__":
+    main()
