@@ -23,7 +23,7 @@ import java.util.TreeMap;
  */
 final class SaeFit {
 
-  private static final int SAMPLE_TOKENS = 2048;
+  private static final int SAMPLE_TOKENS = 1024;
 
   /** Fewer positions say nothing of a variance. */
   private static final int ENOUGH_POSITIONS = 16;

@@ -163,20 +163,31 @@ class SaeSitesTest {
     assertEquals("espalier: " + message, outcome.err().strip());
   }
 
-  @Test
-  void refusesOtherSites() {
-    Path mid = sae("blocks.1.hook_resid_mid", HIDDEN, 1);
+  @ParameterizedTest
+  @CsvSource({
+    "blocks.1.hook_resid_mid, residual mid",
+    "blocks.1.hook_mlp_in, mlp in",
+    "blocks.0.hook_resid_pre, embedding"
+  })
+  void refusesOtherSites(String hook, String site) {
+    Path sae = sae(hook, HIDDEN, 1);
     assertRefused(
-        evaluate("llama", "1=" + mid),
-        "--sae 1="
-            + mid
-            + ": is for the residual mid (blocks.1.hook_resid_mid); SAEs are applied to the"
-            + " residual stream after a block, attention heads, attention out and MLP out");
+        evaluate("llama", "1=" + sae),
+        "--sae 1=%s: is for the %s (%s); SAEs are applied to the ".formatted(sae, site, hook)
+            + "residual stream after a block, attention heads, attention out and MLP out");
+  }
+
+  @Test
+  void refusesWhatIsNotAsWideAsItsSite() {
     Path heads = sae("blocks.1.attn.hook_z", HIDDEN, 1);
     assertRefused(
         evaluate("llama", "1=" + heads),
         "--sae 1=%s: is for activations of width 16, the model's are 24 (blocks.1.attn.hook_z)"
             .formatted(heads));
+  }
+
+  @Test
+  void refusesTranscoders() {
     Path transcoder = SAES.resolve("saelens_transcoder/sae");
     Outcome outcome = evaluate("llama", "1=" + transcoder);
     assertEquals(2, outcome.code());
