@@ -23,7 +23,8 @@ record NpyHeader(
   private static final Pattern DESCR = Pattern.compile("'descr'\\s*:\\s*'([<>|=]?)(\\w+)'");
   private static final Pattern FORTRAN = Pattern.compile("'fortran_order'\\s*:\\s*(True|False)");
   private static final Pattern SHAPE =
-      Pattern.compile("'shape'\\s*:\\s*\\(((?:\\s*\\d{1,18}\\s*,?){0,8})\\s*\\)");
+      Pattern.compile(
+          "'shape'\\s*:\\s*\\(((?:\\s*\\d{1,18}\\s*(?:,\\s*\\d{1,18}\\s*){0,7},?)?)\\s*\\)");
   private static final int LONGEST = 1 << 16;
 
   /**

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Lets Jazzer look for bytes that a parser neither reads nor refuses: each method of ParserFuzzTest for a while, two at a
+# time. What it finds is left in engine/src/test/resources/espalier/fuzz, as a further seed, and fails the run.
+#
+#   bench/fuzz.sh SECONDS [METHOD...]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+seconds=${1:?usage: bench/fuzz.sh SECONDS [METHOD...]}
+shift
+tests=engine/src/test/java/espalier/fuzz/ParserFuzzTest.java
+(($#)) || mapfile -t methods < <(grep -A 2 '@FuzzTest' "$tests" | sed -n 's/^  void \(\w*\)(byte.*/\1/p')
+(($#)) && methods=("$@")
+
+./mvnw -B -q --no-transfer-progress -pl engine -am test-compile
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+
+fuzz() {
+  local method=$1 log=$logs/$1
+  if JAZZER_FUZZ=1 JAZZER_MAX_DURATION=${seconds}s ./mvnw -o -B -q -pl engine surefire:test@fuzz-seeds \
+    "-Dtest=ParserFuzzTest#$method" "-Dsurefire.reportNameSuffix=$method" >"$log" 2>&1; then
+    printf 'ok     %-14s %s\n' "$method" "$(grep -oE '^#[0-9]+' "$log" | tail -n 1) inputs"
+  else
+    printf 'FAILED %s\n' "$method"
+    grep -vE '^(INFO|WARNING)|^#' "$log" | head -n 60
+    return 1
+  fi
+}
+export -f fuzz
+export logs seconds
+
+printf '%s\n' "${methods[@]}" | xargs -P 2 -I {} bash -c 'fuzz {}'
