@@ -7,6 +7,7 @@ import espalier.format.TensorEntry;
 import espalier.nn.FusedRows;
 import espalier.tensor.Tensor;
 import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.List;
 
@@ -42,34 +43,39 @@ record WeightStack(Role role, List<Part> parts, long rows, long cols) {
 
   /** A weight that files hold in another order. */
   sealed interface Stored {
-    /** Converts between a file's matrix and the engine's. */
-    void fromFile(Tensor stored, Tensor held);
+    void load(Device device, TensorEntry entry, Tensor held);
 
+    /** The other way, into a matrix as files hold it. */
     void toFile(Tensor held, Tensor stored);
   }
 
   /** {@code [inputs, outputs]}. */
   record Transposed() implements Stored {
     @Override
-    public void fromFile(Tensor stored, Tensor held) {
-      for (long r = 0; r < held.rows(); r++) {
-        for (long c = 0; c < held.cols(); c++) {
-          held.set(r, c, stored.get(c, r));
-        }
-      }
+    public void load(Device device, TensorEntry entry, Tensor held) {
+      entry.copyTo(device, true, MemorySegment.NULL, held);
     }
 
     @Override
     public void toFile(Tensor held, Tensor stored) {
-      fromFile(held, stored);
+      for (long r = 0; r < stored.rows(); r++) {
+        for (long c = 0; c < stored.cols(); c++) {
+          stored.set(r, c, held.get(c, r));
+        }
+      }
     }
   }
 
   /** Rows by head; a bias is a column of them. */
   record ByHead(FusedRows rows) implements Stored {
     @Override
-    public void fromFile(Tensor stored, Tensor held) {
-      rows.fromFile(asRows(stored), asRows(held));
+    public void load(Device device, TensorEntry entry, Tensor held) {
+      try (Arena arena = Arena.ofShared()) {
+        MemorySegment memory = arena.allocate(held.size() * Float.BYTES, 64);
+        Tensor stored = Tensor.of(memory, held.rows(), held.cols());
+        entry.copyTo(device, stored);
+        rows.fromFile(asRows(stored), asRows(held));
+      }
     }
 
     @Override
@@ -105,11 +111,7 @@ record WeightStack(Role role, List<Part> parts, long rows, long cols) {
       if (part.stored() == null) {
         entry.copyTo(device, held);
       } else {
-        try (Arena arena = Arena.ofShared()) {
-          Tensor stored = stored(arena, part);
-          entry.copyTo(device, stored);
-          part.stored().fromFile(stored, held);
-        }
+        part.stored().load(device, entry, held);
       }
       at += part.size();
     }
