@@ -15,6 +15,9 @@ import java.util.Map;
 /** Writes the layout of SAELens 6. */
 public final class SaeLensWriter {
 
+  /** Without it, SAELens takes the configuration for an older one and drops the metadata. */
+  private static final String LAYOUT = "6.0.0";
+
   private SaeLensWriter() {}
 
   /**
@@ -73,6 +76,7 @@ public final class SaeLensWriter {
       cfg.put("rescale_acts_by_decoder_norm", false);
     }
     ObjectNode metadata = cfg.putObject("metadata");
+    metadata.put("sae_lens_version", LAYOUT);
     metadata.put("model_name", sae.modelName);
     metadata.put("hook_name", sae.hook);
     metadata.put("prepend_bos", sae.hasBos);

@@ -67,6 +67,9 @@ class SaeFileTest {
             "small",
             128,
             true));
+    StrictJson metadata =
+        StrictJson.read(folder.resolve("sae/cfg.json")).object("metadata").orElseThrow();
+    assertTrue(metadata.text("sae_lens_version").startsWith("6."), "else SAELens drops the rest");
     try (SaeFile file = SaeFile.open(folder.resolve("sae"))) {
       SaeWeights sae = file.weights();
       assertEquals(activation, sae.activation());
