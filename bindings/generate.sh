@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Regenerates the Java bindings of espalier.h and of the used part of OpenBLAS's cblas.h with jextract 22 (newer ones
-# emit calls that Java 22 lacks). Needs jextract on the PATH or in JEXTRACT, g++, and Maven for the OpenBLAS header.
+# Regenerates the Java bindings of espalier.h and of the used parts of OpenBLAS's cblas.h, cuda_runtime_api.h and cublas_v2.h
+# with jextract 22 (newer ones emit calls that Java 22 lacks). Needs jextract on the PATH or in JEXTRACT, g++, Maven for the
+# OpenBLAS header, and the headers of CUDA and cuBLAS (pip: nvidia-cuda-runtime, nvidia-cublas), found in CUDA_HOME/include or
+# in the folders of CUDA_INCLUDE (separated by colons).
 #
 #   bindings/generate.sh           writes src/generated/java and jextract/fingerprints
 #   bindings/generate.sh --check   fails if espalier.h changed and the bindings did not, or if they were edited;
@@ -49,6 +51,18 @@ includes=(-I "$(g++ -print-file-name=include)")
 grep 'espalier\.h$' target/espalier.includes | sed 's/ *#.*//' >jextract/kernels.includes
 "$jextract" "${includes[@]}" @jextract/kernels.args @jextract/kernels.includes --output "$generated" "$header"
 "$jextract" "${includes[@]}" @jextract/cblas.args @jextract/cblas.includes --output "$generated" "$cblas"
+
+IFS=: read -ra cuda <<<"${CUDA_INCLUDE:-${CUDA_HOME:-/usr/local/cuda}/include}"
+for folder in "${cuda[@]}"; do includes+=(-I "$folder"); done
+cuda_header() {
+  local folder
+  for folder in "${cuda[@]}"; do
+    [[ ! -f $folder/$1 ]] || { echo "$folder/$1"; return; }
+  done
+  fail "$1 is in none of ${cuda[*]}"
+}
+"$jextract" "${includes[@]}" @jextract/cudart.args @jextract/cudart.includes --output "$generated" "$(cuda_header cuda_runtime_api.h)"
+"$jextract" "${includes[@]}" @jextract/cublas.args @jextract/cublas.includes --output "$generated" "$(cuda_header cublas_v2.h)"
 
 {
   echo "$(header_fingerprint)  $header"

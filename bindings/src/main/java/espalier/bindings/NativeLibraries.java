@@ -1,8 +1,12 @@
 package espalier.bindings;
 
 import espalier.bindings.cblas.Cblas;
+import espalier.bindings.cublas.Cublas;
+import espalier.bindings.cudart.CudaRuntime;
 import espalier.bindings.kernels.Kernels;
+import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
 import java.util.function.Supplier;
 
@@ -21,6 +25,24 @@ public final class NativeLibraries {
 
   private static final class OpenBlasHolder {
     static final Availability STATE = attempt(NativeLibraries::loadOpenBlas);
+  }
+
+  private static final class CudaRuntimeHolder {
+    static final Availability STATE = attempt(NativeLibraries::loadCudaRuntime);
+  }
+
+  private static final class CublasHolder {
+    static final Availability STATE = attempt(NativeLibraries::loadCublas);
+  }
+
+  /** CUDA's runtime, {@code libcudart.so}; makes {@link CudaRuntime} callable. */
+  public static Availability cudaRuntime() {
+    return CudaRuntimeHolder.STATE;
+  }
+
+  /** cuBLAS; makes {@link Cublas} callable. */
+  public static Availability cublas() {
+    return CublasHolder.STATE;
   }
 
   /** The CPU kernels, {@code libespalier_cpu.so}. */
@@ -74,6 +96,33 @@ public final class NativeLibraries {
     Path path = null;
     for (Path file : NativeFiles.openBlas()) path = load(file);
     return new Availability.Available(path, Cblas.openblas_get_config().getString(0).strip());
+  }
+
+  private static CudaFiles cudaFiles() {
+    return new CudaFiles(System.getenv(), Path.of("/"));
+  }
+
+  private static Availability.Available loadCudaRuntime() {
+    Path path = load(cudaFiles().find("cudart"));
+    try (Arena arena = Arena.ofConfined()) {
+      MemorySegment version = arena.allocate(ValueLayout.JAVA_INT);
+      CudaRuntime.cudaRuntimeGetVersion(version);
+      return new Availability.Available(path, cudaVersion(version.get(ValueLayout.JAVA_INT, 0)));
+    }
+  }
+
+  private static Availability.Available loadCublas() {
+    if (cudaRuntime() instanceof Availability.Unavailable unavailable) {
+      throw unavailable.cause();
+    }
+    // cuBLAS needs its second library, which the linker does not look for beside it.
+    load(cudaFiles().find("cublasLt"));
+    return new Availability.Available(load(cudaFiles().find("cublas")), "found");
+  }
+
+  /** CUDA counts 1000 a version and 10 a minor one. */
+  private static String cudaVersion(int version) {
+    return "CUDA %d.%d".formatted(version / 1000, version % 1000 / 10);
   }
 
   /**

@@ -1,5 +1,6 @@
 package espalier.cli;
 
+import espalier.device.CudaProbe;
 import espalier.format.InputException;
 import espalier.recipe.DeviceChoice;
 import picocli.CommandLine.Option;
@@ -22,8 +23,12 @@ final class Computing {
   /** Refuses what this build cannot do. */
   void check() {
     if (device == DeviceChoice.CUDA) {
+      CudaProbe.Result probe = CudaProbe.thorough();
       throw new InputException(
-          "--device cuda: this build runs on the CPU only, it has no CUDA kernels");
+          "--device cuda: "
+              + (probe.gpus() == 0
+                  ? "no usable GPU: " + probe.reason()
+                  : "this build runs on the CPU only, it has no CUDA kernels"));
     }
     if (dtype == Precision.BF16) {
       throw new InputException("--dtype bf16: the CPU computes in f32 only");

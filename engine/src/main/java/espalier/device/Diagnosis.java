@@ -41,7 +41,12 @@ public record Diagnosis(Map<String, String> findings, List<String> warnings, boo
       }
     }
     findings.put("GPU", NvidiaDriver.describe(Path.of("/proc/driver/nvidia")));
-    findings.put("CUDA", "this build has no CUDA kernels; everything runs on the CPU");
+    findings.put("CUDA", describe(NativeLibraries.cudaRuntime()));
+    findings.put("cuBLAS", describe(NativeLibraries.cublas()));
+    CudaProbe.Result probe = CudaProbe.thorough();
+    findings.put(
+        "runs on",
+        "the CPU: " + (probe.gpus() == 0 ? probe.reason() : "this build has no CUDA kernels"));
     String coreType = System.getenv("OPENBLAS_CORETYPE");
     if (coreType != null) {
       warnings.add(

@@ -1,6 +1,7 @@
 package espalier.recipe;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.device.CudaProbe;
 import espalier.device.Device;
 import espalier.train.Checkpoints;
 import espalier.train.TrainingLoop;
@@ -26,7 +27,9 @@ record TrainingRun(
       TrainingLoop loop, Optional<Checkpoints.Saved> saved, Checkpoints checkpoints, Path folder) {
     loop.begin(saved);
     saved.ifPresent(s -> console.info("%s: continuing after step %d".formatted(task, s.step())));
-    console.info(task + ": on the CPU, " + Device.openBlas());
+    CudaProbe.Result gpu = CudaProbe.quick();
+    String reason = gpu.gpus() > 0 ? "this build has no CUDA kernels" : gpu.reason();
+    console.info("%s: on the CPU (%s), %s".formatted(task, reason, Device.openBlas()));
     try (Console.Progress progress = console.progress(task, steps)) {
       TrainingLoop.End end =
           loop.run(
