@@ -5,6 +5,7 @@ import java.io.IOException;
 import java.io.InputStream;
 import java.io.OutputStream;
 import java.io.UncheckedIOException;
+import java.net.ProxySelector;
 import java.net.URI;
 import java.net.URLEncoder;
 import java.net.http.HttpClient;
@@ -31,11 +32,7 @@ final class HubClient {
   private final Duration pause;
 
   /** Redirects are followed here: the token must not go along. */
-  private final HttpClient http =
-      HttpClient.newBuilder()
-          .followRedirects(HttpClient.Redirect.NEVER)
-          .connectTimeout(Duration.ofSeconds(20))
-          .build();
+  private final HttpClient http;
 
   /**
    * @param pause before the second attempt; it doubles from one to the next
@@ -43,6 +40,12 @@ final class HubClient {
   HubClient(HubSettings settings, Duration pause) {
     this.settings = settings;
     this.pause = pause;
+    HttpClient.Builder builder =
+        HttpClient.newBuilder()
+            .followRedirects(HttpClient.Redirect.NEVER)
+            .connectTimeout(Duration.ofSeconds(20));
+    settings.proxy().ifPresent(proxy -> builder.proxy(ProxySelector.of(proxy)));
+    http = builder.build();
   }
 
   HubListing list(HubName name) {

@@ -14,6 +14,7 @@ import java.nio.file.Path;
 import java.time.Duration;
 import java.util.Arrays;
 import java.util.Comparator;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
@@ -58,7 +59,7 @@ class HubTest {
 
   private Hub hub(String token, boolean offline) {
     return new Hub(
-        new HubSettings(cache, server.uri(), Optional.ofNullable(token), offline),
+        new HubSettings(cache, server.uri(), Optional.ofNullable(token), offline, Optional.empty()),
         (file, bytes) ->
             new Hub.Progress.Bar() {
               @Override
@@ -315,6 +316,21 @@ class HubTest {
     HubSettings more = HubSettings.of(Map.of("HF_HUB_CACHE", "/c", "HF_TOKEN", " t "));
     assertEquals(Path.of("/c"), more.cache());
     assertEquals(Optional.of("t"), more.token());
+  }
+
+  @Test
+  void goesThroughAProxyWhereThereIsOne() {
+    Map<String, String> proxied =
+        Map.of("HTTPS_PROXY", "http://proxy.site:3128/", "HF_ENDPOINT", "https://hub.site.org");
+    HubSettings settings = HubSettings.of(proxied);
+    assertEquals("proxy.site", settings.proxy().orElseThrow().getHostString());
+    assertEquals(3128, settings.proxy().orElseThrow().getPort());
+    assertEquals(Optional.empty(), HubSettings.of(Map.of("http_proxy", "p:1")).proxy());
+    for (String exempt : List.of("site.org", ".site.org", "other, hub.site.org", "*.site.org")) {
+      Map<String, String> direct = new HashMap<>(proxied);
+      direct.put("no_proxy", exempt);
+      assertEquals(Optional.empty(), HubSettings.of(direct).proxy(), exempt);
+    }
   }
 
   @Test
