@@ -19,7 +19,7 @@ trap 'rm -rf "$logs"' EXIT
 fuzz() {
   local method=$1 log=$logs/$1
   if JAZZER_FUZZ=1 JAZZER_MAX_DURATION=${seconds}s ./mvnw -o -B -q -pl engine surefire:test@fuzz-seeds \
-    "-Dtest=ParserFuzzTest#$method" -Dfuzz.quiet=false "-Dsurefire.reportNameSuffix=$method" >"$log" 2>&1; then
+    "-Dtest=ParserFuzzTest#$method" -Dfuzz.quiet=false "-Dsurefire.reportNameSuffix=$method" "-DtempDir=surefire-$method" >"$log" 2>&1; then
     printf 'ok     %-14s %s\n' "$method" "$(grep -oE '^#[0-9]+' "$log" | tail -n 1) inputs"
   else
     printf 'FAILED %s\n' "$method"
