@@ -66,6 +66,14 @@ public final class LanguageModel {
    * A frozen model from files: each weight is converted to float32 on its way into device memory.
    */
   public static LanguageModel load(Device device, ModelFolder folder) {
+    return load(device, folder, folder.config().maxPositionEmbeddings());
+  }
+
+  /**
+   * As above, for sequences of at most {@code positions} tokens: tables of rotary angles for all
+   * that a long-context model could take would be a few hundred MB.
+   */
+  public static LanguageModel load(Device device, ModelFolder folder, int positions) {
     List<WeightStack> stacks = new ModelLayout(folder.config()).stacks();
     Map<String, Parameter> weights = new LinkedHashMap<>();
     for (WeightStack stack : stacks) {
@@ -74,18 +82,18 @@ public final class LanguageModel {
       weights.put(stack.name(), Parameter.frozen(stack.name(), value));
     }
     folder.requireAllTaken();
-    return new LanguageModel(folder.config(), stacks, weights, rotary(device, folder.config()));
+    return new LanguageModel(
+        folder.config(), stacks, weights, rotary(device, folder.config(), positions));
   }
 
   /** One table for all blocks that rotate alike. */
-  private static Map<RopeConfig, RotaryTable> rotary(Device device, ModelConfig config) {
+  private static Map<RopeConfig, RotaryTable> rotary(
+      Device device, ModelConfig config, int positions) {
     Map<RopeConfig, RotaryTable> tables = new HashMap<>();
     for (ModelConfig.Layer layer : config.layers()) {
       if (layer.rope() != null) {
         tables.computeIfAbsent(
-            layer.rope(),
-            rope ->
-                RotaryTable.of(device, rope, config.rotaryDim(), config.maxPositionEmbeddings()));
+            layer.rope(), rope -> RotaryTable.of(device, rope, config.rotaryDim(), positions));
       }
     }
     return tables;
@@ -126,7 +134,8 @@ public final class LanguageModel {
       parameter.value().copyFrom(values);
       weights.put(stack.name(), parameter);
     }
-    return new LanguageModel(config, stacks, weights, rotary(device, config));
+    return new LanguageModel(
+        config, stacks, weights, rotary(device, config, config.maxPositionEmbeddings()));
   }
 
   /**

@@ -73,7 +73,8 @@ public final class AdaptRecipe {
             .evalData()
             .map(f -> TokenRows.read(List.of(f), config, settings.model(), rows.context(), cache));
     Saes saes = Saes.load(device, settings.saes(), config, console);
-    LanguageModel model = LanguageModel.load(device, files);
+    int positions = Math.max(rows.context(), evalRows.map(TokenRows::context).orElse(0));
+    LanguageModel model = LanguageModel.load(device, files, positions);
     Control control = new Control(device);
     return new Inputs(model, saes, adapter(device, model, control), rows, evalRows, control);
   }

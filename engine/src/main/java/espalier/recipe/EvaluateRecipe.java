@@ -80,7 +80,7 @@ public final class EvaluateRecipe {
     TokenRows rows =
         TokenRows.read(settings.data(), config, settings.model(), settings.context(), cache);
     Saes saes = Saes.load(device, settings.saes(), config, console);
-    LanguageModel model = LanguageModel.load(device, files);
+    LanguageModel model = LanguageModel.load(device, files, rows.context());
     Adapters adapters =
         settings.adapter().map(path -> load(device, model, path)).orElse(Adapters.NONE);
     return new Inputs(

@@ -74,7 +74,7 @@ public final class TrainSaeRecipe {
                 settings.model(),
                 settings.context(),
                 TokenCache.of(System.getenv(), console::warn));
-        model = LanguageModel.load(device, files);
+        model = LanguageModel.load(device, files, rows.context());
       }
       return train(device, folder, model, rows);
     }
