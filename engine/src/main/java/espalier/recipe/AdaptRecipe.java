@@ -151,7 +151,7 @@ public final class AdaptRecipe {
     folder.begin("adapt", SettingsJson.of(settings), settings.seed());
     TrainingRun run =
         new TrainingRun(
-            "adapt", console, "kl", steps, evaluator.map(e -> () -> evaluate(e, in.saes)));
+            "adapt", console, "kl", steps, evaluator.map(e -> step -> evaluate(e, in.saes)));
     try (MetricsLog metrics = new MetricsLog(folder.metrics());
         Interruption interruption = new Interruption()) {
       TrainingLoop loop =

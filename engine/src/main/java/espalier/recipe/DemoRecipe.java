@@ -3,9 +3,6 @@ package espalier.recipe;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import espalier.data.ByteTokenizer;
-import espalier.data.JavaCorpus;
-import espalier.format.AtomicFiles;
 import espalier.train.Schedule;
 import espalier.train.TrainingLoop;
 import java.io.IOException;
@@ -24,13 +21,9 @@ import java.util.OptionalInt;
  */
 public final class DemoRecipe {
 
-  private static final int LAYERS = 6;
   private static final int LAYER = 2;
-  private static final int HIDDEN = 128;
-  private static final int CONTEXT = 256;
   private static final int LATENTS = 1024;
   private static final int ACTIVE = 16;
-  private static final int BATCH = 16;
 
   private final DemoSettings settings;
   private final Console console;
@@ -43,8 +36,8 @@ public final class DemoRecipe {
     this.settings = settings;
     this.console = console;
     out = settings.out();
-    train = out.resolve("data/train.jsonl");
-    eval = out.resolve("data/eval.jsonl");
+    train = DemoModel.train(out.resolve("data"));
+    eval = DemoModel.eval(out.resolve("data"));
   }
 
   /** Thrown through the stages when the user stops the demo. */
@@ -67,12 +60,13 @@ public final class DemoRecipe {
   }
 
   private ObjectNode tell() {
-    prepareData();
+    DemoModel.writeData(out.resolve("data"));
     stage("pretrain", this::pretrain);
     stage("train SAE (TopK)", () -> trainSae("topk", "mse", steps(150), Optional.empty()));
     stage("train SAE (JumpReLU)", () -> trainSae("jumprelu", "mse", steps(150), Optional.empty()));
     stage("adapt around the TopK SAE", this::adapt);
-    DemoWatch watch = new DemoWatch(eval, LAYER, Math.max(1, steps(120) / 8));
+    HeldOutWatch watch =
+        new HeldOutWatch(eval, LAYER, Math.max(1, steps(120) / 8), Optional.empty());
     stage("train SAE end to end", () -> trainSae("topk", "e2e", steps(120), Optional.of(watch)));
     ObjectNode results = new DemoResults(out, LAYER, console).collect(stages);
     new RunFolder(out).write("results.json", results);
@@ -90,59 +84,11 @@ public final class DemoRecipe {
     stages.addObject().put("name", name).put("seconds", (System.nanoTime() - start) * 1e-9);
   }
 
-  private void prepareData() {
-    try {
-      Files.createDirectories(train.getParent());
-    } catch (IOException e) {
-      throw new UncheckedIOException(train.getParent() + " cannot be made", e);
-    }
-    JavaCorpus.write(train.getParent());
-    ObjectNode config =
-        JsonNodeFactory.instance
-            .objectNode()
-            .put("model_type", "llama")
-            .put("hidden_size", HIDDEN)
-            .put("num_hidden_layers", LAYERS)
-            .put("num_attention_heads", 4)
-            .put("num_key_value_heads", 2)
-            .put("head_dim", HIDDEN / 4)
-            .put("intermediate_size", 3 * HIDDEN)
-            .put("vocab_size", ByteTokenizer.VOCAB)
-            .put("rms_norm_eps", 1e-5)
-            .put("max_position_embeddings", CONTEXT)
-            .put("tie_word_embeddings", true)
-            .put("hidden_act", "silu")
-            .put("bos_token_id", ByteTokenizer.BOS)
-            .put("eos_token_id", ByteTokenizer.EOS)
-            .put("rope_theta", 10_000.0);
-    Path folder = train.getParent();
-    AtomicFiles.write(folder.resolve("config.json"), config);
-    AtomicFiles.write(
-        folder.resolve("tokenizer.json"), ByteTokenizer.definition().toPrettyString());
-    AtomicFiles.write(
-        folder.resolve("tokenizer_config.json"), ByteTokenizer.configuration().toPrettyString());
-  }
-
   private void pretrain() {
-    int steps = steps(200);
     done(
         new PretrainRecipe(
-                new PretrainSettings(
-                    train.resolveSibling("config.json"),
-                    List.of(train),
-                    model(),
-                    BATCH,
-                    CONTEXT,
-                    OptionalInt.of(steps),
-                    3e-3,
-                    Schedule.COSINE,
-                    Math.min(50, steps / 4),
-                    0.1,
-                    1,
-                    settings.seed(),
-                    false,
-                    steps,
-                    Optional.of(eval)),
+                DemoModel.pretraining(
+                    out.resolve("data"), model(), steps(DemoModel.STEPS), settings.seed(), false),
                 console)
             .run());
   }
@@ -165,8 +111,8 @@ public final class DemoRecipe {
                     2e-3,
                     Schedule.LINEAR,
                     Math.min(20, steps / 4),
-                    BATCH,
-                    CONTEXT,
+                    DemoModel.BATCH,
+                    DemoModel.CONTEXT,
                     OptionalInt.of(steps),
                     settings.seed(),
                     false,
@@ -195,9 +141,9 @@ public final class DemoRecipe {
                     0,
                     0.01,
                     1,
-                    BATCH,
+                    DemoModel.BATCH,
                     1,
-                    CONTEXT,
+                    DemoModel.CONTEXT,
                     OptionalInt.of(steps),
                     settings.seed(),
                     Optional.of(eval),

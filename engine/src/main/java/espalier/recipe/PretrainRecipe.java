@@ -107,7 +107,7 @@ public final class PretrainRecipe {
               interruption);
       TrainingRun run =
           new TrainingRun(
-              "pretrain", console, "ce", steps, evaluator.map(e -> () -> crossEntropy(e)));
+              "pretrain", console, "ce", steps, evaluator.map(e -> step -> crossEntropy(e)));
       TrainingLoop.End end = run.train(loop, saved, checkpoints, folder.path());
       if (end == TrainingLoop.End.DONE) {
         save(folder, model);

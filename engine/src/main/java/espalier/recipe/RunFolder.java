@@ -17,7 +17,7 @@ import java.util.stream.Stream;
  * The folder of a run: {@code run.json} with everything the run depends on, {@code metrics.jsonl},
  * {@code checkpoints}, {@code report.html}, and what the job makes.
  */
-record RunFolder(Path path) {
+public record RunFolder(Path path) {
 
   private static final String RUN = "run.json";
 
@@ -26,7 +26,7 @@ record RunFolder(Path path) {
    *
    * @param resume whether {@code --resume} was given
    */
-  static RunFolder check(Path path, boolean resume) {
+  public static RunFolder check(Path path, boolean resume) {
     if (Files.exists(path) && !Files.isDirectory(path)) {
       throw new InputException("--out " + path + ": is no folder");
     }
@@ -53,23 +53,23 @@ record RunFolder(Path path) {
   /**
    * All that a run's course depends on: what a resumed run must share with the one it continues.
    */
-  static String fingerprint(Record settings, int steps) {
+  public static String fingerprint(Record settings, int steps) {
     ObjectNode json = SettingsJson.of(settings);
     json.remove(List.of("out", "resume", "evalData", "evalEvery", "checkpointEvery"));
     json.put("steps", steps);
     return json.toString();
   }
 
-  Path metrics() {
+  public Path metrics() {
     return path.resolve("metrics.jsonl");
   }
 
-  Path checkpoints() {
+  public Path checkpoints() {
     return path.resolve("checkpoints");
   }
 
   /** Makes the folder and writes {@code run.json}. */
-  void begin(String command, ObjectNode settings, long seed) {
+  public void begin(String command, ObjectNode settings, long seed) {
     ObjectNode run = JsonNodeFactory.instance.objectNode();
     run.put("command", command);
     run.set("settings", settings);
@@ -86,7 +86,7 @@ record RunFolder(Path path) {
   }
 
   /** Writes a JSON file into the folder. */
-  void write(String name, ObjectNode json) {
+  public void write(String name, ObjectNode json) {
     try {
       AtomicFiles.write(
           path.resolve(name),

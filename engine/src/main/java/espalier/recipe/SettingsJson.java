@@ -9,11 +9,11 @@ import java.util.Optional;
 import java.util.OptionalInt;
 
 /** A settings record as JSON, its components under their own names. */
-final class SettingsJson {
+public final class SettingsJson {
 
   private SettingsJson() {}
 
-  static ObjectNode of(Record settings) {
+  public static ObjectNode of(Record settings) {
     ObjectNode json = JsonNodeFactory.instance.objectNode();
     for (RecordComponent component : settings.getClass().getRecordComponents()) {
       try {

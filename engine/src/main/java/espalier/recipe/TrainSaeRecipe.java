@@ -39,18 +39,20 @@ public final class TrainSaeRecipe {
   private final Optional<Watch> watch;
 
   /** Measures the SAE as it is trained. */
-  interface Watch {
+  public interface Watch {
+    /** Steps between measurements. */
     int every();
 
-    /** Fields for the metrics; {@code sae} is folded and frozen. */
-    ObjectNode measure(Device device, LanguageModel model, Path modelFolder, int context, Sae sae);
+    /** Fields for the metrics after a step; {@code sae} is folded and frozen. */
+    ObjectNode measure(
+        Device device, LanguageModel model, Path modelFolder, int context, Sae sae, long step);
   }
 
   public TrainSaeRecipe(TrainSaeSettings settings, Console console) {
     this(settings, console, Optional.empty());
   }
 
-  TrainSaeRecipe(TrainSaeSettings settings, Console console, Optional<Watch> watch) {
+  public TrainSaeRecipe(TrainSaeSettings settings, Console console, Optional<Watch> watch) {
     this.settings = settings;
     this.console = console;
     this.watch = watch;
@@ -142,9 +144,10 @@ public final class TrainSaeRecipe {
               steps,
               watch.map(
                   w ->
-                      () -> {
+                      step -> {
                         sae.foldInto(device, folded);
-                        return w.measure(device, model, settings.model(), rows.context(), folded);
+                        return w.measure(
+                            device, model, settings.model(), rows.context(), folded, step);
                       }));
       TrainingLoop.End end = run.train(loop, saved, checkpoints, folder.path());
       if (end == TrainingLoop.End.DONE) {

@@ -7,21 +7,21 @@ import espalier.train.Checkpoints;
 import espalier.train.TrainingLoop;
 import java.nio.file.Path;
 import java.util.Optional;
-import java.util.function.Supplier;
+import java.util.function.LongFunction;
 
 /**
  * What the user sees of a training loop: its progress, and how to go on after an interruption.
  *
  * @param task name of the job
  * @param lossField field of the metrics that is shown as it falls
- * @param evaluation measures the model as it stands; empty where nothing is evaluated
+ * @param evaluation measures the model as it stands after a step; empty where nothing is evaluated
  */
 record TrainingRun(
     String task,
     Console console,
     String lossField,
     long steps,
-    Optional<Supplier<ObjectNode>> evaluation) {
+    Optional<LongFunction<ObjectNode>> evaluation) {
 
   TrainingLoop.End train(
       TrainingLoop loop, Optional<Checkpoints.Saved> saved, Checkpoints checkpoints, Path folder) {
@@ -42,7 +42,7 @@ record TrainingRun(
 
                 @Override
                 public ObjectNode evaluate(long step) {
-                  return evaluation.orElseThrow().get();
+                  return evaluation.orElseThrow().apply(step);
                 }
               });
       if (end == TrainingLoop.End.INTERRUPTED) {

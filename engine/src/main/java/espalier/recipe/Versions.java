@@ -5,11 +5,11 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.device.Device;
 
 /** What made a run: versions, revision and machine, for {@code run.json}. */
-final class Versions {
+public final class Versions {
 
   private Versions() {}
 
-  static ObjectNode json() {
+  public static ObjectNode json() {
     String version = Versions.class.getPackage().getImplementationVersion();
     return JsonNodeFactory.instance
         .objectNode()
@@ -19,11 +19,11 @@ final class Versions {
   }
 
   /** The launcher passes it on; unknown where there is no repository. */
-  static String revision() {
+  public static String revision() {
     return System.getProperty("espalier.revision", "unknown");
   }
 
-  static ObjectNode machine() {
+  public static ObjectNode machine() {
     return JsonNodeFactory.instance
         .objectNode()
         .put("os", System.getProperty("os.name") + " " + System.getProperty("os.version"))
