@@ -35,6 +35,42 @@ int32_t esp_sae_mse(const float *x, const float *y, const uint8_t *keep, float *
   return ESP_OK;
 }
 
+int32_t esp_sae_mse_backward(const float *x, const float *y, const uint8_t *keep, const float *error, const float *kl,
+                             float balance, float *d_y, int32_t accumulate, float grad_scale, int64_t tokens,
+                             int64_t d) {
+  ESP_REQUIRE(tokens >= 0 && d > 0, "bad sizes: tokens=%ld d=%ld", tokens, d);
+  ESP_REQUIRE((error == nullptr) == (kl == nullptr), "error and kl: one is NULL, the other is not");
+  float weight = 1;
+  if (kl != nullptr) {
+    const auto sum = [tokens](const float *losses) {
+      return esp::blocked_sum(tokens, [losses](int64_t begin, int64_t end) {
+        double part = 0;
+        for (int64_t t = begin; t < end; t++) part += static_cast<double>(losses[t]);
+        return part;
+      });
+    };
+    const double divergence = sum(kl);
+    weight = divergence == 0 ? 0 : static_cast<float>(static_cast<double>(balance) * sum(error) / divergence);
+  }
+  const float factor = 2 * grad_scale;
+  esp::parallel_rows(tokens, 4 * d, [=](int64_t t) {
+    const bool kept = keep != nullptr && keep[t] != 0;
+    const float *__restrict target = x + t * d;
+    const float *__restrict output = y + t * d;
+    float *__restrict gradient = d_y + t * d;
+    if (accumulate == 0) {
+      std::fill(gradient, gradient + d, 0.0f);
+    } else if (weight != 1) {
+#pragma omp simd
+      for (int64_t c = 0; c < d; c++) gradient[c] *= weight;
+    }
+    if (kept) return;
+#pragma omp simd
+    for (int64_t c = 0; c < d; c++) gradient[c] += factor * (output[c] - target[c]);
+  });
+  return ESP_OK;
+}
+
 int32_t esp_sae_stats(const float *x, const float *y, const int32_t *index, const float *value, const int32_t *count,
                       int64_t capacity, const uint8_t *keep, double *stats, int64_t *fired, int64_t tokens, int64_t d,
                       int64_t m) {

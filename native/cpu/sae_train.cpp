@@ -14,7 +14,7 @@
 
 int32_t esp_sae_activation_backward(float *d_value, const float *pre, const float *value, const int32_t *index,
                                     const int32_t *count, int64_t capacity, int32_t kind, const float *threshold,
-                                    float l1, float l0, float bandwidth, float *d_threshold, const int32_t *offsets,
+                                    const float *sparsity, float bandwidth, float *d_threshold, const int32_t *offsets,
                                     const int32_t *by_latent, int64_t tokens, int64_t m) {
   ESP_REQUIRE(tokens >= 0 && m > 0 && capacity > 0, "bad sizes: tokens=%ld m=%ld capacity=%ld", tokens, m, capacity);
   ESP_REQUIRE(kind >= ESP_RELU && kind <= ESP_GROUPMAX, "no SAE kind %d", kind);
@@ -23,6 +23,7 @@ int32_t esp_sae_activation_backward(float *d_value, const float *pre, const floa
   const bool train_threshold = jump && d_threshold != nullptr;
   ESP_REQUIRE(!train_threshold || (offsets != nullptr && by_latent != nullptr && bandwidth > 0),
               "d_threshold needs offsets, by_latent and a positive bandwidth");
+  const float l1 = sparsity == nullptr ? 0 : sparsity[0], l0 = sparsity == nullptr ? 0 : sparsity[1];
   if (train_threshold) {
     esp::parallel_rows(m, 16, [=](int64_t i) {
       const float theta = threshold[i];

@@ -247,11 +247,11 @@ ESP_API int32_t esp_sae_encode_backward(const float *d_pre, const int32_t *index
  *   d_pre            = d_value * 1[z > theta and z > 0] + l1 * 1[value > 0]
  *   d_threshold[i]  += sum over entries of -(theta * d_value + l0) / eps * K((z - theta) / eps)
  * kinds other than ESP_JUMPRELU: d_pre = d_value + l1, threshold and d_threshold unused. d_threshold may be NULL.
- * l1, l0: the sparsity coefficients, already divided as the loss divides. by_latent as esp_sae_by_latent gives it;
- * needed with d_threshold, else NULL. */
+ * sparsity: {l1, l0}, already divided as the loss divides, in device memory as they change from step to step; NULL: 0.
+ * by_latent as esp_sae_by_latent gives it; needed with d_threshold, else NULL. */
 ESP_API int32_t esp_sae_activation_backward(float *d_value, const float *pre, const float *value, const int32_t *index,
                                             const int32_t *count, int64_t capacity, int32_t kind,
-                                            const float *threshold, float l1, float l0, float bandwidth,
+                                            const float *threshold, const float *sparsity, float bandwidth,
                                             float *d_threshold, const int32_t *offsets, const int32_t *by_latent,
                                             int64_t tokens, int64_t m);
 /* The reverse index: offsets [m + 1], by_latent [tokens * capacity]: the entries of latent i are
@@ -267,6 +267,58 @@ ESP_API int32_t esp_sae_weight_backward(const float *x, const float *b_pre, cons
 /* loss[t] = |y[t] - x[t]|^2, d_y[t] = grad_scale * 2 (y[t] - x[t]), both 0 where keep[t]. d_y may be NULL. */
 ESP_API int32_t esp_sae_mse(const float *x, const float *y, const uint8_t *keep, float *loss, float *d_y,
                             float grad_scale, int64_t tokens, int64_t d);
+/* Brings a reconstruction's error into d_y: d_y[t] = a d_y[t] + grad_scale * 2 (y[t] - x[t]), or a d_y[t] where
+ * keep[t]; without accumulate d_y counts as 0. a = 1, or with error and kl [tokens], both given or both NULL,
+ * a = balance * sum(error) / sum(kl) (0 where that sum is 0): what stood in d_y, the gradient of a KL, then weighs as
+ * much as the error (Karvonen 2025, arXiv 2503.17272: alpha = MSE / KL, taken for a constant). */
+ESP_API int32_t esp_sae_mse_backward(const float *x, const float *y, const uint8_t *keep, const float *error,
+                                     const float *kl, float balance, float *d_y, int32_t accumulate, float grad_scale,
+                                     int64_t tokens, int64_t d);
+
+/* -- training: what is chosen among all tokens, among silent latents, among the first latents; gates -- */
+
+/* silent[i]: tokens since latent i was active last, a whole number that stays at 2^24. After a batch with n rows
+ * without keep: 0 for latents with an entry of value != 0, else min(silent[i] + n, 2^24). silent may be NULL. activity:
+ * [0] entries with value != 0, [1] n, [2] latents with silent[i] > limit (0 without silent). */
+ESP_API int32_t esp_sae_activity(const int32_t *index, const float *value, const int32_t *count, int64_t capacity,
+                                 const uint8_t *keep, float *silent, float limit, double *activity, int64_t tokens,
+                                 int64_t m);
+/* The pull towards `target` active latents a token, s (L0 / target - 1)^2 with L0 = activity[0] / activity[1] and
+ * s = sparsity[2] (the quadratic form of Rajamanoharan et al. 2024, section 6): its derivative with respect to the
+ * number of active entries, sparsity[1] = 2 s (L0 / target - 1) / (target activity[1]); 0 without rows. */
+ESP_API int32_t esp_sae_l0_pull(const double *activity, float target, float *sparsity);
+/* As esp_sae_encode with ESP_TOPK, among the latents with silent[i] > limit alone (AuxK, Gao et al. 2024, A.2). NaN is
+ * not listed. scratch: esp_sae_encode_scratch(d, m) floats; capacity >= min(k, m). */
+ESP_API int32_t esp_sae_encode_silent(const float *x, const float *w_enc, const float *b_enc, const float *b_pre,
+                                      const float *silent, float limit, int64_t k, const uint8_t *keep, int32_t *index,
+                                      float *value, int32_t *count, int64_t capacity, float *scratch, int64_t tokens,
+                                      int64_t d, int64_t m);
+/* BatchTopK (Bussmann et al. 2024): of lists of positive values, as ESP_TOPK with k = capacity leaves them, keeps the n
+ * k largest of all rows together, n the number of rows without keep (ties: the lower row, then the lower index; NaN is
+ * the largest). What is left of a row moves to its front. threshold [1] follows the smallest value kept: it becomes
+ * that value where it was negative, else threshold + rate (smallest - threshold); nothing kept, or NaN: it stays.
+ * ESP_CAPACITY if a row whose list is full, with capacity < m, keeps all of it: it may have more of the largest than
+ * its list has room for. Nothing is changed then. */
+ESP_API int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k,
+                                   const uint8_t *keep, float *threshold, float rate, int64_t tokens, int64_t m);
+/* prefix[t] = entries of row t with index < limit: a list's part among the first latents (Matryoshka SAEs). */
+ESP_API int32_t esp_sae_prefix(const int32_t *index, const int32_t *count, int64_t capacity, int64_t limit,
+                               int32_t *prefix, int64_t tokens);
+/* Gated SAEs (Rajamanoharan et al. 2024, "Improving dictionary learning with gated sparse autoencoders"). ESP_RELU with
+ * b_gate for b_enc lists the latents whose gate u = pre is open. With p = u - b_gate, g = exp(r_mag): value = relu(g p
+ * + b_mag), 0 entries stay listed. */
+ESP_API int32_t esp_sae_gated_forward(const int32_t *index, const float *pre, const int32_t *count, int64_t capacity,
+                                      const float *b_gate, const float *r_mag, const float *b_mag, float *value,
+                                      int64_t tokens, int64_t m);
+/* From d_value (of values) and d_gate (of u) to d_pre (of p), in place in d_value, with h = d_value 1[value > 0]:
+ *   d_pre = g h + d_gate + l1;  d_b_mag[i] += sum h;  d_r_mag[i] += sum h g p;  d_b_gate[i] -= sum g h
+ * the last because the sum of d_pre, which esp_sae_weight_backward adds to d_b_gate, contains g h, of which b_gate has
+ * no part. sparsity: {l1} or NULL. */
+ESP_API int32_t esp_sae_gated_backward(float *d_value, const float *d_gate, const float *pre, const float *value,
+                                       const int32_t *offsets, const int32_t *by_latent, const float *sparsity,
+                                       const float *b_gate, const float *r_mag, float *d_b_gate, float *d_r_mag,
+                                       float *d_b_mag, int64_t m);
+
 /* Adds, over rows without keep, to stats (float64): [0] rows, [1] sum |x - y|^2, [2] sum |x|^2, [3] sum cos(x, y),
  * [4] active entries (value != 0), [5] sum |y|^2, [6] sum <x, y>, [7] sum |x|, [8] sum |y|, [9] sum |y| / |x| (1 where
  * |x| < 1e-4), [10] sum of the active values, [11 .. 11 + d) sum of x; and to fired [m] (int64): how often each latent

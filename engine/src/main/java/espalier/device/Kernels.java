@@ -11,13 +11,13 @@ import java.lang.foreign.MemorySegment;
  * The kernels, one method for each function of {@code native/include/espalier.h}, which holds their
  * contracts: the same arguments in the same order, a {@link MemorySegment} for a pointer ({@link
  * MemorySegment#NULL} where the contract says "or NULL"). Those of sparse autoencoders are in
- * {@link SaeKernels}.
+ * {@link SaeKernels} and {@link SaeTrainingKernels}.
  *
  * <p>Every method checks that its segments hold what the shape needs and throws an {@link
  * IllegalArgumentException} that names kernel, argument, needed and given; what the library itself
  * refuses is an {@link espalier.bindings.NativeException}. No call allocates.
  */
-public final class Kernels extends SaeKernels {
+public final class Kernels extends SaeTrainingKernels {
 
   /** The library must be loaded: see {@link Device}. */
   Kernels() {}

@@ -11,7 +11,7 @@ import java.lang.foreign.MemorySegment;
  * token t has count[t] entries (index, value) in matrices {@code [tokens, capacity]}, indices
  * ascending.
  */
-abstract sealed class SaeKernels permits Kernels {
+abstract sealed class SaeKernels permits SaeTrainingKernels {
 
   static int flag(boolean value) {
     return value ? 1 : 0;
@@ -153,8 +153,7 @@ abstract sealed class SaeKernels permits Kernels {
       long capacity,
       int kind,
       MemorySegment threshold,
-      float l1,
-      float l0,
+      MemorySegment sparsity,
       float bandwidth,
       MemorySegment dThreshold,
       MemorySegment offsets,
@@ -168,6 +167,7 @@ abstract sealed class SaeKernels permits Kernels {
     floatsOrNull(kernel, "pre", pre, tokens, capacity);
     floats(kernel, "value", value, tokens, capacity);
     floatsOrNull(kernel, "threshold", threshold, m);
+    floatsOrNull(kernel, "sparsity", sparsity, 2);
     floatsOrNull(kernel, "d_threshold", dThreshold, m);
     if (isGiven(dThreshold)) byLatentLists(kernel, offsets, byLatent, m);
     check(
@@ -181,8 +181,7 @@ abstract sealed class SaeKernels permits Kernels {
             capacity,
             kind,
             threshold,
-            l1,
-            l0,
+            sparsity,
             bandwidth,
             dThreshold,
             offsets,
@@ -431,21 +430,20 @@ abstract sealed class SaeKernels permits Kernels {
     check("esp_remove_parallel", esp_remove_parallel(w, grad, rows, d));
   }
 
-  private static void latentSizes(String kernel, long capacity, long tokens, long d) {
+  static void latentSizes(String kernel, long capacity, long tokens, long d) {
     positive(kernel, "capacity", capacity);
     size(kernel, "tokens", tokens);
     positive(kernel, "d", d);
   }
 
-  private static void lists(
+  static void lists(
       String kernel, MemorySegment index, MemorySegment count, long capacity, long tokens) {
     ints(kernel, "index", index, tokens, capacity);
     ints(kernel, "count", count, tokens);
   }
 
   /** How many entries there are is known to the lists alone: the last offset. */
-  private static void byLatentLists(
-      String kernel, MemorySegment offsets, MemorySegment byLatent, long m) {
+  static void byLatentLists(String kernel, MemorySegment offsets, MemorySegment byLatent, long m) {
     ints(kernel, "offsets", offsets, m + 1);
     ints(kernel, "by_latent", byLatent, 0);
   }

@@ -74,7 +74,7 @@ final class SaeObjective implements Objective {
     this.source = source;
     this.batch = batch;
     this.accumulate = accumulate;
-    sparsity = new Sparsity((float) settings.bandwidth);
+    sparsity = new Sparsity(device, (float) settings.bandwidth);
     sum = new Sum(device);
     tape = new Tape(device);
     Var x = model.embed(tape, batch);
@@ -130,7 +130,7 @@ final class SaeObjective implements Objective {
             : 0;
     double perToken = 1.0 / (batch.tokens() * accumulate);
     double l1 = trainable.sae().activation() == Activation.RELU ? settings.l1 : 0;
-    sparsity.set((float) (l1 * perToken), (float) (pull * perToken));
+    sparsity.set((float) (l1 * perToken), (float) (pull * perToken), 0);
     tape.backward();
     double total = sum.of(loss);
     lossSum += total;

@@ -1,44 +1,44 @@
 package espalier.sae;
 
+import espalier.device.Device;
+import espalier.tensor.Tensor;
+import java.lang.foreign.MemorySegment;
+
 /**
  * The part of an SAE's training loss that acts on its latents rather than on its output.
- * Coefficients are those of the whole loss, already divided by the number of tokens; they may
- * change from step to step.
+ * Coefficients are those of the whole loss, already divided by the number of tokens. They may
+ * change from step to step, so they lie in device memory.
  */
 public final class Sparsity {
 
   private final float bandwidth;
-  private float l1;
-  private float l0;
+  private final Tensor coefficients; // l1, l0, strength of the pull towards a number of latents
 
   /**
    * @param bandwidth of the straight-through gradient of thresholds
    */
-  public Sparsity(float bandwidth) {
+  public Sparsity(Device device, float bandwidth) {
     this.bandwidth = bandwidth;
-  }
-
-  /** No sparsity loss: what a frozen SAE has. */
-  public static Sparsity none() {
-    return new Sparsity(1e-3f);
+    coefficients = Tensor.allocate(device, 1, 3);
+    set(0, 0, 0);
   }
 
   public float bandwidth() {
     return bandwidth;
   }
 
-  /** Coefficient of the sum of active values. */
-  public float l1() {
-    return l1;
+  /** {@code {l1, l0, strength}}, as esp_sae_activation_backward and esp_sae_l0_pull read them. */
+  MemorySegment data() {
+    return coefficients.data();
   }
 
-  /** Coefficient of the number of active latents, through the straight-through gradient. */
-  public float l0() {
-    return l0;
-  }
-
-  public void set(float l1, float l0) {
-    this.l1 = l1;
-    this.l0 = l0;
+  /**
+   * @param l1 coefficient of the sum of active values
+   * @param l0 coefficient of the number of active latents, through the straight-through gradient
+   * @param strength of a pull towards a number of active latents, which then sets l0 anew in every
+   *     batch
+   */
+  public void set(float l1, float l0, float strength) {
+    coefficients.copyFrom(l1, l0, strength);
   }
 }

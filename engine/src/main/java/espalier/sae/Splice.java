@@ -29,13 +29,14 @@ public record Splice(
 
   /** Splices without a sparsity loss. */
   public static Splice into(Tape tape, Var x, Sae sae, MemorySegment keep) {
-    return into(tape, x, sae, keep, Sparsity.none());
+    return into(tape, x, sae, keep, null);
   }
 
   /**
    * @param x {@code [tokens, dIn]}
    * @param keep bytes {@code [tokens]} in device memory, 1 where x passes unchanged (BOS, EOS);
    *     NULL for nowhere
+   * @param sparsity null for none; an SAE whose thresholds are trained needs one
    */
   public static Splice into(Tape tape, Var x, Sae sae, MemorySegment keep, Sparsity sparsity) {
     if (x.cols() != sae.inputs()) {
@@ -262,9 +263,8 @@ public record Splice(
           latents.capacity(),
           sae.activation().ordinal(),
           threshold,
-          sparsity.l1(),
-          sparsity.l0(),
-          sparsity.bandwidth(),
+          sparsity == null ? MemorySegment.NULL : sparsity.data(),
+          sparsity == null ? 1 : sparsity.bandwidth(),
           trainsThreshold ? sae.threshold().gradientData() : MemorySegment.NULL,
           trainsThreshold ? offsets.data() : MemorySegment.NULL,
           trainsThreshold ? latents.byLatent() : MemorySegment.NULL,

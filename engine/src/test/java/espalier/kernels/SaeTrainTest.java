@@ -157,8 +157,7 @@ class SaeTrainTest extends KernelTest {
         capacity,
         kind,
         jump ? buffers.input(threshold) : NULL,
-        l1,
-        l0,
+        buffers.input(l1, l0),
         bandwidth,
         dThreshold,
         jump ? by.offsets : NULL,
@@ -225,8 +224,7 @@ class SaeTrainTest extends KernelTest {
         1,
         SaeEncodeTest.JUMPRELU,
         buffers.input(theta),
-        0,
-        l0 / tokens,
+        buffers.input(0, l0 / tokens),
         bandwidth,
         dThreshold,
         by.offsets,
@@ -380,8 +378,7 @@ class SaeTrainTest extends KernelTest {
         capacity,
         kind,
         thresholdIn,
-        l1,
-        0,
+        buffers.input(l1, 0),
         0.2f,
         NULL,
         NULL,
@@ -422,6 +419,7 @@ class SaeTrainTest extends KernelTest {
     MemorySegment index = buffers.input(lists.index());
     MemorySegment count = buffers.input(lists.count());
     MemorySegment threshold = buffers.input(random(m));
+    MemorySegment sparsity = buffers.input(0.1f, 0.2f);
     float[] zeros = new float[m * d];
     assertSameForAnyThreads(
         () -> {
@@ -437,8 +435,7 @@ class SaeTrainTest extends KernelTest {
               16,
               SaeEncodeTest.JUMPRELU,
               threshold,
-              0.1f,
-              0.2f,
+              sparsity,
               0.5f,
               dThreshold,
               by.offsets,

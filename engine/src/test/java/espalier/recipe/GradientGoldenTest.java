@@ -206,7 +206,7 @@ class GradientGoldenTest {
       ParameterSet parameters = trainable(Golden.sae(device, kind));
       Sae sae = withParameters(Golden.sae(device, kind), parameters);
       JsonNode expected = Golden.scalars().at("/train_sae/" + kind);
-      Sparsity sparsity = new Sparsity((float) expected.path("bandwidth").asDouble(1));
+      Sparsity sparsity = new Sparsity(device, (float) expected.path("bandwidth").asDouble(1));
       int n = 66;
       Tape tape = new Tape(device);
       Var x = model.embed(tape, batch);
@@ -220,7 +220,9 @@ class GradientGoldenTest {
       } else {
         float coefficient = (float) expected.get("sparsity").doubleValue() / n;
         sparsity.set(
-            kind.equals("standard") ? coefficient : 0, kind.equals("jumprelu") ? coefficient : 0);
+            kind.equals("standard") ? coefficient : 0,
+            kind.equals("jumprelu") ? coefficient : 0,
+            0);
         loss = ReconstructionLoss.record(tape, splice, 1f / n);
       }
       tape.bind(device);

@@ -2927,8 +2927,7 @@ public class Kernels {
             Kernels.C_LONG,
             Kernels.C_INT,
             Kernels.C_POINTER,
-            Kernels.C_FLOAT,
-            Kernels.C_FLOAT,
+            Kernels.C_POINTER,
             Kernels.C_FLOAT,
             Kernels.C_POINTER,
             Kernels.C_POINTER,
@@ -2945,7 +2944,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_sae_activation_backward(float *d_value, const float *pre, const float *value, const int32_t *index, const int32_t *count, int64_t capacity, int32_t kind, const float *threshold, float l1, float l0, float bandwidth, float *d_threshold, const int32_t *offsets, const int32_t *by_latent, int64_t tokens, int64_t m)
+     * int32_t esp_sae_activation_backward(float *d_value, const float *pre, const float *value, const int32_t *index, const int32_t *count, int64_t capacity, int32_t kind, const float *threshold, const float *sparsity, float bandwidth, float *d_threshold, const int32_t *offsets, const int32_t *by_latent, int64_t tokens, int64_t m)
      * }
      */
     public static FunctionDescriptor esp_sae_activation_backward$descriptor() {
@@ -2955,7 +2954,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_sae_activation_backward(float *d_value, const float *pre, const float *value, const int32_t *index, const int32_t *count, int64_t capacity, int32_t kind, const float *threshold, float l1, float l0, float bandwidth, float *d_threshold, const int32_t *offsets, const int32_t *by_latent, int64_t tokens, int64_t m)
+     * int32_t esp_sae_activation_backward(float *d_value, const float *pre, const float *value, const int32_t *index, const int32_t *count, int64_t capacity, int32_t kind, const float *threshold, const float *sparsity, float bandwidth, float *d_threshold, const int32_t *offsets, const int32_t *by_latent, int64_t tokens, int64_t m)
      * }
      */
     public static MethodHandle esp_sae_activation_backward$handle() {
@@ -2965,7 +2964,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_sae_activation_backward(float *d_value, const float *pre, const float *value, const int32_t *index, const int32_t *count, int64_t capacity, int32_t kind, const float *threshold, float l1, float l0, float bandwidth, float *d_threshold, const int32_t *offsets, const int32_t *by_latent, int64_t tokens, int64_t m)
+     * int32_t esp_sae_activation_backward(float *d_value, const float *pre, const float *value, const int32_t *index, const int32_t *count, int64_t capacity, int32_t kind, const float *threshold, const float *sparsity, float bandwidth, float *d_threshold, const int32_t *offsets, const int32_t *by_latent, int64_t tokens, int64_t m)
      * }
      */
     public static MemorySegment esp_sae_activation_backward$address() {
@@ -2974,16 +2973,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_sae_activation_backward(float *d_value, const float *pre, const float *value, const int32_t *index, const int32_t *count, int64_t capacity, int32_t kind, const float *threshold, float l1, float l0, float bandwidth, float *d_threshold, const int32_t *offsets, const int32_t *by_latent, int64_t tokens, int64_t m)
+     * int32_t esp_sae_activation_backward(float *d_value, const float *pre, const float *value, const int32_t *index, const int32_t *count, int64_t capacity, int32_t kind, const float *threshold, const float *sparsity, float bandwidth, float *d_threshold, const int32_t *offsets, const int32_t *by_latent, int64_t tokens, int64_t m)
      * }
      */
-    public static int esp_sae_activation_backward(MemorySegment d_value, MemorySegment pre, MemorySegment value, MemorySegment index, MemorySegment count, long capacity, int kind, MemorySegment threshold, float l1, float l0, float bandwidth, MemorySegment d_threshold, MemorySegment offsets, MemorySegment by_latent, long tokens, long m) {
+    public static int esp_sae_activation_backward(MemorySegment d_value, MemorySegment pre, MemorySegment value, MemorySegment index, MemorySegment count, long capacity, int kind, MemorySegment threshold, MemorySegment sparsity, float bandwidth, MemorySegment d_threshold, MemorySegment offsets, MemorySegment by_latent, long tokens, long m) {
         var mh$ = esp_sae_activation_backward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_sae_activation_backward", d_value, pre, value, index, count, capacity, kind, threshold, l1, l0, bandwidth, d_threshold, offsets, by_latent, tokens, m);
+                traceDowncall("esp_sae_activation_backward", d_value, pre, value, index, count, capacity, kind, threshold, sparsity, bandwidth, d_threshold, offsets, by_latent, tokens, m);
             }
-            return (int)mh$.invokeExact(d_value, pre, value, index, count, capacity, kind, threshold, l1, l0, bandwidth, d_threshold, offsets, by_latent, tokens, m);
+            return (int)mh$.invokeExact(d_value, pre, value, index, count, capacity, kind, threshold, sparsity, bandwidth, d_threshold, offsets, by_latent, tokens, m);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -3183,6 +3182,541 @@ public class Kernels {
                 traceDowncall("esp_sae_mse", x, y, keep, loss, d_y, grad_scale, tokens, d);
             }
             return (int)mh$.invokeExact(x, y, keep, loss, d_y, grad_scale, tokens, d);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_sae_mse_backward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_FLOAT,
+            Kernels.C_POINTER,
+            Kernels.C_INT,
+            Kernels.C_FLOAT,
+            Kernels.C_LONG,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_mse_backward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_mse_backward(const float *x, const float *y, const uint8_t *keep, const float *error, const float *kl, float balance, float *d_y, int32_t accumulate, float grad_scale, int64_t tokens, int64_t d)
+     * }
+     */
+    public static FunctionDescriptor esp_sae_mse_backward$descriptor() {
+        return esp_sae_mse_backward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_mse_backward(const float *x, const float *y, const uint8_t *keep, const float *error, const float *kl, float balance, float *d_y, int32_t accumulate, float grad_scale, int64_t tokens, int64_t d)
+     * }
+     */
+    public static MethodHandle esp_sae_mse_backward$handle() {
+        return esp_sae_mse_backward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_mse_backward(const float *x, const float *y, const uint8_t *keep, const float *error, const float *kl, float balance, float *d_y, int32_t accumulate, float grad_scale, int64_t tokens, int64_t d)
+     * }
+     */
+    public static MemorySegment esp_sae_mse_backward$address() {
+        return esp_sae_mse_backward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_sae_mse_backward(const float *x, const float *y, const uint8_t *keep, const float *error, const float *kl, float balance, float *d_y, int32_t accumulate, float grad_scale, int64_t tokens, int64_t d)
+     * }
+     */
+    public static int esp_sae_mse_backward(MemorySegment x, MemorySegment y, MemorySegment keep, MemorySegment error, MemorySegment kl, float balance, MemorySegment d_y, int accumulate, float grad_scale, long tokens, long d) {
+        var mh$ = esp_sae_mse_backward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_sae_mse_backward", x, y, keep, error, kl, balance, d_y, accumulate, grad_scale, tokens, d);
+            }
+            return (int)mh$.invokeExact(x, y, keep, error, kl, balance, d_y, accumulate, grad_scale, tokens, d);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_sae_activity {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_FLOAT,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_activity");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_activity(const int32_t *index, const float *value, const int32_t *count, int64_t capacity, const uint8_t *keep, float *silent, float limit, double *activity, int64_t tokens, int64_t m)
+     * }
+     */
+    public static FunctionDescriptor esp_sae_activity$descriptor() {
+        return esp_sae_activity.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_activity(const int32_t *index, const float *value, const int32_t *count, int64_t capacity, const uint8_t *keep, float *silent, float limit, double *activity, int64_t tokens, int64_t m)
+     * }
+     */
+    public static MethodHandle esp_sae_activity$handle() {
+        return esp_sae_activity.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_activity(const int32_t *index, const float *value, const int32_t *count, int64_t capacity, const uint8_t *keep, float *silent, float limit, double *activity, int64_t tokens, int64_t m)
+     * }
+     */
+    public static MemorySegment esp_sae_activity$address() {
+        return esp_sae_activity.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_sae_activity(const int32_t *index, const float *value, const int32_t *count, int64_t capacity, const uint8_t *keep, float *silent, float limit, double *activity, int64_t tokens, int64_t m)
+     * }
+     */
+    public static int esp_sae_activity(MemorySegment index, MemorySegment value, MemorySegment count, long capacity, MemorySegment keep, MemorySegment silent, float limit, MemorySegment activity, long tokens, long m) {
+        var mh$ = esp_sae_activity.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_sae_activity", index, value, count, capacity, keep, silent, limit, activity, tokens, m);
+            }
+            return (int)mh$.invokeExact(index, value, count, capacity, keep, silent, limit, activity, tokens, m);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_sae_l0_pull {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_FLOAT,
+            Kernels.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_l0_pull");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_l0_pull(const double *activity, float target, float *sparsity)
+     * }
+     */
+    public static FunctionDescriptor esp_sae_l0_pull$descriptor() {
+        return esp_sae_l0_pull.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_l0_pull(const double *activity, float target, float *sparsity)
+     * }
+     */
+    public static MethodHandle esp_sae_l0_pull$handle() {
+        return esp_sae_l0_pull.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_l0_pull(const double *activity, float target, float *sparsity)
+     * }
+     */
+    public static MemorySegment esp_sae_l0_pull$address() {
+        return esp_sae_l0_pull.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_sae_l0_pull(const double *activity, float target, float *sparsity)
+     * }
+     */
+    public static int esp_sae_l0_pull(MemorySegment activity, float target, MemorySegment sparsity) {
+        var mh$ = esp_sae_l0_pull.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_sae_l0_pull", activity, target, sparsity);
+            }
+            return (int)mh$.invokeExact(activity, target, sparsity);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_sae_encode_silent {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_FLOAT,
+            Kernels.C_LONG,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_encode_silent");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_encode_silent(const float *x, const float *w_enc, const float *b_enc, const float *b_pre, const float *silent, float limit, int64_t k, const uint8_t *keep, int32_t *index, float *value, int32_t *count, int64_t capacity, float *scratch, int64_t tokens, int64_t d, int64_t m)
+     * }
+     */
+    public static FunctionDescriptor esp_sae_encode_silent$descriptor() {
+        return esp_sae_encode_silent.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_encode_silent(const float *x, const float *w_enc, const float *b_enc, const float *b_pre, const float *silent, float limit, int64_t k, const uint8_t *keep, int32_t *index, float *value, int32_t *count, int64_t capacity, float *scratch, int64_t tokens, int64_t d, int64_t m)
+     * }
+     */
+    public static MethodHandle esp_sae_encode_silent$handle() {
+        return esp_sae_encode_silent.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_encode_silent(const float *x, const float *w_enc, const float *b_enc, const float *b_pre, const float *silent, float limit, int64_t k, const uint8_t *keep, int32_t *index, float *value, int32_t *count, int64_t capacity, float *scratch, int64_t tokens, int64_t d, int64_t m)
+     * }
+     */
+    public static MemorySegment esp_sae_encode_silent$address() {
+        return esp_sae_encode_silent.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_sae_encode_silent(const float *x, const float *w_enc, const float *b_enc, const float *b_pre, const float *silent, float limit, int64_t k, const uint8_t *keep, int32_t *index, float *value, int32_t *count, int64_t capacity, float *scratch, int64_t tokens, int64_t d, int64_t m)
+     * }
+     */
+    public static int esp_sae_encode_silent(MemorySegment x, MemorySegment w_enc, MemorySegment b_enc, MemorySegment b_pre, MemorySegment silent, float limit, long k, MemorySegment keep, MemorySegment index, MemorySegment value, MemorySegment count, long capacity, MemorySegment scratch, long tokens, long d, long m) {
+        var mh$ = esp_sae_encode_silent.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_sae_encode_silent", x, w_enc, b_enc, b_pre, silent, limit, k, keep, index, value, count, capacity, scratch, tokens, d, m);
+            }
+            return (int)mh$.invokeExact(x, w_enc, b_enc, b_pre, silent, limit, k, keep, index, value, count, capacity, scratch, tokens, d, m);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_sae_batch_topk {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_FLOAT,
+            Kernels.C_LONG,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_batch_topk");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k, const uint8_t *keep, float *threshold, float rate, int64_t tokens, int64_t m)
+     * }
+     */
+    public static FunctionDescriptor esp_sae_batch_topk$descriptor() {
+        return esp_sae_batch_topk.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k, const uint8_t *keep, float *threshold, float rate, int64_t tokens, int64_t m)
+     * }
+     */
+    public static MethodHandle esp_sae_batch_topk$handle() {
+        return esp_sae_batch_topk.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k, const uint8_t *keep, float *threshold, float rate, int64_t tokens, int64_t m)
+     * }
+     */
+    public static MemorySegment esp_sae_batch_topk$address() {
+        return esp_sae_batch_topk.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k, const uint8_t *keep, float *threshold, float rate, int64_t tokens, int64_t m)
+     * }
+     */
+    public static int esp_sae_batch_topk(MemorySegment index, MemorySegment value, MemorySegment count, long capacity, long k, MemorySegment keep, MemorySegment threshold, float rate, long tokens, long m) {
+        var mh$ = esp_sae_batch_topk.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_sae_batch_topk", index, value, count, capacity, k, keep, threshold, rate, tokens, m);
+            }
+            return (int)mh$.invokeExact(index, value, count, capacity, k, keep, threshold, rate, tokens, m);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_sae_prefix {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_POINTER,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_prefix");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_prefix(const int32_t *index, const int32_t *count, int64_t capacity, int64_t limit, int32_t *prefix, int64_t tokens)
+     * }
+     */
+    public static FunctionDescriptor esp_sae_prefix$descriptor() {
+        return esp_sae_prefix.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_prefix(const int32_t *index, const int32_t *count, int64_t capacity, int64_t limit, int32_t *prefix, int64_t tokens)
+     * }
+     */
+    public static MethodHandle esp_sae_prefix$handle() {
+        return esp_sae_prefix.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_prefix(const int32_t *index, const int32_t *count, int64_t capacity, int64_t limit, int32_t *prefix, int64_t tokens)
+     * }
+     */
+    public static MemorySegment esp_sae_prefix$address() {
+        return esp_sae_prefix.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_sae_prefix(const int32_t *index, const int32_t *count, int64_t capacity, int64_t limit, int32_t *prefix, int64_t tokens)
+     * }
+     */
+    public static int esp_sae_prefix(MemorySegment index, MemorySegment count, long capacity, long limit, MemorySegment prefix, long tokens) {
+        var mh$ = esp_sae_prefix.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_sae_prefix", index, count, capacity, limit, prefix, tokens);
+            }
+            return (int)mh$.invokeExact(index, count, capacity, limit, prefix, tokens);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_sae_gated_forward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_gated_forward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_gated_forward(const int32_t *index, const float *pre, const int32_t *count, int64_t capacity, const float *b_gate, const float *r_mag, const float *b_mag, float *value, int64_t tokens, int64_t m)
+     * }
+     */
+    public static FunctionDescriptor esp_sae_gated_forward$descriptor() {
+        return esp_sae_gated_forward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_gated_forward(const int32_t *index, const float *pre, const int32_t *count, int64_t capacity, const float *b_gate, const float *r_mag, const float *b_mag, float *value, int64_t tokens, int64_t m)
+     * }
+     */
+    public static MethodHandle esp_sae_gated_forward$handle() {
+        return esp_sae_gated_forward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_gated_forward(const int32_t *index, const float *pre, const int32_t *count, int64_t capacity, const float *b_gate, const float *r_mag, const float *b_mag, float *value, int64_t tokens, int64_t m)
+     * }
+     */
+    public static MemorySegment esp_sae_gated_forward$address() {
+        return esp_sae_gated_forward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_sae_gated_forward(const int32_t *index, const float *pre, const int32_t *count, int64_t capacity, const float *b_gate, const float *r_mag, const float *b_mag, float *value, int64_t tokens, int64_t m)
+     * }
+     */
+    public static int esp_sae_gated_forward(MemorySegment index, MemorySegment pre, MemorySegment count, long capacity, MemorySegment b_gate, MemorySegment r_mag, MemorySegment b_mag, MemorySegment value, long tokens, long m) {
+        var mh$ = esp_sae_gated_forward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_sae_gated_forward", index, pre, count, capacity, b_gate, r_mag, b_mag, value, tokens, m);
+            }
+            return (int)mh$.invokeExact(index, pre, count, capacity, b_gate, r_mag, b_mag, value, tokens, m);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_sae_gated_backward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_gated_backward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_gated_backward(float *d_value, const float *d_gate, const float *pre, const float *value, const int32_t *offsets, const int32_t *by_latent, const float *sparsity, const float *b_gate, const float *r_mag, float *d_b_gate, float *d_r_mag, float *d_b_mag, int64_t m)
+     * }
+     */
+    public static FunctionDescriptor esp_sae_gated_backward$descriptor() {
+        return esp_sae_gated_backward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_gated_backward(float *d_value, const float *d_gate, const float *pre, const float *value, const int32_t *offsets, const int32_t *by_latent, const float *sparsity, const float *b_gate, const float *r_mag, float *d_b_gate, float *d_r_mag, float *d_b_mag, int64_t m)
+     * }
+     */
+    public static MethodHandle esp_sae_gated_backward$handle() {
+        return esp_sae_gated_backward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_gated_backward(float *d_value, const float *d_gate, const float *pre, const float *value, const int32_t *offsets, const int32_t *by_latent, const float *sparsity, const float *b_gate, const float *r_mag, float *d_b_gate, float *d_r_mag, float *d_b_mag, int64_t m)
+     * }
+     */
+    public static MemorySegment esp_sae_gated_backward$address() {
+        return esp_sae_gated_backward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_sae_gated_backward(float *d_value, const float *d_gate, const float *pre, const float *value, const int32_t *offsets, const int32_t *by_latent, const float *sparsity, const float *b_gate, const float *r_mag, float *d_b_gate, float *d_r_mag, float *d_b_mag, int64_t m)
+     * }
+     */
+    public static int esp_sae_gated_backward(MemorySegment d_value, MemorySegment d_gate, MemorySegment pre, MemorySegment value, MemorySegment offsets, MemorySegment by_latent, MemorySegment sparsity, MemorySegment b_gate, MemorySegment r_mag, MemorySegment d_b_gate, MemorySegment d_r_mag, MemorySegment d_b_mag, long m) {
+        var mh$ = esp_sae_gated_backward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_sae_gated_backward", d_value, d_gate, pre, value, offsets, by_latent, sparsity, b_gate, r_mag, d_b_gate, d_r_mag, d_b_mag, m);
+            }
+            return (int)mh$.invokeExact(d_value, d_gate, pre, value, offsets, by_latent, sparsity, b_gate, r_mag, d_b_gate, d_r_mag, d_b_mag, m);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }

@@ -1,0 +1,69 @@
+/*
+ * The k largest pre-activations among silent latents, for the auxiliary loss that brings them back.
+ *
+ * 2 tokens d FLOPs per silent latent, of which there are few once training runs well: their rows of w_enc are gathered,
+ * kGather at a time, so that the products leave out the others. Rows of x go in chunks as in sae_encode.cpp.
+ */
+#include "sae_select.h"
+
+namespace {
+
+/* Rows of w_enc at a time: few enough to fit in the scratch memory of esp_sae_encode, whatever its shape. */
+constexpr int64_t kGather = 32;
+
+}  // namespace
+
+int32_t esp_sae_encode_silent(const float *x, const float *w_enc, const float *b_enc, const float *b_pre,
+                              const float *silent, float limit, int64_t k, const uint8_t *keep, int32_t *index,
+                              float *value, int32_t *count, int64_t capacity, float *scratch, int64_t tokens, int64_t d,
+                              int64_t m) {
+  ESP_REQUIRE(tokens >= 0 && d > 0 && m > 0, "bad sizes: tokens=%ld d=%ld m=%ld", tokens, d, m);
+  ESP_REQUIRE(k > 0 && k <= m && capacity >= k, "k must be in [1, %ld], got %ld", std::min(m, capacity), k);
+  if (int32_t status = esp::require_sgemm("esp_sae_encode_silent")) return status;
+  /* scratch: gathered rows [kGather, d], numbers of the silent latents [m], and for each row of a chunk x - b_pre and z
+   */
+  float *gathered = scratch;
+  int32_t *latents = reinterpret_cast<int32_t *>(scratch + kGather * d);
+  float *rest = scratch + kGather * d + m;
+  const int64_t chunk = (esp::chunk_rows(m) * (d + m) - kGather * d - m) / (d + m);
+  int64_t found = 0;
+  for (int64_t i = 0; i < m; i++) {
+    if (silent[i] > limit) latents[found++] = static_cast<int32_t>(i);
+  }
+  if (found == 0) {
+    std::fill(count, count + tokens, 0);
+    return ESP_OK;
+  }
+  float *centred = rest, *z = rest + chunk * d;
+  for (int64_t first = 0; first < tokens; first += chunk) {
+    const int64_t rows = std::min(chunk, tokens - first);
+    const float *input = x + first * d;
+    if (b_pre != nullptr) {
+      esp::parallel_rows(rows, d, [=](int64_t r) {
+#pragma omp simd
+        for (int64_t c = 0; c < d; c++) centred[r * d + c] = input[r * d + c] - b_pre[c];
+      });
+      input = centred;
+    }
+    for (int64_t from = 0; from < found; from += kGather) {
+      const int64_t n = std::min(kGather, found - from);
+      for (int64_t i = 0; i < n; i++) {
+        const float *row = w_enc + latents[from + i] * d;
+        std::copy(row, row + d, gathered + i * d);
+      }
+      esp::gemm(false, true, rows, n, d, 1, input, d, gathered, d, 0, z + from, found);
+    }
+    esp::parallel_rows(rows, 4 * found, [=](int64_t r) {
+      const int64_t t = first + r;
+      float *row = z + r * found;
+      esp::Entries entries{index + t * capacity, value + t * capacity, nullptr, k};
+      if (keep == nullptr || keep[t] == 0) {
+        for (int64_t i = 0; i < found; i++) row[i] += b_enc[latents[i]];
+        esp::select_topk(row, found, k, entries);
+        for (int64_t j = 0; j < entries.count; j++) entries.index[j] = latents[entries.index[j]];
+      }
+      count[t] = static_cast<int32_t>(entries.count);
+    });
+  }
+  return ESP_OK;
+}
