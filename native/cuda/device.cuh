@@ -25,21 +25,48 @@ namespace esp {
     if (!(condition)) return esp::fail(ESP_INVALID_ARGUMENT, __VA_ARGS__); \
   } while (false)
 
-/* Runs kernel(args...) on `grid` blocks of `block` threads, and returns ESP_OK or why it could not be launched. An
- * empty grid is no launch. */
+/* A grid as CUDA takes it; one that is too large stays so, and is refused. */
+inline dim3 grid_of(int64_t blocks) { return dim3(blocks < 0xffffffff ? static_cast<unsigned>(blocks) : 0xffffffffu); }
+inline dim3 grid_of(dim3 blocks) { return blocks; }
+inline bool is_empty(int64_t blocks) { return blocks == 0; }
+inline bool is_empty(dim3 blocks) { return blocks.x == 0 || blocks.y == 0 || blocks.z == 0; }
+
+/* Runs kernel(args...) on `grid` blocks (a number, or a dim3) of `block` threads, and returns ESP_OK or why it could
+ * not be launched. An empty grid is no launch. A kernel with template arguments stands in parentheses. */
+#define ESP_LAUNCH(kernel, grid, block, ...) ESP_LAUNCH_SHARED(kernel, grid, block, 0, __VA_ARGS__)
+
+/* The same with `bytes` of dynamic shared memory, which the kernel declares by ESP_DYNAMIC_SHARED(type, name): `name`
+ * then points to it, aligned to 16 bytes. */
+#define ESP_LAUNCH_SHARED(kernel, grid, block, bytes, ...) \
+  (esp::is_empty(grid) ? ESP_OK : esp::launch(#kernel, kernel, esp::grid_of(grid), (block), (bytes), __VA_ARGS__))
+
 #ifdef __CUDACC__
+#define ESP_DYNAMIC_SHARED(type, name)                          \
+  extern __shared__ __align__(16) uint8_t esp_dynamic_shared[]; \
+  type *name = reinterpret_cast<type *>(esp_dynamic_shared)
+
 cudaStream_t stream();
+/* ESP_OK, or that `kernel` could not be launched. */
 int32_t launched(const char *kernel);
-#define ESP_LAUNCH(kernel, grid, block, ...) \
-  ((grid) == 0                               \
-       ? ESP_OK                              \
-       : (kernel<<<static_cast<unsigned>(grid), (block), 0, esp::stream()>>>(__VA_ARGS__), esp::launched(#kernel)))
+
+template <typename... Parameters, typename... Arguments>
+int32_t launch(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+               Arguments... arguments) {
+  if (shared_bytes > 48 << 10) { /* must be asked for; launched() finds what this says */
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+  }
+  kernel<<<grid, block, shared_bytes, stream()>>>(arguments...);
+  return launched(name);
+}
 #else
-#define ESP_LAUNCH(kernel, grid, block, ...)                                                                       \
-  ((grid) == 0                                                                                                     \
-       ? ESP_OK                                                                                                    \
-       : (emulator::launch(#kernel, dim3(static_cast<unsigned>(grid)), dim3(block), [=] { kernel(__VA_ARGS__); }), \
-          ESP_OK))
+#define ESP_DYNAMIC_SHARED(type, name) type *name = static_cast<type *>(emulator::dynamic_shared())
+
+template <typename... Parameters, typename... Arguments>
+int32_t launch(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+               Arguments... arguments) {
+  if (emulator::launch(name, grid, block, shared_bytes, kernel, arguments...)) return ESP_OK;
+  return fail(ESP_NOT_READY, "%s", emulator::fault_message());
+}
 #endif
 
 constexpr int kThreads = 256;

@@ -1,0 +1,467 @@
+/*
+ * Fibers for the threads of CUDA blocks (see block.h). Switching is a dozen instructions for x86-64: a switch by
+ * swapcontext would make two system calls, and a block of 256 threads switches thousands of times.
+ */
+#include "block.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <mutex>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "races.h"
+#include "sanitizer.h"
+
+extern "C" void esp_emulator_switch(void **save, void *resume);
+
+/* Saves what a call must keep, stores the stack, takes the other one. */
+asm(R"(
+.text
+.type esp_emulator_switch, @function
+esp_emulator_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size esp_emulator_switch, .-esp_emulator_switch
+)");
+
+__thread const emulator::Place *esp_emulated_place;
+
+namespace emulator {
+namespace {
+
+constexpr size_t kPage = 4096;
+constexpr size_t kStack = sanitizer::kAddress ? 256 << 10 : 64 << 10; /* its lowest page is never mapped */
+constexpr size_t kSharedBytes = 227 << 10;                            /* a block of Hopper may have as much */
+
+enum class State { kReady, kAtBlock, kAtWarp, kDone };
+
+struct Copy {
+  void *target;
+  const void *source;
+};
+
+struct Fiber {
+  void *stack_pointer = nullptr;
+  void *fake_stack = nullptr; /* AddressSanitizer's */
+  State state = State::kReady;
+  Place place{};
+  /* the collective it waits at */
+  const char *collective = "";
+  uint32_t mask = 0;
+  void *mine = nullptr;
+  Combine combine = nullptr;
+  /* cp.async: copies of the group that is open, and the groups that are not waited for yet */
+  std::vector<Copy> open;
+  std::deque<std::vector<Copy>> groups;
+};
+
+std::atomic<int> schedule{[] {
+  const char *chosen = std::getenv("ESPALIER_EMULATOR_SCHEDULE");
+  return chosen == nullptr ? 0 : std::atoi(chosen);
+}()};
+
+std::mutex fault_mutex;
+std::string first_fault;
+std::atomic<bool> faulted{false};
+
+/* What a host thread has for the block that it runs. */
+struct Block {
+  const Launch *launch = nullptr;
+  char *stacks = nullptr;
+  size_t capacity = 0;
+  std::vector<Fiber> fibers;
+  std::vector<unsigned> order; /* of threads, or of warps */
+  std::mt19937_64 random;
+  Fiber *running = nullptr;
+  unsigned arrived = 0, votes = 0, passed_votes = 0, done = 0;
+
+  void *scheduler = nullptr, *scheduler_fake_stack = nullptr;
+  const void *scheduler_stack = nullptr;
+  size_t scheduler_stack_bytes = 0;
+
+  const Library *library = nullptr; /* whose variables these are */
+  Range variables{};
+  char *dynamic = nullptr;
+};
+
+thread_local struct Owner {
+  Block *block = nullptr;
+  ~Owner() {
+    if (block == nullptr) return;
+    if (block->stacks != nullptr) munmap(block->stacks, block->capacity * kStack);
+    std::free(block->dynamic);
+    delete block;
+  }
+} owner;
+
+__thread Block *block; /* owner.block, without its check for initialisation */
+
+unsigned index_of(const Fiber *fiber) { return static_cast<unsigned>(fiber - block->fibers.data()); }
+
+char *stack_of(unsigned thread) { return block->stacks + thread * kStack; }
+
+/* ---- switching ---- */
+
+void resume(unsigned thread) {
+  Fiber &fiber = block->fibers[thread];
+  block->running = &fiber;
+  esp_emulated_place = &fiber.place;
+  races::run(thread);
+  sanitizer::leave(&block->scheduler_fake_stack, stack_of(thread), kStack);
+  esp_emulator_switch(&block->scheduler, fiber.stack_pointer);
+  sanitizer::enter(block->scheduler_fake_stack, nullptr, nullptr);
+}
+
+void yield() {
+  Fiber *self = block->running;
+  void **kept = self->state == State::kDone ? nullptr : &self->fake_stack;
+  sanitizer::leave(kept, block->scheduler_stack, block->scheduler_stack_bytes);
+  esp_emulator_switch(&self->stack_pointer, block->scheduler);
+  sanitizer::enter(self->fake_stack, nullptr, nullptr);
+}
+
+[[noreturn]] void end() {
+  block->running->state = State::kDone;
+  block->done++;
+  yield();
+  std::abort(); /* nobody resumes it */
+}
+
+[[noreturn]] void run_fiber() {
+  sanitizer::enter(nullptr, &block->scheduler_stack, &block->scheduler_stack_bytes);
+  block->launch->body();
+  end();
+}
+
+/* A stack on which a switch "returns" into run_fiber: six registers, the address, and the alignment a call would leave.
+ */
+void *fresh_stack(char *base) {
+  auto *top = reinterpret_cast<void **>(base + kStack) - 1;
+  *--top = reinterpret_cast<void *>(run_fiber);
+  return top - 6;
+}
+
+/* ---- faults ---- */
+
+void set_fault(const std::string &message) {
+  const std::lock_guard<std::mutex> lock(fault_mutex);
+  if (!faulted.exchange(true)) first_fault = message;
+}
+
+std::string name_of(const dim3 &index) {
+  return "(" + std::to_string(index.x) + ", " + std::to_string(index.y) + ", " + std::to_string(index.z) + ")";
+}
+
+std::string block_name() {
+  return std::string(block->launch->kernel) + ", block " + name_of(block->fibers[0].place.block_index);
+}
+
+std::string where(const Fiber &fiber) {
+  if (fiber.state == State::kDone) return "ended";
+  if (fiber.state == State::kAtBlock) return "wait at __syncthreads";
+  char mask[16];
+  std::snprintf(mask, sizeof mask, "%08x", fiber.mask);
+  return std::string("wait at ") + fiber.collective + " of mask " + mask;
+}
+
+/* "threads 0-31 wait at __syncthreads; threads 32-63 ended" */
+std::string everyone() {
+  std::string text;
+  const unsigned threads = static_cast<unsigned>(block->fibers.size());
+  for (unsigned first = 0; first < threads;) {
+    const std::string what = where(block->fibers[first]);
+    unsigned last = first;
+    while (last + 1 < threads && where(block->fibers[last + 1]) == what) last++;
+    text += (text.empty() ? "thread" : "; thread") + std::string(first == last ? " " : "s ") + std::to_string(first);
+    if (last > first) text += "-" + std::to_string(last);
+    text += " " + what;
+    first = last + 1;
+  }
+  return text;
+}
+
+/* ---- barriers ---- */
+
+bool release_block() {
+  if (block->arrived == 0 || block->arrived + block->done < block->fibers.size()) return false;
+  for (Fiber &fiber : block->fibers) {
+    if (fiber.state == State::kAtBlock) fiber.state = State::kReady;
+  }
+  block->passed_votes = block->votes;
+  block->arrived = block->votes = 0;
+  races::block_barrier();
+  return true;
+}
+
+/* Those who wait with this fiber, lane by lane; false while one of them is missing. */
+bool gather(const Fiber &fiber, Fiber *(&lanes)[kWarp]) {
+  const unsigned first = index_of(&fiber) / kWarp * kWarp, threads = static_cast<unsigned>(block->fibers.size());
+  for (unsigned lane = 0; lane < kWarp; lane++) {
+    lanes[lane] = nullptr;
+    if ((fiber.mask >> lane & 1u) == 0 || first + lane >= threads) continue;
+    Fiber &other = block->fibers[first + lane];
+    if (other.state == State::kDone) continue;
+    if (other.state != State::kAtWarp || other.mask != fiber.mask || other.combine != fiber.combine) return false;
+    lanes[lane] = &other;
+  }
+  return true;
+}
+
+/* Lets those go on who wait with this fiber, if all are there. */
+bool release_warp(const Fiber &fiber) {
+  Fiber *lanes[kWarp];
+  if (!gather(fiber, lanes)) return false;
+  void *operands[kWarp];
+  for (unsigned lane = 0; lane < kWarp; lane++) operands[lane] = lanes[lane] == nullptr ? nullptr : lanes[lane]->mine;
+  fiber.combine(operands);
+  for (Fiber *lane : lanes) {
+    if (lane != nullptr) lane->state = State::kReady;
+  }
+  return true;
+}
+
+/* ---- a block from its start to its end ---- */
+
+void reserve(size_t threads) {
+  if (owner.block == nullptr) {
+    owner.block = new Block;
+    owner.block->dynamic = static_cast<char *>(std::aligned_alloc(1024, kSharedBytes + 1024));
+  }
+  block = owner.block;
+  if (threads <= block->capacity) return;
+  if (block->stacks != nullptr) munmap(block->stacks, block->capacity * kStack);
+  void *memory =
+      mmap(nullptr, threads * kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) {
+    std::fprintf(stderr, "emulator: no memory for the stacks of %zu threads\n", threads);
+    std::abort();
+  }
+  block->stacks = static_cast<char *>(memory);
+  block->capacity = threads;
+  for (unsigned i = 0; i < threads; i++) mprotect(stack_of(i), kPage, PROT_NONE);
+}
+
+void prepare(const Launch &launch, dim3 index, int chosen, uint64_t seed) {
+  const dim3 shape = launch.block;
+  const unsigned threads = shape.x * shape.y * shape.z;
+  reserve(threads);
+  block->launch = &launch;
+  block->arrived = block->votes = block->done = 0;
+  block->fibers.resize(threads);
+  for (unsigned i = 0; i < threads; i++) {
+    Fiber &fiber = block->fibers[i];
+    fiber.stack_pointer = fresh_stack(stack_of(i));
+    fiber.state = State::kReady;
+    fiber.open.clear();
+    fiber.groups.clear();
+    fiber.place = {launch.grid, shape, index, dim3(i % shape.x, i / shape.x % shape.y, i / (shape.x * shape.y))};
+  }
+  const bool by_warp = chosen >= 2 && chosen % 2 == 1;
+  block->order.resize(by_warp ? (threads + kWarp - 1) / kWarp : threads);
+  std::iota(block->order.begin(), block->order.end(), 0u);
+  if (chosen == 1) std::reverse(block->order.begin(), block->order.end());
+  block->random.seed(seed);
+
+  if (block->library != launch.library) {
+    block->library = launch.library;
+    block->variables = launch.library->shared_variables();
+  }
+  launch.library->poison(block->variables);
+  sanitizer::allow(block->dynamic, kSharedBytes);
+  std::memset(block->dynamic, 0xff, launch.shared_bytes);
+  sanitizer::forbid(block->dynamic + launch.shared_bytes, kSharedBytes - launch.shared_bytes);
+  races::start_block({{block->dynamic, block->dynamic + launch.shared_bytes}, block->variables},
+                     {block->stacks, block->stacks + block->capacity * kStack});
+}
+
+/* Threads that have ended are waited for no longer. */
+bool release_after_ends() {
+  bool moved = release_block();
+  for (unsigned thread = 0; thread < block->fibers.size() && !faulted; thread++) {
+    Fiber *lanes[kWarp];
+    if (block->fibers[thread].state != State::kAtWarp || !gather(block->fibers[thread], lanes)) continue;
+    resume(thread); /* it lets the others go on */
+    moved = true;
+  }
+  return moved;
+}
+
+/* Runs each thread that can run, once, in an order of its own. */
+bool round_of_threads() {
+  bool moved = false;
+  for (unsigned thread : block->order) {
+    if (block->fibers[thread].state != State::kReady || faulted) continue;
+    resume(thread);
+    moved = true;
+  }
+  return moved;
+}
+
+/* Runs each warp until none of its lanes can go on. */
+bool round_of_warps() {
+  bool moved = false;
+  for (unsigned warp : block->order) {
+    unsigned lanes[kWarp];
+    std::iota(lanes, lanes + kWarp, warp * kWarp);
+    std::shuffle(lanes, lanes + kWarp, block->random);
+    for (bool went = true; went && !faulted;) {
+      went = false;
+      for (unsigned thread : lanes) {
+        if (thread >= block->fibers.size() || block->fibers[thread].state != State::kReady || faulted) continue;
+        resume(thread);
+        went = moved = true;
+      }
+    }
+  }
+  return moved;
+}
+
+void run_block(const Launch &launch, dim3 index, int chosen, uint64_t seed) {
+  prepare(launch, index, chosen, seed);
+  const size_t threads = block->fibers.size();
+  while (block->done < threads && !faulted) {
+    if (chosen >= 2) std::shuffle(block->order.begin(), block->order.end(), block->random);
+    const bool moved = chosen >= 2 && chosen % 2 == 1 ? round_of_warps() : round_of_threads();
+    if (moved || faulted || block->done == threads) continue;
+    if (!release_after_ends() && !faulted) {
+      set_fault(block_name() + ": a barrier is not reached by all that it waits for: " + everyone());
+    }
+  }
+  if (block->done < threads) sanitizer::allow(block->stacks, block->capacity * kStack); /* frames that never return */
+}
+
+}  // namespace
+
+void fault(const char *format, ...) {
+  char text[512];
+  va_list arguments;
+  va_start(arguments, format);
+  std::vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  set_fault(block_name() + ", thread " + std::to_string(index_of(block->running)) + ": " + text);
+  yield(); /* for ever: the block is given up */
+  std::abort();
+}
+
+int block_barrier(bool given) {
+  Fiber *self = block->running;
+  self->state = State::kAtBlock;
+  block->arrived++;
+  if (given) block->votes++;
+  if (!release_block()) yield();
+  return static_cast<int>(block->passed_votes);
+}
+
+void collective(const char *name, uint32_t mask, void *mine, Combine combine) {
+  Fiber *self = block->running;
+  const unsigned lane = index_of(self) % kWarp;
+  if ((mask >> lane & 1u) == 0) fault("%s of mask %08x, without its own lane %u", name, mask, lane);
+  self->state = State::kAtWarp;
+  self->collective = name;
+  self->mask = mask;
+  self->mine = mine;
+  self->combine = combine;
+  while (!release_warp(*self)) {
+    yield();
+    if (self->state == State::kReady) break; /* another lane has released this one */
+  }
+}
+
+unsigned first_of_warp() { return index_of(block->running) / kWarp * kWarp; }
+
+void *dynamic_shared() { return block->dynamic; }
+
+bool is_shared(const void *address, size_t bytes) {
+  const char *begin = static_cast<const char *>(address), *end = begin + bytes;
+  return (begin >= block->dynamic && end <= block->dynamic + block->launch->shared_bytes) ||
+         (begin >= block->variables.begin && end <= block->variables.end);
+}
+
+void async_copy(void *shared, const void *source) {
+  if (!is_shared(shared, 16)) fault("cp.async to %p, which is not shared memory", shared);
+  if (reinterpret_cast<uintptr_t>(shared) % 16 != 0 || reinterpret_cast<uintptr_t>(source) % 16 != 0) {
+    fault("cp.async from %p to %p: not aligned to 16 bytes", source, shared);
+  }
+  races::write(shared, 16);
+  if (source != nullptr) races::read(source, 16);
+  std::memset(shared, 0xff, 16);
+  block->running->open.push_back({shared, source});
+}
+
+void async_commit() {
+  Fiber *self = block->running;
+  self->groups.push_back(std::move(self->open));
+  self->open.clear();
+}
+
+void async_wait(int groups_left) {
+  Fiber *self = block->running;
+  while (self->groups.size() > static_cast<size_t>(groups_left)) {
+    for (const Copy &copy : self->groups.front()) {
+      races::write(copy.target, 16);
+      if (copy.source == nullptr) {
+        std::memset(copy.target, 0, 16);
+      } else {
+        std::memcpy(copy.target, copy.source, 16);
+      }
+    }
+    self->groups.pop_front();
+  }
+}
+
+bool run(const Launch &launch) {
+  const uint64_t x = launch.grid.x, y = launch.grid.y, blocks = x * y * launch.grid.z;
+  const uint64_t threads = uint64_t{launch.block.x} * launch.block.y * launch.block.z;
+  faulted = false;
+  if (threads == 0 || threads > 1024 || launch.shared_bytes > kSharedBytes || launch.grid.y > 65535 ||
+      launch.grid.z > 65535 || x > 0x7fffffff) {
+    set_fault(std::string(launch.kernel) + ": no GPU launches a grid of " + name_of(launch.grid) + " blocks of " +
+              name_of(launch.block) + " threads with " + std::to_string(launch.shared_bytes) +
+              " bytes of dynamic shared memory");
+    return false;
+  }
+  const int chosen = schedule;
+  std::vector<uint64_t> order(blocks);
+  std::iota(order.begin(), order.end(), uint64_t{0});
+  if (chosen == 1) std::reverse(order.begin(), order.end());
+  if (chosen >= 2) std::shuffle(order.begin(), order.end(), std::mt19937_64(static_cast<uint64_t>(chosen)));
+  races::start_launch();
+#pragma omp parallel for schedule(dynamic, 1) if (blocks > 1 && !races::kDetected)
+  for (uint64_t i = 0; i < blocks; i++) {
+    if (faulted) continue;
+    const uint64_t b = order[i], seed = b + (static_cast<uint64_t>(chosen) << 32);
+    const dim3 index(static_cast<unsigned>(b % x), static_cast<unsigned>(b / x % y),
+                     static_cast<unsigned>(b / (x * y)));
+    run_block(launch, index, chosen, seed);
+  }
+  return !faulted;
+}
+
+const char *fault_message() { return first_fault.c_str(); }
+
+}  // namespace emulator
+
+void espalier_emulator_schedule(int chosen) { emulator::schedule = chosen; }

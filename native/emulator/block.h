@@ -1,0 +1,94 @@
+/*
+ * Blocks of threads on the host: fibers, and the barriers and collectives at which they meet.
+ *
+ * A barrier is passed when all threads that it waits for have come or have ended, as on compute capability 7 and later.
+ * Where they never come, the launch fails with a message that says which threads wait where.
+ *
+ * Schedules, chosen by espalier_emulator_schedule() or ESPALIER_EMULATOR_SCHEDULE:
+ *   0  threads in order, and blocks in order
+ *   1  both backwards
+ *   2, 4, ...  threads in a new random order between any two barriers, blocks in a random order; the number is the seed
+ *   3, 5, ...  likewise, but a warp runs as far as it can before another one does: what lies between barriers of the
+ * block is then as far apart as it can get A missing barrier shows under some of these, as a wrong result: not under
+ * every one.
+ */
+#ifndef ESPALIER_EMULATOR_BLOCK_H
+#define ESPALIER_EMULATOR_BLOCK_H
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned width = 1, unsigned height = 1, unsigned depth = 1) : x(width), y(height), z(depth) {}
+};
+
+namespace emulator {
+
+constexpr unsigned kWarp = 32;
+
+/* Where a fiber is in its launch. */
+struct Place {
+  dim3 grid, block, block_index, thread_index;
+};
+
+struct Range {
+  char *begin, *end;
+};
+
+/* A library of kernels; shared_variables.cpp makes it, a copy in each library. */
+struct Library {
+  Range (*shared_variables)(); /* this host thread's copy of all __shared__ variables */
+  void (*poison)(Range);       /* fills them with 0xFF */
+};
+extern const Library library;
+
+struct Launch {
+  const char *kernel;
+  dim3 grid, block;
+  size_t shared_bytes; /* of dynamic shared memory */
+  const Library *library;
+  std::function<void()> body;
+};
+
+/* Runs the launch. False if a fault ended it; fault_message() then says which. */
+bool run(const Launch &launch);
+const char *fault_message();
+
+/* ---- for a running fiber ---- */
+
+/* Ends the launch with a message, which gets the kernel, the block and the thread in front. */
+[[noreturn]] [[gnu::format(printf, 1, 2)]] void fault(const char *format, ...);
+
+/* Waits for all threads of the block; returns how many gave true. */
+int block_barrier(bool given);
+
+/* What a warp does together. Each lane of `mask` brings `mine`; when the last has come, combine(lanes) is called once,
+ * with NULL for lanes that take no part (not in the mask, or ended), and all go on. Lanes that come with another mask
+ * or another combine are not waited for. `name` is for messages. */
+using Combine = void (*)(void *const *lanes);
+void collective(const char *name, uint32_t mask, void *mine, Combine combine);
+/* The lane whose operand is lanes[i] in combine() is thread first_of_warp() + i of the block. */
+unsigned first_of_warp();
+
+/* The block's dynamic shared memory, aligned to 1024 bytes. */
+void *dynamic_shared();
+/* Whether all of [address, address + bytes) is the block's shared memory. */
+bool is_shared(const void *address, size_t bytes);
+
+/* cp.async: the copy of 16 bytes (of zeros, where `source` is NULL) is made when its group is waited for. */
+void async_copy(void *shared, const void *source);
+void async_commit();
+void async_wait(int groups_left);
+
+}  // namespace emulator
+
+/* Of the fiber that runs on this host thread. */
+extern __thread const emulator::Place *esp_emulated_place;
+
+extern "C" {
+__attribute__((visibility("default"))) void espalier_emulator_schedule(int schedule);
+}
+
+#endif
