@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Regenerates the Java bindings of espalier.h and of the used parts of OpenBLAS's cblas.h, cuda_runtime_api.h and cublas_v2.h
 # with jextract 22 (newer ones emit calls that Java 22 lacks). Needs jextract on the PATH or in JEXTRACT, g++, Maven for the
-# OpenBLAS header, and the headers of CUDA and cuBLAS (pip: nvidia-cuda-runtime, nvidia-cublas), found in CUDA_HOME/include or
+# OpenBLAS header, and the headers of CUDA and cuBLAS (pip: nvidia-cuda-runtime, nvidia-cuda-crt, nvidia-cuda-cccl, nvidia-cublas), found in CUDA_HOME/include or
 # in the folders of CUDA_INCLUDE (separated by colons).
 #
 #   bindings/generate.sh           writes src/generated/java and jextract/fingerprints
@@ -47,6 +47,7 @@ rm -rf "$generated"
 # libclang's own headers (stddef.h, stdint.h) may be absent; the compiler's serve as well.
 includes=(-I "$(g++ -print-file-name=include)")
 
+rm -f target/espalier.includes # jextract would add to it
 "$jextract" "${includes[@]}" --dump-includes target/espalier.includes "$header"
 grep 'espalier\.h$' target/espalier.includes | sed 's/ *#.*//' >jextract/kernels.includes
 "$jextract" "${includes[@]}" @jextract/kernels.args @jextract/kernels.includes --output "$generated" "$header"

@@ -10,7 +10,10 @@
 
 #include "kernel.h"
 
-int32_t esp_activation_forward(const float *x, int32_t activation, float *out, int64_t n) {
+int32_t esp_activation_forward(const void *x_, int32_t activation, void *out_, int64_t n, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  auto *out = static_cast<float *>(out_);
   ESP_REQUIRE(n >= 0, "bad size: n=%ld", n);
   return esp::with_activation(activation, [=](auto act) {
     esp::parallel_blocks(n, esp::kElementBlock, [=](int64_t begin, int64_t end) {
@@ -22,7 +25,12 @@ int32_t esp_activation_forward(const float *x, int32_t activation, float *out, i
   });
 }
 
-int32_t esp_activation_backward(const float *x, int32_t activation, const float *d_out, float *d_x, int64_t n) {
+int32_t esp_activation_backward(const void *x_, int32_t activation, const void *d_out_, void *d_x_, int64_t n,
+                                int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  const auto *d_out = static_cast<const float *>(d_out_);
+  auto *d_x = static_cast<float *>(d_x_);
   ESP_REQUIRE(n >= 0, "bad size: n=%ld", n);
   return esp::with_activation(activation, [=](auto act) {
     esp::parallel_blocks(n, esp::kElementBlock, [=](int64_t begin, int64_t end) {

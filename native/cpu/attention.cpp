@@ -264,9 +264,14 @@ int32_t check(const Shape &shape) {
 
 }  // namespace
 
-int32_t esp_attention_forward(const float *q, int64_t ld_q, const float *k, const float *v, int64_t ld_kv, float *out,
+int32_t esp_attention_forward(const void *q_, int64_t ld_q, const void *k_, const void *v_, int64_t ld_kv, void *out_,
                               float *lse, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads,
-                              int64_t head_dim, float scale, float softcap, int64_t window) {
+                              int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *q = static_cast<const float *>(q_);
+  const auto *k = static_cast<const float *>(k_);
+  const auto *v = static_cast<const float *>(v_);
+  auto *out = static_cast<float *>(out_);
   const Shape shape{batch, seq_len, n_heads, n_kv_heads, head_dim, ld_q, ld_kv, scale, softcap, window};
   if (int32_t status = check(shape)) return status;
   const int64_t tiles = shape.tiles();
@@ -281,10 +286,20 @@ int32_t esp_attention_forward(const float *q, int64_t ld_q, const float *k, cons
   return ESP_OK;
 }
 
-int32_t esp_attention_backward(const float *q, int64_t ld_q, const float *k, const float *v, int64_t ld_kv,
-                               const float *out, const float *lse, const float *d_out, float *delta, float *d_q,
-                               float *d_k, float *d_v, int64_t batch, int64_t seq_len, int64_t n_heads,
-                               int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window) {
+int32_t esp_attention_backward(const void *q_, int64_t ld_q, const void *k_, const void *v_, int64_t ld_kv,
+                               const void *out_, const float *lse, const void *d_out_, float *delta, void *d_q_,
+                               void *d_k_, void *d_v_, int64_t batch, int64_t seq_len, int64_t n_heads,
+                               int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window,
+                               int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *q = static_cast<const float *>(q_);
+  const auto *k = static_cast<const float *>(k_);
+  const auto *v = static_cast<const float *>(v_);
+  const auto *out = static_cast<const float *>(out_);
+  const auto *d_out = static_cast<const float *>(d_out_);
+  auto *d_q = static_cast<float *>(d_q_);
+  auto *d_k = static_cast<float *>(d_k_);
+  auto *d_v = static_cast<float *>(d_v_);
   const Shape shape{batch, seq_len, n_heads, n_kv_heads, head_dim, ld_q, ld_kv, scale, softcap, window};
   if (int32_t status = check(shape)) return status;
   esp::parallel_rows(batch * seq_len, 2 * shape.ld_out(), [&](int64_t t) {

@@ -83,25 +83,29 @@ void transpose_band(const uint8_t *source, int32_t dtype, const float *row_scale
 
 }  // namespace
 
-int32_t esp_convert(const void *src, int32_t dtype, float *dst, int64_t n) {
+int32_t esp_convert(const void *src, int32_t from, void *dst_, int64_t n, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  auto *dst = static_cast<float *>(dst_);
   ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
-  ESP_REQUIRE(is_dtype(dtype), "no dtype %d", dtype);
+  ESP_REQUIRE(is_dtype(from), "no dtype %d", from);
   const uint8_t *bytes = static_cast<const uint8_t *>(src);
   esp::parallel_blocks(n, esp::kElementBlock,
-                       [=](int64_t begin, int64_t end) { load(bytes, dtype, begin, end - begin, dst + begin); });
+                       [=](int64_t begin, int64_t end) { load(bytes, from, begin, end - begin, dst + begin); });
   return ESP_OK;
 }
 
-int32_t esp_convert_matrix(const void *src, int32_t dtype, int32_t transposed, const float *row_scale, float *dst,
-                           int64_t rows, int64_t cols) {
+int32_t esp_convert_matrix(const void *src, int32_t from, int32_t transposed, const float *row_scale, void *dst_,
+                           int64_t rows, int64_t cols, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  auto *dst = static_cast<float *>(dst_);
   ESP_REQUIRE(rows >= 0 && cols > 0, "bad sizes: rows=%ld cols=%ld", rows, cols);
-  ESP_REQUIRE(is_dtype(dtype), "no dtype %d", dtype);
+  ESP_REQUIRE(is_dtype(from), "no dtype %d", from);
   const uint8_t *bytes = static_cast<const uint8_t *>(src);
   if (transposed != 0) {
     const int64_t bands = (cols + kTile - 1) / kTile, pieces = (rows + kPiece - 1) / kPiece;
     esp::parallel_tasks(bands * pieces, [=](int64_t task) {
       const int64_t begin = task / pieces * kTile, first = task % pieces * kPiece;
-      transpose_band(bytes, dtype, row_scale, dst, begin, std::min(cols, begin + kTile), first,
+      transpose_band(bytes, from, row_scale, dst, begin, std::min(cols, begin + kTile), first,
                      std::min(rows, first + kPiece), rows, cols);
     });
     return ESP_OK;
@@ -109,14 +113,14 @@ int32_t esp_convert_matrix(const void *src, int32_t dtype, int32_t transposed, c
   esp::parallel_rows(rows, cols, [=](int64_t r) {
     float *__restrict target = dst + r * cols;
     if (row_scale == nullptr) {
-      load(bytes, dtype, r * cols, cols, target);
+      load(bytes, from, r * cols, cols, target);
       return;
     }
     const double scale = static_cast<double>(row_scale[r]);
     double buffer[256];
     for (int64_t begin = 0; begin < cols; begin += 256) {
       const int64_t n = std::min<int64_t>(256, cols - begin);
-      load(bytes, dtype, r * cols + begin, n, buffer);
+      load(bytes, from, r * cols + begin, n, buffer);
 #pragma omp simd
       for (int64_t i = 0; i < n; i++) target[begin + i] = static_cast<float>(scale * buffer[i]);
     }

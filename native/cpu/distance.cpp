@@ -8,7 +8,10 @@
 
 #include "kernel.h"
 
-int32_t esp_keep_rows(const float *x, const uint8_t *keep, float *out, int64_t rows, int64_t cols) {
+int32_t esp_keep_rows(const void *x_, const uint8_t *keep, void *out_, int64_t rows, int64_t cols, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  auto *out = static_cast<float *>(out_);
   ESP_REQUIRE(rows >= 0 && cols >= 0, "sizes must not be negative: rows=%ld cols=%ld", rows, cols);
   esp::parallel_rows(rows, cols, [=](int64_t r) {
     if (keep != nullptr && keep[r] != 0) {
@@ -20,8 +23,11 @@ int32_t esp_keep_rows(const float *x, const uint8_t *keep, float *out, int64_t r
   return ESP_OK;
 }
 
-int32_t esp_sequence_distance(const float *x, const float *y, const uint8_t *skip, double *out, int64_t sequences,
-                              int64_t length, int64_t d) {
+int32_t esp_sequence_distance(const void *x_, const void *y_, const uint8_t *skip, double *out, int64_t sequences,
+                              int64_t length, int64_t d, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  const auto *y = static_cast<const float *>(y_);
   ESP_REQUIRE(sequences >= 0 && length > 0 && d > 0, "bad sizes: sequences=%ld length=%ld d=%ld", sequences, length, d);
   esp::parallel_rows(sequences, 8 * length * d, [=](int64_t s) {
     double rows = 0, distance = 0, cosine = 0;

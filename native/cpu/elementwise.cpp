@@ -16,14 +16,21 @@ int32_t esp_fill(float *x, float value, int64_t n) {
   return ESP_OK;
 }
 
-int32_t esp_copy(const float *x, float *out, int64_t n) {
+int32_t esp_copy(const void *x_, void *out_, int64_t n, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  auto *out = static_cast<float *>(out_);
   ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
   esp::parallel_blocks(n, esp::kElementBlock,
                        [=](int64_t begin, int64_t end) { std::copy(x + begin, x + end, out + begin); });
   return ESP_OK;
 }
 
-int32_t esp_add(const float *x, const float *y, float *out, int64_t n) {
+int32_t esp_add(const void *x_, const void *y_, void *out_, int64_t n, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  const auto *y = static_cast<const float *>(y_);
+  auto *out = static_cast<float *>(out_);
   ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
   esp::parallel_blocks(n, esp::kElementBlock, [=](int64_t begin, int64_t end) {
 #pragma omp simd
@@ -32,7 +39,10 @@ int32_t esp_add(const float *x, const float *y, float *out, int64_t n) {
   return ESP_OK;
 }
 
-int32_t esp_axpy(float alpha, const float *x, float *y, int64_t n) {
+int32_t esp_axpy(float alpha, const void *x_, void *y_, int64_t n, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  auto *y = static_cast<float *>(y_);
   ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
   esp::parallel_blocks(n, esp::kElementBlock, [=](int64_t begin, int64_t end) {
 #pragma omp simd
@@ -41,14 +51,18 @@ int32_t esp_axpy(float alpha, const float *x, float *y, int64_t n) {
   return ESP_OK;
 }
 
-int32_t esp_fill_rows(const float *row, float *out, int64_t rows, int64_t cols) {
+int32_t esp_fill_rows(const float *row, void *out_, int64_t rows, int64_t cols, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  auto *out = static_cast<float *>(out_);
   ESP_REQUIRE(rows >= 0 && cols > 0, "bad sizes: rows=%ld cols=%ld", rows, cols);
   esp::parallel_rows(rows, cols, [=](int64_t r) { std::copy(row, row + cols, out + r * cols); });
   return ESP_OK;
 }
 
-int32_t esp_column_sum(const float *x, int64_t ldx, const uint8_t *skip, float alpha, float *out, int64_t rows,
-                       int64_t cols) {
+int32_t esp_column_sum(const void *x_, int64_t ldx, const uint8_t *skip, float alpha, float *out, int64_t rows,
+                       int64_t cols, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
   ESP_REQUIRE(rows >= 0 && cols >= 0, "sizes must not be negative: rows=%ld cols=%ld", rows, cols);
   ESP_REQUIRE(ldx >= cols, "ldx=%ld is shorter than a row of %ld", ldx, cols);
   const int64_t blocks = (cols + esp::kColumnBlock - 1) / esp::kColumnBlock;
@@ -68,15 +82,16 @@ int32_t esp_column_sum(const float *x, int64_t ldx, const uint8_t *skip, float a
   return ESP_OK;
 }
 
-int32_t esp_sum(const float *x, int64_t n, double *out) {
+int32_t esp_sum(const float *x, int64_t n, double *out, int32_t accumulate) {
   ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
-  *out = esp::blocked_sum(n, [=](int64_t begin, int64_t end) {
+  const double total = esp::blocked_sum(n, [=](int64_t begin, int64_t end) {
     const float *values = x; /* a captured pointer in a reduction makes GCC 12 gather */
     double sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = begin; i < end; i++) sum += static_cast<double>(values[i]);
     return sum;
   });
+  *out = accumulate != 0 ? *out + total : total;
   return ESP_OK;
 }
 
@@ -103,8 +118,11 @@ void dropout_factors(uint64_t start, int64_t first, int64_t count, uint32_t thre
 
 }  // namespace
 
-int32_t esp_dropout(const float *x, float *out, int64_t n, float p, const uint64_t *seed, uint64_t stream,
-                    int32_t accumulate) {
+int32_t esp_dropout(const void *x_, void *out_, int64_t n, float p, const uint64_t *seed, uint64_t stream,
+                    int32_t accumulate, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  auto *out = static_cast<float *>(out_);
   ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
   ESP_REQUIRE(p >= 0 && p < 1, "p must be in [0, 1), got %g", static_cast<double>(p));
   /* keep(i) = bits(i) >= p * 2^32, where bits(i) are the upper half of the i-th output of a SplitMix64 generator

@@ -19,8 +19,11 @@ int32_t check(const int32_t *ids, int64_t tokens, int64_t vocab, int64_t d) {
 
 }  // namespace
 
-int32_t esp_embedding_forward(const int32_t *ids, const float *table, float scale, float *out, int64_t tokens,
-                              int64_t vocab, int64_t d) {
+int32_t esp_embedding_forward(const int32_t *ids, const void *table_, float scale, void *out_, int64_t tokens,
+                              int64_t vocab, int64_t d, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *table = static_cast<const float *>(table_);
+  auto *out = static_cast<float *>(out_);
   if (int32_t status = check(ids, tokens, vocab, d)) return status;
   esp::parallel_rows(tokens, d, [=](int64_t t) {
     const float *__restrict row = table + ids[t] * d;
@@ -31,8 +34,10 @@ int32_t esp_embedding_forward(const int32_t *ids, const float *table, float scal
   return ESP_OK;
 }
 
-int32_t esp_embedding_backward(const int32_t *ids, const float *d_out, float scale, float *d_table, int64_t tokens,
-                               int64_t vocab, int64_t d) {
+int32_t esp_embedding_backward(const int32_t *ids, const void *d_out_, float scale, float *d_table, int64_t tokens,
+                               int64_t vocab, int64_t d, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *d_out = static_cast<const float *>(d_out_);
   if (int32_t status = check(ids, tokens, vocab, d)) return status;
   const int64_t blocks = (d + esp::kColumnBlock - 1) / esp::kColumnBlock;
   esp::parallel_rows(blocks, tokens * esp::kColumnBlock, [=](int64_t block) {

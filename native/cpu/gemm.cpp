@@ -70,7 +70,7 @@ Cut cut(int64_t m, int64_t n, int64_t k) {
 int32_t require_sgemm(const char *kernel) {
   return sgemm.load(std::memory_order_acquire) != nullptr
              ? ESP_OK
-             : fail(ESP_NOT_READY, "%s needs a matrix product: call esp_set_sgemm first", kernel);
+             : fail(ESP_NOT_READY, "%s needs a matrix product: call esp_set_gemm first", kernel);
 }
 
 void gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
@@ -89,14 +89,18 @@ void gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alp
 
 }  // namespace esp
 
-int32_t esp_set_sgemm(void *cblas_sgemm) {
-  ESP_REQUIRE(cblas_sgemm != nullptr, "cblas_sgemm is NULL");
-  esp::sgemm.store(reinterpret_cast<esp::Sgemm>(cblas_sgemm), std::memory_order_release);
+int32_t esp_set_gemm(void *function, void *handle) {
+  ESP_REQUIRE(function != nullptr, "cblas_sgemm is NULL");
+  ESP_REQUIRE(handle == nullptr, "cblas_sgemm has no handle");
+  esp::sgemm.store(reinterpret_cast<esp::Sgemm>(function), std::memory_order_release);
   return ESP_OK;
 }
 
-int32_t esp_gemm(int32_t trans_a, int32_t trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
-                 int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc) {
+int32_t esp_gemm(int32_t trans_a, int32_t trans_b, int64_t m, int64_t n, int64_t k, float alpha, const void *a,
+                 int64_t lda, const void *b, int64_t ldb, float beta, void *c, int64_t ldc, int32_t dtype_c,
+                 int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32 && dtype_c == ESP_F32, "only float32 is supported on this device, not type %d to %d",
+              dtype, dtype_c);
   ESP_REQUIRE(m >= 0 && n >= 0 && k >= 0, "sizes must not be negative: m=%ld n=%ld k=%ld", m, n, k);
   ESP_REQUIRE(m <= INT_MAX && n <= INT_MAX && k <= INT_MAX && lda <= INT_MAX && ldb <= INT_MAX && ldc <= INT_MAX,
               "sizes must be below 2^31: m=%ld n=%ld k=%ld lda=%ld ldb=%ld ldc=%ld", m, n, k, lda, ldb, ldc);
@@ -105,6 +109,7 @@ int32_t esp_gemm(int32_t trans_a, int32_t trans_b, int64_t m, int64_t n, int64_t
   ESP_REQUIRE(ldc >= std::max<int64_t>(1, n), "ldc=%ld is shorter than a row of c", ldc);
   if (int32_t status = esp::require_sgemm("esp_gemm")) return status;
   if (m == 0 || n == 0) return ESP_OK;
-  esp::gemm(trans_a != 0, trans_b != 0, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+  esp::gemm(trans_a != 0, trans_b != 0, m, n, k, alpha, static_cast<const float *>(a), lda,
+            static_cast<const float *>(b), ldb, beta, static_cast<float *>(c), ldc);
   return ESP_OK;
 }

@@ -125,9 +125,15 @@ int32_t check(const char *kernel, const int32_t *targets, int64_t chunk, int64_t
 
 }  // namespace
 
-int32_t esp_head_kl(const float *student, const float *teacher, const float *head, float softcap,
-                    const int32_t *targets, float *kl, float *ce_student, float *ce_teacher, float *d_student,
-                    float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab) {
+int32_t esp_head_kl(const void *student_, const void *teacher_, const void *head_, float softcap,
+                    const int32_t *targets, float *kl, float *ce_student, float *ce_teacher, void *d_student_,
+                    float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab,
+                    int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *student = static_cast<const float *>(student_);
+  const auto *teacher = static_cast<const float *>(teacher_);
+  const auto *head = static_cast<const float *>(head_);
+  auto *d_student = static_cast<float *>(d_student_);
   if (int32_t status = check("esp_head_kl", targets, chunk, tokens, d, vocab)) return status;
   ESP_REQUIRE((targets == nullptr) == (ce_student == nullptr) && (targets == nullptr) == (ce_teacher == nullptr),
               "targets, ce_student and ce_teacher must be all given or all NULL");
@@ -154,9 +160,13 @@ int32_t esp_head_kl(const float *student, const float *teacher, const float *hea
   return ESP_OK;
 }
 
-int32_t esp_head_ce(const float *hidden, const float *head, float softcap, const int32_t *targets, float *ce,
-                    float *d_hidden, float *d_head, float grad_scale, float *scratch, int64_t chunk, int64_t tokens,
-                    int64_t d, int64_t vocab) {
+int32_t esp_head_ce(const void *hidden_, const void *head_, float softcap, const int32_t *targets, float *ce,
+                    void *d_hidden_, float *d_head, float grad_scale, float *scratch, int64_t chunk, int64_t tokens,
+                    int64_t d, int64_t vocab, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *hidden = static_cast<const float *>(hidden_);
+  const auto *head = static_cast<const float *>(head_);
+  auto *d_hidden = static_cast<float *>(d_hidden_);
   if (int32_t status = check("esp_head_ce", targets, chunk, tokens, d, vocab)) return status;
   ESP_REQUIRE(targets != nullptr, "targets is NULL");
   const bool gradient = d_hidden != nullptr || d_head != nullptr;

@@ -21,9 +21,12 @@ int32_t check(int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_
 
 }  // namespace
 
-int32_t esp_head_norm_forward(const float *x, const float *query_weight, const float *key_weight, float weight_offset,
-                              float eps, float *out, float *rstd, int64_t tokens, int64_t n_heads, int64_t n_kv_heads,
-                              int64_t head_dim) {
+int32_t esp_head_norm_forward(const void *x_, const float *query_weight, const float *key_weight, float weight_offset,
+                              float eps, void *out_, float *rstd, int64_t tokens, int64_t n_heads, int64_t n_kv_heads,
+                              int64_t head_dim, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  auto *out = static_cast<float *>(out_);
   if (int32_t status = check(tokens, n_heads, n_kv_heads, head_dim)) return status;
   const int64_t normed = n_heads + n_kv_heads, ld = (normed + n_kv_heads) * head_dim;
   esp::parallel_rows(tokens, 2 * ld, [=](int64_t t) {
@@ -45,10 +48,14 @@ int32_t esp_head_norm_forward(const float *x, const float *query_weight, const f
   return ESP_OK;
 }
 
-int32_t esp_head_norm_backward(const float *x, const float *query_weight, const float *key_weight, float weight_offset,
-                               const float *rstd, const float *d_out, float *d_x, float *d_query_weight,
+int32_t esp_head_norm_backward(const void *x_, const float *query_weight, const float *key_weight, float weight_offset,
+                               const float *rstd, const void *d_out_, void *d_x_, float *d_query_weight,
                                float *d_key_weight, int64_t tokens, int64_t n_heads, int64_t n_kv_heads,
-                               int64_t head_dim) {
+                               int64_t head_dim, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  const auto *d_out = static_cast<const float *>(d_out_);
+  auto *d_x = static_cast<float *>(d_x_);
   if (int32_t status = check(tokens, n_heads, n_kv_heads, head_dim)) return status;
   ESP_REQUIRE((d_query_weight == nullptr) == (d_key_weight == nullptr), "one weight's gradient is NULL, one is not");
   const int64_t normed = n_heads + n_kv_heads, ld = (normed + n_kv_heads) * head_dim;

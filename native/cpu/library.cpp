@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdarg>
 #include <cstdio>
+#include <cstring>
 
 #include "kernel.h"
 
@@ -31,6 +32,19 @@ int threads() {
 }  // namespace esp
 
 int32_t esp_abi_version(void) { return ESP_ABI_VERSION; }
+
+int32_t esp_library_backend(void) { return ESP_CPU; }
+
+int32_t esp_set_stream(void *stream) {
+  ESP_REQUIRE(stream == nullptr, "the CPU has no streams");
+  return ESP_OK;
+}
+
+int32_t esp_transfer(void *target, const void *source, int64_t bytes) {
+  ESP_REQUIRE(bytes >= 0, "bytes must not be negative, got %ld", bytes);
+  std::memcpy(target, source, static_cast<size_t>(bytes));
+  return ESP_OK;
+}
 
 const char *esp_last_error(void) { return esp::last_error; }
 

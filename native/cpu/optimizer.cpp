@@ -27,14 +27,14 @@ int32_t esp_adamw(float *param, const float *grad, float *m, float *v, int64_t n
   ESP_REQUIRE(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1, "betas must be in [0, 1): %g, %g",
               static_cast<double>(beta1), static_cast<double>(beta2));
   ESP_REQUIRE(control->step >= 1, "step is counted from 1, got %ld", control->step);
+  if (!std::isfinite(control->loss) || !std::isfinite(control->grad_norm) || control->overflow != 0) return ESP_OK;
   const double step = static_cast<double>(control->step), lr = control->lr;
   const double b1 = static_cast<double>(beta1), b2 = static_cast<double>(beta2);
   const float step_size = static_cast<float>(lr / (1 - std::pow(b1, step)));
   const float correction = static_cast<float>(1 / std::sqrt(1 - std::pow(b2, step)));
   const float decay = static_cast<float>(1 - lr * static_cast<double>(weight_decay));
-  /* !(>= 1): a NaN norm must reach the parameters, not pass for "no clipping needed". */
   const double ratio = static_cast<double>(clip) / (control->grad_norm + 1e-6);
-  const float scale = clip > 0 && !(ratio >= 1) ? static_cast<float>(ratio) : 1.0f;
+  const float scale = clip > 0 && ratio < 1 ? static_cast<float>(ratio) : 1.0f;
   const float new1 = static_cast<float>(1 - b1), new2 = static_cast<float>(1 - b2);
   esp::parallel_blocks(n, esp::kElementBlock, [=](int64_t begin, int64_t end) {
     float *__restrict parameter = param, *__restrict first = m, *__restrict second = v;

@@ -17,7 +17,12 @@ int32_t check(int64_t tokens, int64_t seq_len, int64_t d) {
 
 }  // namespace
 
-int32_t esp_add_positions(const float *x, const float *table, float *out, int64_t tokens, int64_t seq_len, int64_t d) {
+int32_t esp_add_positions(const void *x_, const void *table_, void *out_, int64_t tokens, int64_t seq_len, int64_t d,
+                          int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  const auto *table = static_cast<const float *>(table_);
+  auto *out = static_cast<float *>(out_);
   if (int32_t status = check(tokens, seq_len, d)) return status;
   esp::parallel_rows(tokens, d, [=](int64_t t) {
     const float *row = x + t * d;
@@ -29,7 +34,10 @@ int32_t esp_add_positions(const float *x, const float *table, float *out, int64_
   return ESP_OK;
 }
 
-int32_t esp_add_positions_backward(const float *d_out, float *d_table, int64_t tokens, int64_t seq_len, int64_t d) {
+int32_t esp_add_positions_backward(const void *d_out_, float *d_table, int64_t tokens, int64_t seq_len, int64_t d,
+                                   int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *d_out = static_cast<const float *>(d_out_);
   if (int32_t status = check(tokens, seq_len, d)) return status;
   esp::parallel_rows(std::min(tokens, seq_len), tokens / seq_len * d + d, [=](int64_t p) {
     float *__restrict row = d_table + p * d;

@@ -8,8 +8,10 @@
  */
 #include "kernel.h"
 
-int32_t esp_rope(float *x, int64_t ldx, const float *cos, const float *sin, int32_t sign, int64_t tokens,
-                 int64_t seq_len, int64_t n_heads, int64_t head_dim, int64_t rotary_dim) {
+int32_t esp_rope(void *x_, int64_t ldx, const float *cos, const float *sin, int32_t sign, int64_t tokens,
+                 int64_t seq_len, int64_t n_heads, int64_t head_dim, int64_t rotary_dim, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  auto *x = static_cast<float *>(x_);
   ESP_REQUIRE(tokens >= 0 && seq_len > 0 && n_heads > 0 && head_dim > 0,
               "bad sizes: tokens=%ld seq_len=%ld n_heads=%ld head_dim=%ld", tokens, seq_len, n_heads, head_dim);
   ESP_REQUIRE(rotary_dim > 0 && rotary_dim % 2 == 0 && rotary_dim <= head_dim,

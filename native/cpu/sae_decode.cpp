@@ -47,8 +47,12 @@ constexpr int64_t kTypicalEntries = 32;
 }  // namespace
 
 int32_t esp_sae_decode(const int32_t *index, const float *value, const int32_t *count, int64_t capacity,
-                       const float *w_dec, const float *b_dec, const uint8_t *keep, const float *x, float *out,
-                       int64_t tokens, int64_t d) {
+                       const void *w_dec_, const float *b_dec, const uint8_t *keep, const void *x_, void *out_,
+                       int64_t tokens, int64_t d, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *w_dec = static_cast<const float *>(w_dec_);
+  const auto *x = static_cast<const float *>(x_);
+  auto *out = static_cast<float *>(out_);
   if (int32_t status = check(count, capacity, tokens, d)) return status;
   ESP_REQUIRE(keep == nullptr || x != nullptr, "keep needs x");
   esp::parallel_rows(tokens, kTypicalEntries * d, [=](int64_t t) {
@@ -63,8 +67,11 @@ int32_t esp_sae_decode(const int32_t *index, const float *value, const int32_t *
   return ESP_OK;
 }
 
-int32_t esp_sae_decode_backward(const float *d_out, const int32_t *index, const int32_t *count, int64_t capacity,
-                                const float *w_dec, float *d_value, int64_t tokens, int64_t d) {
+int32_t esp_sae_decode_backward(const void *d_out_, const int32_t *index, const int32_t *count, int64_t capacity,
+                                const void *w_dec_, float *d_value, int64_t tokens, int64_t d, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *d_out = static_cast<const float *>(d_out_);
+  const auto *w_dec = static_cast<const float *>(w_dec_);
   if (int32_t status = check(count, capacity, tokens, d)) return status;
   esp::parallel_rows(tokens, kTypicalEntries * d, [=](int64_t t) {
     const float *__restrict gradient = d_out + t * d;
@@ -80,8 +87,12 @@ int32_t esp_sae_decode_backward(const float *d_out, const int32_t *index, const 
 }
 
 int32_t esp_sae_encode_backward(const float *d_pre, const int32_t *index, const int32_t *count, int64_t capacity,
-                                const float *w_enc, const uint8_t *keep, const float *d_out, float *d_x,
-                                int32_t accumulate, int64_t tokens, int64_t d) {
+                                const void *w_enc_, const uint8_t *keep, const void *d_out_, void *d_x_,
+                                int32_t accumulate, int64_t tokens, int64_t d, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *w_enc = static_cast<const float *>(w_enc_);
+  const auto *d_out = static_cast<const float *>(d_out_);
+  auto *d_x = static_cast<float *>(d_x_);
   if (int32_t status = check(count, capacity, tokens, d)) return status;
   ESP_REQUIRE(keep == nullptr || d_out != nullptr, "keep needs d_out");
   esp::parallel_rows(tokens, kTypicalEntries * d, [=](int64_t t) {

@@ -31,10 +31,13 @@ int64_t esp_sae_encode_scratch(int64_t d, int64_t m) {
   return esp::chunk_rows(m) * (d + m);
 }
 
-int32_t esp_sae_encode(const float *x, const float *w_enc, const float *b_enc, const float *b_pre, int32_t kind,
+int32_t esp_sae_encode(const void *x_, const void *w_enc_, const float *b_enc, const float *b_pre, int32_t kind,
                        const float *threshold, float margin, int64_t k, const uint8_t *keep, int32_t *index,
-                       float *value, float *pre, int32_t *count, int64_t capacity, float *scratch, int64_t tokens,
-                       int64_t d, int64_t m) {
+                       float *value, float *pre, int32_t *count, int64_t capacity, [[maybe_unused]] int32_t *overflow,
+                       float *scratch, int64_t tokens, int64_t d, int64_t m, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  const auto *w_enc = static_cast<const float *>(w_enc_);
   ESP_REQUIRE(tokens >= 0 && d > 0 && m > 0 && capacity > 0, "bad sizes: tokens=%ld d=%ld m=%ld capacity=%ld", tokens,
               d, m, capacity);
   ESP_REQUIRE(kind >= ESP_RELU && kind <= ESP_GROUPMAX, "no SAE kind %d", kind);

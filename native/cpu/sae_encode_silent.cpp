@@ -13,10 +13,13 @@ constexpr int64_t kGather = 32;
 
 }  // namespace
 
-int32_t esp_sae_encode_silent(const float *x, const float *w_enc, const float *b_enc, const float *b_pre,
+int32_t esp_sae_encode_silent(const void *x_, const void *w_enc_, const float *b_enc, const float *b_pre,
                               const float *silent, float limit, int64_t k, const uint8_t *keep, int32_t *index,
                               float *value, int32_t *count, int64_t capacity, float *scratch, int64_t tokens, int64_t d,
-                              int64_t m) {
+                              int64_t m, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  const auto *w_enc = static_cast<const float *>(w_enc_);
   ESP_REQUIRE(tokens >= 0 && d > 0 && m > 0, "bad sizes: tokens=%ld d=%ld m=%ld", tokens, d, m);
   ESP_REQUIRE(k > 0 && k <= m && capacity >= k, "k must be in [1, %ld], got %ld", std::min(m, capacity), k);
   if (int32_t status = esp::require_sgemm("esp_sae_encode_silent")) return status;

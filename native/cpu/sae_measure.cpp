@@ -8,8 +8,12 @@
 
 #include "kernel.h"
 
-int32_t esp_sae_mse(const float *x, const float *y, const uint8_t *keep, float *loss, float *d_y, float grad_scale,
-                    int64_t tokens, int64_t d) {
+int32_t esp_sae_mse(const void *x_, const void *y_, const uint8_t *keep, float *loss, void *d_y_, float grad_scale,
+                    int64_t tokens, int64_t d, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  const auto *y = static_cast<const float *>(y_);
+  auto *d_y = static_cast<float *>(d_y_);
   ESP_REQUIRE(tokens >= 0 && d > 0, "bad sizes: tokens=%ld d=%ld", tokens, d);
   esp::parallel_rows(tokens, 4 * d, [=](int64_t t) {
     const float *__restrict target = x + t * d;
@@ -35,9 +39,13 @@ int32_t esp_sae_mse(const float *x, const float *y, const uint8_t *keep, float *
   return ESP_OK;
 }
 
-int32_t esp_sae_mse_backward(const float *x, const float *y, const uint8_t *keep, const float *error, const float *kl,
-                             float balance, float *d_y, int32_t accumulate, float grad_scale, int64_t tokens,
-                             int64_t d) {
+int32_t esp_sae_mse_backward(const void *x_, const void *y_, const uint8_t *keep, const float *error, const float *kl,
+                             float balance, void *d_y_, int32_t accumulate, float grad_scale, int64_t tokens, int64_t d,
+                             int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  const auto *y = static_cast<const float *>(y_);
+  auto *d_y = static_cast<float *>(d_y_);
   ESP_REQUIRE(tokens >= 0 && d > 0, "bad sizes: tokens=%ld d=%ld", tokens, d);
   ESP_REQUIRE((error == nullptr) == (kl == nullptr), "error and kl: one is NULL, the other is not");
   float weight = 1;
@@ -71,9 +79,12 @@ int32_t esp_sae_mse_backward(const float *x, const float *y, const uint8_t *keep
   return ESP_OK;
 }
 
-int32_t esp_sae_stats(const float *x, const float *y, const int32_t *index, const float *value, const int32_t *count,
+int32_t esp_sae_stats(const void *x_, const void *y_, const int32_t *index, const float *value, const int32_t *count,
                       int64_t capacity, const uint8_t *keep, double *stats, int64_t *fired, int64_t tokens, int64_t d,
-                      int64_t m) {
+                      int64_t m, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  const auto *y = static_cast<const float *>(y_);
   ESP_REQUIRE(tokens >= 0 && d > 0 && m > 0 && capacity > 0, "bad sizes: tokens=%ld d=%ld m=%ld capacity=%ld", tokens,
               d, m, capacity);
   for (int64_t t = 0; t < tokens; t++) {

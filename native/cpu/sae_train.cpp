@@ -78,9 +78,12 @@ int32_t esp_sae_by_latent(const int32_t *index, const int32_t *count, int64_t ca
   return ESP_OK;
 }
 
-int32_t esp_sae_weight_backward(const float *x, const float *b_pre, const float *d_out, const float *value,
+int32_t esp_sae_weight_backward(const void *x_, const float *b_pre, const void *d_out_, const float *value,
                                 const float *d_pre, const int32_t *offsets, const int32_t *by_latent, int64_t capacity,
-                                float *d_w_enc, float *d_b_enc, float *d_w_dec, int64_t d, int64_t m) {
+                                float *d_w_enc, float *d_b_enc, float *d_w_dec, int64_t d, int64_t m, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  const auto *d_out = static_cast<const float *>(d_out_);
   ESP_REQUIRE(d > 0 && m > 0 && capacity > 0, "bad sizes: d=%ld m=%ld capacity=%ld", d, m, capacity);
   /* Busy latents and dead ones lie anywhere: small tasks even that out. */
   constexpr int64_t kLatents = 32;

@@ -20,14 +20,22 @@ __global__ void backward(const float *x, const float *d_out, float *d_x, int64_t
 
 }  // namespace
 
-int32_t esp_activation_forward(const float *x, int32_t activation, float *out, int64_t n) {
+int32_t esp_activation_forward(const void *x_, int32_t activation, void *out_, int64_t n, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  auto *out = static_cast<float *>(out_);
   ESP_REQUIRE(n >= 0, "bad size: n=%ld", n);
   return esp::with_activation(activation, [=](auto act) {
     return ESP_LAUNCH(forward<decltype(act)>, esp::blocks_for(n), esp::kThreads, x, out, n);
   });
 }
 
-int32_t esp_activation_backward(const float *x, int32_t activation, const float *d_out, float *d_x, int64_t n) {
+int32_t esp_activation_backward(const void *x_, int32_t activation, const void *d_out_, void *d_x_, int64_t n,
+                                int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  const auto *d_out = static_cast<const float *>(d_out_);
+  auto *d_x = static_cast<float *>(d_x_);
   ESP_REQUIRE(n >= 0, "bad size: n=%ld", n);
   return esp::with_activation(activation, [=](auto act) {
     return ESP_LAUNCH(backward<decltype(act)>, esp::blocks_for(n), esp::kThreads, x, d_out, d_x, n);

@@ -82,22 +82,26 @@ bool is_dtype(int32_t dtype) { return dtype == ESP_F32 || dtype == ESP_BF16 || d
 
 }  // namespace
 
-int32_t esp_convert(const void *src, int32_t dtype, float *dst, int64_t n) {
+int32_t esp_convert(const void *src, int32_t from, void *dst_, int64_t n, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  auto *dst = static_cast<float *>(dst_);
   ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
-  ESP_REQUIRE(is_dtype(dtype), "no dtype %d", dtype);
+  ESP_REQUIRE(is_dtype(from), "no dtype %d", from);
   const float *unscaled = nullptr;
-  return ESP_LAUNCH(convert, esp::blocks_for(n), esp::kThreads, static_cast<const uint8_t *>(src), dtype, unscaled, dst,
+  return ESP_LAUNCH(convert, esp::blocks_for(n), esp::kThreads, static_cast<const uint8_t *>(src), from, unscaled, dst,
                     n, static_cast<int64_t>(1));
 }
 
-int32_t esp_convert_matrix(const void *src, int32_t dtype, int32_t transposed, const float *row_scale, float *dst,
-                           int64_t rows, int64_t cols) {
+int32_t esp_convert_matrix(const void *src, int32_t from, int32_t transposed, const float *row_scale, void *dst_,
+                           int64_t rows, int64_t cols, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  auto *dst = static_cast<float *>(dst_);
   ESP_REQUIRE(rows >= 0 && cols > 0, "bad sizes: rows=%ld cols=%ld", rows, cols);
-  ESP_REQUIRE(is_dtype(dtype), "no dtype %d", dtype);
+  ESP_REQUIRE(is_dtype(from), "no dtype %d", from);
   const uint8_t *bytes = static_cast<const uint8_t *>(src);
   const int64_t n = rows * cols;
   if (transposed == 0) {
-    return ESP_LAUNCH(convert, esp::blocks_for(n), esp::kThreads, bytes, dtype, row_scale, dst, n, cols);
+    return ESP_LAUNCH(convert, esp::blocks_for(n), esp::kThreads, bytes, from, row_scale, dst, n, cols);
   }
-  return ESP_LAUNCH(transpose, esp::blocks_for(n), esp::kThreads, bytes, dtype, row_scale, dst, rows, cols);
+  return ESP_LAUNCH(transpose, esp::blocks_for(n), esp::kThreads, bytes, from, row_scale, dst, rows, cols);
 }

@@ -44,13 +44,19 @@ __global__ void sequence_distance(const float *x, const float *y, const uint8_t 
 
 }  // namespace
 
-int32_t esp_keep_rows(const float *x, const uint8_t *keep, float *out, int64_t rows, int64_t cols) {
+int32_t esp_keep_rows(const void *x_, const uint8_t *keep, void *out_, int64_t rows, int64_t cols, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  auto *out = static_cast<float *>(out_);
   ESP_REQUIRE(rows >= 0 && cols >= 0, "sizes must not be negative: rows=%ld cols=%ld", rows, cols);
   return ESP_LAUNCH(keep_rows, esp::blocks_for(rows * cols), esp::kThreads, x, keep, out, rows * cols, cols);
 }
 
-int32_t esp_sequence_distance(const float *x, const float *y, const uint8_t *skip, double *out, int64_t sequences,
-                              int64_t length, int64_t d) {
+int32_t esp_sequence_distance(const void *x_, const void *y_, const uint8_t *skip, double *out, int64_t sequences,
+                              int64_t length, int64_t d, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  const auto *y = static_cast<const float *>(y_);
   ESP_REQUIRE(sequences >= 0 && length > 0 && d > 0, "bad sizes: sequences=%ld length=%ld d=%ld", sequences, length, d);
   return ESP_LAUNCH(sequence_distance, sequences, esp::kThreads, x, y, skip, out, length, d);
 }

@@ -29,15 +29,23 @@ __global__ void backward(const float *gate_up, const float *d_out, float *d_gate
 
 }  // namespace
 
-int32_t esp_gated_forward(const float *gate_up, int32_t activation, float *out, int64_t rows, int64_t d) {
+int32_t esp_gated_forward(const void *gate_up_, int32_t activation, void *out_, int64_t rows, int64_t d,
+                          int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *gate_up = static_cast<const float *>(gate_up_);
+  auto *out = static_cast<float *>(out_);
   ESP_REQUIRE(rows >= 0 && d > 0, "bad sizes: rows=%ld d=%ld", rows, d);
   return esp::with_activation(activation, [=](auto act) {
     return ESP_LAUNCH(forward<decltype(act)>, esp::blocks_for(rows * d), esp::kThreads, gate_up, out, rows * d, d);
   });
 }
 
-int32_t esp_gated_backward(const float *gate_up, int32_t activation, const float *d_out, float *d_gate_up, int64_t rows,
-                           int64_t d) {
+int32_t esp_gated_backward(const void *gate_up_, int32_t activation, const void *d_out_, void *d_gate_up_, int64_t rows,
+                           int64_t d, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *gate_up = static_cast<const float *>(gate_up_);
+  const auto *d_out = static_cast<const float *>(d_out_);
+  auto *d_gate_up = static_cast<float *>(d_gate_up_);
   ESP_REQUIRE(rows >= 0 && d > 0, "bad sizes: rows=%ld d=%ld", rows, d);
   return esp::with_activation(activation, [=](auto act) {
     return ESP_LAUNCH(backward<decltype(act)>, esp::blocks_for(rows * d), esp::kThreads, gate_up, d_out, d_gate_up,

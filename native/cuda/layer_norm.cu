@@ -69,15 +69,22 @@ __global__ void parameter_gradients(const float *x, const float *mean, const flo
 
 }  // namespace
 
-int32_t esp_layer_norm_forward(const float *x, const float *weight, const float *bias, float eps, float *out,
-                               float *mean, float *rstd, int64_t rows, int64_t d) {
+int32_t esp_layer_norm_forward(const void *x_, const float *weight, const float *bias, float eps, void *out_,
+                               float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  auto *out = static_cast<float *>(out_);
   ESP_REQUIRE(rows >= 0 && d > 0, "bad sizes: rows=%ld d=%ld", rows, d);
   return ESP_LAUNCH(forward, rows, esp::kThreads, x, weight, bias, eps, out, mean, rstd, d);
 }
 
-int32_t esp_layer_norm_backward(const float *x, const float *weight, const float *mean, const float *rstd,
-                                const float *d_out, float *d_x, int32_t accumulate, float *d_weight, float *d_bias,
-                                int64_t rows, int64_t d) {
+int32_t esp_layer_norm_backward(const void *x_, const float *weight, const float *mean, const float *rstd,
+                                const void *d_out_, void *d_x_, int32_t accumulate, float *d_weight, float *d_bias,
+                                int64_t rows, int64_t d, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  const auto *d_out = static_cast<const float *>(d_out_);
+  auto *d_x = static_cast<float *>(d_x_);
   ESP_REQUIRE(rows >= 0 && d > 0, "bad sizes: rows=%ld d=%ld", rows, d);
   ESP_REQUIRE((d_weight == nullptr) == (d_bias == nullptr), "d_weight and d_bias: one is NULL, the other is not");
   const int32_t status =

@@ -8,6 +8,7 @@ namespace esp {
 namespace {
 
 thread_local char last_error[512] = "";
+cudaStream_t current = nullptr; /* CUDA's default stream, until a device says otherwise */
 
 }  // namespace
 
@@ -19,17 +20,39 @@ int32_t fail(int32_t status, const char *format, ...) {
   return status;
 }
 
-/* CUDA's default stream, until a device says otherwise. */
-cudaStream_t stream() { return nullptr; }
+cudaStream_t stream() { return current; }
 
 int32_t launched(const char *kernel) {
   const cudaError_t error = cudaGetLastError();
   if (error == cudaSuccess) return ESP_OK;
-  return fail(ESP_NOT_READY, "%s cannot be launched: %s", kernel, cudaGetErrorString(error));
+  return fail(ESP_DEVICE_ERROR, "%s cannot be launched: %s", kernel, cudaGetErrorString(error));
 }
 
 }  // namespace esp
 
 int32_t esp_abi_version(void) { return ESP_ABI_VERSION; }
+
+int32_t esp_library_backend(void) { return ESP_CUDA; }
+
+int32_t esp_set_stream(void *stream) {
+  esp::current = static_cast<cudaStream_t>(stream);
+  return ESP_OK;
+}
+
+/* The host's threads have nothing to do here. */
+int32_t esp_set_threads(int32_t threads) {
+  ESP_REQUIRE(threads >= 0 && threads <= 1024, "threads must be 0 (all) to 1024, got %d", threads);
+  return ESP_OK;
+}
+
+int32_t esp_threads(void) { return 1; }
+
+int32_t esp_transfer(void *target, const void *source, int64_t bytes) {
+  ESP_REQUIRE(bytes >= 0, "bytes must not be negative, got %ld", bytes);
+  cudaError_t error = cudaMemcpyAsync(target, source, static_cast<size_t>(bytes), cudaMemcpyDefault, esp::current);
+  if (error == cudaSuccess) error = cudaStreamSynchronize(esp::current);
+  if (error == cudaSuccess) return ESP_OK;
+  return esp::fail(ESP_DEVICE_ERROR, "copying %ld bytes: %s", bytes, cudaGetErrorString(error));
+}
 
 const char *esp_last_error(void) { return esp::last_error; }

@@ -55,15 +55,22 @@ __global__ void weight_gradient(const float *x, const float *rstd, const float *
 
 }  // namespace
 
-int32_t esp_rms_norm_forward(const float *x, const float *weight, float weight_offset, float eps, float *out,
-                             float *rstd, int64_t rows, int64_t d) {
+int32_t esp_rms_norm_forward(const void *x_, const float *weight, float weight_offset, float eps, void *out_,
+                             float *rstd, int64_t rows, int64_t d, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  auto *out = static_cast<float *>(out_);
   ESP_REQUIRE(rows >= 0 && d > 0, "bad sizes: rows=%ld d=%ld", rows, d);
   return ESP_LAUNCH(forward, rows, esp::kThreads, x, weight, weight_offset, eps, out, rstd, d);
 }
 
-int32_t esp_rms_norm_backward(const float *x, const float *weight, float weight_offset, const float *rstd,
-                              const float *d_out, float *d_x, int32_t accumulate, float *d_weight, int64_t rows,
-                              int64_t d) {
+int32_t esp_rms_norm_backward(const void *x_, const float *weight, float weight_offset, const float *rstd,
+                              const void *d_out_, void *d_x_, int32_t accumulate, float *d_weight, int64_t rows,
+                              int64_t d, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  const auto *d_out = static_cast<const float *>(d_out_);
+  auto *d_x = static_cast<float *>(d_x_);
   ESP_REQUIRE(rows >= 0 && d > 0, "bad sizes: rows=%ld d=%ld", rows, d);
   const int32_t status =
       ESP_LAUNCH(backward, rows, esp::kThreads, x, weight, weight_offset, rstd, d_out, d_x, accumulate != 0, d);

@@ -132,15 +132,24 @@ int32_t check(int32_t normalisation, int64_t tokens, int64_t d) {
 
 }  // namespace
 
-int32_t esp_sae_normalize(const float *x, int32_t normalisation, float *out, float *mean, float *spread, int64_t tokens,
-                          int64_t d) {
+int32_t esp_sae_normalize(const void *x_, int32_t normalisation, void *out_, float *mean, float *spread, int64_t tokens,
+                          int64_t d, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  auto *out = static_cast<float *>(out_);
   if (int32_t status = check(normalisation, tokens, d)) return status;
   return ESP_LAUNCH(normalize, tokens, esp::kThreads, x, Kind(normalisation, d), out, mean, spread, d);
 }
 
-int32_t esp_sae_normalize_backward(const float *x, const float *mean, const float *spread, int32_t normalisation,
-                                   const float *d_out, const float *d_mean, const float *d_spread, const uint8_t *keep,
-                                   const float *d_kept, float *d_x, int32_t accumulate, int64_t tokens, int64_t d) {
+int32_t esp_sae_normalize_backward(const void *x_, const float *mean, const float *spread, int32_t normalisation,
+                                   const void *d_out_, const float *d_mean, const float *d_spread, const uint8_t *keep,
+                                   const void *d_kept_, void *d_x_, int32_t accumulate, int64_t tokens, int64_t d,
+                                   int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *x = static_cast<const float *>(x_);
+  const auto *d_out = static_cast<const float *>(d_out_);
+  const auto *d_kept = static_cast<const float *>(d_kept_);
+  auto *d_x = static_cast<float *>(d_x_);
   if (int32_t status = check(normalisation, tokens, d)) return status;
   ESP_REQUIRE((d_mean == nullptr) == (d_spread == nullptr), "d_mean and d_spread: one is NULL, the other is not");
   ESP_REQUIRE(keep == nullptr || d_kept != nullptr, "keep needs d_kept");
@@ -148,8 +157,13 @@ int32_t esp_sae_normalize_backward(const float *x, const float *mean, const floa
                     d_spread, keep, d_kept, d_x, accumulate != 0, d);
 }
 
-int32_t esp_sae_restore(const float *y, const float *mean, const float *spread, const float *skip, const uint8_t *keep,
-                        const float *x, float *out, int64_t tokens, int64_t d) {
+int32_t esp_sae_restore(const void *y_, const float *mean, const float *spread, const void *skip_, const uint8_t *keep,
+                        const void *x_, void *out_, int64_t tokens, int64_t d, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *y = static_cast<const float *>(y_);
+  const auto *skip = static_cast<const float *>(skip_);
+  const auto *x = static_cast<const float *>(x_);
+  auto *out = static_cast<float *>(out_);
   ESP_REQUIRE(tokens >= 0 && d > 0, "bad sizes: tokens=%ld d=%ld", tokens, d);
   ESP_REQUIRE((mean == nullptr) == (spread == nullptr), "mean and spread: one is NULL, the other is not");
   ESP_REQUIRE(keep == nullptr || x != nullptr, "keep needs x");
@@ -157,8 +171,14 @@ int32_t esp_sae_restore(const float *y, const float *mean, const float *spread, 
                     tokens * d, d);
 }
 
-int32_t esp_sae_restore_backward(const float *d_out, const float *y, const float *spread, const uint8_t *keep,
-                                 float *d_y, float *d_skip, float *d_mean, float *d_spread, int64_t tokens, int64_t d) {
+int32_t esp_sae_restore_backward(const void *d_out_, const void *y_, const float *spread, const uint8_t *keep,
+                                 void *d_y_, void *d_skip_, float *d_mean, float *d_spread, int64_t tokens, int64_t d,
+                                 int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  const auto *d_out = static_cast<const float *>(d_out_);
+  const auto *y = static_cast<const float *>(y_);
+  auto *d_y = static_cast<float *>(d_y_);
+  auto *d_skip = static_cast<float *>(d_skip_);
   ESP_REQUIRE(tokens >= 0 && d > 0, "bad sizes: tokens=%ld d=%ld", tokens, d);
   const bool scaled = spread != nullptr;
   ESP_REQUIRE(scaled == (y != nullptr) && scaled == (d_mean != nullptr) && scaled == (d_spread != nullptr),

@@ -4,8 +4,13 @@
  * bindings.
  *
  * Conventions
- *   - Matrices are row-major float32. [r, c] is a shape; `ld` is the distance between rows in elements (ld >= c);
- *     without an `ld` the rows are contiguous.
+ *   - Matrices are row-major. [r, c] is a shape; `ld` is the distance between rows in elements (ld >= c); without an
+ * `ld` the rows are contiguous.
+ *   - Activations, their gradients and matrices of weights are `void *`: their elements have the type that the last
+ *     argument, `dtype`, names: ESP_F32 or ESP_BF16. Everything else is float32 or as declared: statistics, losses,
+ *     vectors of weights (norms, biases, thresholds), values of latents, gradients of parameters, optimizer state.
+ *     Arithmetic on bfloat16 is in float32 (float64 where said), rounded once when stored. The CPU's kernels know
+ *     ESP_F32 alone.
  *   - `tokens` counts rows of a packed batch: batch sequences of seq_len tokens each, one after another.
  *   - Pointers are device memory of the library's kind. No kernel allocates or frees; scratch is the caller's.
  *   - `accumulate`: 0 overwrites the output, 1 adds to it. Gradients of parameters (d_weight, d_table, ...) are
@@ -33,124 +38,138 @@ extern "C" {
 #endif
 
 /* Raised whenever a declaration below changes; the loader compares it with the bindings' value. */
-#define ESP_ABI_VERSION 2
+#define ESP_ABI_VERSION 3
 
 typedef enum {
   ESP_OK = 0,
   ESP_INVALID_ARGUMENT = -1, /* a size, flag or pointer breaks the contract */
   ESP_CAPACITY = -2,         /* a latent list is too short for its active latents */
-  ESP_NOT_READY = -3         /* esp_set_sgemm has not been called */
+  ESP_NOT_READY = -3,        /* esp_set_gemm has not been called */
+  ESP_DEVICE_ERROR = -4      /* the GPU or its libraries failed; esp_last_error() has their words */
 } esp_status;
 
 /* ---- library ------------------------------------------------------------------------------------------------ */
 
 ESP_API int32_t esp_abi_version(void);
+/* Where the library's kernels run, and whose memory they take. */
+typedef enum { ESP_CPU = 0, ESP_CUDA = 1 } esp_backend;
+ESP_API int32_t esp_library_backend(void);
 /* What the last failing call of this thread complained about; "" if none failed. Owned by the library. */
 ESP_API const char *esp_last_error(void);
-/* The address of a cblas_sgemm that runs on the calling thread alone: kernels call it from their own threads. */
-ESP_API int32_t esp_set_sgemm(void *cblas_sgemm);
+/* The function that computes dense products: for ESP_CPU the address of a cblas_sgemm that runs on the calling thread
+ * alone, as kernels call it from their own threads, and no handle; for ESP_CUDA of cublasGemmEx, and a cuBLAS handle
+ * that works on the library's stream. */
+ESP_API int32_t esp_set_gemm(void *function, void *handle);
+/* ESP_CUDA: the cudaStream_t that kernels go to from now on; they return before they have run. NULL for ESP_CPU. */
+ESP_API int32_t esp_set_stream(void *stream);
 /* Threads that kernels use from now on, 1 or more; 0: as many as the machine has cores this process may use. */
 ESP_API int32_t esp_set_threads(int32_t threads);
 ESP_API int32_t esp_threads(void);
 
+/* Copies between memory of the host and of the library's device, in either direction or within one of them, after all
+ * work that was queued before, and waits until it is done. Not for the inside of a step. */
+ESP_API int32_t esp_transfer(void *target, const void *source, int64_t bytes);
+
 /* ---- dense products ----------------------------------------------------------------------------------------- */
 
+typedef enum { ESP_F32 = 0, ESP_BF16 = 1, ESP_F16 = 2, ESP_F64 = 3 } esp_dtype;
+
 /* c[m, n] = alpha * op(a) op(b) + beta * c; op transposes where the flag is 1. op(a) is [m, k], op(b) is [k, n].
- * beta = 0 never reads c. */
-ESP_API int32_t esp_gemm(int32_t trans_a, int32_t trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
-                         int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+ * beta = 0 never reads c. a and b are of type `dtype`, c of type `dtype_c`: the same, or ESP_F32. */
+ESP_API int32_t esp_gemm(int32_t trans_a, int32_t trans_b, int64_t m, int64_t n, int64_t k, float alpha, const void *a,
+                         int64_t lda, const void *b, int64_t ldb, float beta, void *c, int64_t ldc, int32_t dtype_c,
+                         int32_t dtype);
 
 /* ---- elementwise and reductions ----------------------------------------------------------------------------- */
 
 ESP_API int32_t esp_fill(float *x, float value, int64_t n);
-ESP_API int32_t esp_copy(const float *x, float *out, int64_t n);
+ESP_API int32_t esp_copy(const void *x, void *out, int64_t n, int32_t dtype);
 /* out = x + y; out may be x or y. */
-ESP_API int32_t esp_add(const float *x, const float *y, float *out, int64_t n);
+ESP_API int32_t esp_add(const void *x, const void *y, void *out, int64_t n, int32_t dtype);
 /* y += alpha * x */
-ESP_API int32_t esp_axpy(float alpha, const float *x, float *y, int64_t n);
+ESP_API int32_t esp_axpy(float alpha, const void *x, void *y, int64_t n, int32_t dtype);
 /* Every row of out becomes `row`: [cols]. */
-ESP_API int32_t esp_fill_rows(const float *row, float *out, int64_t rows, int64_t cols);
+ESP_API int32_t esp_fill_rows(const float *row, void *out, int64_t rows, int64_t cols, int32_t dtype);
 /* out[c] += alpha * sum over rows r with skip[r] == 0 of x[r, c]; skip: [rows] bytes or NULL. */
-ESP_API int32_t esp_column_sum(const float *x, int64_t ldx, const uint8_t *skip, float alpha, float *out, int64_t rows,
-                               int64_t cols);
+ESP_API int32_t esp_column_sum(const void *x, int64_t ldx, const uint8_t *skip, float alpha, float *out, int64_t rows,
+                               int64_t cols, int32_t dtype);
 /* out[r] = x[r] where keep[r], else 0; x and out: [rows, cols], keep: [rows] bytes or NULL (all 0). */
-ESP_API int32_t esp_keep_rows(const float *x, const uint8_t *keep, float *out, int64_t rows, int64_t cols);
+ESP_API int32_t esp_keep_rows(const void *x, const uint8_t *keep, void *out, int64_t rows, int64_t cols, int32_t dtype);
 /* Of each sequence of `length` rows of x and y [sequences * length, d], over rows without skip ([sequences * length]
  * bytes or NULL): out [sequences, 3] (float64) = their number, sum |x - y|, sum cos(x, y). */
-ESP_API int32_t esp_sequence_distance(const float *x, const float *y, const uint8_t *skip, double *out,
-                                      int64_t sequences, int64_t length, int64_t d);
-/* out[0] = sum of x */
-ESP_API int32_t esp_sum(const float *x, int64_t n, double *out);
+ESP_API int32_t esp_sequence_distance(const void *x, const void *y, const uint8_t *skip, double *out, int64_t sequences,
+                                      int64_t length, int64_t d, int32_t dtype);
+/* out[0] (+)= sum of x */
+ESP_API int32_t esp_sum(const float *x, int64_t n, double *out, int32_t accumulate);
 
-typedef enum { ESP_F32 = 0, ESP_BF16 = 1, ESP_F16 = 2, ESP_F64 = 3 } esp_dtype;
-/* dst[i] = (float) src[i]; src holds n values of `dtype`, at any alignment. */
-ESP_API int32_t esp_convert(const void *src, int32_t dtype, float *dst, int64_t n);
-/* dst[r, c] = row_scale[r] * src[r, c], or src[c, r] if transposed; dst: [rows, cols], src: as many values of `dtype`,
- * at any alignment. The product is rounded once. row_scale: [rows], or NULL for 1. */
-ESP_API int32_t esp_convert_matrix(const void *src, int32_t dtype, int32_t transposed, const float *row_scale,
-                                   float *dst, int64_t rows, int64_t cols);
+/* dst[i] = src[i] in another type, rounded to nearest; src holds n values of type `from`, at any alignment. */
+ESP_API int32_t esp_convert(const void *src, int32_t from, void *dst, int64_t n, int32_t dtype);
+/* dst[r, c] = row_scale[r] * src[r, c], or src[c, r] if transposed; dst: [rows, cols], src: as many values of type
+ * `from`, at any alignment. The product is rounded once. row_scale: [rows], or NULL for 1. */
+ESP_API int32_t esp_convert_matrix(const void *src, int32_t from, int32_t transposed, const float *row_scale, void *dst,
+                                   int64_t rows, int64_t cols, int32_t dtype);
 
 /* Inverted dropout: out[i] = keep(i) ? x[i] / (1 - p) : 0, where keep(i) depends on (seed[0], stream, i) alone
  * (counter-based), so that a backward pass calls it again on the gradient. out may be x; accumulate as above. */
-ESP_API int32_t esp_dropout(const float *x, float *out, int64_t n, float p, const uint64_t *seed, uint64_t stream,
-                            int32_t accumulate);
+ESP_API int32_t esp_dropout(const void *x, void *out, int64_t n, float p, const uint64_t *seed, uint64_t stream,
+                            int32_t accumulate, int32_t dtype);
 
 /* ---- embedding ---------------------------------------------------------------------------------------------- */
 
 /* out[t] = scale * table[ids[t]]; ids in [0, vocab). */
-ESP_API int32_t esp_embedding_forward(const int32_t *ids, const float *table, float scale, float *out, int64_t tokens,
-                                      int64_t vocab, int64_t d);
+ESP_API int32_t esp_embedding_forward(const int32_t *ids, const void *table, float scale, void *out, int64_t tokens,
+                                      int64_t vocab, int64_t d, int32_t dtype);
 /* d_table[ids[t]] += scale * d_out[t] */
-ESP_API int32_t esp_embedding_backward(const int32_t *ids, const float *d_out, float scale, float *d_table,
-                                       int64_t tokens, int64_t vocab, int64_t d);
+ESP_API int32_t esp_embedding_backward(const int32_t *ids, const void *d_out, float scale, float *d_table,
+                                       int64_t tokens, int64_t vocab, int64_t d, int32_t dtype);
 
 /* out[t] = x[t] + table[t % seq_len]: learned positions. table: [seq_len or more, d]; out may be x. */
-ESP_API int32_t esp_add_positions(const float *x, const float *table, float *out, int64_t tokens, int64_t seq_len,
-                                  int64_t d);
+ESP_API int32_t esp_add_positions(const void *x, const void *table, void *out, int64_t tokens, int64_t seq_len,
+                                  int64_t d, int32_t dtype);
 /* d_table[p] += sum over tokens t with t % seq_len == p of d_out[t] */
-ESP_API int32_t esp_add_positions_backward(const float *d_out, float *d_table, int64_t tokens, int64_t seq_len,
-                                           int64_t d);
+ESP_API int32_t esp_add_positions_backward(const void *d_out, float *d_table, int64_t tokens, int64_t seq_len,
+                                           int64_t d, int32_t dtype);
 
 /* ---- RMSNorm ------------------------------------------------------------------------------------------------ */
 
 /* out = x * rstd * (weight_offset + weight), rstd[r] = 1 / sqrt(mean(x^2) + eps) (Zhang & Sennrich 2019).
  * weight_offset: 0 for Llama, 1 for Gemma. */
-ESP_API int32_t esp_rms_norm_forward(const float *x, const float *weight, float weight_offset, float eps, float *out,
-                                     float *rstd, int64_t rows, int64_t d);
+ESP_API int32_t esp_rms_norm_forward(const void *x, const float *weight, float weight_offset, float eps, void *out,
+                                     float *rstd, int64_t rows, int64_t d, int32_t dtype);
 /* With g = d_out * (weight_offset + weight), xhat = x * rstd:
  * d_x (+)= rstd * (g - xhat * mean(g * xhat)); d_weight += sum over rows of d_out * xhat; d_weight may be NULL. */
-ESP_API int32_t esp_rms_norm_backward(const float *x, const float *weight, float weight_offset, const float *rstd,
-                                      const float *d_out, float *d_x, int32_t accumulate, float *d_weight, int64_t rows,
-                                      int64_t d);
+ESP_API int32_t esp_rms_norm_backward(const void *x, const float *weight, float weight_offset, const float *rstd,
+                                      const void *d_out, void *d_x, int32_t accumulate, float *d_weight, int64_t rows,
+                                      int64_t d, int32_t dtype);
 
 /* LayerNorm (Ba et al. 2016): out = (x - mean) * rstd * weight + bias, rstd[r] = 1 / sqrt(variance + eps). */
-ESP_API int32_t esp_layer_norm_forward(const float *x, const float *weight, const float *bias, float eps, float *out,
-                                       float *mean, float *rstd, int64_t rows, int64_t d);
+ESP_API int32_t esp_layer_norm_forward(const void *x, const float *weight, const float *bias, float eps, void *out,
+                                       float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype);
 /* With g = d_out * weight, xhat = (x - mean) * rstd: d_x (+)= rstd * (g - mean(g) - xhat * mean(g * xhat));
  * d_weight += sum over rows of d_out * xhat, d_bias += sum over rows of d_out; both given or both NULL. */
-ESP_API int32_t esp_layer_norm_backward(const float *x, const float *weight, const float *mean, const float *rstd,
-                                        const float *d_out, float *d_x, int32_t accumulate, float *d_weight,
-                                        float *d_bias, int64_t rows, int64_t d);
+ESP_API int32_t esp_layer_norm_backward(const void *x, const float *weight, const float *mean, const float *rstd,
+                                        const void *d_out, void *d_x, int32_t accumulate, float *d_weight,
+                                        float *d_bias, int64_t rows, int64_t d, int32_t dtype);
 
 /* RMSNorm of each head of a fused projection, for queries and keys (Henry et al. 2020). x: [tokens, (n_heads + 2
  * n_kv_heads) * head_dim], queries, then keys, then values; the weights, [head_dim], are shared by the heads of a kind.
  * out is shaped as x; values are copied. rstd: [tokens, n_heads + n_kv_heads]. */
-ESP_API int32_t esp_head_norm_forward(const float *x, const float *query_weight, const float *key_weight,
-                                      float weight_offset, float eps, float *out, float *rstd, int64_t tokens,
-                                      int64_t n_heads, int64_t n_kv_heads, int64_t head_dim);
+ESP_API int32_t esp_head_norm_forward(const void *x, const float *query_weight, const float *key_weight,
+                                      float weight_offset, float eps, void *out, float *rstd, int64_t tokens,
+                                      int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, int32_t dtype);
 /* d_x, shaped as x, is overwritten and may be d_out. The weights' gradients are added to; both given or both NULL. */
-ESP_API int32_t esp_head_norm_backward(const float *x, const float *query_weight, const float *key_weight,
-                                       float weight_offset, const float *rstd, const float *d_out, float *d_x,
+ESP_API int32_t esp_head_norm_backward(const void *x, const float *query_weight, const float *key_weight,
+                                       float weight_offset, const float *rstd, const void *d_out, void *d_x,
                                        float *d_query_weight, float *d_key_weight, int64_t tokens, int64_t n_heads,
-                                       int64_t n_kv_heads, int64_t head_dim);
+                                       int64_t n_kv_heads, int64_t head_dim, int32_t dtype);
 
 /* ---- rotary positions --------------------------------------------------------------------------------------- */
 
 /* Rotates, in place, the first rotary_dim elements of each of n_heads heads that lie side by side in a row of x:
  * with h = rotary_dim / 2, (x[i], x[i + h]) turns by sign * angle(position, i), position = row % seq_len.
  * cos, sin: [seq_len, h]. sign: 1 forward, -1 backward (Su et al. 2021; half-split order of Hugging Face). */
-ESP_API int32_t esp_rope(float *x, int64_t ldx, const float *cos, const float *sin, int32_t sign, int64_t tokens,
-                         int64_t seq_len, int64_t n_heads, int64_t head_dim, int64_t rotary_dim);
+ESP_API int32_t esp_rope(void *x, int64_t ldx, const float *cos, const float *sin, int32_t sign, int64_t tokens,
+                         int64_t seq_len, int64_t n_heads, int64_t head_dim, int64_t rotary_dim, int32_t dtype);
 
 /* ---- attention ---------------------------------------------------------------------------------------------- */
 
@@ -159,30 +178,33 @@ ESP_API int32_t esp_rope(float *x, int64_t ldx, const float *cos, const float *s
  * window > 0, i - j < window. Query head h reads key/value head h / (n_heads / n_kv_heads).
  * q: [tokens, n_heads * head_dim] with ld_q; k, v: [tokens, n_kv_heads * head_dim] with ld_kv;
  * out: [tokens, n_heads * head_dim] contiguous; lse: [tokens, n_heads], the log-sum-exp of each row of s. */
-ESP_API int32_t esp_attention_forward(const float *q, int64_t ld_q, const float *k, const float *v, int64_t ld_kv,
-                                      float *out, float *lse, int64_t batch, int64_t seq_len, int64_t n_heads,
-                                      int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window);
+ESP_API int32_t esp_attention_forward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv,
+                                      void *out, float *lse, int64_t batch, int64_t seq_len, int64_t n_heads,
+                                      int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window,
+                                      int32_t dtype);
 /* Gradients of the above, overwritten. d_out is laid out as out; d_q as q, d_k and d_v as k and v (same lds).
  * delta: scratch [tokens, n_heads], receives rowsum(d_out * out) (Dao et al. 2022, section B.2). */
-ESP_API int32_t esp_attention_backward(const float *q, int64_t ld_q, const float *k, const float *v, int64_t ld_kv,
-                                       const float *out, const float *lse, const float *d_out, float *delta, float *d_q,
-                                       float *d_k, float *d_v, int64_t batch, int64_t seq_len, int64_t n_heads,
-                                       int64_t n_kv_heads, int64_t head_dim, float scale, float softcap,
-                                       int64_t window);
+ESP_API int32_t esp_attention_backward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv,
+                                       const void *out, const float *lse, const void *d_out, float *delta, void *d_q,
+                                       void *d_k, void *d_v, int64_t batch, int64_t seq_len, int64_t n_heads,
+                                       int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window,
+                                       int32_t dtype);
 
 /* ---- activation of MLPs ------------------------------------------------------------------------------------- */
 
 /* gelu by its approximation with tanh, or x times the normal distribution function (Hendrycks & Gimpel 2016). */
 typedef enum { ESP_SILU = 0, ESP_GELU_TANH = 1, ESP_GELU_ERF = 2, ESP_RELU_ACTIVATION = 3 } esp_activation;
 /* out = act(x) */
-ESP_API int32_t esp_activation_forward(const float *x, int32_t activation, float *out, int64_t n);
+ESP_API int32_t esp_activation_forward(const void *x, int32_t activation, void *out, int64_t n, int32_t dtype);
 /* d_x = d_out * act'(x), overwritten; it may be d_out. The slope of relu at 0 is 0. */
-ESP_API int32_t esp_activation_backward(const float *x, int32_t activation, const float *d_out, float *d_x, int64_t n);
+ESP_API int32_t esp_activation_backward(const void *x, int32_t activation, const void *d_out, void *d_x, int64_t n,
+                                        int32_t dtype);
 /* gate_up: [rows, 2 * d], gate in the first half of a row, up in the second. out[rows, d] = act(gate) * up. */
-ESP_API int32_t esp_gated_forward(const float *gate_up, int32_t activation, float *out, int64_t rows, int64_t d);
+ESP_API int32_t esp_gated_forward(const void *gate_up, int32_t activation, void *out, int64_t rows, int64_t d,
+                                  int32_t dtype);
 /* d_gate_up [rows, 2 * d] is overwritten; it may be gate_up. */
-ESP_API int32_t esp_gated_backward(const float *gate_up, int32_t activation, const float *d_out, float *d_gate_up,
-                                   int64_t rows, int64_t d);
+ESP_API int32_t esp_gated_backward(const void *gate_up, int32_t activation, const void *d_out, void *d_gate_up,
+                                   int64_t rows, int64_t d, int32_t dtype);
 
 /* ---- language-model head with its losses, fused over chunks of tokens --------------------------------------- */
 
@@ -193,14 +215,15 @@ ESP_API int32_t esp_gated_backward(const float *gate_up, int32_t activation, con
 /* kl[t] = KL(softmax(z_teacher) || softmax(z_student)) in nats; ce_*[t] = -log softmax(z)[targets[t]] (0 without a
  * target). d_student [tokens, d] = grad_scale * d(sum of kl) / d(student), overwritten, or NULL.
  * targets, ce_student, ce_teacher: all given or all NULL. scratch: 2 * chunk * vocab floats. */
-ESP_API int32_t esp_head_kl(const float *student, const float *teacher, const float *head, float softcap,
-                            const int32_t *targets, float *kl, float *ce_student, float *ce_teacher, float *d_student,
-                            float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab);
+ESP_API int32_t esp_head_kl(const void *student, const void *teacher, const void *head, float softcap,
+                            const int32_t *targets, float *kl, float *ce_student, float *ce_teacher, void *d_student,
+                            float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab,
+                            int32_t dtype);
 /* ce[t] as above. d_hidden [tokens, d] = grad_scale * d(sum of ce) / d(hidden), overwritten, or NULL;
  * d_head [vocab, d] += grad_scale * d(sum of ce) / d(head), or NULL. scratch: chunk * vocab floats. */
-ESP_API int32_t esp_head_ce(const float *hidden, const float *head, float softcap, const int32_t *targets, float *ce,
-                            float *d_hidden, float *d_head, float grad_scale, float *scratch, int64_t chunk,
-                            int64_t tokens, int64_t d, int64_t vocab);
+ESP_API int32_t esp_head_ce(const void *hidden, const void *head, float softcap, const int32_t *targets, float *ce,
+                            void *d_hidden, float *d_head, float grad_scale, float *scratch, int64_t chunk,
+                            int64_t tokens, int64_t d, int64_t vocab, int32_t dtype);
 
 /* ---- sparse autoencoders ------------------------------------------------------------------------------------ */
 
@@ -222,26 +245,27 @@ typedef enum { ESP_RELU = 0, ESP_JUMPRELU = 1, ESP_TOPK = 2, ESP_GROUPMAX = 3 } 
  * A row with a NaN among its z has the one entry (0, NaN), so that the NaN reaches the loss.
  * pre: [tokens, capacity], receives z of each entry, or NULL. threshold: [m] for ESP_JUMPRELU, else NULL.
  * Dense z exists for a few rows at a time, in scratch: esp_sae_encode_scratch(d, m) floats.
- * ESP_CAPACITY if a row has more entries than capacity; count then holds what each row needs. */
+ * Where a row has more entries than capacity, ESP_CPU returns ESP_CAPACITY, and count holds what each row needs.
+ * ESP_CUDA cannot wait: it keeps the first `capacity` entries of such a row and raises overflow[0] to what it needs.
+ * overflow: int32 [1] in device memory, or NULL; esp_control has one, at which esp_adamw looks. */
 ESP_API int64_t esp_sae_encode_scratch(int64_t d, int64_t m);
-ESP_API int32_t esp_sae_encode(const float *x, const float *w_enc, const float *b_enc, const float *b_pre, int32_t kind,
+ESP_API int32_t esp_sae_encode(const void *x, const void *w_enc, const float *b_enc, const float *b_pre, int32_t kind,
                                const float *threshold, float margin, int64_t k, const uint8_t *keep, int32_t *index,
-                               float *value, float *pre, int32_t *count, int64_t capacity, float *scratch,
-                               int64_t tokens, int64_t d, int64_t m);
+                               float *value, float *pre, int32_t *count, int64_t capacity, int32_t *overflow,
+                               float *scratch, int64_t tokens, int64_t d, int64_t m, int32_t dtype);
 /* out[t] = sum_j value[t, j] * w_dec[index[t, j]] + b_dec; rows with keep[t]: out[t] = x[t]. x: needed with keep,
  * else NULL. */
 ESP_API int32_t esp_sae_decode(const int32_t *index, const float *value, const int32_t *count, int64_t capacity,
-                               const float *w_dec, const float *b_dec, const uint8_t *keep, const float *x, float *out,
-                               int64_t tokens, int64_t d);
+                               const void *w_dec, const float *b_dec, const uint8_t *keep, const void *x, void *out,
+                               int64_t tokens, int64_t d, int32_t dtype);
 /* d_value[t, j] = <d_out[t], w_dec[index[t, j]]> for every entry. */
-ESP_API int32_t esp_sae_decode_backward(const float *d_out, const int32_t *index, const int32_t *count,
-                                        int64_t capacity, const float *w_dec, float *d_value, int64_t tokens,
-                                        int64_t d);
+ESP_API int32_t esp_sae_decode_backward(const void *d_out, const int32_t *index, const int32_t *count, int64_t capacity,
+                                        const void *w_dec, float *d_value, int64_t tokens, int64_t d, int32_t dtype);
 /* d_x[t] (+)= sum_j d_pre[t, j] * w_enc[index[t, j]]; rows with keep[t]: d_x[t] (+)= d_out[t]. d_out: needed with
  * keep, else NULL. */
 ESP_API int32_t esp_sae_encode_backward(const float *d_pre, const int32_t *index, const int32_t *count,
-                                        int64_t capacity, const float *w_enc, const uint8_t *keep, const float *d_out,
-                                        float *d_x, int32_t accumulate, int64_t tokens, int64_t d);
+                                        int64_t capacity, const void *w_enc, const uint8_t *keep, const void *d_out,
+                                        void *d_x, int32_t accumulate, int64_t tokens, int64_t d, int32_t dtype);
 /* From d_value to d_pre, in place, for entries (z = pre, theta = threshold of the entry's latent), and the
  * straight-through gradient of thresholds (Rajamanoharan et al. 2024, eq. 11-12), K(u) = 1[|u| < 1/2], eps = bandwidth:
  *   d_pre            = d_value * 1[z > theta and z > 0] + l1 * 1[value > 0]
@@ -260,20 +284,20 @@ ESP_API int32_t esp_sae_by_latent(const int32_t *index, const int32_t *count, in
                                   int32_t *by_latent, int64_t tokens, int64_t m);
 /* Gradients of the SAE's weights, over the entries of each latent:
  *   d_w_dec[i] += sum value * d_out[t];  d_w_enc[i] += sum d_pre * (x[t] - b_pre);  d_b_enc[i] += sum d_pre. */
-ESP_API int32_t esp_sae_weight_backward(const float *x, const float *b_pre, const float *d_out, const float *value,
+ESP_API int32_t esp_sae_weight_backward(const void *x, const float *b_pre, const void *d_out, const float *value,
                                         const float *d_pre, const int32_t *offsets, const int32_t *by_latent,
                                         int64_t capacity, float *d_w_enc, float *d_b_enc, float *d_w_dec, int64_t d,
-                                        int64_t m);
+                                        int64_t m, int32_t dtype);
 /* loss[t] = |y[t] - x[t]|^2, d_y[t] = grad_scale * 2 (y[t] - x[t]), both 0 where keep[t]. d_y may be NULL. */
-ESP_API int32_t esp_sae_mse(const float *x, const float *y, const uint8_t *keep, float *loss, float *d_y,
-                            float grad_scale, int64_t tokens, int64_t d);
+ESP_API int32_t esp_sae_mse(const void *x, const void *y, const uint8_t *keep, float *loss, void *d_y, float grad_scale,
+                            int64_t tokens, int64_t d, int32_t dtype);
 /* Brings a reconstruction's error into d_y: d_y[t] = a d_y[t] + grad_scale * 2 (y[t] - x[t]), or a d_y[t] where
  * keep[t]; without accumulate d_y counts as 0. a = 1, or with error and kl [tokens], both given or both NULL,
  * a = balance * sum(error) / sum(kl) (0 where that sum is 0): what stood in d_y, the gradient of a KL, then weighs as
  * much as the error (Karvonen 2025, arXiv 2503.17272: alpha = MSE / KL, taken for a constant). */
-ESP_API int32_t esp_sae_mse_backward(const float *x, const float *y, const uint8_t *keep, const float *error,
-                                     const float *kl, float balance, float *d_y, int32_t accumulate, float grad_scale,
-                                     int64_t tokens, int64_t d);
+ESP_API int32_t esp_sae_mse_backward(const void *x, const void *y, const uint8_t *keep, const float *error,
+                                     const float *kl, float balance, void *d_y, int32_t accumulate, float grad_scale,
+                                     int64_t tokens, int64_t d, int32_t dtype);
 
 /* -- training: what is chosen among all tokens, among silent latents, among the first latents; gates -- */
 
@@ -289,10 +313,10 @@ ESP_API int32_t esp_sae_activity(const int32_t *index, const float *value, const
 ESP_API int32_t esp_sae_l0_pull(const double *activity, float target, float *sparsity);
 /* As esp_sae_encode with ESP_TOPK, among the latents with silent[i] > limit alone (AuxK, Gao et al. 2024, A.2). NaN is
  * not listed. scratch: esp_sae_encode_scratch(d, m) floats; capacity >= min(k, m). */
-ESP_API int32_t esp_sae_encode_silent(const float *x, const float *w_enc, const float *b_enc, const float *b_pre,
+ESP_API int32_t esp_sae_encode_silent(const void *x, const void *w_enc, const float *b_enc, const float *b_pre,
                                       const float *silent, float limit, int64_t k, const uint8_t *keep, int32_t *index,
                                       float *value, int32_t *count, int64_t capacity, float *scratch, int64_t tokens,
-                                      int64_t d, int64_t m);
+                                      int64_t d, int64_t m, int32_t dtype);
 /* BatchTopK (Bussmann et al. 2024): of lists of positive values, as ESP_TOPK with k = capacity leaves them, keeps the n
  * k largest of all rows together, n the number of rows without keep (ties: the lower row, then the lower index; NaN is
  * the largest). What is left of a row moves to its front. threshold [1] follows the smallest value kept: it becomes
@@ -323,34 +347,35 @@ ESP_API int32_t esp_sae_gated_backward(float *d_value, const float *d_gate, cons
  * [4] active entries (value != 0), [5] sum |y|^2, [6] sum <x, y>, [7] sum |x|, [8] sum |y|, [9] sum |y| / |x| (1 where
  * |x| < 1e-4), [10] sum of the active values, [11 .. 11 + d) sum of x; and to fired [m] (int64): how often each latent
  * is active. */
-ESP_API int32_t esp_sae_stats(const float *x, const float *y, const int32_t *index, const float *value,
+ESP_API int32_t esp_sae_stats(const void *x, const void *y, const int32_t *index, const float *value,
                               const int32_t *count, int64_t capacity, const uint8_t *keep, double *stats,
-                              int64_t *fired, int64_t tokens, int64_t d, int64_t m);
+                              int64_t *fired, int64_t tokens, int64_t d, int64_t m, int32_t dtype);
 /* Normalisation of an SAE's input, each row by itself: out = u / (spread + eps) with u = x - mean.
  *   ESP_CONSTANT_NORM  mean = 0, spread = |x| / sqrt(d), eps = 0: out has norm sqrt(d); a row of zeros gives NaN
  *   ESP_UNIT_VARIANCE  mean of the row, spread = |u| / sqrt(d - 1), eps = 1e-5; d > 1
  * as SAELens has them ("constant_norm_rescale", "layer_norm"). mean, spread: [tokens]. */
 typedef enum { ESP_CONSTANT_NORM = 1, ESP_UNIT_VARIANCE = 2 } esp_sae_normalisation;
-ESP_API int32_t esp_sae_normalize(const float *x, int32_t normalisation, float *out, float *mean, float *spread,
-                                  int64_t tokens, int64_t d);
+ESP_API int32_t esp_sae_normalize(const void *x, int32_t normalisation, void *out, float *mean, float *spread,
+                                  int64_t tokens, int64_t d, int32_t dtype);
 /* With n = d for ESP_CONSTANT_NORM, d - 1 for ESP_UNIT_VARIANCE, s = spread + eps, g = d_out, and for
  * ESP_UNIT_VARIANCE alone the means over the row:
  *   d_x[t] (+)= (g - mean(g)) / s + u (d_spread - <g, u> / s^2) / (n spread) + d_mean / d;
  * the second term is 0 where spread = 0 under ESP_UNIT_VARIANCE. d_mean, d_spread: [tokens], what else depends on the
  * statistics; both NULL for nothing. Rows with keep[t]: d_x[t] (+)= d_kept[t]; d_kept: needed with keep, else NULL. */
-ESP_API int32_t esp_sae_normalize_backward(const float *x, const float *mean, const float *spread,
-                                           int32_t normalisation, const float *d_out, const float *d_mean,
-                                           const float *d_spread, const uint8_t *keep, const float *d_kept, float *d_x,
-                                           int32_t accumulate, int64_t tokens, int64_t d);
+ESP_API int32_t esp_sae_normalize_backward(const void *x, const float *mean, const float *spread, int32_t normalisation,
+                                           const void *d_out, const float *d_mean, const float *d_spread,
+                                           const uint8_t *keep, const void *d_kept, void *d_x, int32_t accumulate,
+                                           int64_t tokens, int64_t d, int32_t dtype);
 /* An SAE's output from what was decoded: out[t] = spread[t] * y[t] + mean[t] + skip[t]; rows with keep[t]: x[t].
  * mean, spread: both given, or both NULL for 0 and 1; skip: [tokens, d] or NULL; x: needed with keep, else NULL. */
-ESP_API int32_t esp_sae_restore(const float *y, const float *mean, const float *spread, const float *skip,
-                                const uint8_t *keep, const float *x, float *out, int64_t tokens, int64_t d);
+ESP_API int32_t esp_sae_restore(const void *y, const float *mean, const float *spread, const void *skip,
+                                const uint8_t *keep, const void *x, void *out, int64_t tokens, int64_t d,
+                                int32_t dtype);
 /* d_y = spread * d_out, d_skip = d_out, d_mean[t] = sum d_out[t], d_spread[t] = <d_out[t], y[t]>, all 0 where keep[t].
  * spread, y, d_mean and d_spread: all given or all NULL (spread is 1 then). d_skip may be NULL. */
-ESP_API int32_t esp_sae_restore_backward(const float *d_out, const float *y, const float *spread, const uint8_t *keep,
-                                         float *d_y, float *d_skip, float *d_mean, float *d_spread, int64_t tokens,
-                                         int64_t d);
+ESP_API int32_t esp_sae_restore_backward(const void *d_out, const void *y, const float *spread, const uint8_t *keep,
+                                         void *d_y, void *d_skip, float *d_mean, float *d_spread, int64_t tokens,
+                                         int64_t d, int32_t dtype);
 /* Each row of w [rows, d] divided by its norm; rows of norm 0 stay. */
 ESP_API int32_t esp_normalize_rows(float *w, int64_t rows, int64_t d);
 /* grad[r] -= w[r] <grad[r], w[r]> / |w[r]|^2: what is left of the gradient once rows of w keep their norm. */
@@ -358,12 +383,16 @@ ESP_API int32_t esp_remove_parallel(const float *w, float *grad, int64_t rows, i
 
 /* ---- optimizer ---------------------------------------------------------------------------------------------- */
 
-/* What changes from step to step lives in device memory, so that a recorded step can be replayed. */
+/* What changes from step to step lives in device memory, so that a recorded step can be replayed. The host writes the
+ * first half, kernels the second. */
 typedef struct {
   double lr;
-  double grad_norm; /* written by esp_global_norm */
   int64_t step;     /* counted from 1 */
   uint64_t seed;    /* of this step's dropout */
+  double loss;      /* summed up over the step's batches */
+  double grad_norm; /* written by esp_global_norm */
+  int32_t overflow; /* what the longest list of latents needed, if it did not get it: see esp_sae_encode */
+  int32_t reserved;
 } esp_control;
 
 /* control->grad_norm = sqrt(sum of grad^2), accumulated in float64. */
@@ -371,7 +400,8 @@ ESP_API int32_t esp_global_norm(const float *grad, int64_t n, esp_control *contr
 /* AdamW with decoupled decay (Loshchilov & Hutter 2019, algorithm 2, as torch.optim.AdamW computes it):
  * g = grad * min(1, clip / (grad_norm + 1e-6)) (clip <= 0: no clipping); p *= 1 - lr * weight_decay;
  * m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
- * p -= lr / (1 - beta1^step) * m / (sqrt(v / (1 - beta2^step)) + eps). */
+ * p -= lr / (1 - beta1^step) * m / (sqrt(v / (1 - beta2^step)) + eps).
+ * Changes nothing where loss or grad_norm is not finite or overflow is not 0: such a step must not count. */
 ESP_API int32_t esp_adamw(float *param, const float *grad, float *m, float *v, int64_t n, float beta1, float beta2,
                           float eps, float weight_decay, float clip, const esp_control *control);
 

@@ -54,7 +54,8 @@ public class GemmBenchmark {
 
     NativeLibraries.require();
     Cblas.openblas_set_num_threads(1);
-    NativeException.check("esp_set_sgemm", Kernels.esp_set_sgemm(NativeLibraries.sgemmAddress()));
+    NativeException.check(
+        "esp_set_gemm", Kernels.esp_set_gemm(NativeLibraries.sgemmAddress(), MemorySegment.NULL));
 
     arena = Arena.ofShared();
     x = ones(m * k);
@@ -70,7 +71,7 @@ public class GemmBenchmark {
 
   @Benchmark
   public int gemm() {
-    int status = Kernels.esp_gemm(0, 1, m, n, k, 1f, x, k, w, k, 0f, y, n);
+    int status = Kernels.esp_gemm(0, 1, m, n, k, 1f, x, k, w, k, 0f, y, n, 0, 0);
     NativeException.check("esp_gemm", status);
     return status;
   }

@@ -65,7 +65,7 @@ public final class NativeLibraries {
     }
   }
 
-  /** The address of {@code cblas_sgemm}, as {@code esp_set_sgemm} takes it. */
+  /** The address of {@code cblas_sgemm}, as {@code esp_set_gemm} takes it. */
   public static MemorySegment sgemmAddress() {
     require();
     return Cblas.cblas_sgemm$address();

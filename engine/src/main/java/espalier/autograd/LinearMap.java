@@ -119,6 +119,7 @@ public final class LinearMap {
         b.stride(),
         beta,
         c.data(),
-        c.stride());
+        c.stride(),
+        c.type());
   }
 }

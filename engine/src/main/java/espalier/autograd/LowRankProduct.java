@@ -45,10 +45,10 @@ final class LowRankProduct {
     stream = first.stream();
     a = Tensor.of(first.a().data(), rank, x.cols());
     gradientA = first.isTrainable() ? Tensor.of(first.a().gradientData(), rank, x.cols()) : null;
-    xa = tape.value(x.rows(), rank);
-    dXa = tape.value(x.rows(), rank);
-    dropped = dropout > 0 ? tape.value(x.rows(), x.cols()) : null;
-    dDropped = dropout > 0 ? tape.value(x.rows(), x.cols()) : null;
+    xa = tape.value(x.rows(), rank, false);
+    dXa = tape.value(x.rows(), rank, false);
+    dropped = dropout > 0 ? tape.value(x.rows(), x.cols(), false) : null;
+    dDropped = dropout > 0 ? tape.value(x.rows(), x.cols(), false) : null;
     parts = new ArrayList<>();
     long from = 0;
     for (LinearMap.Update update : updates) {

@@ -31,7 +31,7 @@ final class MemoryPlan {
     Block(Var var, boolean isGradient) {
       this.var = var;
       this.isGradient = isGradient;
-      long exact = var.size() * Float.BYTES;
+      long exact = var.size() * var.type().bytes();
       bytes = (exact + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     }
 
@@ -106,7 +106,8 @@ final class MemoryPlan {
           Tensor.of(
               memory.asSlice(block.offset, block.bytes, ALIGNMENT),
               block.var.rows(),
-              block.var.cols());
+              block.var.cols(),
+              block.var.type());
       if (block.isGradient) {
         block.var.bindGradient(place);
       } else {

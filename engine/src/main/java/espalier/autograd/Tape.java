@@ -1,6 +1,7 @@
 package espalier.autograd;
 
 import espalier.device.Device;
+import espalier.device.ElementType;
 import espalier.device.Kernels;
 import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
@@ -42,21 +43,27 @@ public final class Tape {
 
   /** Memory from outside that operations read, such as a weight; it takes no part in the plan. */
   public Var constant(Tensor tensor) {
-    Var var = new Var(tensor.rows(), tensor.cols(), false);
+    Var var = new Var(tensor.rows(), tensor.cols(), false, tensor.type());
     var.bindValue(tensor);
     return var;
   }
 
-  /** A value to be computed by the operation recorded next. */
+  /** Activations, of the device's type, to be computed by the operation recorded next. */
   public Var value(long rows, long cols, boolean needsGradient) {
-    Var var = new Var(rows, cols, needsGradient);
-    vars.add(var);
-    return var;
+    return value(new Var(rows, cols, needsGradient, device.type()));
   }
 
-  /** A value without a gradient: statistics, index lists, scratch. Four bytes an element. */
+  /**
+   * What is no activation and has no gradient: statistics, losses, index lists, scratch. Four bytes
+   * an element.
+   */
   public Var value(long rows, long cols) {
-    return value(rows, cols, false);
+    return value(new Var(rows, cols, false, ElementType.F32));
+  }
+
+  private Var value(Var var) {
+    vars.add(var);
+    return var;
   }
 
   /** Keeps a value readable after the step, for whoever reads losses or compares activations. */

@@ -1,5 +1,6 @@
 package espalier.autograd;
 
+import espalier.device.ElementType;
 import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
@@ -14,6 +15,7 @@ public final class Var {
   private final long rows;
   private final long cols;
   private final boolean needsGradient;
+  private final ElementType type;
   private Tensor value;
   private Tensor gradient;
   private boolean gradientStarted;
@@ -23,10 +25,11 @@ public final class Var {
   /** The operation that computes it; null for data from outside. */
   Op producer;
 
-  Var(long rows, long cols, boolean needsGradient) {
+  Var(long rows, long cols, boolean needsGradient, ElementType type) {
     this.rows = rows;
     this.cols = cols;
     this.needsGradient = needsGradient;
+    this.type = type;
   }
 
   public long rows() {
@@ -39,6 +42,11 @@ public final class Var {
 
   public long size() {
     return rows * cols;
+  }
+
+  /** Of the value and of its gradient. */
+  public ElementType type() {
+    return type;
   }
 
   public boolean needsGradient() {

@@ -51,13 +51,19 @@ final class Arguments {
 
   /** Rows {@code ld} elements apart; what follows the last row's columns need not exist. */
   static void matrix(
-      String kernel, String argument, MemorySegment given, long rows, long cols, long ld) {
+      String kernel,
+      String argument,
+      MemorySegment given,
+      long rows,
+      long cols,
+      long ld,
+      int size) {
     if (ld < cols) {
       throw new IllegalArgumentException(
           kernel + ": rows of " + argument + " need " + cols + " elements, ld is " + ld);
     }
     long count = rows == 0 || cols == 0 ? 0 : Math.addExact(Math.multiplyExact(rows - 1, ld), cols);
-    bytes(kernel, argument, given, count, Float.BYTES);
+    bytes(kernel, argument, given, count, size);
   }
 
   static void bytes(String kernel, String argument, MemorySegment given, long count, int size) {

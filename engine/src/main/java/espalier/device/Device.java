@@ -5,32 +5,29 @@ import espalier.bindings.cblas.Cblas;
 import java.lang.foreign.MemorySegment;
 
 /**
- * The machine's processor as a compute device: its memory and its kernels.
+ * Where tensors live and kernels run. A process uses one device.
  *
  * <p>All memory is freed when the device is closed; nothing is freed before, as a job plans its
- * memory once and then keeps it. A kernel call returns when its work is done.
+ * memory once and then keeps it.
  */
-public final class Device implements AutoCloseable {
+public abstract sealed class Device implements AutoCloseable permits CpuDevice {
 
-  private final HostMemory memory = new HostMemory();
+  private final ElementType type;
   private final Kernels kernels;
 
-  private Device(Kernels kernels) {
-    this.kernels = kernels;
+  Device(ElementType type) {
+    this.type = type;
+    kernels = new Kernels(type);
   }
 
   /**
+   * The machine's processor, in float32.
+   *
    * @throws espalier.bindings.NativeUnavailableException if a native library cannot be loaded
    */
   public static Device openCpu() {
     NativeLibraries.require();
-    // Kernels cut a product into tiles and run sgemm on each from their own threads: one pool of
-    // threads for everything,
-    // and results that do not depend on how many there are.
-    Cblas.openblas_set_num_threads(1);
-    Kernels kernels = new Kernels();
-    kernels.setSgemm(NativeLibraries.sgemmAddress());
-    return new Device(kernels);
+    return new CpuDevice();
   }
 
   /** What OpenBLAS says of its build and of the kernels it has chosen for this processor. */
@@ -41,26 +38,34 @@ public final class Device implements AutoCloseable {
         + Cblas.openblas_get_corename().getString(0);
   }
 
-  public Kernels kernels() {
+  /** Of activations and of matrices of weights. */
+  public final ElementType type() {
+    return type;
+  }
+
+  public final Kernels kernels() {
     return kernels;
   }
 
   /**
-   * Memory of undefined content, aligned to 64 bytes. Pages that are never touched take no room.
+   * Memory of undefined content, aligned to 64 bytes.
    *
    * @throws OutOfMemoryError naming what was asked for and what is in use
    */
-  public MemorySegment allocate(long bytes) {
-    return memory.allocate(bytes);
-  }
+  public abstract MemorySegment allocate(long bytes);
 
-  /** Bytes handed out so far. */
-  public long allocatedBytes() {
-    return memory.allocatedBytes();
-  }
+  /** Memory of the host, zero, from which {@link #upload} copies without waiting. */
+  public abstract MemorySegment allocateStaging(long bytes);
+
+  /**
+   * Queues a copy from the host to the device. What is copied must not change before the device is
+   * done: see {@link Transfer}, which waits.
+   */
+  public abstract void upload(MemorySegment staging, MemorySegment target);
+
+  /** Bytes of device memory handed out so far. */
+  public abstract long allocatedBytes();
 
   @Override
-  public void close() {
-    memory.close();
-  }
+  public abstract void close();
 }

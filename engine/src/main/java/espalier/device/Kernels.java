@@ -19,12 +19,23 @@ import java.lang.foreign.MemorySegment;
  */
 public final class Kernels extends SaeTrainingKernels {
 
-  /** The library must be loaded: see {@link Device}. */
-  Kernels() {}
+  /**
+   * The library must be loaded: see {@link Device}.
+   *
+   * @param type of activations and of matrices of weights
+   */
+  Kernels(ElementType type) {
+    super(type);
+  }
 
-  /** The address of a {@code cblas_sgemm} that runs on the calling thread alone. */
-  void setSgemm(MemorySegment cblasSgemm) {
-    check("esp_set_sgemm", esp_set_sgemm(cblasSgemm));
+  /** The function that computes dense products, and its handle: see esp_set_gemm. */
+  void setGemm(MemorySegment function, MemorySegment handle) {
+    check("esp_set_gemm", esp_set_gemm(function, handle));
+  }
+
+  /** The stream that kernels go to. */
+  void setStream(MemorySegment stream) {
+    check("esp_set_stream", esp_set_stream(stream));
   }
 
   /**
@@ -53,15 +64,53 @@ public final class Kernels extends SaeTrainingKernels {
       float beta,
       MemorySegment c,
       long ldc) {
+    gemm(transA, transB, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, type);
+  }
+
+  /**
+   * As above, with a result of another type: gradients of parameters are float32.
+   *
+   * @param typeC that of the other matrices, or float32
+   */
+  public void gemm(
+      boolean transA,
+      boolean transB,
+      long m,
+      long n,
+      long k,
+      float alpha,
+      MemorySegment a,
+      long lda,
+      MemorySegment b,
+      long ldb,
+      float beta,
+      MemorySegment c,
+      long ldc,
+      ElementType typeC) {
     size("esp_gemm", "m", m);
     size("esp_gemm", "n", n);
     size("esp_gemm", "k", k);
-    matrix("esp_gemm", "a", a, transA ? k : m, transA ? m : k, lda);
-    matrix("esp_gemm", "b", b, transB ? n : k, transB ? k : n, ldb);
-    matrix("esp_gemm", "c", c, m, n, ldc);
+    rows("esp_gemm", "a", a, transA ? k : m, transA ? m : k, lda);
+    rows("esp_gemm", "b", b, transB ? n : k, transB ? k : n, ldb);
+    matrix("esp_gemm", "c", c, m, n, ldc, typeC.bytes());
     check(
         "esp_gemm",
-        esp_gemm(flag(transA), flag(transB), m, n, k, alpha, a, lda, b, ldb, beta, c, ldc));
+        esp_gemm(
+            flag(transA),
+            flag(transB),
+            m,
+            n,
+            k,
+            alpha,
+            a,
+            lda,
+            b,
+            ldb,
+            beta,
+            c,
+            ldc,
+            typeC.code(),
+            dtype));
   }
 
   public void fill(MemorySegment x, float value, long n) {
@@ -72,26 +121,26 @@ public final class Kernels extends SaeTrainingKernels {
 
   public void copy(MemorySegment x, MemorySegment out, long n) {
     size("esp_copy", "n", n);
-    floats("esp_copy", "x", x, n);
-    floats("esp_copy", "out", out, n);
-    check("esp_copy", esp_copy(x, out, n));
+    elements("esp_copy", "x", x, n);
+    elements("esp_copy", "out", out, n);
+    check("esp_copy", esp_copy(x, out, n, dtype));
   }
 
   /** {@code out = x + y}; out may be x or y. */
   public void add(MemorySegment x, MemorySegment y, MemorySegment out, long n) {
     size("esp_add", "n", n);
-    floats("esp_add", "x", x, n);
-    floats("esp_add", "y", y, n);
-    floats("esp_add", "out", out, n);
-    check("esp_add", esp_add(x, y, out, n));
+    elements("esp_add", "x", x, n);
+    elements("esp_add", "y", y, n);
+    elements("esp_add", "out", out, n);
+    check("esp_add", esp_add(x, y, out, n, dtype));
   }
 
   /** {@code y += alpha x} */
   public void axpy(float alpha, MemorySegment x, MemorySegment y, long n) {
     size("esp_axpy", "n", n);
-    floats("esp_axpy", "x", x, n);
-    floats("esp_axpy", "y", y, n);
-    check("esp_axpy", esp_axpy(alpha, x, y, n));
+    elements("esp_axpy", "x", x, n);
+    elements("esp_axpy", "y", y, n);
+    check("esp_axpy", esp_axpy(alpha, x, y, n, dtype));
   }
 
   /** Every row of out becomes {@code row}. */
@@ -99,8 +148,8 @@ public final class Kernels extends SaeTrainingKernels {
     size("esp_fill_rows", "rows", rows);
     positive("esp_fill_rows", "cols", cols);
     floats("esp_fill_rows", "row", row, cols);
-    floats("esp_fill_rows", "out", out, rows, cols);
-    check("esp_fill_rows", esp_fill_rows(row, out, rows, cols));
+    elements("esp_fill_rows", "out", out, rows, cols);
+    check("esp_fill_rows", esp_fill_rows(row, out, rows, cols, dtype));
   }
 
   /** {@code out[cols] += alpha * (sum over the rows of x that skip does not name)}. */
@@ -114,10 +163,10 @@ public final class Kernels extends SaeTrainingKernels {
       long cols) {
     size("esp_column_sum", "rows", rows);
     size("esp_column_sum", "cols", cols);
-    matrix("esp_column_sum", "x", x, rows, cols, ldx);
+    rows("esp_column_sum", "x", x, rows, cols, ldx);
     flagsOrNull("esp_column_sum", "skip", skip, rows);
     floats("esp_column_sum", "out", out, cols);
-    check("esp_column_sum", esp_column_sum(x, ldx, skip, alpha, out, rows, cols));
+    check("esp_column_sum", esp_column_sum(x, ldx, skip, alpha, out, rows, cols, dtype));
   }
 
   /** {@code out[r] = x[r]} where keep[r], else 0. */
@@ -125,10 +174,10 @@ public final class Kernels extends SaeTrainingKernels {
       MemorySegment x, MemorySegment keep, MemorySegment out, long rows, long cols) {
     size("esp_keep_rows", "rows", rows);
     size("esp_keep_rows", "cols", cols);
-    floats("esp_keep_rows", "x", x, rows, cols);
+    elements("esp_keep_rows", "x", x, rows, cols);
     flagsOrNull("esp_keep_rows", "keep", keep, rows);
-    floats("esp_keep_rows", "out", out, rows, cols);
-    check("esp_keep_rows", esp_keep_rows(x, keep, out, rows, cols));
+    elements("esp_keep_rows", "out", out, rows, cols);
+    check("esp_keep_rows", esp_keep_rows(x, keep, out, rows, cols, dtype));
   }
 
   /**
@@ -149,54 +198,68 @@ public final class Kernels extends SaeTrainingKernels {
     positive(kernel, "length", length);
     positive(kernel, "d", d);
     long rows = Math.multiplyExact(sequences, length);
-    floats(kernel, "x", x, rows, d);
-    floats(kernel, "y", y, rows, d);
+    elements(kernel, "x", x, rows, d);
+    elements(kernel, "y", y, rows, d);
     flagsOrNull(kernel, "skip", skip, rows);
     bytes(kernel, "out", out, 3 * sequences, Double.BYTES);
-    check(kernel, esp_sequence_distance(x, y, skip, out, sequences, length, d));
+    check(kernel, esp_sequence_distance(x, y, skip, out, sequences, length, d, dtype));
   }
 
   /** The sum of x, into one float64. */
   public void sum(MemorySegment x, long n, MemorySegment out) {
+    sum(x, n, out, false);
+  }
+
+  /** The sum of x, into one float64 or added to it. */
+  public void sum(MemorySegment x, long n, MemorySegment out, boolean accumulate) {
     size("esp_sum", "n", n);
     floats("esp_sum", "x", x, n);
     bytes("esp_sum", "out", out, 1, Double.BYTES);
-    check("esp_sum", esp_sum(x, n, out));
+    check("esp_sum", esp_sum(x, n, out, flag(accumulate)));
+  }
+
+  /** From a type of files, one of {@code esp_dtype}, to that of activations. */
+  public void convert(MemorySegment src, int from, MemorySegment dst, long n) {
+    convert(src, from, dst, n, type);
   }
 
   /**
-   * To float32.
+   * From a type of files to another.
    *
-   * @param dtype one of {@code esp_dtype}: 0 f32, 1 bf16, 2 f16, 3 f64
+   * @param from one of {@code esp_dtype}: 0 f32, 1 bf16, 2 f16, 3 f64
    */
-  public void convert(MemorySegment src, int dtype, MemorySegment dst, long n) {
+  public void convert(MemorySegment src, int from, MemorySegment dst, long n, ElementType to) {
     size("esp_convert", "n", n);
-    bytes("esp_convert", "src", src, n, bytesOf(dtype));
-    floats("esp_convert", "dst", dst, n);
-    check("esp_convert", esp_convert(src, dtype, dst, n));
+    bytes("esp_convert", "src", src, n, bytesOf(from));
+    bytes("esp_convert", "dst", dst, n, to.bytes());
+    check("esp_convert", esp_convert(src, from, dst, n, to.code()));
   }
 
   /**
    * {@code dst[r, c] = rowScale[r] * src[r, c]}, or {@code src[c, r]} if transposed.
    *
+   * @param from one of {@code esp_dtype}
    * @param dst {@code [rows, cols]}
    * @param rowScale {@code [rows]}, or NULL for 1
    */
   public void convertMatrix(
       MemorySegment src,
-      int dtype,
+      int from,
       boolean transposed,
       MemorySegment rowScale,
       MemorySegment dst,
       long rows,
-      long cols) {
+      long cols,
+      ElementType to) {
     String kernel = "esp_convert_matrix";
     size(kernel, "rows", rows);
     positive(kernel, "cols", cols);
-    bytes(kernel, "src", src, Math.multiplyExact(rows, cols), bytesOf(dtype));
+    bytes(kernel, "src", src, Math.multiplyExact(rows, cols), bytesOf(from));
     floatsOrNull(kernel, "row_scale", rowScale, rows);
-    floats(kernel, "dst", dst, rows, cols);
-    check(kernel, esp_convert_matrix(src, dtype, flag(transposed), rowScale, dst, rows, cols));
+    bytes(kernel, "dst", dst, Math.multiplyExact(rows, cols), to.bytes());
+    check(
+        kernel,
+        esp_convert_matrix(src, from, flag(transposed), rowScale, dst, rows, cols, to.code()));
   }
 
   private static int bytesOf(int dtype) {
@@ -213,10 +276,10 @@ public final class Kernels extends SaeTrainingKernels {
       long stream,
       boolean accumulate) {
     size("esp_dropout", "n", n);
-    floats("esp_dropout", "x", x, n);
-    floats("esp_dropout", "out", out, n);
+    elements("esp_dropout", "x", x, n);
+    elements("esp_dropout", "out", out, n);
     bytes("esp_dropout", "seed", seed, 1, Long.BYTES);
-    check("esp_dropout", esp_dropout(x, out, n, p, seed, stream, flag(accumulate)));
+    check("esp_dropout", esp_dropout(x, out, n, p, seed, stream, flag(accumulate), dtype));
   }
 
   /** {@code out[t] = scale * table[ids[t]]} */
@@ -229,9 +292,11 @@ public final class Kernels extends SaeTrainingKernels {
       long vocab,
       long d) {
     embeddingSizes("esp_embedding_forward", ids, tokens, vocab, d);
-    floats("esp_embedding_forward", "table", table, vocab, d);
-    floats("esp_embedding_forward", "out", out, tokens, d);
-    check("esp_embedding_forward", esp_embedding_forward(ids, table, scale, out, tokens, vocab, d));
+    elements("esp_embedding_forward", "table", table, vocab, d);
+    elements("esp_embedding_forward", "out", out, tokens, d);
+    check(
+        "esp_embedding_forward",
+        esp_embedding_forward(ids, table, scale, out, tokens, vocab, d, dtype));
   }
 
   /** {@code dTable[ids[t]] += scale * dOut[t]} */
@@ -244,21 +309,21 @@ public final class Kernels extends SaeTrainingKernels {
       long vocab,
       long d) {
     embeddingSizes("esp_embedding_backward", ids, tokens, vocab, d);
-    floats("esp_embedding_backward", "d_out", dOut, tokens, d);
+    elements("esp_embedding_backward", "d_out", dOut, tokens, d);
     floats("esp_embedding_backward", "d_table", dTable, vocab, d);
     check(
         "esp_embedding_backward",
-        esp_embedding_backward(ids, dOut, scale, dTable, tokens, vocab, d));
+        esp_embedding_backward(ids, dOut, scale, dTable, tokens, vocab, d, dtype));
   }
 
   /** {@code out[t] = x[t] + table[t % seqLen]}; out may be x. */
   public void addPositions(
       MemorySegment x, MemorySegment table, MemorySegment out, long tokens, long seqLen, long d) {
     positions("esp_add_positions", tokens, seqLen, d);
-    floats("esp_add_positions", "x", x, tokens, d);
-    floats("esp_add_positions", "table", table, Math.min(tokens, seqLen), d);
-    floats("esp_add_positions", "out", out, tokens, d);
-    check("esp_add_positions", esp_add_positions(x, table, out, tokens, seqLen, d));
+    elements("esp_add_positions", "x", x, tokens, d);
+    elements("esp_add_positions", "table", table, Math.min(tokens, seqLen), d);
+    elements("esp_add_positions", "out", out, tokens, d);
+    check("esp_add_positions", esp_add_positions(x, table, out, tokens, seqLen, d, dtype));
   }
 
   /** Adds to the table's gradient. */
@@ -266,9 +331,9 @@ public final class Kernels extends SaeTrainingKernels {
       MemorySegment dOut, MemorySegment dTable, long tokens, long seqLen, long d) {
     String kernel = "esp_add_positions_backward";
     positions(kernel, tokens, seqLen, d);
-    floats(kernel, "d_out", dOut, tokens, d);
+    elements(kernel, "d_out", dOut, tokens, d);
     floats(kernel, "d_table", dTable, Math.min(tokens, seqLen), d);
-    check(kernel, esp_add_positions_backward(dOut, dTable, tokens, seqLen, d));
+    check(kernel, esp_add_positions_backward(dOut, dTable, tokens, seqLen, d, dtype));
   }
 
   private static void positions(String kernel, long tokens, long seqLen, long d) {
@@ -289,13 +354,13 @@ public final class Kernels extends SaeTrainingKernels {
       long d) {
     size("esp_rms_norm_forward", "rows", rows);
     positive("esp_rms_norm_forward", "d", d);
-    floats("esp_rms_norm_forward", "x", x, rows, d);
+    elements("esp_rms_norm_forward", "x", x, rows, d);
     floats("esp_rms_norm_forward", "weight", weight, d);
-    floats("esp_rms_norm_forward", "out", out, rows, d);
+    elements("esp_rms_norm_forward", "out", out, rows, d);
     floats("esp_rms_norm_forward", "rstd", rstd, rows);
     check(
         "esp_rms_norm_forward",
-        esp_rms_norm_forward(x, weight, weightOffset, eps, out, rstd, rows, d));
+        esp_rms_norm_forward(x, weight, weightOffset, eps, out, rstd, rows, d, dtype));
   }
 
   public void rmsNormBackward(
@@ -311,16 +376,16 @@ public final class Kernels extends SaeTrainingKernels {
       long d) {
     size("esp_rms_norm_backward", "rows", rows);
     positive("esp_rms_norm_backward", "d", d);
-    floats("esp_rms_norm_backward", "x", x, rows, d);
+    elements("esp_rms_norm_backward", "x", x, rows, d);
     floats("esp_rms_norm_backward", "weight", weight, d);
     floats("esp_rms_norm_backward", "rstd", rstd, rows);
-    floats("esp_rms_norm_backward", "d_out", dOut, rows, d);
-    floats("esp_rms_norm_backward", "d_x", dX, rows, d);
+    elements("esp_rms_norm_backward", "d_out", dOut, rows, d);
+    elements("esp_rms_norm_backward", "d_x", dX, rows, d);
     floatsOrNull("esp_rms_norm_backward", "d_weight", dWeight, d);
     check(
         "esp_rms_norm_backward",
         esp_rms_norm_backward(
-            x, weight, weightOffset, rstd, dOut, dX, flag(accumulate), dWeight, rows, d));
+            x, weight, weightOffset, rstd, dOut, dX, flag(accumulate), dWeight, rows, d, dtype));
   }
 
   /** {@code out = (x - mean) * rstd * weight + bias} by rows of d. */
@@ -337,13 +402,13 @@ public final class Kernels extends SaeTrainingKernels {
     String kernel = "esp_layer_norm_forward";
     size(kernel, "rows", rows);
     positive(kernel, "d", d);
-    floats(kernel, "x", x, rows, d);
+    elements(kernel, "x", x, rows, d);
     floats(kernel, "weight", weight, d);
     floats(kernel, "bias", bias, d);
-    floats(kernel, "out", out, rows, d);
+    elements(kernel, "out", out, rows, d);
     floats(kernel, "mean", mean, rows);
     floats(kernel, "rstd", rstd, rows);
-    check(kernel, esp_layer_norm_forward(x, weight, bias, eps, out, mean, rstd, rows, d));
+    check(kernel, esp_layer_norm_forward(x, weight, bias, eps, out, mean, rstd, rows, d, dtype));
   }
 
   public void layerNormBackward(
@@ -361,18 +426,18 @@ public final class Kernels extends SaeTrainingKernels {
     String kernel = "esp_layer_norm_backward";
     size(kernel, "rows", rows);
     positive(kernel, "d", d);
-    floats(kernel, "x", x, rows, d);
+    elements(kernel, "x", x, rows, d);
     floats(kernel, "weight", weight, d);
     floats(kernel, "mean", mean, rows);
     floats(kernel, "rstd", rstd, rows);
-    floats(kernel, "d_out", dOut, rows, d);
-    floats(kernel, "d_x", dX, rows, d);
+    elements(kernel, "d_out", dOut, rows, d);
+    elements(kernel, "d_x", dX, rows, d);
     floatsOrNull(kernel, "d_weight", dWeight, d);
     floatsOrNull(kernel, "d_bias", dBias, d);
     check(
         kernel,
         esp_layer_norm_backward(
-            x, weight, mean, rstd, dOut, dX, flag(accumulate), dWeight, dBias, rows, d));
+            x, weight, mean, rstd, dOut, dX, flag(accumulate), dWeight, dBias, rows, d, dtype));
   }
 
   /** RMSNorm of each query and key head of a fused projection; values are copied. */
@@ -390,10 +455,10 @@ public final class Kernels extends SaeTrainingKernels {
       long headDim) {
     String kernel = "esp_head_norm_forward";
     long cols = fusedCols(kernel, tokens, nHeads, nKvHeads, headDim);
-    floats(kernel, "x", x, tokens, cols);
+    elements(kernel, "x", x, tokens, cols);
     floats(kernel, "query_weight", queryWeight, headDim);
     floats(kernel, "key_weight", keyWeight, headDim);
-    floats(kernel, "out", out, tokens, cols);
+    elements(kernel, "out", out, tokens, cols);
     floats(kernel, "rstd", rstd, tokens, nHeads + nKvHeads);
     check(
         kernel,
@@ -408,7 +473,8 @@ public final class Kernels extends SaeTrainingKernels {
             tokens,
             nHeads,
             nKvHeads,
-            headDim));
+            headDim,
+            dtype));
   }
 
   /** Gradients of {@link #headNormForward}; dX is overwritten and may be dOut. */
@@ -428,12 +494,12 @@ public final class Kernels extends SaeTrainingKernels {
       long headDim) {
     String kernel = "esp_head_norm_backward";
     long cols = fusedCols(kernel, tokens, nHeads, nKvHeads, headDim);
-    floats(kernel, "x", x, tokens, cols);
+    elements(kernel, "x", x, tokens, cols);
     floats(kernel, "query_weight", queryWeight, headDim);
     floats(kernel, "key_weight", keyWeight, headDim);
     floats(kernel, "rstd", rstd, tokens, nHeads + nKvHeads);
-    floats(kernel, "d_out", dOut, tokens, cols);
-    floats(kernel, "d_x", dX, tokens, cols);
+    elements(kernel, "d_out", dOut, tokens, cols);
+    elements(kernel, "d_x", dX, tokens, cols);
     floatsOrNull(kernel, "d_query_weight", dQueryWeight, headDim);
     floatsOrNull(kernel, "d_key_weight", dKeyWeight, headDim);
     check(
@@ -451,7 +517,8 @@ public final class Kernels extends SaeTrainingKernels {
             tokens,
             nHeads,
             nKvHeads,
-            headDim));
+            headDim,
+            dtype));
   }
 
   private static long fusedCols(
@@ -484,10 +551,12 @@ public final class Kernels extends SaeTrainingKernels {
     positive("esp_rope", "n_heads", nHeads);
     positive("esp_rope", "head_dim", headDim);
     positive("esp_rope", "rotary_dim", rotaryDim);
-    matrix("esp_rope", "x", x, tokens, nHeads * headDim, ldx);
+    rows("esp_rope", "x", x, tokens, nHeads * headDim, ldx);
     floats("esp_rope", "cos", cos, Math.min(tokens, seqLen), rotaryDim / 2);
     floats("esp_rope", "sin", sin, Math.min(tokens, seqLen), rotaryDim / 2);
-    check("esp_rope", esp_rope(x, ldx, cos, sin, sign, tokens, seqLen, nHeads, headDim, rotaryDim));
+    check(
+        "esp_rope",
+        esp_rope(x, ldx, cos, sin, sign, tokens, seqLen, nHeads, headDim, rotaryDim, dtype));
   }
 
   /** Causal grouped-query attention; lse receives the log-sum-exp of each query's scores. */
@@ -510,16 +579,16 @@ public final class Kernels extends SaeTrainingKernels {
     String kernel = "esp_attention_forward";
     attentionSizes(kernel, batch, seqLen, nHeads, nKvHeads, headDim);
     long tokens = batch * seqLen;
-    matrix(kernel, "q", q, tokens, nHeads * headDim, ldQ);
-    matrix(kernel, "k", k, tokens, nKvHeads * headDim, ldKv);
-    matrix(kernel, "v", v, tokens, nKvHeads * headDim, ldKv);
-    floats(kernel, "out", out, tokens, nHeads * headDim);
+    rows(kernel, "q", q, tokens, nHeads * headDim, ldQ);
+    rows(kernel, "k", k, tokens, nKvHeads * headDim, ldKv);
+    rows(kernel, "v", v, tokens, nKvHeads * headDim, ldKv);
+    elements(kernel, "out", out, tokens, nHeads * headDim);
     floats(kernel, "lse", lse, tokens, nHeads);
     check(
         kernel,
         esp_attention_forward(
             q, ldQ, k, v, ldKv, out, lse, batch, seqLen, nHeads, nKvHeads, headDim, scale, softcap,
-            window));
+            window, dtype));
   }
 
   /** Gradients of {@link #attentionForward}, overwritten; delta is scratch. */
@@ -547,21 +616,21 @@ public final class Kernels extends SaeTrainingKernels {
     String kernel = "esp_attention_backward";
     attentionSizes(kernel, batch, seqLen, nHeads, nKvHeads, headDim);
     long tokens = batch * seqLen;
-    matrix(kernel, "q", q, tokens, nHeads * headDim, ldQ);
-    matrix(kernel, "k", k, tokens, nKvHeads * headDim, ldKv);
-    matrix(kernel, "v", v, tokens, nKvHeads * headDim, ldKv);
-    floats(kernel, "out", out, tokens, nHeads * headDim);
+    rows(kernel, "q", q, tokens, nHeads * headDim, ldQ);
+    rows(kernel, "k", k, tokens, nKvHeads * headDim, ldKv);
+    rows(kernel, "v", v, tokens, nKvHeads * headDim, ldKv);
+    elements(kernel, "out", out, tokens, nHeads * headDim);
     floats(kernel, "lse", lse, tokens, nHeads);
-    floats(kernel, "d_out", dOut, tokens, nHeads * headDim);
+    elements(kernel, "d_out", dOut, tokens, nHeads * headDim);
     floats(kernel, "delta", delta, tokens, nHeads);
-    matrix(kernel, "d_q", dQ, tokens, nHeads * headDim, ldQ);
-    matrix(kernel, "d_k", dK, tokens, nKvHeads * headDim, ldKv);
-    matrix(kernel, "d_v", dV, tokens, nKvHeads * headDim, ldKv);
+    rows(kernel, "d_q", dQ, tokens, nHeads * headDim, ldQ);
+    rows(kernel, "d_k", dK, tokens, nKvHeads * headDim, ldKv);
+    rows(kernel, "d_v", dV, tokens, nKvHeads * headDim, ldKv);
     check(
         kernel,
         esp_attention_backward(
             q, ldQ, k, v, ldKv, out, lse, dOut, delta, dQ, dK, dV, batch, seqLen, nHeads, nKvHeads,
-            headDim, scale, softcap, window));
+            headDim, scale, softcap, window, dtype));
   }
 
   /**
@@ -571,19 +640,19 @@ public final class Kernels extends SaeTrainingKernels {
    */
   public void activationForward(MemorySegment x, int activation, MemorySegment out, long n) {
     size("esp_activation_forward", "n", n);
-    floats("esp_activation_forward", "x", x, n);
-    floats("esp_activation_forward", "out", out, n);
-    check("esp_activation_forward", esp_activation_forward(x, activation, out, n));
+    elements("esp_activation_forward", "x", x, n);
+    elements("esp_activation_forward", "out", out, n);
+    check("esp_activation_forward", esp_activation_forward(x, activation, out, n, dtype));
   }
 
   /** {@code dX = dOut * act'(x)}; dX may be dOut. */
   public void activationBackward(
       MemorySegment x, int activation, MemorySegment dOut, MemorySegment dX, long n) {
     size("esp_activation_backward", "n", n);
-    floats("esp_activation_backward", "x", x, n);
-    floats("esp_activation_backward", "d_out", dOut, n);
-    floats("esp_activation_backward", "d_x", dX, n);
-    check("esp_activation_backward", esp_activation_backward(x, activation, dOut, dX, n));
+    elements("esp_activation_backward", "x", x, n);
+    elements("esp_activation_backward", "d_out", dOut, n);
+    elements("esp_activation_backward", "d_x", dX, n);
+    check("esp_activation_backward", esp_activation_backward(x, activation, dOut, dX, n, dtype));
   }
 
   /**
@@ -595,9 +664,9 @@ public final class Kernels extends SaeTrainingKernels {
       MemorySegment gateUp, int activation, MemorySegment out, long rows, long d) {
     size("esp_gated_forward", "rows", rows);
     positive("esp_gated_forward", "d", d);
-    floats("esp_gated_forward", "gate_up", gateUp, rows, Math.multiplyExact(2, d));
-    floats("esp_gated_forward", "out", out, rows, d);
-    check("esp_gated_forward", esp_gated_forward(gateUp, activation, out, rows, d));
+    elements("esp_gated_forward", "gate_up", gateUp, rows, Math.multiplyExact(2, d));
+    elements("esp_gated_forward", "out", out, rows, d);
+    check("esp_gated_forward", esp_gated_forward(gateUp, activation, out, rows, d, dtype));
   }
 
   /** dGateUp may be gateUp. */
@@ -610,10 +679,12 @@ public final class Kernels extends SaeTrainingKernels {
       long d) {
     size("esp_gated_backward", "rows", rows);
     positive("esp_gated_backward", "d", d);
-    floats("esp_gated_backward", "gate_up", gateUp, rows, Math.multiplyExact(2, d));
-    floats("esp_gated_backward", "d_out", dOut, rows, d);
-    floats("esp_gated_backward", "d_gate_up", dGateUp, rows, Math.multiplyExact(2, d));
-    check("esp_gated_backward", esp_gated_backward(gateUp, activation, dOut, dGateUp, rows, d));
+    elements("esp_gated_backward", "gate_up", gateUp, rows, Math.multiplyExact(2, d));
+    elements("esp_gated_backward", "d_out", dOut, rows, d);
+    elements("esp_gated_backward", "d_gate_up", dGateUp, rows, Math.multiplyExact(2, d));
+    check(
+        "esp_gated_backward",
+        esp_gated_backward(gateUp, activation, dOut, dGateUp, rows, d, dtype));
   }
 
   /** KL(teacher || student) per token through the head, and the student's gradient, over chunks. */
@@ -635,9 +706,9 @@ public final class Kernels extends SaeTrainingKernels {
       long vocab) {
     String kernel = "esp_head_kl";
     headSizes(kernel, chunk, tokens, d, vocab);
-    floats(kernel, "student", student, tokens, d);
-    floats(kernel, "teacher", teacher, tokens, d);
-    floats(kernel, "head", head, vocab, d);
+    elements(kernel, "student", student, tokens, d);
+    elements(kernel, "teacher", teacher, tokens, d);
+    elements(kernel, "head", head, vocab, d);
     floats(kernel, "kl", kl, tokens);
     together(kernel, "targets and ce_student", targets, ceStudent);
     together(kernel, "targets and ce_teacher", targets, ceTeacher);
@@ -646,13 +717,13 @@ public final class Kernels extends SaeTrainingKernels {
       floats(kernel, "ce_student", ceStudent, tokens);
       floats(kernel, "ce_teacher", ceTeacher, tokens);
     }
-    floatsOrNull(kernel, "d_student", dStudent, tokens, d);
+    elementsOrNull(kernel, "d_student", dStudent, tokens, d);
     floats(kernel, "scratch", scratch, 2 * chunk, vocab);
     check(
         kernel,
         esp_head_kl(
             student, teacher, head, softcap, targets, kl, ceStudent, ceTeacher, dStudent, gradScale,
-            scratch, chunk, tokens, d, vocab));
+            scratch, chunk, tokens, d, vocab, dtype));
   }
 
   /** Cross-entropy per token through the head, and its gradients, over chunks. */
@@ -672,18 +743,18 @@ public final class Kernels extends SaeTrainingKernels {
       long vocab) {
     String kernel = "esp_head_ce";
     headSizes(kernel, chunk, tokens, d, vocab);
-    floats(kernel, "hidden", hidden, tokens, d);
-    floats(kernel, "head", head, vocab, d);
+    elements(kernel, "hidden", hidden, tokens, d);
+    elements(kernel, "head", head, vocab, d);
     ints(kernel, "targets", targets, tokens);
     floats(kernel, "ce", ce, tokens);
-    floatsOrNull(kernel, "d_hidden", dHidden, tokens, d);
+    elementsOrNull(kernel, "d_hidden", dHidden, tokens, d);
     floatsOrNull(kernel, "d_head", dHead, vocab, d);
     floats(kernel, "scratch", scratch, chunk, vocab);
     check(
         kernel,
         esp_head_ce(
             hidden, head, softcap, targets, ce, dHidden, dHead, gradScale, scratch, chunk, tokens,
-            d, vocab));
+            d, vocab, dtype));
   }
 
   /** Writes the norm of grad into control, a {@code esp_control}. */

@@ -13,6 +13,37 @@ import java.lang.foreign.MemorySegment;
  */
 abstract sealed class SaeKernels permits SaeTrainingKernels {
 
+  /** Of activations and of matrices of weights. */
+  final ElementType type;
+
+  /** The same as esp_dtype numbers it. */
+  final int dtype;
+
+  SaeKernels(ElementType type) {
+    this.type = type;
+    dtype = type.code();
+  }
+
+  /** Elements of {@link #type}. */
+  final void elements(String kernel, String argument, MemorySegment given, long count) {
+    bytes(kernel, argument, given, count, type.bytes());
+  }
+
+  final void elements(String kernel, String argument, MemorySegment given, long rows, long cols) {
+    bytes(kernel, argument, given, Math.multiplyExact(rows, cols), type.bytes());
+  }
+
+  final void elementsOrNull(
+      String kernel, String argument, MemorySegment given, long rows, long cols) {
+    if (isGiven(given)) elements(kernel, argument, given, rows, cols);
+  }
+
+  /** Rows of {@link #type}, {@code ld} elements apart. */
+  final void rows(
+      String kernel, String argument, MemorySegment given, long rows, long cols, long ld) {
+    matrix(kernel, argument, given, rows, cols, ld, type.bytes());
+  }
+
   static int flag(boolean value) {
     return value ? 1 : 0;
   }
@@ -28,6 +59,8 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
    * The active latents of {@code wEnc (x - bPre) + bEnc}.
    *
    * @param kind one of {@code esp_sae_kind}: 0 ReLU, 1 JumpReLU, 2 TopK, 3 GroupMax
+   * @param overflow int32 {@code [1]}, or NULL: what the longest list needed, where a device cannot
+   *     wait to say so
    * @return false if a row has more entries than capacity: count then holds what each row needs,
    *     and the lists are not to be used
    */
@@ -46,6 +79,7 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
       MemorySegment pre,
       MemorySegment count,
       long capacity,
+      MemorySegment overflow,
       MemorySegment scratch,
       long tokens,
       long d,
@@ -53,8 +87,8 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     String kernel = "esp_sae_encode";
     latentSizes(kernel, capacity, tokens, d);
     positive(kernel, "m", m);
-    floats(kernel, "x", x, tokens, d);
-    floats(kernel, "w_enc", wEnc, m, d);
+    elements(kernel, "x", x, tokens, d);
+    elements(kernel, "w_enc", wEnc, m, d);
     floats(kernel, "b_enc", bEnc, m);
     floatsOrNull(kernel, "b_pre", bPre, d);
     floatsOrNull(kernel, "threshold", threshold, m);
@@ -63,11 +97,12 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     floats(kernel, "value", value, tokens, capacity);
     floatsOrNull(kernel, "pre", pre, tokens, capacity);
     ints(kernel, "count", count, tokens);
+    if (isGiven(overflow)) ints(kernel, "overflow", overflow, 1);
     floats(kernel, "scratch", scratch, saeEncodeScratch(d, m));
     int status =
         esp_sae_encode(
             x, wEnc, bEnc, bPre, kind, threshold, margin, k, keep, index, value, pre, count,
-            capacity, scratch, tokens, d, m);
+            capacity, overflow, scratch, tokens, d, m, dtype);
     if (status == ESP_CAPACITY()) return false;
     check(kernel, status);
     return true;
@@ -90,12 +125,13 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     latentSizes(kernel, capacity, tokens, d);
     lists(kernel, index, count, capacity, tokens);
     floats(kernel, "value", value, tokens, capacity);
-    floats(kernel, "w_dec", wDec, d);
+    elements(kernel, "w_dec", wDec, d);
     floats(kernel, "b_dec", bDec, d);
     keepWith(kernel, keep, "x", x, tokens, d);
-    floats(kernel, "out", out, tokens, d);
+    elements(kernel, "out", out, tokens, d);
     check(
-        kernel, esp_sae_decode(index, value, count, capacity, wDec, bDec, keep, x, out, tokens, d));
+        kernel,
+        esp_sae_decode(index, value, count, capacity, wDec, bDec, keep, x, out, tokens, d, dtype));
   }
 
   /** {@code dValue = <dOut[t], wDec[index]>} */
@@ -111,10 +147,12 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     String kernel = "esp_sae_decode_backward";
     latentSizes(kernel, capacity, tokens, d);
     lists(kernel, index, count, capacity, tokens);
-    floats(kernel, "d_out", dOut, tokens, d);
-    floats(kernel, "w_dec", wDec, d);
+    elements(kernel, "d_out", dOut, tokens, d);
+    elements(kernel, "w_dec", wDec, d);
     floats(kernel, "d_value", dValue, tokens, capacity);
-    check(kernel, esp_sae_decode_backward(dOut, index, count, capacity, wDec, dValue, tokens, d));
+    check(
+        kernel,
+        esp_sae_decode_backward(dOut, index, count, capacity, wDec, dValue, tokens, d, dtype));
   }
 
   /** {@code dX[t] (+)= sum of dPre * wEnc[index]}, or dOut[t] where keep[t]. */
@@ -134,13 +172,24 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     latentSizes(kernel, capacity, tokens, d);
     lists(kernel, index, count, capacity, tokens);
     floats(kernel, "d_pre", dPre, tokens, capacity);
-    floats(kernel, "w_enc", wEnc, d);
+    elements(kernel, "w_enc", wEnc, d);
     keepWith(kernel, keep, "d_out", dOut, tokens, d);
-    floats(kernel, "d_x", dX, tokens, d);
+    elements(kernel, "d_x", dX, tokens, d);
     check(
         kernel,
         esp_sae_encode_backward(
-            dPre, index, count, capacity, wEnc, keep, dOut, dX, flag(accumulate), tokens, d));
+            dPre,
+            index,
+            count,
+            capacity,
+            wEnc,
+            keep,
+            dOut,
+            dX,
+            flag(accumulate),
+            tokens,
+            d,
+            dtype));
   }
 
   /** From dValue to dPre, in place, and the straight-through gradient of thresholds. */
@@ -227,9 +276,9 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     positive(kernel, "d", d);
     positive(kernel, "m", m);
     byLatentLists(kernel, offsets, byLatent, m);
-    floats(kernel, "x", x, d);
+    elements(kernel, "x", x, d);
     floatsOrNull(kernel, "b_pre", bPre, d);
-    floats(kernel, "d_out", dOut, d);
+    elements(kernel, "d_out", dOut, d);
     floats(kernel, "value", value, capacity);
     floats(kernel, "d_pre", dPre, capacity);
     floats(kernel, "d_w_enc", dWEnc, m, d);
@@ -238,7 +287,8 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     check(
         kernel,
         esp_sae_weight_backward(
-            x, bPre, dOut, value, dPre, offsets, byLatent, capacity, dWEnc, dBEnc, dWDec, d, m));
+            x, bPre, dOut, value, dPre, offsets, byLatent, capacity, dWEnc, dBEnc, dWDec, d, m,
+            dtype));
   }
 
   /** {@code loss[t] = |y[t] - x[t]|^2} and its gradient. */
@@ -253,12 +303,12 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
       long d) {
     size("esp_sae_mse", "tokens", tokens);
     positive("esp_sae_mse", "d", d);
-    floats("esp_sae_mse", "x", x, tokens, d);
-    floats("esp_sae_mse", "y", y, tokens, d);
+    elements("esp_sae_mse", "x", x, tokens, d);
+    elements("esp_sae_mse", "y", y, tokens, d);
     flagsOrNull("esp_sae_mse", "keep", keep, tokens);
     floats("esp_sae_mse", "loss", loss, tokens);
-    floatsOrNull("esp_sae_mse", "d_y", dY, tokens, d);
-    check("esp_sae_mse", esp_sae_mse(x, y, keep, loss, dY, gradScale, tokens, d));
+    elementsOrNull("esp_sae_mse", "d_y", dY, tokens, d);
+    check("esp_sae_mse", esp_sae_mse(x, y, keep, loss, dY, gradScale, tokens, d, dtype));
   }
 
   /**
@@ -283,8 +333,8 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     String kernel = "esp_sae_stats";
     latentSizes(kernel, capacity, tokens, d);
     positive(kernel, "m", m);
-    floats(kernel, "x", x, tokens, d);
-    floats(kernel, "y", y, tokens, d);
+    elements(kernel, "x", x, tokens, d);
+    elements(kernel, "y", y, tokens, d);
     lists(kernel, index, count, capacity, tokens);
     floats(kernel, "value", value, tokens, capacity);
     flagsOrNull(kernel, "keep", keep, tokens);
@@ -292,7 +342,8 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     bytes(kernel, "fired", fired, m, Long.BYTES);
     check(
         kernel,
-        esp_sae_stats(x, y, index, value, count, capacity, keep, stats, fired, tokens, d, m));
+        esp_sae_stats(
+            x, y, index, value, count, capacity, keep, stats, fired, tokens, d, m, dtype));
   }
 
   /**
@@ -311,11 +362,11 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     String kernel = "esp_sae_normalize";
     size(kernel, "tokens", tokens);
     positive(kernel, "d", d);
-    floats(kernel, "x", x, tokens, d);
-    floats(kernel, "out", out, tokens, d);
+    elements(kernel, "x", x, tokens, d);
+    elements(kernel, "out", out, tokens, d);
     floats(kernel, "mean", mean, tokens);
     floats(kernel, "spread", spread, tokens);
-    check(kernel, esp_sae_normalize(x, normalisation, out, mean, spread, tokens, d));
+    check(kernel, esp_sae_normalize(x, normalisation, out, mean, spread, tokens, d, dtype));
   }
 
   /** The gradient of x, through the statistics too; dKept where keep. */
@@ -336,14 +387,14 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     String kernel = "esp_sae_normalize_backward";
     size(kernel, "tokens", tokens);
     positive(kernel, "d", d);
-    floats(kernel, "x", x, tokens, d);
+    elements(kernel, "x", x, tokens, d);
     floats(kernel, "mean", mean, tokens);
     floats(kernel, "spread", spread, tokens);
-    floats(kernel, "d_out", dOut, tokens, d);
+    elements(kernel, "d_out", dOut, tokens, d);
     floatsOrNull(kernel, "d_mean", dMean, tokens);
     floatsOrNull(kernel, "d_spread", dSpread, tokens);
     keepWith(kernel, keep, "d_kept", dKept, tokens, d);
-    floats(kernel, "d_x", dX, tokens, d);
+    elements(kernel, "d_x", dX, tokens, d);
     check(
         kernel,
         esp_sae_normalize_backward(
@@ -359,7 +410,8 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
             dX,
             flag(accumulate),
             tokens,
-            d));
+            d,
+            dtype));
   }
 
   /** {@code out = spread * y + mean + skip}, or x where keep. */
@@ -376,13 +428,13 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     String kernel = "esp_sae_restore";
     size(kernel, "tokens", tokens);
     positive(kernel, "d", d);
-    floats(kernel, "y", y, tokens, d);
+    elements(kernel, "y", y, tokens, d);
     floatsOrNull(kernel, "mean", mean, tokens);
     floatsOrNull(kernel, "spread", spread, tokens);
-    floatsOrNull(kernel, "skip", skip, tokens, d);
+    elementsOrNull(kernel, "skip", skip, tokens, d);
     keepWith(kernel, keep, "x", x, tokens, d);
-    floats(kernel, "out", out, tokens, d);
-    check(kernel, esp_sae_restore(y, mean, spread, skip, keep, x, out, tokens, d));
+    elements(kernel, "out", out, tokens, d);
+    check(kernel, esp_sae_restore(y, mean, spread, skip, keep, x, out, tokens, d, dtype));
   }
 
   /** The gradients of what {@link #saeRestore} adds up, 0 where keep. */
@@ -400,17 +452,18 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     String kernel = "esp_sae_restore_backward";
     size(kernel, "tokens", tokens);
     positive(kernel, "d", d);
-    floats(kernel, "d_out", dOut, tokens, d);
-    floatsOrNull(kernel, "y", y, tokens, d);
+    elements(kernel, "d_out", dOut, tokens, d);
+    elementsOrNull(kernel, "y", y, tokens, d);
     floatsOrNull(kernel, "spread", spread, tokens);
     flagsOrNull(kernel, "keep", keep, tokens);
-    floats(kernel, "d_y", dY, tokens, d);
-    floatsOrNull(kernel, "d_skip", dSkip, tokens, d);
+    elements(kernel, "d_y", dY, tokens, d);
+    elementsOrNull(kernel, "d_skip", dSkip, tokens, d);
     floatsOrNull(kernel, "d_mean", dMean, tokens);
     floatsOrNull(kernel, "d_spread", dSpread, tokens);
     check(
         kernel,
-        esp_sae_restore_backward(dOut, y, spread, keep, dY, dSkip, dMean, dSpread, tokens, d));
+        esp_sae_restore_backward(
+            dOut, y, spread, keep, dY, dSkip, dMean, dSpread, tokens, d, dtype));
   }
 
   /** Each row divided by its norm. */
@@ -448,7 +501,7 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     ints(kernel, "by_latent", byLatent, 0);
   }
 
-  private static void keepWith(
+  private void keepWith(
       String kernel,
       MemorySegment keep,
       String argument,
@@ -457,6 +510,6 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
       long d) {
     if (!isGiven(keep)) return;
     flagsOrNull(kernel, "keep", keep, tokens);
-    floats(kernel, argument, other, tokens, d);
+    elements(kernel, argument, other, tokens, d);
   }
 }

@@ -9,6 +9,10 @@ import java.lang.foreign.MemorySegment;
 /** The kernels that only the training of sparse autoencoders needs; a part of {@link Kernels}. */
 abstract sealed class SaeTrainingKernels extends SaeKernels permits Kernels {
 
+  SaeTrainingKernels(ElementType type) {
+    super(type);
+  }
+
   /**
    * {@code dY = a dY + gradScale 2 (y - x)}: a reconstruction's error brought into the gradient
    * that came from behind, which a balances against it.
@@ -28,17 +32,17 @@ abstract sealed class SaeTrainingKernels extends SaeKernels permits Kernels {
     String kernel = "esp_sae_mse_backward";
     size(kernel, "tokens", tokens);
     positive(kernel, "d", d);
-    floats(kernel, "x", x, tokens, d);
-    floats(kernel, "y", y, tokens, d);
+    elements(kernel, "x", x, tokens, d);
+    elements(kernel, "y", y, tokens, d);
     flagsOrNull(kernel, "keep", keep, tokens);
     together(kernel, "error and kl", error, kl);
     floatsOrNull(kernel, "error", error, tokens);
     floatsOrNull(kernel, "kl", kl, tokens);
-    floats(kernel, "d_y", dY, tokens, d);
+    elements(kernel, "d_y", dY, tokens, d);
     check(
         kernel,
         esp_sae_mse_backward(
-            x, y, keep, error, kl, balance, dY, flag(accumulate), gradScale, tokens, d));
+            x, y, keep, error, kl, balance, dY, flag(accumulate), gradScale, tokens, d, dtype));
   }
 
   /**
@@ -98,8 +102,8 @@ abstract sealed class SaeTrainingKernels extends SaeKernels permits Kernels {
     String kernel = "esp_sae_encode_silent";
     latentSizes(kernel, capacity, tokens, d);
     positive(kernel, "m", m);
-    floats(kernel, "x", x, tokens, d);
-    floats(kernel, "w_enc", wEnc, m, d);
+    elements(kernel, "x", x, tokens, d);
+    elements(kernel, "w_enc", wEnc, m, d);
     floats(kernel, "b_enc", bEnc, m);
     floatsOrNull(kernel, "b_pre", bPre, d);
     floats(kernel, "silent", silent, m);
@@ -111,7 +115,7 @@ abstract sealed class SaeTrainingKernels extends SaeKernels permits Kernels {
         kernel,
         esp_sae_encode_silent(
             x, wEnc, bEnc, bPre, silent, limit, k, keep, index, value, count, capacity, scratch,
-            tokens, d, m));
+            tokens, d, m, dtype));
   }
 
   /**

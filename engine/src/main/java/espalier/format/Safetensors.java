@@ -1,6 +1,7 @@
 package espalier.format;
 
 import com.fasterxml.jackson.databind.JsonNode;
+import espalier.device.Transfer;
 import espalier.tensor.Tensor;
 import java.io.IOException;
 import java.lang.foreign.Arena;
@@ -248,6 +249,6 @@ public final class Safetensors implements TensorFile {
   }
 
   private static MemorySegment bytes(Tensor tensor) {
-    return tensor.data().asSlice(0, tensor.size() * Float.BYTES);
+    return Transfer.onHost(tensor.bytes());
   }
 }

@@ -81,7 +81,10 @@ public record TensorEntry(
     return this;
   }
 
-  /** Converts to float32 into device memory, in one pass over the bytes and in their order. */
+  /**
+   * Converts to the target's type into device memory, in one pass over the bytes and in their
+   * order.
+   */
   public void copyTo(Device device, Tensor target) {
     if (target.size() != size() || !target.isContiguous()) {
       throw new IllegalArgumentException(name + ": " + size() + " elements for " + target.size());
@@ -92,7 +95,7 @@ public record TensorEntry(
   /** Converts a part of the elements, those from {@code from} on, as {@link #copyTo} does all. */
   public void copyTo(Device device, long from, Tensor target) {
     MemorySegment part = data.asSlice(from * dtype.bytes(), target.size() * dtype.bytes());
-    device.kernels().convert(part, kernelDtype(), target.data(), target.size());
+    device.kernels().convert(part, kernelDtype(), target.data(), target.size(), target.type());
   }
 
   /**
@@ -109,7 +112,14 @@ public record TensorEntry(
     device
         .kernels()
         .convertMatrix(
-            data, kernelDtype(), transposed, rowScale, target.data(), target.rows(), target.cols());
+            data,
+            kernelDtype(),
+            transposed,
+            rowScale,
+            target.data(),
+            target.rows(),
+            target.cols(),
+            target.type());
   }
 
   /** As esp_dtype numbers them. */

@@ -4,6 +4,7 @@ import espalier.autograd.LowRank;
 import espalier.autograd.ParameterSet;
 import espalier.device.Control;
 import espalier.device.Device;
+import espalier.device.Transfer;
 import espalier.format.PeftAdapter;
 import espalier.format.PeftWriter;
 import espalier.format.TensorEntry;
@@ -96,11 +97,11 @@ public final class LoraAdapter {
     for (LowRank update : adapter.updates.values()) {
       Tensor a = update.a().value();
       double bound = 1 / Math.sqrt(a.cols());
-      for (long r = 0; r < a.rows(); r++) {
-        for (long c = 0; c < a.cols(); c++) {
-          a.set(r, c, (float) ((2 * random.nextDouble() - 1) * bound));
-        }
+      float[] values = new float[Math.toIntExact(a.size())];
+      for (int i = 0; i < values.length; i++) {
+        values[i] = (float) ((2 * random.nextDouble() - 1) * bound);
       }
+      a.copyFrom(values);
     }
     return adapter;
   }
@@ -187,7 +188,7 @@ public final class LoraAdapter {
 
   private static Tensor copy(Tensor tensor) {
     MemorySegment data = Arena.ofAuto().allocate(tensor.size() * Float.BYTES, Float.BYTES);
-    MemorySegment.copy(tensor.data(), 0, data, 0, data.byteSize());
+    Transfer.copy(tensor.bytes(), data);
     return Tensor.of(data, tensor.rows(), tensor.cols());
   }
 

@@ -70,8 +70,10 @@ public final class MergedWeight {
         long n = Math.min(step, rows - row);
         weight.copyTo(device, row * cols, w.rows(0, n));
         delta(device, a, b, row, delta.rows(0, n));
-        for (long i = 0; i < n * cols; i++) {
-          add(w.get(0, i), delta.get(0, i), dtype, out, i);
+        float[] weights = w.rows(0, n).toArray();
+        float[] deltas = delta.rows(0, n).toArray();
+        for (int i = 0; i < weights.length; i++) {
+          add(weights[i], deltas[i], dtype, out, i);
         }
         AtomicFiles.writeFully(channel, out.asSlice(0, n * cols * dtype.bytes()));
       }

@@ -258,12 +258,15 @@ public final class LanguageModel {
             hidden.cols(),
             0,
             logits.data(),
-            logits.stride());
+            logits.stride(),
+            logits.type());
     double cap = config.finalSoftcap();
-    for (long r = 0; cap > 0 && r < logits.rows(); r++) {
-      for (long c = 0; c < logits.cols(); c++) {
-        logits.set(r, c, (float) (cap * Math.tanh(logits.get(r, c) / cap)));
+    if (cap > 0) {
+      float[] values = logits.toArray();
+      for (int i = 0; i < values.length; i++) {
+        values[i] = (float) (cap * Math.tanh(values[i] / cap));
       }
+      logits.copyFrom(values);
     }
   }
 }

@@ -17,18 +17,22 @@ record RotaryTable(Tensor cos, Tensor sin) {
    */
   static RotaryTable of(Device device, RopeConfig rope, int rotaryDim, int positions) {
     int half = rotaryDim / 2;
-    RotaryTable table =
-        new RotaryTable(
-            Tensor.allocate(device, positions, half), Tensor.allocate(device, positions, half));
+    float[] cos = new float[Math.multiplyExact(positions, half)];
+    float[] sin = new float[cos.length];
     for (int i = 0; i < half; i++) {
       double plain = Math.pow(rope.theta(), -2.0 * i / rotaryDim);
       float frequency = (float) scaled(plain, rope.scaling());
       for (int position = 0; position < positions; position++) {
         float angle = position * frequency;
-        table.cos.set(position, i, (float) Math.cos(angle));
-        table.sin.set(position, i, (float) Math.sin(angle));
+        cos[position * half + i] = (float) Math.cos(angle);
+        sin[position * half + i] = (float) Math.sin(angle);
       }
     }
+    RotaryTable table =
+        new RotaryTable(
+            Tensor.allocate(device, positions, half), Tensor.allocate(device, positions, half));
+    table.cos.copyFrom(cos);
+    table.sin.copyFrom(sin);
     return table;
   }
 

@@ -1,6 +1,7 @@
 package espalier.model;
 
 import espalier.device.Device;
+import espalier.device.Transfer;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.Set;
@@ -9,40 +10,79 @@ import java.util.Set;
  * The tokens of one batch in device memory, and what follows from them.
  *
  * <p>A step copies nothing else to the device. The memory stays where it is from batch to batch, so
- * recorded operations may refer to it.
+ * recorded operations may refer to it. The host prepares batches in slots of its own memory, as
+ * many as a step has, and {@link #upload} brings one over.
  */
 public final class TokenBatch {
 
+  private final Device device;
   private final int batch;
   private final int seqLen;
   private final Set<Integer> special;
-  private final MemorySegment ids;
-  private final MemorySegment targets;
-  private final MemorySegment keep;
+  private final MemorySegment host; // [slots] of what the device has
+  private final MemorySegment data; // ids, targets, keep
+  private int slot;
 
   /**
    * @param special ids whose positions keep their true activations (BOS and EOS)
    */
   public TokenBatch(Device device, int batch, int seqLen, Set<Integer> special) {
+    this(device, batch, seqLen, special, 1);
+  }
+
+  /**
+   * @param slots batches that the host may prepare before they are needed
+   */
+  public TokenBatch(Device device, int batch, int seqLen, Set<Integer> special, int slots) {
+    this.device = device;
     this.batch = batch;
     this.seqLen = seqLen;
     this.special = Set.copyOf(special);
-    ids = device.allocate(tokens() * Integer.BYTES);
-    targets = device.allocate(tokens() * Integer.BYTES);
-    keep = device.allocate(tokens());
+    data = device.allocate(slotBytes());
+    host = device.allocateStaging(slots * slotBytes());
   }
 
-  /** Overwrites sequence {@code at} of the batch with {@code seqLen} ids. */
-  public void set(int at, int[] row) {
+  /** A multiple of 4, so that every slot's integers are aligned. */
+  private long slotBytes() {
+    return (keepOffset() + tokens() + 3) / 4 * 4;
+  }
+
+  private long targetsOffset() {
+    return tokens() * Integer.BYTES;
+  }
+
+  private long keepOffset() {
+    return 2 * tokens() * Integer.BYTES;
+  }
+
+  /** Overwrites sequence {@code at} of a slot with {@code seqLen} ids. */
+  public void prepare(int slot, int at, int[] row) {
     if (row.length != seqLen) {
       throw new IllegalArgumentException("a row of " + row.length + " ids, not " + seqLen);
     }
+    MemorySegment memory = host.asSlice(slot * slotBytes(), slotBytes());
+    MemorySegment ids = memory.asSlice(0, targetsOffset());
+    MemorySegment targets = memory.asSlice(targetsOffset(), targetsOffset());
+    MemorySegment keep = memory.asSlice(keepOffset());
     long first = (long) at * seqLen;
     for (int i = 0; i < seqLen; i++) {
       ids.setAtIndex(ValueLayout.JAVA_INT, first + i, row[i]);
       targets.setAtIndex(ValueLayout.JAVA_INT, first + i, i + 1 < seqLen ? row[i + 1] : -1);
       keep.set(ValueLayout.JAVA_BYTE, first + i, (byte) (special.contains(row[i]) ? 1 : 0));
     }
+  }
+
+  /** Queues the copy of a slot to the device: from then on it is this batch. */
+  public void upload(int slot) {
+    device.upload(host.asSlice(slot * slotBytes(), slotBytes()), data);
+    this.slot = slot;
+  }
+
+  /** Overwrites sequence {@code at} of the batch with {@code seqLen} ids, on the device too. */
+  public void set(int at, int[] row) {
+    prepare(0, at, row);
+    Transfer.copy(host.asSlice(0, slotBytes()), data);
+    slot = 0;
   }
 
   public int batch() {
@@ -64,26 +104,27 @@ public final class TokenBatch {
 
   /** Whether SAEs leave this position alone: BOS or EOS. */
   public boolean isSpecial(long token) {
-    return keep.get(ValueLayout.JAVA_BYTE, token) != 0;
+    return host.get(ValueLayout.JAVA_BYTE, slot * slotBytes() + keepOffset() + token) != 0;
   }
 
   /** Whether this position has a next token. */
   public boolean predicts(long token) {
-    return targets.getAtIndex(ValueLayout.JAVA_INT, token) >= 0;
+    long at = slot * slotBytes() + targetsOffset() + token * Integer.BYTES;
+    return host.get(ValueLayout.JAVA_INT, at) >= 0;
   }
 
   /** int32 {@code [tokens]}. */
   public MemorySegment ids() {
-    return ids;
+    return data.asSlice(0, targetsOffset());
   }
 
   /** int32 {@code [tokens]}: the next token, -1 at the end of a sequence. */
   public MemorySegment targets() {
-    return targets;
+    return data.asSlice(targetsOffset(), targetsOffset());
   }
 
   /** Bytes {@code [tokens]}: 1 at special positions. */
   public MemorySegment keep() {
-    return keep;
+    return data.asSlice(keepOffset(), tokens());
   }
 }

@@ -58,11 +58,16 @@ record WeightStack(Role role, List<Part> parts, long rows, long cols) {
 
     @Override
     public void toFile(Tensor held, Tensor stored) {
-      for (long r = 0; r < stored.rows(); r++) {
-        for (long c = 0; c < stored.cols(); c++) {
-          stored.set(r, c, held.get(c, r));
+      int rows = Math.toIntExact(stored.rows());
+      int cols = Math.toIntExact(stored.cols());
+      float[] values = held.toArray();
+      float[] turned = new float[values.length];
+      for (int r = 0; r < rows; r++) {
+        for (int c = 0; c < cols; c++) {
+          turned[r * cols + c] = values[c * rows + r];
         }
       }
+      stored.copyFrom(turned);
     }
   }
 

@@ -1,7 +1,7 @@
 package espalier.nn;
 
+import espalier.device.Transfer;
 import espalier.tensor.Tensor;
-import java.lang.foreign.MemorySegment;
 
 /**
  * Rows of a fused query, key and value projection that files group by head: the query of head 0,
@@ -31,7 +31,6 @@ public record FusedRows(long heads, long headDim) {
   }
 
   private static void copyRow(Tensor from, long fromRow, Tensor to, long toRow) {
-    MemorySegment.copy(
-        from.rows(fromRow, 1).data(), 0, to.rows(toRow, 1).data(), 0, from.cols() * Float.BYTES);
+    Transfer.copy(from.rows(fromRow, 1).bytes(), to.rows(toRow, 1).bytes());
   }
 }

@@ -6,9 +6,9 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
 import espalier.device.Device;
+import espalier.device.Transfer;
 import espalier.model.TokenBatch;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
 import java.util.List;
 
@@ -74,12 +74,12 @@ final class ActivationDistance {
    */
   void add() {
     for (Layer layer : layers) {
+      double[] sums = Transfer.doubles(layer.sums);
       for (int s = 0; s < batch.batch(); s++) {
-        double positions = layer.sums.getAtIndex(ValueLayout.JAVA_DOUBLE, 3L * s);
+        double positions = sums[3 * s];
         if (positions > 0) {
-          layer.distance.add(
-              layer.sums.getAtIndex(ValueLayout.JAVA_DOUBLE, 3L * s + 1) / positions);
-          layer.cosine.add(layer.sums.getAtIndex(ValueLayout.JAVA_DOUBLE, 3L * s + 2) / positions);
+          layer.distance.add(sums[3 * s + 1] / positions);
+          layer.cosine.add(sums[3 * s + 2] / positions);
         }
       }
     }

@@ -19,9 +19,15 @@ final class BatchSource {
 
   /** Batch {@code index} of the run, passing over the data as often as needed. */
   void load(long index, TokenBatch batch) {
+    prepare(index, batch, 0);
+    batch.upload(0);
+  }
+
+  /** The same, but only into a slot of the host's. */
+  void prepare(long index, TokenBatch batch, int slot) {
     for (int i = 0; i < batch.batch(); i++) {
       rows.copyRow(order.at(index * batch.batch() + i), row);
-      batch.set(i, row);
+      batch.prepare(slot, i, row);
     }
   }
 }

@@ -13,6 +13,7 @@ import espalier.format.PeftAdapter;
 import espalier.format.SaeFile;
 import espalier.format.SaeSite;
 import espalier.format.SaeWeights;
+import espalier.sae.Latents;
 import espalier.sae.Sae;
 import espalier.sae.SaeLoader;
 import espalier.sae.Splice;
@@ -165,9 +166,10 @@ public final class InspectRecipe {
   }
 
   private static float[][] dense(Splice splice) {
+    Latents.Lists lists = splice.latents().read();
     float[][] dense = new float[(int) splice.input().rows()][];
     for (int t = 0; t < dense.length; t++) {
-      dense[t] = splice.latents().dense(t);
+      dense[t] = lists.dense(t);
     }
     return dense;
   }

@@ -141,12 +141,10 @@ final class SaeObjective implements Objective {
 
   /** Entries with a value; lists may hold a few inactive ones near their thresholds. */
   private double active() {
-    Latents latents = splice.latents();
+    Latents.Lists lists = splice.latents().read();
     long active = 0;
-    for (long t = 0; t < batch.tokens(); t++) {
-      for (int j = 0; j < latents.count(t); j++) {
-        active += latents.value(t, j) != 0 ? 1 : 0;
-      }
+    for (int t = 0; t < batch.tokens(); t++) {
+      active += lists.active(t);
     }
     return active;
   }

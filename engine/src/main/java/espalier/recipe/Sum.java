@@ -3,8 +3,8 @@ package espalier.recipe;
 import espalier.autograd.Var;
 import espalier.device.Device;
 import espalier.device.Kernels;
+import espalier.device.Transfer;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 
 /** Adds up per-token losses, in float64, and brings the one number back. */
 final class Sum {
@@ -19,6 +19,6 @@ final class Sum {
 
   double of(Var losses) {
     kernels.sum(losses.data(), losses.size(), result);
-    return result.get(ValueLayout.JAVA_DOUBLE, 0);
+    return Transfer.doubles(result)[0];
   }
 }

@@ -5,7 +5,6 @@ import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.autograd.LanguageModelHead.Divergence;
 import espalier.model.TokenBatch;
-import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 
 /**
@@ -55,11 +54,11 @@ final class TokenDifferences {
 
   /** Adds the batch that has just been through the tape. */
   void add() {
-    for (long t = 0; t < batch.tokens(); t++) {
+    float[] variant = divergence.ceStudent().value().toArray();
+    float[] original = divergence.ceTeacher().value().toArray();
+    for (int t = 0; t < batch.tokens(); t++) {
       if (t % batch.seqLen() != 0 && batch.predicts(t) && !batch.isSpecial(t)) {
-        double variant = divergence.ceStudent().data().getAtIndex(ValueLayout.JAVA_FLOAT, t);
-        double original = divergence.ceTeacher().data().getAtIndex(ValueLayout.JAVA_FLOAT, t);
-        add(variant - original);
+        add((double) variant[t] - original[t]);
       }
     }
   }

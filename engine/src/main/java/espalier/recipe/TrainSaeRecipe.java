@@ -7,6 +7,7 @@ import espalier.data.TokenCache;
 import espalier.data.TokenRows;
 import espalier.device.Control;
 import espalier.device.Device;
+import espalier.device.Transfer;
 import espalier.format.InputException;
 import espalier.format.ModelFolder;
 import espalier.format.SaeWeights.Activation;
@@ -22,8 +23,6 @@ import espalier.train.Checkpoints;
 import espalier.train.Interruption;
 import espalier.train.MetricsLog;
 import espalier.train.TrainingLoop;
-import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
 import java.util.Optional;
 import java.util.SplittableRandom;
@@ -189,9 +188,8 @@ public final class TrainSaeRecipe {
     Tensor sample = Tensor.allocate(device, all.rows(), all.cols());
     long rows = 0;
     for (long t = 0; t < all.rows(); t++) {
-      if (batch.keep().get(ValueLayout.JAVA_BYTE, t) == 0) {
-        MemorySegment.copy(
-            all.rows(t, 1).data(), 0, sample.rows(rows++, 1).data(), 0, all.cols() * Float.BYTES);
+      if (!batch.isSpecial(t)) {
+        Transfer.copy(all.rows(t, 1).bytes(), sample.rows(rows++, 1).bytes());
       }
     }
     return sample.rows(0, rows);

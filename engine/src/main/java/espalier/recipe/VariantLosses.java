@@ -1,10 +1,8 @@
 package espalier.recipe;
 
 import espalier.autograd.LanguageModelHead.Divergence;
-import espalier.autograd.Var;
 import espalier.device.Device;
 import espalier.model.TokenBatch;
-import java.lang.foreign.ValueLayout;
 
 /** What one variant of a model loses against the original, added up in float64 over batches. */
 final class VariantLosses {
@@ -61,16 +59,19 @@ final class VariantLosses {
   }
 
   private void addWhereApplied() {
-    for (long t = 0; t < batch.tokens(); t++) {
+    float[] divergences = divergence.kl().value().toArray();
+    float[] losses = divergence.ceStudent().value().toArray();
+    float[] base = divergence.ceTeacher().value().toArray();
+    for (int t = 0; t < batch.tokens(); t++) {
       if (batch.isSpecial(t)) {
         continue;
       }
       tokensApplied++;
-      klApplied += at(divergence.kl(), t);
+      klApplied += divergences[t];
       if (batch.predicts(t)) {
         predictionsApplied++;
-        ceApplied += at(divergence.ceStudent(), t);
-        ceBaseApplied += at(divergence.ceTeacher(), t);
+        ceApplied += losses[t];
+        ceBaseApplied += base[t];
       }
     }
   }
@@ -89,9 +90,5 @@ final class VariantLosses {
         klApplied / tokensApplied,
         ceApplied / predictionsApplied,
         ceBaseApplied / predictionsApplied);
-  }
-
-  private static double at(Var losses, long token) {
-    return losses.data().getAtIndex(ValueLayout.JAVA_FLOAT, token);
   }
 }

@@ -1,8 +1,8 @@
 package espalier.sae;
 
 import espalier.device.Device;
+import espalier.device.Transfer;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 
 /**
  * Latents of each token as lists: count[t] entries (index, value) in the rows of matrices {@code
@@ -53,7 +53,7 @@ public final class Latents {
     this.hasThresholds = hasThresholds;
     this.trained = trained;
     count = device.allocate(tokens * Integer.BYTES);
-    count.fill((byte) 0);
+    Transfer.clear(count);
     allocate(capacity);
   }
 
@@ -88,8 +88,8 @@ public final class Latents {
   /** Makes room for the longest list that {@link #count} tells of; what was listed is lost. */
   void grow() {
     long longest = 0;
-    for (long t = 0; t < tokens; t++) {
-      longest = Math.max(longest, count(t));
+    for (int entries : Transfer.ints(count)) {
+      longest = Math.max(longest, entries);
     }
     allocate(Math.min(width, Math.max(longest, 2 * capacity)));
   }
@@ -133,26 +133,48 @@ public final class Latents {
     return byLatent;
   }
 
-  /** Entries of a token. */
-  public int count(long token) {
-    return count.getAtIndex(ValueLayout.JAVA_INT, token);
+  /** The lists as they are now, on the host. */
+  public Lists read() {
+    return new Lists(
+        width, capacity, Transfer.ints(count), Transfer.ints(index), Transfer.floats(value));
   }
 
-  /** What an entry of a token is for. */
-  public int latent(long token, long entry) {
-    return index.getAtIndex(ValueLayout.JAVA_INT, token * capacity + entry);
-  }
+  /**
+   * A copy of all lists: see {@link Latents#count}, {@link Latents#index}, {@link Latents#value}.
+   */
+  public record Lists(long width, long capacity, int[] count, int[] index, float[] value) {
 
-  public float value(long token, long entry) {
-    return value.getAtIndex(ValueLayout.JAVA_FLOAT, token * capacity + entry);
-  }
-
-  /** A token's latents with all their zeros, {@code [m]}. */
-  public float[] dense(long token) {
-    float[] dense = new float[Math.toIntExact(width)];
-    for (int j = 0; j < count(token); j++) {
-      dense[latent(token, j)] = value(token, j);
+    /** Where the list of a token starts in index and value. */
+    private int start(int token) {
+      return Math.toIntExact(token * capacity);
     }
-    return dense;
+
+    /** The value of a latent; 0 where it is not active. */
+    public float value(int token, int latent) {
+      for (int j = start(token); j < start(token) + count[token]; j++) {
+        if (index[j] == latent) {
+          return value[j];
+        }
+      }
+      return 0;
+    }
+
+    /** Entries with a value: lists may hold a few inactive ones near their thresholds. */
+    public int active(int token) {
+      int active = 0;
+      for (int j = start(token); j < start(token) + count[token]; j++) {
+        active += value[j] != 0 ? 1 : 0;
+      }
+      return active;
+    }
+
+    /** A token's latents with all their zeros, {@code [m]}. */
+    public float[] dense(int token) {
+      float[] dense = new float[Math.toIntExact(width)];
+      for (int j = start(token); j < start(token) + count[token]; j++) {
+        dense[index[j]] = value[j];
+      }
+      return dense;
+    }
   }
 }

@@ -2,8 +2,8 @@ package espalier.sae;
 
 import espalier.autograd.Tape;
 import espalier.device.Device;
+import espalier.device.Transfer;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 
 /**
  * What an SAE does to the activations that reach it, summed in float64 over any number of batches:
@@ -36,8 +36,8 @@ public final class SaeStatistics {
   }
 
   public void reset() {
-    sums.fill((byte) 0);
-    fired.fill((byte) 0);
+    Transfer.clear(sums);
+    Transfer.clear(fired);
   }
 
   /** From now on each forward pass of the tape adds its tokens. */
@@ -121,23 +121,24 @@ public final class SaeStatistics {
       double normalizedOver10Percent) {}
 
   public Summary summary() {
-    double n = sum(0);
+    double[] sum = Transfer.doubles(sums);
+    double n = sum[0];
     double meanSquared = 0;
     for (int i = 0; i < d; i++) {
-      meanSquared += square(sum(HEADER + i) / n);
+      meanSquared += square(sum[HEADER + i] / n);
     }
-    double variance = sum(2) - n * meanSquared;
+    double variance = sum[2] - n * meanSquared;
     return new Summary(
         (long) n,
-        sum(4) / n,
-        sum(10) / n,
-        sum(1) / variance,
-        sum(1) / n,
-        sum(3) / n,
-        sum(7) / n,
-        sum(8) / n,
-        sum(9) / n,
-        sum(5) / sum(6),
+        sum[4] / n,
+        sum[10] / n,
+        sum[1] / variance,
+        sum[1] / n,
+        sum[3] / n,
+        sum[7] / n,
+        sum[8] / n,
+        sum[9] / n,
+        sum[5] / sum[6],
         density((long) n));
   }
 
@@ -148,8 +149,7 @@ public final class SaeStatistics {
     double all = 0;
     double byOften = 0;
     double byVeryOften = 0;
-    for (long i = 0; i < m; i++) {
-      long times = firings(i);
+    for (long times : firings()) {
       all += times;
       alive += times > 0 ? 1 : 0;
       if (100 * times > tokens) {
@@ -168,15 +168,7 @@ public final class SaeStatistics {
 
   /** How many tokens each latent was active on. */
   public long[] firings() {
-    return fired.toArray(ValueLayout.JAVA_LONG);
-  }
-
-  private long firings(long latent) {
-    return fired.getAtIndex(ValueLayout.JAVA_LONG, latent);
-  }
-
-  private double sum(long i) {
-    return sums.getAtIndex(ValueLayout.JAVA_DOUBLE, i);
+    return Transfer.longs(fired);
   }
 
   private static double square(double x) {

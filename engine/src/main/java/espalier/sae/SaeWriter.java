@@ -47,7 +47,8 @@ public final class SaeWriter {
     Tensor to = Tensor.allocate(device, from.cols(), from.rows());
     device
         .kernels()
-        .convertMatrix(from.data(), F32, true, MemorySegment.NULL, to.data(), to.rows(), to.cols());
+        .convertMatrix(
+            from.data(), F32, true, MemorySegment.NULL, to.data(), to.rows(), to.cols(), to.type());
     return to;
   }
 }

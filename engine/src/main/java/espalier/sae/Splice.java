@@ -94,18 +94,22 @@ public record Splice(
       scratch = tape.value(1, tape.kernels().saeEncodeScratch(dIn, m));
       boolean restores = sae.isNormalised() && sae.restoresScale();
       boolean skips = sae.skip() != null;
-      normalised = valueIf(sae.isNormalised(), tokens, dIn);
+      normalised = activationsIf(sae.isNormalised(), tokens, dIn);
       mean = valueIf(sae.isNormalised(), tokens, 1);
       spread = valueIf(sae.isNormalised(), tokens, 1);
-      decoded = valueIf(restores || skips, tokens, dOut);
-      skipped = valueIf(skips, tokens, dOut);
+      decoded = activationsIf(restores || skips, tokens, dOut);
+      skipped = activationsIf(skips, tokens, dOut);
       offsets = valueIf(sae.isTrainable(), 1, m + 1);
-      dDecoded = valueIf(restores || skips, tokens, dOut);
-      dSkipped = valueIf(restores && skips, tokens, dOut);
+      dDecoded = activationsIf(restores || skips, tokens, dOut);
+      dSkipped = activationsIf(restores && skips, tokens, dOut);
       dMean = valueIf(restores, tokens, 1);
       dSpread = valueIf(restores, tokens, 1);
       boolean trainsBias = sae.bPre() != null && sae.bPre().isTrainable();
-      dEncoded = valueIf(sae.isNormalised() || trainsBias, tokens, dIn);
+      dEncoded = activationsIf(sae.isNormalised() || trainsBias, tokens, dIn);
+    }
+
+    private Var activationsIf(boolean needed, long rows, long cols) {
+      return needed ? tape.value(rows, cols, false) : null;
     }
 
     private Var valueIf(boolean needed, long rows, long cols) {
@@ -186,6 +190,7 @@ public record Splice(
           latents.pre(),
           latents.count(),
           latents.capacity(),
+          MemorySegment.NULL,
           scratch.data(),
           tokens,
           dIn,

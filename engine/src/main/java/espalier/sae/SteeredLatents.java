@@ -3,8 +3,8 @@ package espalier.sae;
 import espalier.autograd.Op;
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
+import espalier.device.Transfer;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 
 /** Holds one latent of a splice at a value, wherever the SAE is applied. */
 public final class SteeredLatents {
@@ -20,7 +20,7 @@ public final class SteeredLatents {
   public static Var hold(Tape tape, Splice splice, Var output, int latent, double value) {
     MemorySegment direction = splice.sae().wDec().value().rows(latent, 1).data();
     Var spread = splice.spread();
-    Var steered = tape.value(output.rows(), output.cols());
+    Var steered = tape.value(output.rows(), output.cols(), false);
     long d = output.cols();
     Op op = tape.op("steer").reads(output).writes(steered);
     if (spread != null) {
@@ -29,23 +29,16 @@ public final class SteeredLatents {
     op.forward(
         k -> {
           k.copy(output.data(), steered.data(), output.size());
-          for (long t = 0; t < output.rows(); t++) {
-            if (splice.keep().get(ValueLayout.JAVA_BYTE, t) == 0) {
+          Latents.Lists lists = splice.latents().read();
+          byte[] keep = Transfer.bytes(splice.keep());
+          for (int t = 0; t < output.rows(); t++) {
+            if (keep[t] == 0) {
               double scale = spread == null ? 1 : spread.value().get(t, 0);
-              double change = scale * (value - current(splice.latents(), t, latent));
+              double change = scale * (value - lists.value(t, latent));
               k.axpy((float) change, direction, steered.value().rows(t, 1).data(), d);
             }
           }
         });
     return steered;
-  }
-
-  private static double current(Latents latents, long token, int latent) {
-    for (int j = 0; j < latents.count(token); j++) {
-      if (latents.latent(token, j) == latent) {
-        return latents.value(token, j);
-      }
-    }
-    return 0;
   }
 }

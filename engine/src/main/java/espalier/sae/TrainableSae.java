@@ -57,11 +57,11 @@ public record TrainableSae(Sae sae, ParameterSet parameters, float scale) {
     }
     sae.bDec().value().copyFrom(mean);
     Parameter wDec = sae.wDec();
-    for (long r = 0; r < latents; r++) {
-      for (long c = 0; c < d; c++) {
-        wDec.value().set(r, c, (float) random.nextGaussian());
-      }
+    float[] directions = new float[Math.toIntExact(wDec.value().size())];
+    for (int i = 0; i < directions.length; i++) {
+      directions[i] = (float) random.nextGaussian();
     }
+    wDec.value().copyFrom(directions);
     device.kernels().normalizeRows(wDec.data(), latents, d);
     device.kernels().copy(wDec.data(), sae.wEnc().data(), wDec.value().size());
     TrainableSae trainable = new TrainableSae(sae, parameters, scale);
@@ -123,10 +123,9 @@ public record TrainableSae(Sae sae, ParameterSet parameters, float scale) {
 
   private static float[] mean(Tensor sample) {
     double[] sum = new double[(int) sample.cols()];
-    for (long r = 0; r < sample.rows(); r++) {
-      for (int c = 0; c < sum.length; c++) {
-        sum[c] += sample.get(r, c);
-      }
+    float[] values = sample.toArray();
+    for (int i = 0; i < values.length; i++) {
+      sum[i % sum.length] += values[i];
     }
     float[] mean = new float[sum.length];
     for (int c = 0; c < sum.length; c++) {
@@ -137,11 +136,10 @@ public record TrainableSae(Sae sae, ParameterSet parameters, float scale) {
 
   private static float deviation(Tensor sample, float[] mean) {
     double sum = 0;
-    for (long r = 0; r < sample.rows(); r++) {
-      for (int c = 0; c < mean.length; c++) {
-        double x = sample.get(r, c) - mean[c];
-        sum += x * x;
-      }
+    float[] values = sample.toArray();
+    for (int i = 0; i < values.length; i++) {
+      double x = values[i] - mean[i % mean.length];
+      sum += x * x;
     }
     return (float) Math.sqrt(sum / sample.size());
   }
@@ -154,12 +152,16 @@ public record TrainableSae(Sae sae, ParameterSet parameters, float scale) {
     int rows = (int) Math.min(256, sample.rows());
     int latents = (int) Math.min(64, sae.latents());
     float[] z = new float[rows * latents];
+    int d = Math.toIntExact(sample.cols());
+    float[] x = sample.rows(0, rows).toArray();
+    float[] w = sae.wEnc().value().rows(0, latents).toArray();
+    float[] b = sae.bDec().value().toArray();
     for (int r = 0; r < rows; r++) {
       for (int i = 0; i < latents; i++) {
         double sum = 0;
-        for (long c = 0; c < sample.cols(); c++) {
-          double x = sample.get(r, c) / scale - sae.bDec().value().get(0, c);
-          sum += x * sae.wEnc().value().get(i, c);
+        for (int c = 0; c < d; c++) {
+          double centred = x[r * d + c] / scale - b[c];
+          sum += centred * w[i * d + c];
         }
         z[r * latents + i] = (float) sum;
       }

@@ -21,7 +21,7 @@ public final class ZeroAblation {
     if (x.needsGradient()) {
       throw new IllegalArgumentException("zero ablation is measured, not trained through");
     }
-    Var out = tape.value(x.rows(), x.cols());
+    Var out = tape.value(x.rows(), x.cols(), false);
     tape.op("zeroAblation")
         .reads(x)
         .writes(out)

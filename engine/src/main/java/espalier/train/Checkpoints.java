@@ -1,12 +1,12 @@
 package espalier.train;
 
+import espalier.device.Transfer;
 import espalier.format.InputException;
 import espalier.format.Safetensors;
 import espalier.format.TensorEntry;
 import espalier.tensor.Tensor;
 import java.io.IOException;
 import java.io.UncheckedIOException;
-import java.lang.foreign.MemorySegment;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Comparator;
@@ -53,7 +53,7 @@ public final class Checkpoints {
 
     private static void copy(Safetensors tensors, String name, Tensor target) {
       TensorEntry entry = tensors.tensor(name, target.size());
-      MemorySegment.copy(entry.data(), 0, target.data(), 0, target.size() * Float.BYTES);
+      Transfer.copy(entry.data(), target.bytes());
     }
   }
 

@@ -34,7 +34,7 @@ class ArgumentsTest extends KernelTest {
         "esp_head_kl: scratch needs 32 bytes, given 24",
         () -> kernels.headKl(six, six, six, 0, NULL, six, NULL, NULL, NULL, 1, six, 2, 1, 2, 2));
     assertRefused(
-        "esp_adamw: control needs 32 bytes, given 24",
+        "esp_adamw: control needs 48 bytes, given 24",
         () -> kernels.adamw(six, six, six, six, 6, 0, 0, 1, 0, 0, six));
   }
 

@@ -2,6 +2,7 @@ package espalier.kernels;
 
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 
+import espalier.device.ElementType;
 import java.lang.foreign.MemorySegment;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
@@ -58,7 +59,8 @@ class ConvertMatrixTest extends KernelTest {
         scale == null ? NULL : buffers.input(scale),
         dst,
         r,
-        c);
+        c,
+        ElementType.F32);
     return TestBuffers.toFloats(dst);
   }
 

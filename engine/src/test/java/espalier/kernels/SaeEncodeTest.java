@@ -78,6 +78,7 @@ class SaeEncodeTest extends KernelTest {
             pre,
             count,
             capacity,
+            NULL,
             buffers.floats(scratch),
             tokens,
             e.d,

@@ -359,6 +359,7 @@ class SaeTrainTest extends KernelTest {
         pre,
         count,
         capacity,
+        NULL,
         scratch,
         tokens,
         d,

@@ -88,8 +88,8 @@ class ForwardGoldenTest {
     int m = (int) splice.sae().latents();
     float[] dense = new float[expected.length];
     for (int t = 0; t < batch.tokens(); t++) {
-      System.arraycopy(splice.latents().dense(t), 0, dense, t * m, m);
-      int count = splice.latents().count(t);
+      System.arraycopy(splice.latents().read().dense(t), 0, dense, t * m, m);
+      int count = splice.latents().read().count()[t];
       if (batch.keep().get(ValueLayout.JAVA_BYTE, t) == 1) {
         assertEquals(0, count, "latents of a kept position");
         System.arraycopy(dense, t * m, expected, t * m, m);

@@ -99,7 +99,7 @@ class SaeFormatsTest {
     int m = (int) splice.sae().latents();
     float[] dense = new float[Math.toIntExact(splice.input().rows() * m)];
     for (int t = 0; t < splice.input().rows(); t++) {
-      System.arraycopy(splice.latents().dense(t), 0, dense, t * m, m);
+      System.arraycopy(splice.latents().read().dense(t), 0, dense, t * m, m);
     }
     return dense;
   }

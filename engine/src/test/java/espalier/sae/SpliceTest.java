@@ -260,7 +260,7 @@ class SpliceTest {
           expected += z > Math.max(0, sae.threshold().value().get(0, i)) ? 1 : 0;
         }
         assertTrue(expected > 256, "the test needs long lists: " + expected);
-        assertEquals(expected, splice.latents().count(t));
+        assertEquals(expected, splice.latents().read().count()[t]);
         listed += expected;
       }
     }
@@ -314,7 +314,7 @@ class SpliceTest {
       Var steered = tape.output(SteeredLatents.hold(tape, splice, plain, 3, 7));
       Var none = tape.output(SteeredLatents.hold(tape, splice, steered, 3, 7));
       tape.bind(device).forward();
-      double now = splice.latents().dense(0)[3];
+      double now = splice.latents().read().dense(0)[3];
       double[] row = new double[5];
       double mean = 0;
       for (int c = 0; c < 5; c++) {

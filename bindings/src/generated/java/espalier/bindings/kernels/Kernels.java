@@ -68,10 +68,10 @@ public class Kernels {
     public static final AddressLayout C_POINTER = ValueLayout.ADDRESS
             .withTargetLayout(MemoryLayout.sequenceLayout(java.lang.Long.MAX_VALUE, JAVA_BYTE));
     public static final ValueLayout.OfLong C_LONG = ValueLayout.JAVA_LONG;
-    private static final int ESP_ABI_VERSION = (int)2L;
+    private static final int ESP_ABI_VERSION = (int)3L;
     /**
      * {@snippet lang=c :
-     * #define ESP_ABI_VERSION 2
+     * #define ESP_ABI_VERSION 3
      * }
      */
     public static int ESP_ABI_VERSION() {
@@ -112,6 +112,15 @@ public class Kernels {
      */
     public static int ESP_NOT_READY() {
         return ESP_NOT_READY;
+    }
+    private static final int ESP_DEVICE_ERROR = (int)-4L;
+    /**
+     * {@snippet lang=c :
+     * enum esp_status.ESP_DEVICE_ERROR = -4
+     * }
+     */
+    public static int ESP_DEVICE_ERROR() {
+        return ESP_DEVICE_ERROR;
     }
 
     private static class esp_abi_version {
@@ -163,6 +172,80 @@ public class Kernels {
         try {
             if (TRACE_DOWNCALLS) {
                 traceDowncall("esp_abi_version");
+            }
+            return (int)mh$.invokeExact();
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+    private static final int ESP_CPU = (int)0L;
+    /**
+     * {@snippet lang=c :
+     * enum esp_backend.ESP_CPU = 0
+     * }
+     */
+    public static int ESP_CPU() {
+        return ESP_CPU;
+    }
+    private static final int ESP_CUDA = (int)1L;
+    /**
+     * {@snippet lang=c :
+     * enum esp_backend.ESP_CUDA = 1
+     * }
+     */
+    public static int ESP_CUDA() {
+        return ESP_CUDA;
+    }
+
+    private static class esp_library_backend {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT    );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_library_backend");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_library_backend(void)
+     * }
+     */
+    public static FunctionDescriptor esp_library_backend$descriptor() {
+        return esp_library_backend.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_library_backend(void)
+     * }
+     */
+    public static MethodHandle esp_library_backend$handle() {
+        return esp_library_backend.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_library_backend(void)
+     * }
+     */
+    public static MemorySegment esp_library_backend$address() {
+        return esp_library_backend.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_library_backend(void)
+     * }
+     */
+    public static int esp_library_backend() {
+        var mh$ = esp_library_backend.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_library_backend");
             }
             return (int)mh$.invokeExact();
         } catch (Throwable ex$) {
@@ -226,13 +309,14 @@ public class Kernels {
         }
     }
 
-    private static class esp_set_sgemm {
+    private static class esp_set_gemm {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Kernels.C_INT,
+            Kernels.C_POINTER,
             Kernels.C_POINTER
         );
 
-        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_set_sgemm");
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_set_gemm");
 
         public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
     }
@@ -240,45 +324,103 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_set_sgemm(void *cblas_sgemm)
+     * int32_t esp_set_gemm(void *function, void *handle)
      * }
      */
-    public static FunctionDescriptor esp_set_sgemm$descriptor() {
-        return esp_set_sgemm.DESC;
+    public static FunctionDescriptor esp_set_gemm$descriptor() {
+        return esp_set_gemm.DESC;
     }
 
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_set_sgemm(void *cblas_sgemm)
+     * int32_t esp_set_gemm(void *function, void *handle)
      * }
      */
-    public static MethodHandle esp_set_sgemm$handle() {
-        return esp_set_sgemm.HANDLE;
+    public static MethodHandle esp_set_gemm$handle() {
+        return esp_set_gemm.HANDLE;
     }
 
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_set_sgemm(void *cblas_sgemm)
+     * int32_t esp_set_gemm(void *function, void *handle)
      * }
      */
-    public static MemorySegment esp_set_sgemm$address() {
-        return esp_set_sgemm.ADDR;
+    public static MemorySegment esp_set_gemm$address() {
+        return esp_set_gemm.ADDR;
     }
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_set_sgemm(void *cblas_sgemm)
+     * int32_t esp_set_gemm(void *function, void *handle)
      * }
      */
-    public static int esp_set_sgemm(MemorySegment cblas_sgemm) {
-        var mh$ = esp_set_sgemm.HANDLE;
+    public static int esp_set_gemm(MemorySegment function, MemorySegment handle) {
+        var mh$ = esp_set_gemm.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_set_sgemm", cblas_sgemm);
+                traceDowncall("esp_set_gemm", function, handle);
             }
-            return (int)mh$.invokeExact(cblas_sgemm);
+            return (int)mh$.invokeExact(function, handle);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_set_stream {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_set_stream");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_set_stream(void *stream)
+     * }
+     */
+    public static FunctionDescriptor esp_set_stream$descriptor() {
+        return esp_set_stream.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_set_stream(void *stream)
+     * }
+     */
+    public static MethodHandle esp_set_stream$handle() {
+        return esp_set_stream.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_set_stream(void *stream)
+     * }
+     */
+    public static MemorySegment esp_set_stream$address() {
+        return esp_set_stream.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_set_stream(void *stream)
+     * }
+     */
+    public static int esp_set_stream(MemorySegment stream) {
+        var mh$ = esp_set_stream.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_set_stream", stream);
+            }
+            return (int)mh$.invokeExact(stream);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -398,6 +540,102 @@ public class Kernels {
         }
     }
 
+    private static class esp_transfer {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_transfer");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_transfer(void *target, const void *source, int64_t bytes)
+     * }
+     */
+    public static FunctionDescriptor esp_transfer$descriptor() {
+        return esp_transfer.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_transfer(void *target, const void *source, int64_t bytes)
+     * }
+     */
+    public static MethodHandle esp_transfer$handle() {
+        return esp_transfer.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_transfer(void *target, const void *source, int64_t bytes)
+     * }
+     */
+    public static MemorySegment esp_transfer$address() {
+        return esp_transfer.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_transfer(void *target, const void *source, int64_t bytes)
+     * }
+     */
+    public static int esp_transfer(MemorySegment target, MemorySegment source, long bytes) {
+        var mh$ = esp_transfer.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_transfer", target, source, bytes);
+            }
+            return (int)mh$.invokeExact(target, source, bytes);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+    private static final int ESP_F32 = (int)0L;
+    /**
+     * {@snippet lang=c :
+     * enum esp_dtype.ESP_F32 = 0
+     * }
+     */
+    public static int ESP_F32() {
+        return ESP_F32;
+    }
+    private static final int ESP_BF16 = (int)1L;
+    /**
+     * {@snippet lang=c :
+     * enum esp_dtype.ESP_BF16 = 1
+     * }
+     */
+    public static int ESP_BF16() {
+        return ESP_BF16;
+    }
+    private static final int ESP_F16 = (int)2L;
+    /**
+     * {@snippet lang=c :
+     * enum esp_dtype.ESP_F16 = 2
+     * }
+     */
+    public static int ESP_F16() {
+        return ESP_F16;
+    }
+    private static final int ESP_F64 = (int)3L;
+    /**
+     * {@snippet lang=c :
+     * enum esp_dtype.ESP_F64 = 3
+     * }
+     */
+    public static int ESP_F64() {
+        return ESP_F64;
+    }
+
     private static class esp_gemm {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Kernels.C_INT,
@@ -413,7 +651,9 @@ public class Kernels {
             Kernels.C_LONG,
             Kernels.C_FLOAT,
             Kernels.C_POINTER,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_gemm");
@@ -424,7 +664,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_gemm(int32_t trans_a, int32_t trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
+     * int32_t esp_gemm(int32_t trans_a, int32_t trans_b, int64_t m, int64_t n, int64_t k, float alpha, const void *a, int64_t lda, const void *b, int64_t ldb, float beta, void *c, int64_t ldc, int32_t dtype_c, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_gemm$descriptor() {
@@ -434,7 +674,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_gemm(int32_t trans_a, int32_t trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
+     * int32_t esp_gemm(int32_t trans_a, int32_t trans_b, int64_t m, int64_t n, int64_t k, float alpha, const void *a, int64_t lda, const void *b, int64_t ldb, float beta, void *c, int64_t ldc, int32_t dtype_c, int32_t dtype)
      * }
      */
     public static MethodHandle esp_gemm$handle() {
@@ -444,7 +684,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_gemm(int32_t trans_a, int32_t trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
+     * int32_t esp_gemm(int32_t trans_a, int32_t trans_b, int64_t m, int64_t n, int64_t k, float alpha, const void *a, int64_t lda, const void *b, int64_t ldb, float beta, void *c, int64_t ldc, int32_t dtype_c, int32_t dtype)
      * }
      */
     public static MemorySegment esp_gemm$address() {
@@ -453,16 +693,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_gemm(int32_t trans_a, int32_t trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
+     * int32_t esp_gemm(int32_t trans_a, int32_t trans_b, int64_t m, int64_t n, int64_t k, float alpha, const void *a, int64_t lda, const void *b, int64_t ldb, float beta, void *c, int64_t ldc, int32_t dtype_c, int32_t dtype)
      * }
      */
-    public static int esp_gemm(int trans_a, int trans_b, long m, long n, long k, float alpha, MemorySegment a, long lda, MemorySegment b, long ldb, float beta, MemorySegment c, long ldc) {
+    public static int esp_gemm(int trans_a, int trans_b, long m, long n, long k, float alpha, MemorySegment a, long lda, MemorySegment b, long ldb, float beta, MemorySegment c, long ldc, int dtype_c, int dtype) {
         var mh$ = esp_gemm.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_gemm", trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+                traceDowncall("esp_gemm", trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, dtype_c, dtype);
             }
-            return (int)mh$.invokeExact(trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+            return (int)mh$.invokeExact(trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, dtype_c, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -533,7 +773,8 @@ public class Kernels {
             Kernels.C_INT,
             Kernels.C_POINTER,
             Kernels.C_POINTER,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_copy");
@@ -544,7 +785,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_copy(const float *x, float *out, int64_t n)
+     * int32_t esp_copy(const void *x, void *out, int64_t n, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_copy$descriptor() {
@@ -554,7 +795,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_copy(const float *x, float *out, int64_t n)
+     * int32_t esp_copy(const void *x, void *out, int64_t n, int32_t dtype)
      * }
      */
     public static MethodHandle esp_copy$handle() {
@@ -564,7 +805,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_copy(const float *x, float *out, int64_t n)
+     * int32_t esp_copy(const void *x, void *out, int64_t n, int32_t dtype)
      * }
      */
     public static MemorySegment esp_copy$address() {
@@ -573,16 +814,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_copy(const float *x, float *out, int64_t n)
+     * int32_t esp_copy(const void *x, void *out, int64_t n, int32_t dtype)
      * }
      */
-    public static int esp_copy(MemorySegment x, MemorySegment out, long n) {
+    public static int esp_copy(MemorySegment x, MemorySegment out, long n, int dtype) {
         var mh$ = esp_copy.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_copy", x, out, n);
+                traceDowncall("esp_copy", x, out, n, dtype);
             }
-            return (int)mh$.invokeExact(x, out, n);
+            return (int)mh$.invokeExact(x, out, n, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -594,7 +835,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_POINTER,
             Kernels.C_POINTER,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_add");
@@ -605,7 +847,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_add(const float *x, const float *y, float *out, int64_t n)
+     * int32_t esp_add(const void *x, const void *y, void *out, int64_t n, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_add$descriptor() {
@@ -615,7 +857,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_add(const float *x, const float *y, float *out, int64_t n)
+     * int32_t esp_add(const void *x, const void *y, void *out, int64_t n, int32_t dtype)
      * }
      */
     public static MethodHandle esp_add$handle() {
@@ -625,7 +867,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_add(const float *x, const float *y, float *out, int64_t n)
+     * int32_t esp_add(const void *x, const void *y, void *out, int64_t n, int32_t dtype)
      * }
      */
     public static MemorySegment esp_add$address() {
@@ -634,16 +876,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_add(const float *x, const float *y, float *out, int64_t n)
+     * int32_t esp_add(const void *x, const void *y, void *out, int64_t n, int32_t dtype)
      * }
      */
-    public static int esp_add(MemorySegment x, MemorySegment y, MemorySegment out, long n) {
+    public static int esp_add(MemorySegment x, MemorySegment y, MemorySegment out, long n, int dtype) {
         var mh$ = esp_add.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_add", x, y, out, n);
+                traceDowncall("esp_add", x, y, out, n, dtype);
             }
-            return (int)mh$.invokeExact(x, y, out, n);
+            return (int)mh$.invokeExact(x, y, out, n, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -655,7 +897,8 @@ public class Kernels {
             Kernels.C_FLOAT,
             Kernels.C_POINTER,
             Kernels.C_POINTER,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_axpy");
@@ -666,7 +909,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_axpy(float alpha, const float *x, float *y, int64_t n)
+     * int32_t esp_axpy(float alpha, const void *x, void *y, int64_t n, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_axpy$descriptor() {
@@ -676,7 +919,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_axpy(float alpha, const float *x, float *y, int64_t n)
+     * int32_t esp_axpy(float alpha, const void *x, void *y, int64_t n, int32_t dtype)
      * }
      */
     public static MethodHandle esp_axpy$handle() {
@@ -686,7 +929,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_axpy(float alpha, const float *x, float *y, int64_t n)
+     * int32_t esp_axpy(float alpha, const void *x, void *y, int64_t n, int32_t dtype)
      * }
      */
     public static MemorySegment esp_axpy$address() {
@@ -695,16 +938,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_axpy(float alpha, const float *x, float *y, int64_t n)
+     * int32_t esp_axpy(float alpha, const void *x, void *y, int64_t n, int32_t dtype)
      * }
      */
-    public static int esp_axpy(float alpha, MemorySegment x, MemorySegment y, long n) {
+    public static int esp_axpy(float alpha, MemorySegment x, MemorySegment y, long n, int dtype) {
         var mh$ = esp_axpy.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_axpy", alpha, x, y, n);
+                traceDowncall("esp_axpy", alpha, x, y, n, dtype);
             }
-            return (int)mh$.invokeExact(alpha, x, y, n);
+            return (int)mh$.invokeExact(alpha, x, y, n, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -716,7 +959,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_POINTER,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_fill_rows");
@@ -727,7 +971,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_fill_rows(const float *row, float *out, int64_t rows, int64_t cols)
+     * int32_t esp_fill_rows(const float *row, void *out, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_fill_rows$descriptor() {
@@ -737,7 +981,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_fill_rows(const float *row, float *out, int64_t rows, int64_t cols)
+     * int32_t esp_fill_rows(const float *row, void *out, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
     public static MethodHandle esp_fill_rows$handle() {
@@ -747,7 +991,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_fill_rows(const float *row, float *out, int64_t rows, int64_t cols)
+     * int32_t esp_fill_rows(const float *row, void *out, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
     public static MemorySegment esp_fill_rows$address() {
@@ -756,16 +1000,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_fill_rows(const float *row, float *out, int64_t rows, int64_t cols)
+     * int32_t esp_fill_rows(const float *row, void *out, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
-    public static int esp_fill_rows(MemorySegment row, MemorySegment out, long rows, long cols) {
+    public static int esp_fill_rows(MemorySegment row, MemorySegment out, long rows, long cols, int dtype) {
         var mh$ = esp_fill_rows.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_fill_rows", row, out, rows, cols);
+                traceDowncall("esp_fill_rows", row, out, rows, cols, dtype);
             }
-            return (int)mh$.invokeExact(row, out, rows, cols);
+            return (int)mh$.invokeExact(row, out, rows, cols, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -780,7 +1024,8 @@ public class Kernels {
             Kernels.C_FLOAT,
             Kernels.C_POINTER,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_column_sum");
@@ -791,7 +1036,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_column_sum(const float *x, int64_t ldx, const uint8_t *skip, float alpha, float *out, int64_t rows, int64_t cols)
+     * int32_t esp_column_sum(const void *x, int64_t ldx, const uint8_t *skip, float alpha, float *out, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_column_sum$descriptor() {
@@ -801,7 +1046,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_column_sum(const float *x, int64_t ldx, const uint8_t *skip, float alpha, float *out, int64_t rows, int64_t cols)
+     * int32_t esp_column_sum(const void *x, int64_t ldx, const uint8_t *skip, float alpha, float *out, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
     public static MethodHandle esp_column_sum$handle() {
@@ -811,7 +1056,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_column_sum(const float *x, int64_t ldx, const uint8_t *skip, float alpha, float *out, int64_t rows, int64_t cols)
+     * int32_t esp_column_sum(const void *x, int64_t ldx, const uint8_t *skip, float alpha, float *out, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
     public static MemorySegment esp_column_sum$address() {
@@ -820,16 +1065,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_column_sum(const float *x, int64_t ldx, const uint8_t *skip, float alpha, float *out, int64_t rows, int64_t cols)
+     * int32_t esp_column_sum(const void *x, int64_t ldx, const uint8_t *skip, float alpha, float *out, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
-    public static int esp_column_sum(MemorySegment x, long ldx, MemorySegment skip, float alpha, MemorySegment out, long rows, long cols) {
+    public static int esp_column_sum(MemorySegment x, long ldx, MemorySegment skip, float alpha, MemorySegment out, long rows, long cols, int dtype) {
         var mh$ = esp_column_sum.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_column_sum", x, ldx, skip, alpha, out, rows, cols);
+                traceDowncall("esp_column_sum", x, ldx, skip, alpha, out, rows, cols, dtype);
             }
-            return (int)mh$.invokeExact(x, ldx, skip, alpha, out, rows, cols);
+            return (int)mh$.invokeExact(x, ldx, skip, alpha, out, rows, cols, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -842,7 +1087,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_POINTER,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_keep_rows");
@@ -853,7 +1099,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_keep_rows(const float *x, const uint8_t *keep, float *out, int64_t rows, int64_t cols)
+     * int32_t esp_keep_rows(const void *x, const uint8_t *keep, void *out, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_keep_rows$descriptor() {
@@ -863,7 +1109,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_keep_rows(const float *x, const uint8_t *keep, float *out, int64_t rows, int64_t cols)
+     * int32_t esp_keep_rows(const void *x, const uint8_t *keep, void *out, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
     public static MethodHandle esp_keep_rows$handle() {
@@ -873,7 +1119,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_keep_rows(const float *x, const uint8_t *keep, float *out, int64_t rows, int64_t cols)
+     * int32_t esp_keep_rows(const void *x, const uint8_t *keep, void *out, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
     public static MemorySegment esp_keep_rows$address() {
@@ -882,16 +1128,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_keep_rows(const float *x, const uint8_t *keep, float *out, int64_t rows, int64_t cols)
+     * int32_t esp_keep_rows(const void *x, const uint8_t *keep, void *out, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
-    public static int esp_keep_rows(MemorySegment x, MemorySegment keep, MemorySegment out, long rows, long cols) {
+    public static int esp_keep_rows(MemorySegment x, MemorySegment keep, MemorySegment out, long rows, long cols, int dtype) {
         var mh$ = esp_keep_rows.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_keep_rows", x, keep, out, rows, cols);
+                traceDowncall("esp_keep_rows", x, keep, out, rows, cols, dtype);
             }
-            return (int)mh$.invokeExact(x, keep, out, rows, cols);
+            return (int)mh$.invokeExact(x, keep, out, rows, cols, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -906,7 +1152,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_LONG,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sequence_distance");
@@ -917,7 +1164,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_sequence_distance(const float *x, const float *y, const uint8_t *skip, double *out, int64_t sequences, int64_t length, int64_t d)
+     * int32_t esp_sequence_distance(const void *x, const void *y, const uint8_t *skip, double *out, int64_t sequences, int64_t length, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_sequence_distance$descriptor() {
@@ -927,7 +1174,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_sequence_distance(const float *x, const float *y, const uint8_t *skip, double *out, int64_t sequences, int64_t length, int64_t d)
+     * int32_t esp_sequence_distance(const void *x, const void *y, const uint8_t *skip, double *out, int64_t sequences, int64_t length, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_sequence_distance$handle() {
@@ -937,7 +1184,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_sequence_distance(const float *x, const float *y, const uint8_t *skip, double *out, int64_t sequences, int64_t length, int64_t d)
+     * int32_t esp_sequence_distance(const void *x, const void *y, const uint8_t *skip, double *out, int64_t sequences, int64_t length, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_sequence_distance$address() {
@@ -946,16 +1193,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_sequence_distance(const float *x, const float *y, const uint8_t *skip, double *out, int64_t sequences, int64_t length, int64_t d)
+     * int32_t esp_sequence_distance(const void *x, const void *y, const uint8_t *skip, double *out, int64_t sequences, int64_t length, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_sequence_distance(MemorySegment x, MemorySegment y, MemorySegment skip, MemorySegment out, long sequences, long length, long d) {
+    public static int esp_sequence_distance(MemorySegment x, MemorySegment y, MemorySegment skip, MemorySegment out, long sequences, long length, long d, int dtype) {
         var mh$ = esp_sequence_distance.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_sequence_distance", x, y, skip, out, sequences, length, d);
+                traceDowncall("esp_sequence_distance", x, y, skip, out, sequences, length, d, dtype);
             }
-            return (int)mh$.invokeExact(x, y, skip, out, sequences, length, d);
+            return (int)mh$.invokeExact(x, y, skip, out, sequences, length, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -966,7 +1213,8 @@ public class Kernels {
             Kernels.C_INT,
             Kernels.C_POINTER,
             Kernels.C_LONG,
-            Kernels.C_POINTER
+            Kernels.C_POINTER,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sum");
@@ -977,7 +1225,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_sum(const float *x, int64_t n, double *out)
+     * int32_t esp_sum(const float *x, int64_t n, double *out, int32_t accumulate)
      * }
      */
     public static FunctionDescriptor esp_sum$descriptor() {
@@ -987,7 +1235,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_sum(const float *x, int64_t n, double *out)
+     * int32_t esp_sum(const float *x, int64_t n, double *out, int32_t accumulate)
      * }
      */
     public static MethodHandle esp_sum$handle() {
@@ -997,7 +1245,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_sum(const float *x, int64_t n, double *out)
+     * int32_t esp_sum(const float *x, int64_t n, double *out, int32_t accumulate)
      * }
      */
     public static MemorySegment esp_sum$address() {
@@ -1006,55 +1254,19 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_sum(const float *x, int64_t n, double *out)
+     * int32_t esp_sum(const float *x, int64_t n, double *out, int32_t accumulate)
      * }
      */
-    public static int esp_sum(MemorySegment x, long n, MemorySegment out) {
+    public static int esp_sum(MemorySegment x, long n, MemorySegment out, int accumulate) {
         var mh$ = esp_sum.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_sum", x, n, out);
+                traceDowncall("esp_sum", x, n, out, accumulate);
             }
-            return (int)mh$.invokeExact(x, n, out);
+            return (int)mh$.invokeExact(x, n, out, accumulate);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
-    }
-    private static final int ESP_F32 = (int)0L;
-    /**
-     * {@snippet lang=c :
-     * enum esp_dtype.ESP_F32 = 0
-     * }
-     */
-    public static int ESP_F32() {
-        return ESP_F32;
-    }
-    private static final int ESP_BF16 = (int)1L;
-    /**
-     * {@snippet lang=c :
-     * enum esp_dtype.ESP_BF16 = 1
-     * }
-     */
-    public static int ESP_BF16() {
-        return ESP_BF16;
-    }
-    private static final int ESP_F16 = (int)2L;
-    /**
-     * {@snippet lang=c :
-     * enum esp_dtype.ESP_F16 = 2
-     * }
-     */
-    public static int ESP_F16() {
-        return ESP_F16;
-    }
-    private static final int ESP_F64 = (int)3L;
-    /**
-     * {@snippet lang=c :
-     * enum esp_dtype.ESP_F64 = 3
-     * }
-     */
-    public static int ESP_F64() {
-        return ESP_F64;
     }
 
     private static class esp_convert {
@@ -1063,7 +1275,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_INT,
             Kernels.C_POINTER,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_convert");
@@ -1074,7 +1287,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_convert(const void *src, int32_t dtype, float *dst, int64_t n)
+     * int32_t esp_convert(const void *src, int32_t from, void *dst, int64_t n, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_convert$descriptor() {
@@ -1084,7 +1297,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_convert(const void *src, int32_t dtype, float *dst, int64_t n)
+     * int32_t esp_convert(const void *src, int32_t from, void *dst, int64_t n, int32_t dtype)
      * }
      */
     public static MethodHandle esp_convert$handle() {
@@ -1094,7 +1307,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_convert(const void *src, int32_t dtype, float *dst, int64_t n)
+     * int32_t esp_convert(const void *src, int32_t from, void *dst, int64_t n, int32_t dtype)
      * }
      */
     public static MemorySegment esp_convert$address() {
@@ -1103,16 +1316,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_convert(const void *src, int32_t dtype, float *dst, int64_t n)
+     * int32_t esp_convert(const void *src, int32_t from, void *dst, int64_t n, int32_t dtype)
      * }
      */
-    public static int esp_convert(MemorySegment src, int dtype, MemorySegment dst, long n) {
+    public static int esp_convert(MemorySegment src, int from, MemorySegment dst, long n, int dtype) {
         var mh$ = esp_convert.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_convert", src, dtype, dst, n);
+                traceDowncall("esp_convert", src, from, dst, n, dtype);
             }
-            return (int)mh$.invokeExact(src, dtype, dst, n);
+            return (int)mh$.invokeExact(src, from, dst, n, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -1127,7 +1340,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_POINTER,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_convert_matrix");
@@ -1138,7 +1352,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_convert_matrix(const void *src, int32_t dtype, int32_t transposed, const float *row_scale, float *dst, int64_t rows, int64_t cols)
+     * int32_t esp_convert_matrix(const void *src, int32_t from, int32_t transposed, const float *row_scale, void *dst, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_convert_matrix$descriptor() {
@@ -1148,7 +1362,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_convert_matrix(const void *src, int32_t dtype, int32_t transposed, const float *row_scale, float *dst, int64_t rows, int64_t cols)
+     * int32_t esp_convert_matrix(const void *src, int32_t from, int32_t transposed, const float *row_scale, void *dst, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
     public static MethodHandle esp_convert_matrix$handle() {
@@ -1158,7 +1372,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_convert_matrix(const void *src, int32_t dtype, int32_t transposed, const float *row_scale, float *dst, int64_t rows, int64_t cols)
+     * int32_t esp_convert_matrix(const void *src, int32_t from, int32_t transposed, const float *row_scale, void *dst, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
     public static MemorySegment esp_convert_matrix$address() {
@@ -1167,16 +1381,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_convert_matrix(const void *src, int32_t dtype, int32_t transposed, const float *row_scale, float *dst, int64_t rows, int64_t cols)
+     * int32_t esp_convert_matrix(const void *src, int32_t from, int32_t transposed, const float *row_scale, void *dst, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
-    public static int esp_convert_matrix(MemorySegment src, int dtype, int transposed, MemorySegment row_scale, MemorySegment dst, long rows, long cols) {
+    public static int esp_convert_matrix(MemorySegment src, int from, int transposed, MemorySegment row_scale, MemorySegment dst, long rows, long cols, int dtype) {
         var mh$ = esp_convert_matrix.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_convert_matrix", src, dtype, transposed, row_scale, dst, rows, cols);
+                traceDowncall("esp_convert_matrix", src, from, transposed, row_scale, dst, rows, cols, dtype);
             }
-            return (int)mh$.invokeExact(src, dtype, transposed, row_scale, dst, rows, cols);
+            return (int)mh$.invokeExact(src, from, transposed, row_scale, dst, rows, cols, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -1191,6 +1405,7 @@ public class Kernels {
             Kernels.C_FLOAT,
             Kernels.C_POINTER,
             Kernels.C_LONG,
+            Kernels.C_INT,
             Kernels.C_INT
         );
 
@@ -1202,7 +1417,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_dropout(const float *x, float *out, int64_t n, float p, const uint64_t *seed, uint64_t stream, int32_t accumulate)
+     * int32_t esp_dropout(const void *x, void *out, int64_t n, float p, const uint64_t *seed, uint64_t stream, int32_t accumulate, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_dropout$descriptor() {
@@ -1212,7 +1427,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_dropout(const float *x, float *out, int64_t n, float p, const uint64_t *seed, uint64_t stream, int32_t accumulate)
+     * int32_t esp_dropout(const void *x, void *out, int64_t n, float p, const uint64_t *seed, uint64_t stream, int32_t accumulate, int32_t dtype)
      * }
      */
     public static MethodHandle esp_dropout$handle() {
@@ -1222,7 +1437,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_dropout(const float *x, float *out, int64_t n, float p, const uint64_t *seed, uint64_t stream, int32_t accumulate)
+     * int32_t esp_dropout(const void *x, void *out, int64_t n, float p, const uint64_t *seed, uint64_t stream, int32_t accumulate, int32_t dtype)
      * }
      */
     public static MemorySegment esp_dropout$address() {
@@ -1231,16 +1446,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_dropout(const float *x, float *out, int64_t n, float p, const uint64_t *seed, uint64_t stream, int32_t accumulate)
+     * int32_t esp_dropout(const void *x, void *out, int64_t n, float p, const uint64_t *seed, uint64_t stream, int32_t accumulate, int32_t dtype)
      * }
      */
-    public static int esp_dropout(MemorySegment x, MemorySegment out, long n, float p, MemorySegment seed, long stream, int accumulate) {
+    public static int esp_dropout(MemorySegment x, MemorySegment out, long n, float p, MemorySegment seed, long stream, int accumulate, int dtype) {
         var mh$ = esp_dropout.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_dropout", x, out, n, p, seed, stream, accumulate);
+                traceDowncall("esp_dropout", x, out, n, p, seed, stream, accumulate, dtype);
             }
-            return (int)mh$.invokeExact(x, out, n, p, seed, stream, accumulate);
+            return (int)mh$.invokeExact(x, out, n, p, seed, stream, accumulate, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -1255,7 +1470,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_LONG,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_embedding_forward");
@@ -1266,7 +1482,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_embedding_forward(const int32_t *ids, const float *table, float scale, float *out, int64_t tokens, int64_t vocab, int64_t d)
+     * int32_t esp_embedding_forward(const int32_t *ids, const void *table, float scale, void *out, int64_t tokens, int64_t vocab, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_embedding_forward$descriptor() {
@@ -1276,7 +1492,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_embedding_forward(const int32_t *ids, const float *table, float scale, float *out, int64_t tokens, int64_t vocab, int64_t d)
+     * int32_t esp_embedding_forward(const int32_t *ids, const void *table, float scale, void *out, int64_t tokens, int64_t vocab, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_embedding_forward$handle() {
@@ -1286,7 +1502,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_embedding_forward(const int32_t *ids, const float *table, float scale, float *out, int64_t tokens, int64_t vocab, int64_t d)
+     * int32_t esp_embedding_forward(const int32_t *ids, const void *table, float scale, void *out, int64_t tokens, int64_t vocab, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_embedding_forward$address() {
@@ -1295,16 +1511,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_embedding_forward(const int32_t *ids, const float *table, float scale, float *out, int64_t tokens, int64_t vocab, int64_t d)
+     * int32_t esp_embedding_forward(const int32_t *ids, const void *table, float scale, void *out, int64_t tokens, int64_t vocab, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_embedding_forward(MemorySegment ids, MemorySegment table, float scale, MemorySegment out, long tokens, long vocab, long d) {
+    public static int esp_embedding_forward(MemorySegment ids, MemorySegment table, float scale, MemorySegment out, long tokens, long vocab, long d, int dtype) {
         var mh$ = esp_embedding_forward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_embedding_forward", ids, table, scale, out, tokens, vocab, d);
+                traceDowncall("esp_embedding_forward", ids, table, scale, out, tokens, vocab, d, dtype);
             }
-            return (int)mh$.invokeExact(ids, table, scale, out, tokens, vocab, d);
+            return (int)mh$.invokeExact(ids, table, scale, out, tokens, vocab, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -1319,7 +1535,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_LONG,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_embedding_backward");
@@ -1330,7 +1547,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_embedding_backward(const int32_t *ids, const float *d_out, float scale, float *d_table, int64_t tokens, int64_t vocab, int64_t d)
+     * int32_t esp_embedding_backward(const int32_t *ids, const void *d_out, float scale, float *d_table, int64_t tokens, int64_t vocab, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_embedding_backward$descriptor() {
@@ -1340,7 +1557,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_embedding_backward(const int32_t *ids, const float *d_out, float scale, float *d_table, int64_t tokens, int64_t vocab, int64_t d)
+     * int32_t esp_embedding_backward(const int32_t *ids, const void *d_out, float scale, float *d_table, int64_t tokens, int64_t vocab, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_embedding_backward$handle() {
@@ -1350,7 +1567,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_embedding_backward(const int32_t *ids, const float *d_out, float scale, float *d_table, int64_t tokens, int64_t vocab, int64_t d)
+     * int32_t esp_embedding_backward(const int32_t *ids, const void *d_out, float scale, float *d_table, int64_t tokens, int64_t vocab, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_embedding_backward$address() {
@@ -1359,16 +1576,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_embedding_backward(const int32_t *ids, const float *d_out, float scale, float *d_table, int64_t tokens, int64_t vocab, int64_t d)
+     * int32_t esp_embedding_backward(const int32_t *ids, const void *d_out, float scale, float *d_table, int64_t tokens, int64_t vocab, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_embedding_backward(MemorySegment ids, MemorySegment d_out, float scale, MemorySegment d_table, long tokens, long vocab, long d) {
+    public static int esp_embedding_backward(MemorySegment ids, MemorySegment d_out, float scale, MemorySegment d_table, long tokens, long vocab, long d, int dtype) {
         var mh$ = esp_embedding_backward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_embedding_backward", ids, d_out, scale, d_table, tokens, vocab, d);
+                traceDowncall("esp_embedding_backward", ids, d_out, scale, d_table, tokens, vocab, d, dtype);
             }
-            return (int)mh$.invokeExact(ids, d_out, scale, d_table, tokens, vocab, d);
+            return (int)mh$.invokeExact(ids, d_out, scale, d_table, tokens, vocab, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -1382,7 +1599,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_LONG,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_add_positions");
@@ -1393,7 +1611,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_add_positions(const float *x, const float *table, float *out, int64_t tokens, int64_t seq_len, int64_t d)
+     * int32_t esp_add_positions(const void *x, const void *table, void *out, int64_t tokens, int64_t seq_len, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_add_positions$descriptor() {
@@ -1403,7 +1621,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_add_positions(const float *x, const float *table, float *out, int64_t tokens, int64_t seq_len, int64_t d)
+     * int32_t esp_add_positions(const void *x, const void *table, void *out, int64_t tokens, int64_t seq_len, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_add_positions$handle() {
@@ -1413,7 +1631,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_add_positions(const float *x, const float *table, float *out, int64_t tokens, int64_t seq_len, int64_t d)
+     * int32_t esp_add_positions(const void *x, const void *table, void *out, int64_t tokens, int64_t seq_len, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_add_positions$address() {
@@ -1422,16 +1640,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_add_positions(const float *x, const float *table, float *out, int64_t tokens, int64_t seq_len, int64_t d)
+     * int32_t esp_add_positions(const void *x, const void *table, void *out, int64_t tokens, int64_t seq_len, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_add_positions(MemorySegment x, MemorySegment table, MemorySegment out, long tokens, long seq_len, long d) {
+    public static int esp_add_positions(MemorySegment x, MemorySegment table, MemorySegment out, long tokens, long seq_len, long d, int dtype) {
         var mh$ = esp_add_positions.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_add_positions", x, table, out, tokens, seq_len, d);
+                traceDowncall("esp_add_positions", x, table, out, tokens, seq_len, d, dtype);
             }
-            return (int)mh$.invokeExact(x, table, out, tokens, seq_len, d);
+            return (int)mh$.invokeExact(x, table, out, tokens, seq_len, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -1444,7 +1662,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_LONG,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_add_positions_backward");
@@ -1455,7 +1674,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_add_positions_backward(const float *d_out, float *d_table, int64_t tokens, int64_t seq_len, int64_t d)
+     * int32_t esp_add_positions_backward(const void *d_out, float *d_table, int64_t tokens, int64_t seq_len, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_add_positions_backward$descriptor() {
@@ -1465,7 +1684,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_add_positions_backward(const float *d_out, float *d_table, int64_t tokens, int64_t seq_len, int64_t d)
+     * int32_t esp_add_positions_backward(const void *d_out, float *d_table, int64_t tokens, int64_t seq_len, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_add_positions_backward$handle() {
@@ -1475,7 +1694,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_add_positions_backward(const float *d_out, float *d_table, int64_t tokens, int64_t seq_len, int64_t d)
+     * int32_t esp_add_positions_backward(const void *d_out, float *d_table, int64_t tokens, int64_t seq_len, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_add_positions_backward$address() {
@@ -1484,16 +1703,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_add_positions_backward(const float *d_out, float *d_table, int64_t tokens, int64_t seq_len, int64_t d)
+     * int32_t esp_add_positions_backward(const void *d_out, float *d_table, int64_t tokens, int64_t seq_len, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_add_positions_backward(MemorySegment d_out, MemorySegment d_table, long tokens, long seq_len, long d) {
+    public static int esp_add_positions_backward(MemorySegment d_out, MemorySegment d_table, long tokens, long seq_len, long d, int dtype) {
         var mh$ = esp_add_positions_backward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_add_positions_backward", d_out, d_table, tokens, seq_len, d);
+                traceDowncall("esp_add_positions_backward", d_out, d_table, tokens, seq_len, d, dtype);
             }
-            return (int)mh$.invokeExact(d_out, d_table, tokens, seq_len, d);
+            return (int)mh$.invokeExact(d_out, d_table, tokens, seq_len, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -1509,7 +1728,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_POINTER,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_rms_norm_forward");
@@ -1520,7 +1740,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_rms_norm_forward(const float *x, const float *weight, float weight_offset, float eps, float *out, float *rstd, int64_t rows, int64_t d)
+     * int32_t esp_rms_norm_forward(const void *x, const float *weight, float weight_offset, float eps, void *out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_rms_norm_forward$descriptor() {
@@ -1530,7 +1750,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_rms_norm_forward(const float *x, const float *weight, float weight_offset, float eps, float *out, float *rstd, int64_t rows, int64_t d)
+     * int32_t esp_rms_norm_forward(const void *x, const float *weight, float weight_offset, float eps, void *out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_rms_norm_forward$handle() {
@@ -1540,7 +1760,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_rms_norm_forward(const float *x, const float *weight, float weight_offset, float eps, float *out, float *rstd, int64_t rows, int64_t d)
+     * int32_t esp_rms_norm_forward(const void *x, const float *weight, float weight_offset, float eps, void *out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_rms_norm_forward$address() {
@@ -1549,16 +1769,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_rms_norm_forward(const float *x, const float *weight, float weight_offset, float eps, float *out, float *rstd, int64_t rows, int64_t d)
+     * int32_t esp_rms_norm_forward(const void *x, const float *weight, float weight_offset, float eps, void *out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_rms_norm_forward(MemorySegment x, MemorySegment weight, float weight_offset, float eps, MemorySegment out, MemorySegment rstd, long rows, long d) {
+    public static int esp_rms_norm_forward(MemorySegment x, MemorySegment weight, float weight_offset, float eps, MemorySegment out, MemorySegment rstd, long rows, long d, int dtype) {
         var mh$ = esp_rms_norm_forward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_rms_norm_forward", x, weight, weight_offset, eps, out, rstd, rows, d);
+                traceDowncall("esp_rms_norm_forward", x, weight, weight_offset, eps, out, rstd, rows, d, dtype);
             }
-            return (int)mh$.invokeExact(x, weight, weight_offset, eps, out, rstd, rows, d);
+            return (int)mh$.invokeExact(x, weight, weight_offset, eps, out, rstd, rows, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -1576,7 +1796,8 @@ public class Kernels {
             Kernels.C_INT,
             Kernels.C_POINTER,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_rms_norm_backward");
@@ -1587,7 +1808,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_rms_norm_backward(const float *x, const float *weight, float weight_offset, const float *rstd, const float *d_out, float *d_x, int32_t accumulate, float *d_weight, int64_t rows, int64_t d)
+     * int32_t esp_rms_norm_backward(const void *x, const float *weight, float weight_offset, const float *rstd, const void *d_out, void *d_x, int32_t accumulate, float *d_weight, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_rms_norm_backward$descriptor() {
@@ -1597,7 +1818,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_rms_norm_backward(const float *x, const float *weight, float weight_offset, const float *rstd, const float *d_out, float *d_x, int32_t accumulate, float *d_weight, int64_t rows, int64_t d)
+     * int32_t esp_rms_norm_backward(const void *x, const float *weight, float weight_offset, const float *rstd, const void *d_out, void *d_x, int32_t accumulate, float *d_weight, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_rms_norm_backward$handle() {
@@ -1607,7 +1828,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_rms_norm_backward(const float *x, const float *weight, float weight_offset, const float *rstd, const float *d_out, float *d_x, int32_t accumulate, float *d_weight, int64_t rows, int64_t d)
+     * int32_t esp_rms_norm_backward(const void *x, const float *weight, float weight_offset, const float *rstd, const void *d_out, void *d_x, int32_t accumulate, float *d_weight, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_rms_norm_backward$address() {
@@ -1616,16 +1837,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_rms_norm_backward(const float *x, const float *weight, float weight_offset, const float *rstd, const float *d_out, float *d_x, int32_t accumulate, float *d_weight, int64_t rows, int64_t d)
+     * int32_t esp_rms_norm_backward(const void *x, const float *weight, float weight_offset, const float *rstd, const void *d_out, void *d_x, int32_t accumulate, float *d_weight, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_rms_norm_backward(MemorySegment x, MemorySegment weight, float weight_offset, MemorySegment rstd, MemorySegment d_out, MemorySegment d_x, int accumulate, MemorySegment d_weight, long rows, long d) {
+    public static int esp_rms_norm_backward(MemorySegment x, MemorySegment weight, float weight_offset, MemorySegment rstd, MemorySegment d_out, MemorySegment d_x, int accumulate, MemorySegment d_weight, long rows, long d, int dtype) {
         var mh$ = esp_rms_norm_backward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_rms_norm_backward", x, weight, weight_offset, rstd, d_out, d_x, accumulate, d_weight, rows, d);
+                traceDowncall("esp_rms_norm_backward", x, weight, weight_offset, rstd, d_out, d_x, accumulate, d_weight, rows, d, dtype);
             }
-            return (int)mh$.invokeExact(x, weight, weight_offset, rstd, d_out, d_x, accumulate, d_weight, rows, d);
+            return (int)mh$.invokeExact(x, weight, weight_offset, rstd, d_out, d_x, accumulate, d_weight, rows, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -1642,7 +1863,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_POINTER,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_layer_norm_forward");
@@ -1653,7 +1875,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_layer_norm_forward(const float *x, const float *weight, const float *bias, float eps, float *out, float *mean, float *rstd, int64_t rows, int64_t d)
+     * int32_t esp_layer_norm_forward(const void *x, const float *weight, const float *bias, float eps, void *out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_layer_norm_forward$descriptor() {
@@ -1663,7 +1885,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_layer_norm_forward(const float *x, const float *weight, const float *bias, float eps, float *out, float *mean, float *rstd, int64_t rows, int64_t d)
+     * int32_t esp_layer_norm_forward(const void *x, const float *weight, const float *bias, float eps, void *out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_layer_norm_forward$handle() {
@@ -1673,7 +1895,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_layer_norm_forward(const float *x, const float *weight, const float *bias, float eps, float *out, float *mean, float *rstd, int64_t rows, int64_t d)
+     * int32_t esp_layer_norm_forward(const void *x, const float *weight, const float *bias, float eps, void *out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_layer_norm_forward$address() {
@@ -1682,16 +1904,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_layer_norm_forward(const float *x, const float *weight, const float *bias, float eps, float *out, float *mean, float *rstd, int64_t rows, int64_t d)
+     * int32_t esp_layer_norm_forward(const void *x, const float *weight, const float *bias, float eps, void *out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_layer_norm_forward(MemorySegment x, MemorySegment weight, MemorySegment bias, float eps, MemorySegment out, MemorySegment mean, MemorySegment rstd, long rows, long d) {
+    public static int esp_layer_norm_forward(MemorySegment x, MemorySegment weight, MemorySegment bias, float eps, MemorySegment out, MemorySegment mean, MemorySegment rstd, long rows, long d, int dtype) {
         var mh$ = esp_layer_norm_forward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_layer_norm_forward", x, weight, bias, eps, out, mean, rstd, rows, d);
+                traceDowncall("esp_layer_norm_forward", x, weight, bias, eps, out, mean, rstd, rows, d, dtype);
             }
-            return (int)mh$.invokeExact(x, weight, bias, eps, out, mean, rstd, rows, d);
+            return (int)mh$.invokeExact(x, weight, bias, eps, out, mean, rstd, rows, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -1710,7 +1932,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_POINTER,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_layer_norm_backward");
@@ -1721,7 +1944,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_layer_norm_backward(const float *x, const float *weight, const float *mean, const float *rstd, const float *d_out, float *d_x, int32_t accumulate, float *d_weight, float *d_bias, int64_t rows, int64_t d)
+     * int32_t esp_layer_norm_backward(const void *x, const float *weight, const float *mean, const float *rstd, const void *d_out, void *d_x, int32_t accumulate, float *d_weight, float *d_bias, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_layer_norm_backward$descriptor() {
@@ -1731,7 +1954,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_layer_norm_backward(const float *x, const float *weight, const float *mean, const float *rstd, const float *d_out, float *d_x, int32_t accumulate, float *d_weight, float *d_bias, int64_t rows, int64_t d)
+     * int32_t esp_layer_norm_backward(const void *x, const float *weight, const float *mean, const float *rstd, const void *d_out, void *d_x, int32_t accumulate, float *d_weight, float *d_bias, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_layer_norm_backward$handle() {
@@ -1741,7 +1964,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_layer_norm_backward(const float *x, const float *weight, const float *mean, const float *rstd, const float *d_out, float *d_x, int32_t accumulate, float *d_weight, float *d_bias, int64_t rows, int64_t d)
+     * int32_t esp_layer_norm_backward(const void *x, const float *weight, const float *mean, const float *rstd, const void *d_out, void *d_x, int32_t accumulate, float *d_weight, float *d_bias, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_layer_norm_backward$address() {
@@ -1750,16 +1973,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_layer_norm_backward(const float *x, const float *weight, const float *mean, const float *rstd, const float *d_out, float *d_x, int32_t accumulate, float *d_weight, float *d_bias, int64_t rows, int64_t d)
+     * int32_t esp_layer_norm_backward(const void *x, const float *weight, const float *mean, const float *rstd, const void *d_out, void *d_x, int32_t accumulate, float *d_weight, float *d_bias, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_layer_norm_backward(MemorySegment x, MemorySegment weight, MemorySegment mean, MemorySegment rstd, MemorySegment d_out, MemorySegment d_x, int accumulate, MemorySegment d_weight, MemorySegment d_bias, long rows, long d) {
+    public static int esp_layer_norm_backward(MemorySegment x, MemorySegment weight, MemorySegment mean, MemorySegment rstd, MemorySegment d_out, MemorySegment d_x, int accumulate, MemorySegment d_weight, MemorySegment d_bias, long rows, long d, int dtype) {
         var mh$ = esp_layer_norm_backward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_layer_norm_backward", x, weight, mean, rstd, d_out, d_x, accumulate, d_weight, d_bias, rows, d);
+                traceDowncall("esp_layer_norm_backward", x, weight, mean, rstd, d_out, d_x, accumulate, d_weight, d_bias, rows, d, dtype);
             }
-            return (int)mh$.invokeExact(x, weight, mean, rstd, d_out, d_x, accumulate, d_weight, d_bias, rows, d);
+            return (int)mh$.invokeExact(x, weight, mean, rstd, d_out, d_x, accumulate, d_weight, d_bias, rows, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -1778,7 +2001,8 @@ public class Kernels {
             Kernels.C_LONG,
             Kernels.C_LONG,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_head_norm_forward");
@@ -1789,7 +2013,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_head_norm_forward(const float *x, const float *query_weight, const float *key_weight, float weight_offset, float eps, float *out, float *rstd, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim)
+     * int32_t esp_head_norm_forward(const void *x, const float *query_weight, const float *key_weight, float weight_offset, float eps, void *out, float *rstd, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_head_norm_forward$descriptor() {
@@ -1799,7 +2023,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_head_norm_forward(const float *x, const float *query_weight, const float *key_weight, float weight_offset, float eps, float *out, float *rstd, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim)
+     * int32_t esp_head_norm_forward(const void *x, const float *query_weight, const float *key_weight, float weight_offset, float eps, void *out, float *rstd, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, int32_t dtype)
      * }
      */
     public static MethodHandle esp_head_norm_forward$handle() {
@@ -1809,7 +2033,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_head_norm_forward(const float *x, const float *query_weight, const float *key_weight, float weight_offset, float eps, float *out, float *rstd, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim)
+     * int32_t esp_head_norm_forward(const void *x, const float *query_weight, const float *key_weight, float weight_offset, float eps, void *out, float *rstd, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, int32_t dtype)
      * }
      */
     public static MemorySegment esp_head_norm_forward$address() {
@@ -1818,16 +2042,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_head_norm_forward(const float *x, const float *query_weight, const float *key_weight, float weight_offset, float eps, float *out, float *rstd, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim)
+     * int32_t esp_head_norm_forward(const void *x, const float *query_weight, const float *key_weight, float weight_offset, float eps, void *out, float *rstd, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, int32_t dtype)
      * }
      */
-    public static int esp_head_norm_forward(MemorySegment x, MemorySegment query_weight, MemorySegment key_weight, float weight_offset, float eps, MemorySegment out, MemorySegment rstd, long tokens, long n_heads, long n_kv_heads, long head_dim) {
+    public static int esp_head_norm_forward(MemorySegment x, MemorySegment query_weight, MemorySegment key_weight, float weight_offset, float eps, MemorySegment out, MemorySegment rstd, long tokens, long n_heads, long n_kv_heads, long head_dim, int dtype) {
         var mh$ = esp_head_norm_forward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_head_norm_forward", x, query_weight, key_weight, weight_offset, eps, out, rstd, tokens, n_heads, n_kv_heads, head_dim);
+                traceDowncall("esp_head_norm_forward", x, query_weight, key_weight, weight_offset, eps, out, rstd, tokens, n_heads, n_kv_heads, head_dim, dtype);
             }
-            return (int)mh$.invokeExact(x, query_weight, key_weight, weight_offset, eps, out, rstd, tokens, n_heads, n_kv_heads, head_dim);
+            return (int)mh$.invokeExact(x, query_weight, key_weight, weight_offset, eps, out, rstd, tokens, n_heads, n_kv_heads, head_dim, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -1848,7 +2072,8 @@ public class Kernels {
             Kernels.C_LONG,
             Kernels.C_LONG,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_head_norm_backward");
@@ -1859,7 +2084,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_head_norm_backward(const float *x, const float *query_weight, const float *key_weight, float weight_offset, const float *rstd, const float *d_out, float *d_x, float *d_query_weight, float *d_key_weight, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim)
+     * int32_t esp_head_norm_backward(const void *x, const float *query_weight, const float *key_weight, float weight_offset, const float *rstd, const void *d_out, void *d_x, float *d_query_weight, float *d_key_weight, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_head_norm_backward$descriptor() {
@@ -1869,7 +2094,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_head_norm_backward(const float *x, const float *query_weight, const float *key_weight, float weight_offset, const float *rstd, const float *d_out, float *d_x, float *d_query_weight, float *d_key_weight, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim)
+     * int32_t esp_head_norm_backward(const void *x, const float *query_weight, const float *key_weight, float weight_offset, const float *rstd, const void *d_out, void *d_x, float *d_query_weight, float *d_key_weight, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, int32_t dtype)
      * }
      */
     public static MethodHandle esp_head_norm_backward$handle() {
@@ -1879,7 +2104,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_head_norm_backward(const float *x, const float *query_weight, const float *key_weight, float weight_offset, const float *rstd, const float *d_out, float *d_x, float *d_query_weight, float *d_key_weight, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim)
+     * int32_t esp_head_norm_backward(const void *x, const float *query_weight, const float *key_weight, float weight_offset, const float *rstd, const void *d_out, void *d_x, float *d_query_weight, float *d_key_weight, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, int32_t dtype)
      * }
      */
     public static MemorySegment esp_head_norm_backward$address() {
@@ -1888,16 +2113,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_head_norm_backward(const float *x, const float *query_weight, const float *key_weight, float weight_offset, const float *rstd, const float *d_out, float *d_x, float *d_query_weight, float *d_key_weight, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim)
+     * int32_t esp_head_norm_backward(const void *x, const float *query_weight, const float *key_weight, float weight_offset, const float *rstd, const void *d_out, void *d_x, float *d_query_weight, float *d_key_weight, int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, int32_t dtype)
      * }
      */
-    public static int esp_head_norm_backward(MemorySegment x, MemorySegment query_weight, MemorySegment key_weight, float weight_offset, MemorySegment rstd, MemorySegment d_out, MemorySegment d_x, MemorySegment d_query_weight, MemorySegment d_key_weight, long tokens, long n_heads, long n_kv_heads, long head_dim) {
+    public static int esp_head_norm_backward(MemorySegment x, MemorySegment query_weight, MemorySegment key_weight, float weight_offset, MemorySegment rstd, MemorySegment d_out, MemorySegment d_x, MemorySegment d_query_weight, MemorySegment d_key_weight, long tokens, long n_heads, long n_kv_heads, long head_dim, int dtype) {
         var mh$ = esp_head_norm_backward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_head_norm_backward", x, query_weight, key_weight, weight_offset, rstd, d_out, d_x, d_query_weight, d_key_weight, tokens, n_heads, n_kv_heads, head_dim);
+                traceDowncall("esp_head_norm_backward", x, query_weight, key_weight, weight_offset, rstd, d_out, d_x, d_query_weight, d_key_weight, tokens, n_heads, n_kv_heads, head_dim, dtype);
             }
-            return (int)mh$.invokeExact(x, query_weight, key_weight, weight_offset, rstd, d_out, d_x, d_query_weight, d_key_weight, tokens, n_heads, n_kv_heads, head_dim);
+            return (int)mh$.invokeExact(x, query_weight, key_weight, weight_offset, rstd, d_out, d_x, d_query_weight, d_key_weight, tokens, n_heads, n_kv_heads, head_dim, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -1915,7 +2140,8 @@ public class Kernels {
             Kernels.C_LONG,
             Kernels.C_LONG,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_rope");
@@ -1926,7 +2152,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_rope(float *x, int64_t ldx, const float *cos, const float *sin, int32_t sign, int64_t tokens, int64_t seq_len, int64_t n_heads, int64_t head_dim, int64_t rotary_dim)
+     * int32_t esp_rope(void *x, int64_t ldx, const float *cos, const float *sin, int32_t sign, int64_t tokens, int64_t seq_len, int64_t n_heads, int64_t head_dim, int64_t rotary_dim, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_rope$descriptor() {
@@ -1936,7 +2162,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_rope(float *x, int64_t ldx, const float *cos, const float *sin, int32_t sign, int64_t tokens, int64_t seq_len, int64_t n_heads, int64_t head_dim, int64_t rotary_dim)
+     * int32_t esp_rope(void *x, int64_t ldx, const float *cos, const float *sin, int32_t sign, int64_t tokens, int64_t seq_len, int64_t n_heads, int64_t head_dim, int64_t rotary_dim, int32_t dtype)
      * }
      */
     public static MethodHandle esp_rope$handle() {
@@ -1946,7 +2172,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_rope(float *x, int64_t ldx, const float *cos, const float *sin, int32_t sign, int64_t tokens, int64_t seq_len, int64_t n_heads, int64_t head_dim, int64_t rotary_dim)
+     * int32_t esp_rope(void *x, int64_t ldx, const float *cos, const float *sin, int32_t sign, int64_t tokens, int64_t seq_len, int64_t n_heads, int64_t head_dim, int64_t rotary_dim, int32_t dtype)
      * }
      */
     public static MemorySegment esp_rope$address() {
@@ -1955,16 +2181,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_rope(float *x, int64_t ldx, const float *cos, const float *sin, int32_t sign, int64_t tokens, int64_t seq_len, int64_t n_heads, int64_t head_dim, int64_t rotary_dim)
+     * int32_t esp_rope(void *x, int64_t ldx, const float *cos, const float *sin, int32_t sign, int64_t tokens, int64_t seq_len, int64_t n_heads, int64_t head_dim, int64_t rotary_dim, int32_t dtype)
      * }
      */
-    public static int esp_rope(MemorySegment x, long ldx, MemorySegment cos, MemorySegment sin, int sign, long tokens, long seq_len, long n_heads, long head_dim, long rotary_dim) {
+    public static int esp_rope(MemorySegment x, long ldx, MemorySegment cos, MemorySegment sin, int sign, long tokens, long seq_len, long n_heads, long head_dim, long rotary_dim, int dtype) {
         var mh$ = esp_rope.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_rope", x, ldx, cos, sin, sign, tokens, seq_len, n_heads, head_dim, rotary_dim);
+                traceDowncall("esp_rope", x, ldx, cos, sin, sign, tokens, seq_len, n_heads, head_dim, rotary_dim, dtype);
             }
-            return (int)mh$.invokeExact(x, ldx, cos, sin, sign, tokens, seq_len, n_heads, head_dim, rotary_dim);
+            return (int)mh$.invokeExact(x, ldx, cos, sin, sign, tokens, seq_len, n_heads, head_dim, rotary_dim, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -1987,7 +2213,8 @@ public class Kernels {
             Kernels.C_LONG,
             Kernels.C_FLOAT,
             Kernels.C_FLOAT,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_attention_forward");
@@ -1998,7 +2225,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_attention_forward(const float *q, int64_t ld_q, const float *k, const float *v, int64_t ld_kv, float *out, float *lse, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window)
+     * int32_t esp_attention_forward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, void *out, float *lse, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_attention_forward$descriptor() {
@@ -2008,7 +2235,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_attention_forward(const float *q, int64_t ld_q, const float *k, const float *v, int64_t ld_kv, float *out, float *lse, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window)
+     * int32_t esp_attention_forward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, void *out, float *lse, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
      * }
      */
     public static MethodHandle esp_attention_forward$handle() {
@@ -2018,7 +2245,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_attention_forward(const float *q, int64_t ld_q, const float *k, const float *v, int64_t ld_kv, float *out, float *lse, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window)
+     * int32_t esp_attention_forward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, void *out, float *lse, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
      * }
      */
     public static MemorySegment esp_attention_forward$address() {
@@ -2027,16 +2254,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_attention_forward(const float *q, int64_t ld_q, const float *k, const float *v, int64_t ld_kv, float *out, float *lse, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window)
+     * int32_t esp_attention_forward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, void *out, float *lse, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
      * }
      */
-    public static int esp_attention_forward(MemorySegment q, long ld_q, MemorySegment k, MemorySegment v, long ld_kv, MemorySegment out, MemorySegment lse, long batch, long seq_len, long n_heads, long n_kv_heads, long head_dim, float scale, float softcap, long window) {
+    public static int esp_attention_forward(MemorySegment q, long ld_q, MemorySegment k, MemorySegment v, long ld_kv, MemorySegment out, MemorySegment lse, long batch, long seq_len, long n_heads, long n_kv_heads, long head_dim, float scale, float softcap, long window, int dtype) {
         var mh$ = esp_attention_forward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_attention_forward", q, ld_q, k, v, ld_kv, out, lse, batch, seq_len, n_heads, n_kv_heads, head_dim, scale, softcap, window);
+                traceDowncall("esp_attention_forward", q, ld_q, k, v, ld_kv, out, lse, batch, seq_len, n_heads, n_kv_heads, head_dim, scale, softcap, window, dtype);
             }
-            return (int)mh$.invokeExact(q, ld_q, k, v, ld_kv, out, lse, batch, seq_len, n_heads, n_kv_heads, head_dim, scale, softcap, window);
+            return (int)mh$.invokeExact(q, ld_q, k, v, ld_kv, out, lse, batch, seq_len, n_heads, n_kv_heads, head_dim, scale, softcap, window, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -2064,7 +2291,8 @@ public class Kernels {
             Kernels.C_LONG,
             Kernels.C_FLOAT,
             Kernels.C_FLOAT,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_attention_backward");
@@ -2075,7 +2303,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_attention_backward(const float *q, int64_t ld_q, const float *k, const float *v, int64_t ld_kv, const float *out, const float *lse, const float *d_out, float *delta, float *d_q, float *d_k, float *d_v, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window)
+     * int32_t esp_attention_backward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, const void *out, const float *lse, const void *d_out, float *delta, void *d_q, void *d_k, void *d_v, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_attention_backward$descriptor() {
@@ -2085,7 +2313,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_attention_backward(const float *q, int64_t ld_q, const float *k, const float *v, int64_t ld_kv, const float *out, const float *lse, const float *d_out, float *delta, float *d_q, float *d_k, float *d_v, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window)
+     * int32_t esp_attention_backward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, const void *out, const float *lse, const void *d_out, float *delta, void *d_q, void *d_k, void *d_v, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
      * }
      */
     public static MethodHandle esp_attention_backward$handle() {
@@ -2095,7 +2323,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_attention_backward(const float *q, int64_t ld_q, const float *k, const float *v, int64_t ld_kv, const float *out, const float *lse, const float *d_out, float *delta, float *d_q, float *d_k, float *d_v, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window)
+     * int32_t esp_attention_backward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, const void *out, const float *lse, const void *d_out, float *delta, void *d_q, void *d_k, void *d_v, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
      * }
      */
     public static MemorySegment esp_attention_backward$address() {
@@ -2104,16 +2332,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_attention_backward(const float *q, int64_t ld_q, const float *k, const float *v, int64_t ld_kv, const float *out, const float *lse, const float *d_out, float *delta, float *d_q, float *d_k, float *d_v, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window)
+     * int32_t esp_attention_backward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, const void *out, const float *lse, const void *d_out, float *delta, void *d_q, void *d_k, void *d_v, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
      * }
      */
-    public static int esp_attention_backward(MemorySegment q, long ld_q, MemorySegment k, MemorySegment v, long ld_kv, MemorySegment out, MemorySegment lse, MemorySegment d_out, MemorySegment delta, MemorySegment d_q, MemorySegment d_k, MemorySegment d_v, long batch, long seq_len, long n_heads, long n_kv_heads, long head_dim, float scale, float softcap, long window) {
+    public static int esp_attention_backward(MemorySegment q, long ld_q, MemorySegment k, MemorySegment v, long ld_kv, MemorySegment out, MemorySegment lse, MemorySegment d_out, MemorySegment delta, MemorySegment d_q, MemorySegment d_k, MemorySegment d_v, long batch, long seq_len, long n_heads, long n_kv_heads, long head_dim, float scale, float softcap, long window, int dtype) {
         var mh$ = esp_attention_backward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_attention_backward", q, ld_q, k, v, ld_kv, out, lse, d_out, delta, d_q, d_k, d_v, batch, seq_len, n_heads, n_kv_heads, head_dim, scale, softcap, window);
+                traceDowncall("esp_attention_backward", q, ld_q, k, v, ld_kv, out, lse, d_out, delta, d_q, d_k, d_v, batch, seq_len, n_heads, n_kv_heads, head_dim, scale, softcap, window, dtype);
             }
-            return (int)mh$.invokeExact(q, ld_q, k, v, ld_kv, out, lse, d_out, delta, d_q, d_k, d_v, batch, seq_len, n_heads, n_kv_heads, head_dim, scale, softcap, window);
+            return (int)mh$.invokeExact(q, ld_q, k, v, ld_kv, out, lse, d_out, delta, d_q, d_k, d_v, batch, seq_len, n_heads, n_kv_heads, head_dim, scale, softcap, window, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -2161,7 +2389,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_INT,
             Kernels.C_POINTER,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_activation_forward");
@@ -2172,7 +2401,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_activation_forward(const float *x, int32_t activation, float *out, int64_t n)
+     * int32_t esp_activation_forward(const void *x, int32_t activation, void *out, int64_t n, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_activation_forward$descriptor() {
@@ -2182,7 +2411,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_activation_forward(const float *x, int32_t activation, float *out, int64_t n)
+     * int32_t esp_activation_forward(const void *x, int32_t activation, void *out, int64_t n, int32_t dtype)
      * }
      */
     public static MethodHandle esp_activation_forward$handle() {
@@ -2192,7 +2421,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_activation_forward(const float *x, int32_t activation, float *out, int64_t n)
+     * int32_t esp_activation_forward(const void *x, int32_t activation, void *out, int64_t n, int32_t dtype)
      * }
      */
     public static MemorySegment esp_activation_forward$address() {
@@ -2201,16 +2430,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_activation_forward(const float *x, int32_t activation, float *out, int64_t n)
+     * int32_t esp_activation_forward(const void *x, int32_t activation, void *out, int64_t n, int32_t dtype)
      * }
      */
-    public static int esp_activation_forward(MemorySegment x, int activation, MemorySegment out, long n) {
+    public static int esp_activation_forward(MemorySegment x, int activation, MemorySegment out, long n, int dtype) {
         var mh$ = esp_activation_forward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_activation_forward", x, activation, out, n);
+                traceDowncall("esp_activation_forward", x, activation, out, n, dtype);
             }
-            return (int)mh$.invokeExact(x, activation, out, n);
+            return (int)mh$.invokeExact(x, activation, out, n, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -2223,7 +2452,8 @@ public class Kernels {
             Kernels.C_INT,
             Kernels.C_POINTER,
             Kernels.C_POINTER,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_activation_backward");
@@ -2234,7 +2464,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_activation_backward(const float *x, int32_t activation, const float *d_out, float *d_x, int64_t n)
+     * int32_t esp_activation_backward(const void *x, int32_t activation, const void *d_out, void *d_x, int64_t n, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_activation_backward$descriptor() {
@@ -2244,7 +2474,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_activation_backward(const float *x, int32_t activation, const float *d_out, float *d_x, int64_t n)
+     * int32_t esp_activation_backward(const void *x, int32_t activation, const void *d_out, void *d_x, int64_t n, int32_t dtype)
      * }
      */
     public static MethodHandle esp_activation_backward$handle() {
@@ -2254,7 +2484,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_activation_backward(const float *x, int32_t activation, const float *d_out, float *d_x, int64_t n)
+     * int32_t esp_activation_backward(const void *x, int32_t activation, const void *d_out, void *d_x, int64_t n, int32_t dtype)
      * }
      */
     public static MemorySegment esp_activation_backward$address() {
@@ -2263,16 +2493,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_activation_backward(const float *x, int32_t activation, const float *d_out, float *d_x, int64_t n)
+     * int32_t esp_activation_backward(const void *x, int32_t activation, const void *d_out, void *d_x, int64_t n, int32_t dtype)
      * }
      */
-    public static int esp_activation_backward(MemorySegment x, int activation, MemorySegment d_out, MemorySegment d_x, long n) {
+    public static int esp_activation_backward(MemorySegment x, int activation, MemorySegment d_out, MemorySegment d_x, long n, int dtype) {
         var mh$ = esp_activation_backward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_activation_backward", x, activation, d_out, d_x, n);
+                traceDowncall("esp_activation_backward", x, activation, d_out, d_x, n, dtype);
             }
-            return (int)mh$.invokeExact(x, activation, d_out, d_x, n);
+            return (int)mh$.invokeExact(x, activation, d_out, d_x, n, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -2285,7 +2515,8 @@ public class Kernels {
             Kernels.C_INT,
             Kernels.C_POINTER,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_gated_forward");
@@ -2296,7 +2527,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_gated_forward(const float *gate_up, int32_t activation, float *out, int64_t rows, int64_t d)
+     * int32_t esp_gated_forward(const void *gate_up, int32_t activation, void *out, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_gated_forward$descriptor() {
@@ -2306,7 +2537,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_gated_forward(const float *gate_up, int32_t activation, float *out, int64_t rows, int64_t d)
+     * int32_t esp_gated_forward(const void *gate_up, int32_t activation, void *out, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_gated_forward$handle() {
@@ -2316,7 +2547,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_gated_forward(const float *gate_up, int32_t activation, float *out, int64_t rows, int64_t d)
+     * int32_t esp_gated_forward(const void *gate_up, int32_t activation, void *out, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_gated_forward$address() {
@@ -2325,16 +2556,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_gated_forward(const float *gate_up, int32_t activation, float *out, int64_t rows, int64_t d)
+     * int32_t esp_gated_forward(const void *gate_up, int32_t activation, void *out, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_gated_forward(MemorySegment gate_up, int activation, MemorySegment out, long rows, long d) {
+    public static int esp_gated_forward(MemorySegment gate_up, int activation, MemorySegment out, long rows, long d, int dtype) {
         var mh$ = esp_gated_forward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_gated_forward", gate_up, activation, out, rows, d);
+                traceDowncall("esp_gated_forward", gate_up, activation, out, rows, d, dtype);
             }
-            return (int)mh$.invokeExact(gate_up, activation, out, rows, d);
+            return (int)mh$.invokeExact(gate_up, activation, out, rows, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -2348,7 +2579,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_POINTER,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_gated_backward");
@@ -2359,7 +2591,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_gated_backward(const float *gate_up, int32_t activation, const float *d_out, float *d_gate_up, int64_t rows, int64_t d)
+     * int32_t esp_gated_backward(const void *gate_up, int32_t activation, const void *d_out, void *d_gate_up, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_gated_backward$descriptor() {
@@ -2369,7 +2601,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_gated_backward(const float *gate_up, int32_t activation, const float *d_out, float *d_gate_up, int64_t rows, int64_t d)
+     * int32_t esp_gated_backward(const void *gate_up, int32_t activation, const void *d_out, void *d_gate_up, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_gated_backward$handle() {
@@ -2379,7 +2611,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_gated_backward(const float *gate_up, int32_t activation, const float *d_out, float *d_gate_up, int64_t rows, int64_t d)
+     * int32_t esp_gated_backward(const void *gate_up, int32_t activation, const void *d_out, void *d_gate_up, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_gated_backward$address() {
@@ -2388,16 +2620,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_gated_backward(const float *gate_up, int32_t activation, const float *d_out, float *d_gate_up, int64_t rows, int64_t d)
+     * int32_t esp_gated_backward(const void *gate_up, int32_t activation, const void *d_out, void *d_gate_up, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_gated_backward(MemorySegment gate_up, int activation, MemorySegment d_out, MemorySegment d_gate_up, long rows, long d) {
+    public static int esp_gated_backward(MemorySegment gate_up, int activation, MemorySegment d_out, MemorySegment d_gate_up, long rows, long d, int dtype) {
         var mh$ = esp_gated_backward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_gated_backward", gate_up, activation, d_out, d_gate_up, rows, d);
+                traceDowncall("esp_gated_backward", gate_up, activation, d_out, d_gate_up, rows, d, dtype);
             }
-            return (int)mh$.invokeExact(gate_up, activation, d_out, d_gate_up, rows, d);
+            return (int)mh$.invokeExact(gate_up, activation, d_out, d_gate_up, rows, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -2420,7 +2652,8 @@ public class Kernels {
             Kernels.C_LONG,
             Kernels.C_LONG,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_head_kl");
@@ -2431,7 +2664,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_head_kl(const float *student, const float *teacher, const float *head, float softcap, const int32_t *targets, float *kl, float *ce_student, float *ce_teacher, float *d_student, float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab)
+     * int32_t esp_head_kl(const void *student, const void *teacher, const void *head, float softcap, const int32_t *targets, float *kl, float *ce_student, float *ce_teacher, void *d_student, float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_head_kl$descriptor() {
@@ -2441,7 +2674,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_head_kl(const float *student, const float *teacher, const float *head, float softcap, const int32_t *targets, float *kl, float *ce_student, float *ce_teacher, float *d_student, float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab)
+     * int32_t esp_head_kl(const void *student, const void *teacher, const void *head, float softcap, const int32_t *targets, float *kl, float *ce_student, float *ce_teacher, void *d_student, float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab, int32_t dtype)
      * }
      */
     public static MethodHandle esp_head_kl$handle() {
@@ -2451,7 +2684,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_head_kl(const float *student, const float *teacher, const float *head, float softcap, const int32_t *targets, float *kl, float *ce_student, float *ce_teacher, float *d_student, float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab)
+     * int32_t esp_head_kl(const void *student, const void *teacher, const void *head, float softcap, const int32_t *targets, float *kl, float *ce_student, float *ce_teacher, void *d_student, float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab, int32_t dtype)
      * }
      */
     public static MemorySegment esp_head_kl$address() {
@@ -2460,16 +2693,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_head_kl(const float *student, const float *teacher, const float *head, float softcap, const int32_t *targets, float *kl, float *ce_student, float *ce_teacher, float *d_student, float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab)
+     * int32_t esp_head_kl(const void *student, const void *teacher, const void *head, float softcap, const int32_t *targets, float *kl, float *ce_student, float *ce_teacher, void *d_student, float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab, int32_t dtype)
      * }
      */
-    public static int esp_head_kl(MemorySegment student, MemorySegment teacher, MemorySegment head, float softcap, MemorySegment targets, MemorySegment kl, MemorySegment ce_student, MemorySegment ce_teacher, MemorySegment d_student, float grad_scale, MemorySegment scratch, long chunk, long tokens, long d, long vocab) {
+    public static int esp_head_kl(MemorySegment student, MemorySegment teacher, MemorySegment head, float softcap, MemorySegment targets, MemorySegment kl, MemorySegment ce_student, MemorySegment ce_teacher, MemorySegment d_student, float grad_scale, MemorySegment scratch, long chunk, long tokens, long d, long vocab, int dtype) {
         var mh$ = esp_head_kl.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_head_kl", student, teacher, head, softcap, targets, kl, ce_student, ce_teacher, d_student, grad_scale, scratch, chunk, tokens, d, vocab);
+                traceDowncall("esp_head_kl", student, teacher, head, softcap, targets, kl, ce_student, ce_teacher, d_student, grad_scale, scratch, chunk, tokens, d, vocab, dtype);
             }
-            return (int)mh$.invokeExact(student, teacher, head, softcap, targets, kl, ce_student, ce_teacher, d_student, grad_scale, scratch, chunk, tokens, d, vocab);
+            return (int)mh$.invokeExact(student, teacher, head, softcap, targets, kl, ce_student, ce_teacher, d_student, grad_scale, scratch, chunk, tokens, d, vocab, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -2490,7 +2723,8 @@ public class Kernels {
             Kernels.C_LONG,
             Kernels.C_LONG,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_head_ce");
@@ -2501,7 +2735,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_head_ce(const float *hidden, const float *head, float softcap, const int32_t *targets, float *ce, float *d_hidden, float *d_head, float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab)
+     * int32_t esp_head_ce(const void *hidden, const void *head, float softcap, const int32_t *targets, float *ce, void *d_hidden, float *d_head, float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_head_ce$descriptor() {
@@ -2511,7 +2745,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_head_ce(const float *hidden, const float *head, float softcap, const int32_t *targets, float *ce, float *d_hidden, float *d_head, float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab)
+     * int32_t esp_head_ce(const void *hidden, const void *head, float softcap, const int32_t *targets, float *ce, void *d_hidden, float *d_head, float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab, int32_t dtype)
      * }
      */
     public static MethodHandle esp_head_ce$handle() {
@@ -2521,7 +2755,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_head_ce(const float *hidden, const float *head, float softcap, const int32_t *targets, float *ce, float *d_hidden, float *d_head, float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab)
+     * int32_t esp_head_ce(const void *hidden, const void *head, float softcap, const int32_t *targets, float *ce, void *d_hidden, float *d_head, float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab, int32_t dtype)
      * }
      */
     public static MemorySegment esp_head_ce$address() {
@@ -2530,16 +2764,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_head_ce(const float *hidden, const float *head, float softcap, const int32_t *targets, float *ce, float *d_hidden, float *d_head, float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab)
+     * int32_t esp_head_ce(const void *hidden, const void *head, float softcap, const int32_t *targets, float *ce, void *d_hidden, float *d_head, float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab, int32_t dtype)
      * }
      */
-    public static int esp_head_ce(MemorySegment hidden, MemorySegment head, float softcap, MemorySegment targets, MemorySegment ce, MemorySegment d_hidden, MemorySegment d_head, float grad_scale, MemorySegment scratch, long chunk, long tokens, long d, long vocab) {
+    public static int esp_head_ce(MemorySegment hidden, MemorySegment head, float softcap, MemorySegment targets, MemorySegment ce, MemorySegment d_hidden, MemorySegment d_head, float grad_scale, MemorySegment scratch, long chunk, long tokens, long d, long vocab, int dtype) {
         var mh$ = esp_head_ce.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_head_ce", hidden, head, softcap, targets, ce, d_hidden, d_head, grad_scale, scratch, chunk, tokens, d, vocab);
+                traceDowncall("esp_head_ce", hidden, head, softcap, targets, ce, d_hidden, d_head, grad_scale, scratch, chunk, tokens, d, vocab, dtype);
             }
-            return (int)mh$.invokeExact(hidden, head, softcap, targets, ce, d_hidden, d_head, grad_scale, scratch, chunk, tokens, d, vocab);
+            return (int)mh$.invokeExact(hidden, head, softcap, targets, ce, d_hidden, d_head, grad_scale, scratch, chunk, tokens, d, vocab, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -2658,9 +2892,11 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_LONG,
             Kernels.C_POINTER,
+            Kernels.C_POINTER,
             Kernels.C_LONG,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_encode");
@@ -2671,7 +2907,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_sae_encode(const float *x, const float *w_enc, const float *b_enc, const float *b_pre, int32_t kind, const float *threshold, float margin, int64_t k, const uint8_t *keep, int32_t *index, float *value, float *pre, int32_t *count, int64_t capacity, float *scratch, int64_t tokens, int64_t d, int64_t m)
+     * int32_t esp_sae_encode(const void *x, const void *w_enc, const float *b_enc, const float *b_pre, int32_t kind, const float *threshold, float margin, int64_t k, const uint8_t *keep, int32_t *index, float *value, float *pre, int32_t *count, int64_t capacity, int32_t *overflow, float *scratch, int64_t tokens, int64_t d, int64_t m, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_sae_encode$descriptor() {
@@ -2681,7 +2917,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_sae_encode(const float *x, const float *w_enc, const float *b_enc, const float *b_pre, int32_t kind, const float *threshold, float margin, int64_t k, const uint8_t *keep, int32_t *index, float *value, float *pre, int32_t *count, int64_t capacity, float *scratch, int64_t tokens, int64_t d, int64_t m)
+     * int32_t esp_sae_encode(const void *x, const void *w_enc, const float *b_enc, const float *b_pre, int32_t kind, const float *threshold, float margin, int64_t k, const uint8_t *keep, int32_t *index, float *value, float *pre, int32_t *count, int64_t capacity, int32_t *overflow, float *scratch, int64_t tokens, int64_t d, int64_t m, int32_t dtype)
      * }
      */
     public static MethodHandle esp_sae_encode$handle() {
@@ -2691,7 +2927,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_sae_encode(const float *x, const float *w_enc, const float *b_enc, const float *b_pre, int32_t kind, const float *threshold, float margin, int64_t k, const uint8_t *keep, int32_t *index, float *value, float *pre, int32_t *count, int64_t capacity, float *scratch, int64_t tokens, int64_t d, int64_t m)
+     * int32_t esp_sae_encode(const void *x, const void *w_enc, const float *b_enc, const float *b_pre, int32_t kind, const float *threshold, float margin, int64_t k, const uint8_t *keep, int32_t *index, float *value, float *pre, int32_t *count, int64_t capacity, int32_t *overflow, float *scratch, int64_t tokens, int64_t d, int64_t m, int32_t dtype)
      * }
      */
     public static MemorySegment esp_sae_encode$address() {
@@ -2700,16 +2936,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_sae_encode(const float *x, const float *w_enc, const float *b_enc, const float *b_pre, int32_t kind, const float *threshold, float margin, int64_t k, const uint8_t *keep, int32_t *index, float *value, float *pre, int32_t *count, int64_t capacity, float *scratch, int64_t tokens, int64_t d, int64_t m)
+     * int32_t esp_sae_encode(const void *x, const void *w_enc, const float *b_enc, const float *b_pre, int32_t kind, const float *threshold, float margin, int64_t k, const uint8_t *keep, int32_t *index, float *value, float *pre, int32_t *count, int64_t capacity, int32_t *overflow, float *scratch, int64_t tokens, int64_t d, int64_t m, int32_t dtype)
      * }
      */
-    public static int esp_sae_encode(MemorySegment x, MemorySegment w_enc, MemorySegment b_enc, MemorySegment b_pre, int kind, MemorySegment threshold, float margin, long k, MemorySegment keep, MemorySegment index, MemorySegment value, MemorySegment pre, MemorySegment count, long capacity, MemorySegment scratch, long tokens, long d, long m) {
+    public static int esp_sae_encode(MemorySegment x, MemorySegment w_enc, MemorySegment b_enc, MemorySegment b_pre, int kind, MemorySegment threshold, float margin, long k, MemorySegment keep, MemorySegment index, MemorySegment value, MemorySegment pre, MemorySegment count, long capacity, MemorySegment overflow, MemorySegment scratch, long tokens, long d, long m, int dtype) {
         var mh$ = esp_sae_encode.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_sae_encode", x, w_enc, b_enc, b_pre, kind, threshold, margin, k, keep, index, value, pre, count, capacity, scratch, tokens, d, m);
+                traceDowncall("esp_sae_encode", x, w_enc, b_enc, b_pre, kind, threshold, margin, k, keep, index, value, pre, count, capacity, overflow, scratch, tokens, d, m, dtype);
             }
-            return (int)mh$.invokeExact(x, w_enc, b_enc, b_pre, kind, threshold, margin, k, keep, index, value, pre, count, capacity, scratch, tokens, d, m);
+            return (int)mh$.invokeExact(x, w_enc, b_enc, b_pre, kind, threshold, margin, k, keep, index, value, pre, count, capacity, overflow, scratch, tokens, d, m, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -2728,7 +2964,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_POINTER,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_decode");
@@ -2739,7 +2976,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_sae_decode(const int32_t *index, const float *value, const int32_t *count, int64_t capacity, const float *w_dec, const float *b_dec, const uint8_t *keep, const float *x, float *out, int64_t tokens, int64_t d)
+     * int32_t esp_sae_decode(const int32_t *index, const float *value, const int32_t *count, int64_t capacity, const void *w_dec, const float *b_dec, const uint8_t *keep, const void *x, void *out, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_sae_decode$descriptor() {
@@ -2749,7 +2986,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_sae_decode(const int32_t *index, const float *value, const int32_t *count, int64_t capacity, const float *w_dec, const float *b_dec, const uint8_t *keep, const float *x, float *out, int64_t tokens, int64_t d)
+     * int32_t esp_sae_decode(const int32_t *index, const float *value, const int32_t *count, int64_t capacity, const void *w_dec, const float *b_dec, const uint8_t *keep, const void *x, void *out, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_sae_decode$handle() {
@@ -2759,7 +2996,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_sae_decode(const int32_t *index, const float *value, const int32_t *count, int64_t capacity, const float *w_dec, const float *b_dec, const uint8_t *keep, const float *x, float *out, int64_t tokens, int64_t d)
+     * int32_t esp_sae_decode(const int32_t *index, const float *value, const int32_t *count, int64_t capacity, const void *w_dec, const float *b_dec, const uint8_t *keep, const void *x, void *out, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_sae_decode$address() {
@@ -2768,16 +3005,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_sae_decode(const int32_t *index, const float *value, const int32_t *count, int64_t capacity, const float *w_dec, const float *b_dec, const uint8_t *keep, const float *x, float *out, int64_t tokens, int64_t d)
+     * int32_t esp_sae_decode(const int32_t *index, const float *value, const int32_t *count, int64_t capacity, const void *w_dec, const float *b_dec, const uint8_t *keep, const void *x, void *out, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_sae_decode(MemorySegment index, MemorySegment value, MemorySegment count, long capacity, MemorySegment w_dec, MemorySegment b_dec, MemorySegment keep, MemorySegment x, MemorySegment out, long tokens, long d) {
+    public static int esp_sae_decode(MemorySegment index, MemorySegment value, MemorySegment count, long capacity, MemorySegment w_dec, MemorySegment b_dec, MemorySegment keep, MemorySegment x, MemorySegment out, long tokens, long d, int dtype) {
         var mh$ = esp_sae_decode.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_sae_decode", index, value, count, capacity, w_dec, b_dec, keep, x, out, tokens, d);
+                traceDowncall("esp_sae_decode", index, value, count, capacity, w_dec, b_dec, keep, x, out, tokens, d, dtype);
             }
-            return (int)mh$.invokeExact(index, value, count, capacity, w_dec, b_dec, keep, x, out, tokens, d);
+            return (int)mh$.invokeExact(index, value, count, capacity, w_dec, b_dec, keep, x, out, tokens, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -2793,7 +3030,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_POINTER,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_decode_backward");
@@ -2804,7 +3042,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_sae_decode_backward(const float *d_out, const int32_t *index, const int32_t *count, int64_t capacity, const float *w_dec, float *d_value, int64_t tokens, int64_t d)
+     * int32_t esp_sae_decode_backward(const void *d_out, const int32_t *index, const int32_t *count, int64_t capacity, const void *w_dec, float *d_value, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_sae_decode_backward$descriptor() {
@@ -2814,7 +3052,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_sae_decode_backward(const float *d_out, const int32_t *index, const int32_t *count, int64_t capacity, const float *w_dec, float *d_value, int64_t tokens, int64_t d)
+     * int32_t esp_sae_decode_backward(const void *d_out, const int32_t *index, const int32_t *count, int64_t capacity, const void *w_dec, float *d_value, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_sae_decode_backward$handle() {
@@ -2824,7 +3062,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_sae_decode_backward(const float *d_out, const int32_t *index, const int32_t *count, int64_t capacity, const float *w_dec, float *d_value, int64_t tokens, int64_t d)
+     * int32_t esp_sae_decode_backward(const void *d_out, const int32_t *index, const int32_t *count, int64_t capacity, const void *w_dec, float *d_value, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_sae_decode_backward$address() {
@@ -2833,16 +3071,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_sae_decode_backward(const float *d_out, const int32_t *index, const int32_t *count, int64_t capacity, const float *w_dec, float *d_value, int64_t tokens, int64_t d)
+     * int32_t esp_sae_decode_backward(const void *d_out, const int32_t *index, const int32_t *count, int64_t capacity, const void *w_dec, float *d_value, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_sae_decode_backward(MemorySegment d_out, MemorySegment index, MemorySegment count, long capacity, MemorySegment w_dec, MemorySegment d_value, long tokens, long d) {
+    public static int esp_sae_decode_backward(MemorySegment d_out, MemorySegment index, MemorySegment count, long capacity, MemorySegment w_dec, MemorySegment d_value, long tokens, long d, int dtype) {
         var mh$ = esp_sae_decode_backward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_sae_decode_backward", d_out, index, count, capacity, w_dec, d_value, tokens, d);
+                traceDowncall("esp_sae_decode_backward", d_out, index, count, capacity, w_dec, d_value, tokens, d, dtype);
             }
-            return (int)mh$.invokeExact(d_out, index, count, capacity, w_dec, d_value, tokens, d);
+            return (int)mh$.invokeExact(d_out, index, count, capacity, w_dec, d_value, tokens, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -2861,7 +3099,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_INT,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_encode_backward");
@@ -2872,7 +3111,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_sae_encode_backward(const float *d_pre, const int32_t *index, const int32_t *count, int64_t capacity, const float *w_enc, const uint8_t *keep, const float *d_out, float *d_x, int32_t accumulate, int64_t tokens, int64_t d)
+     * int32_t esp_sae_encode_backward(const float *d_pre, const int32_t *index, const int32_t *count, int64_t capacity, const void *w_enc, const uint8_t *keep, const void *d_out, void *d_x, int32_t accumulate, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_sae_encode_backward$descriptor() {
@@ -2882,7 +3121,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_sae_encode_backward(const float *d_pre, const int32_t *index, const int32_t *count, int64_t capacity, const float *w_enc, const uint8_t *keep, const float *d_out, float *d_x, int32_t accumulate, int64_t tokens, int64_t d)
+     * int32_t esp_sae_encode_backward(const float *d_pre, const int32_t *index, const int32_t *count, int64_t capacity, const void *w_enc, const uint8_t *keep, const void *d_out, void *d_x, int32_t accumulate, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_sae_encode_backward$handle() {
@@ -2892,7 +3131,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_sae_encode_backward(const float *d_pre, const int32_t *index, const int32_t *count, int64_t capacity, const float *w_enc, const uint8_t *keep, const float *d_out, float *d_x, int32_t accumulate, int64_t tokens, int64_t d)
+     * int32_t esp_sae_encode_backward(const float *d_pre, const int32_t *index, const int32_t *count, int64_t capacity, const void *w_enc, const uint8_t *keep, const void *d_out, void *d_x, int32_t accumulate, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_sae_encode_backward$address() {
@@ -2901,16 +3140,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_sae_encode_backward(const float *d_pre, const int32_t *index, const int32_t *count, int64_t capacity, const float *w_enc, const uint8_t *keep, const float *d_out, float *d_x, int32_t accumulate, int64_t tokens, int64_t d)
+     * int32_t esp_sae_encode_backward(const float *d_pre, const int32_t *index, const int32_t *count, int64_t capacity, const void *w_enc, const uint8_t *keep, const void *d_out, void *d_x, int32_t accumulate, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_sae_encode_backward(MemorySegment d_pre, MemorySegment index, MemorySegment count, long capacity, MemorySegment w_enc, MemorySegment keep, MemorySegment d_out, MemorySegment d_x, int accumulate, long tokens, long d) {
+    public static int esp_sae_encode_backward(MemorySegment d_pre, MemorySegment index, MemorySegment count, long capacity, MemorySegment w_enc, MemorySegment keep, MemorySegment d_out, MemorySegment d_x, int accumulate, long tokens, long d, int dtype) {
         var mh$ = esp_sae_encode_backward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_sae_encode_backward", d_pre, index, count, capacity, w_enc, keep, d_out, d_x, accumulate, tokens, d);
+                traceDowncall("esp_sae_encode_backward", d_pre, index, count, capacity, w_enc, keep, d_out, d_x, accumulate, tokens, d, dtype);
             }
-            return (int)mh$.invokeExact(d_pre, index, count, capacity, w_enc, keep, d_out, d_x, accumulate, tokens, d);
+            return (int)mh$.invokeExact(d_pre, index, count, capacity, w_enc, keep, d_out, d_x, accumulate, tokens, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -3067,7 +3306,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_POINTER,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_weight_backward");
@@ -3078,7 +3318,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_sae_weight_backward(const float *x, const float *b_pre, const float *d_out, const float *value, const float *d_pre, const int32_t *offsets, const int32_t *by_latent, int64_t capacity, float *d_w_enc, float *d_b_enc, float *d_w_dec, int64_t d, int64_t m)
+     * int32_t esp_sae_weight_backward(const void *x, const float *b_pre, const void *d_out, const float *value, const float *d_pre, const int32_t *offsets, const int32_t *by_latent, int64_t capacity, float *d_w_enc, float *d_b_enc, float *d_w_dec, int64_t d, int64_t m, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_sae_weight_backward$descriptor() {
@@ -3088,7 +3328,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_sae_weight_backward(const float *x, const float *b_pre, const float *d_out, const float *value, const float *d_pre, const int32_t *offsets, const int32_t *by_latent, int64_t capacity, float *d_w_enc, float *d_b_enc, float *d_w_dec, int64_t d, int64_t m)
+     * int32_t esp_sae_weight_backward(const void *x, const float *b_pre, const void *d_out, const float *value, const float *d_pre, const int32_t *offsets, const int32_t *by_latent, int64_t capacity, float *d_w_enc, float *d_b_enc, float *d_w_dec, int64_t d, int64_t m, int32_t dtype)
      * }
      */
     public static MethodHandle esp_sae_weight_backward$handle() {
@@ -3098,7 +3338,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_sae_weight_backward(const float *x, const float *b_pre, const float *d_out, const float *value, const float *d_pre, const int32_t *offsets, const int32_t *by_latent, int64_t capacity, float *d_w_enc, float *d_b_enc, float *d_w_dec, int64_t d, int64_t m)
+     * int32_t esp_sae_weight_backward(const void *x, const float *b_pre, const void *d_out, const float *value, const float *d_pre, const int32_t *offsets, const int32_t *by_latent, int64_t capacity, float *d_w_enc, float *d_b_enc, float *d_w_dec, int64_t d, int64_t m, int32_t dtype)
      * }
      */
     public static MemorySegment esp_sae_weight_backward$address() {
@@ -3107,16 +3347,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_sae_weight_backward(const float *x, const float *b_pre, const float *d_out, const float *value, const float *d_pre, const int32_t *offsets, const int32_t *by_latent, int64_t capacity, float *d_w_enc, float *d_b_enc, float *d_w_dec, int64_t d, int64_t m)
+     * int32_t esp_sae_weight_backward(const void *x, const float *b_pre, const void *d_out, const float *value, const float *d_pre, const int32_t *offsets, const int32_t *by_latent, int64_t capacity, float *d_w_enc, float *d_b_enc, float *d_w_dec, int64_t d, int64_t m, int32_t dtype)
      * }
      */
-    public static int esp_sae_weight_backward(MemorySegment x, MemorySegment b_pre, MemorySegment d_out, MemorySegment value, MemorySegment d_pre, MemorySegment offsets, MemorySegment by_latent, long capacity, MemorySegment d_w_enc, MemorySegment d_b_enc, MemorySegment d_w_dec, long d, long m) {
+    public static int esp_sae_weight_backward(MemorySegment x, MemorySegment b_pre, MemorySegment d_out, MemorySegment value, MemorySegment d_pre, MemorySegment offsets, MemorySegment by_latent, long capacity, MemorySegment d_w_enc, MemorySegment d_b_enc, MemorySegment d_w_dec, long d, long m, int dtype) {
         var mh$ = esp_sae_weight_backward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_sae_weight_backward", x, b_pre, d_out, value, d_pre, offsets, by_latent, capacity, d_w_enc, d_b_enc, d_w_dec, d, m);
+                traceDowncall("esp_sae_weight_backward", x, b_pre, d_out, value, d_pre, offsets, by_latent, capacity, d_w_enc, d_b_enc, d_w_dec, d, m, dtype);
             }
-            return (int)mh$.invokeExact(x, b_pre, d_out, value, d_pre, offsets, by_latent, capacity, d_w_enc, d_b_enc, d_w_dec, d, m);
+            return (int)mh$.invokeExact(x, b_pre, d_out, value, d_pre, offsets, by_latent, capacity, d_w_enc, d_b_enc, d_w_dec, d, m, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -3132,7 +3372,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_FLOAT,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_mse");
@@ -3143,7 +3384,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_sae_mse(const float *x, const float *y, const uint8_t *keep, float *loss, float *d_y, float grad_scale, int64_t tokens, int64_t d)
+     * int32_t esp_sae_mse(const void *x, const void *y, const uint8_t *keep, float *loss, void *d_y, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_sae_mse$descriptor() {
@@ -3153,7 +3394,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_sae_mse(const float *x, const float *y, const uint8_t *keep, float *loss, float *d_y, float grad_scale, int64_t tokens, int64_t d)
+     * int32_t esp_sae_mse(const void *x, const void *y, const uint8_t *keep, float *loss, void *d_y, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_sae_mse$handle() {
@@ -3163,7 +3404,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_sae_mse(const float *x, const float *y, const uint8_t *keep, float *loss, float *d_y, float grad_scale, int64_t tokens, int64_t d)
+     * int32_t esp_sae_mse(const void *x, const void *y, const uint8_t *keep, float *loss, void *d_y, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_sae_mse$address() {
@@ -3172,16 +3413,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_sae_mse(const float *x, const float *y, const uint8_t *keep, float *loss, float *d_y, float grad_scale, int64_t tokens, int64_t d)
+     * int32_t esp_sae_mse(const void *x, const void *y, const uint8_t *keep, float *loss, void *d_y, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_sae_mse(MemorySegment x, MemorySegment y, MemorySegment keep, MemorySegment loss, MemorySegment d_y, float grad_scale, long tokens, long d) {
+    public static int esp_sae_mse(MemorySegment x, MemorySegment y, MemorySegment keep, MemorySegment loss, MemorySegment d_y, float grad_scale, long tokens, long d, int dtype) {
         var mh$ = esp_sae_mse.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_sae_mse", x, y, keep, loss, d_y, grad_scale, tokens, d);
+                traceDowncall("esp_sae_mse", x, y, keep, loss, d_y, grad_scale, tokens, d, dtype);
             }
-            return (int)mh$.invokeExact(x, y, keep, loss, d_y, grad_scale, tokens, d);
+            return (int)mh$.invokeExact(x, y, keep, loss, d_y, grad_scale, tokens, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -3200,7 +3441,8 @@ public class Kernels {
             Kernels.C_INT,
             Kernels.C_FLOAT,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_mse_backward");
@@ -3211,7 +3453,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_sae_mse_backward(const float *x, const float *y, const uint8_t *keep, const float *error, const float *kl, float balance, float *d_y, int32_t accumulate, float grad_scale, int64_t tokens, int64_t d)
+     * int32_t esp_sae_mse_backward(const void *x, const void *y, const uint8_t *keep, const float *error, const float *kl, float balance, void *d_y, int32_t accumulate, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_sae_mse_backward$descriptor() {
@@ -3221,7 +3463,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_sae_mse_backward(const float *x, const float *y, const uint8_t *keep, const float *error, const float *kl, float balance, float *d_y, int32_t accumulate, float grad_scale, int64_t tokens, int64_t d)
+     * int32_t esp_sae_mse_backward(const void *x, const void *y, const uint8_t *keep, const float *error, const float *kl, float balance, void *d_y, int32_t accumulate, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_sae_mse_backward$handle() {
@@ -3231,7 +3473,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_sae_mse_backward(const float *x, const float *y, const uint8_t *keep, const float *error, const float *kl, float balance, float *d_y, int32_t accumulate, float grad_scale, int64_t tokens, int64_t d)
+     * int32_t esp_sae_mse_backward(const void *x, const void *y, const uint8_t *keep, const float *error, const float *kl, float balance, void *d_y, int32_t accumulate, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_sae_mse_backward$address() {
@@ -3240,16 +3482,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_sae_mse_backward(const float *x, const float *y, const uint8_t *keep, const float *error, const float *kl, float balance, float *d_y, int32_t accumulate, float grad_scale, int64_t tokens, int64_t d)
+     * int32_t esp_sae_mse_backward(const void *x, const void *y, const uint8_t *keep, const float *error, const float *kl, float balance, void *d_y, int32_t accumulate, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_sae_mse_backward(MemorySegment x, MemorySegment y, MemorySegment keep, MemorySegment error, MemorySegment kl, float balance, MemorySegment d_y, int accumulate, float grad_scale, long tokens, long d) {
+    public static int esp_sae_mse_backward(MemorySegment x, MemorySegment y, MemorySegment keep, MemorySegment error, MemorySegment kl, float balance, MemorySegment d_y, int accumulate, float grad_scale, long tokens, long d, int dtype) {
         var mh$ = esp_sae_mse_backward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_sae_mse_backward", x, y, keep, error, kl, balance, d_y, accumulate, grad_scale, tokens, d);
+                traceDowncall("esp_sae_mse_backward", x, y, keep, error, kl, balance, d_y, accumulate, grad_scale, tokens, d, dtype);
             }
-            return (int)mh$.invokeExact(x, y, keep, error, kl, balance, d_y, accumulate, grad_scale, tokens, d);
+            return (int)mh$.invokeExact(x, y, keep, error, kl, balance, d_y, accumulate, grad_scale, tokens, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -3400,7 +3642,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_LONG,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_encode_silent");
@@ -3411,7 +3654,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_sae_encode_silent(const float *x, const float *w_enc, const float *b_enc, const float *b_pre, const float *silent, float limit, int64_t k, const uint8_t *keep, int32_t *index, float *value, int32_t *count, int64_t capacity, float *scratch, int64_t tokens, int64_t d, int64_t m)
+     * int32_t esp_sae_encode_silent(const void *x, const void *w_enc, const float *b_enc, const float *b_pre, const float *silent, float limit, int64_t k, const uint8_t *keep, int32_t *index, float *value, int32_t *count, int64_t capacity, float *scratch, int64_t tokens, int64_t d, int64_t m, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_sae_encode_silent$descriptor() {
@@ -3421,7 +3664,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_sae_encode_silent(const float *x, const float *w_enc, const float *b_enc, const float *b_pre, const float *silent, float limit, int64_t k, const uint8_t *keep, int32_t *index, float *value, int32_t *count, int64_t capacity, float *scratch, int64_t tokens, int64_t d, int64_t m)
+     * int32_t esp_sae_encode_silent(const void *x, const void *w_enc, const float *b_enc, const float *b_pre, const float *silent, float limit, int64_t k, const uint8_t *keep, int32_t *index, float *value, int32_t *count, int64_t capacity, float *scratch, int64_t tokens, int64_t d, int64_t m, int32_t dtype)
      * }
      */
     public static MethodHandle esp_sae_encode_silent$handle() {
@@ -3431,7 +3674,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_sae_encode_silent(const float *x, const float *w_enc, const float *b_enc, const float *b_pre, const float *silent, float limit, int64_t k, const uint8_t *keep, int32_t *index, float *value, int32_t *count, int64_t capacity, float *scratch, int64_t tokens, int64_t d, int64_t m)
+     * int32_t esp_sae_encode_silent(const void *x, const void *w_enc, const float *b_enc, const float *b_pre, const float *silent, float limit, int64_t k, const uint8_t *keep, int32_t *index, float *value, int32_t *count, int64_t capacity, float *scratch, int64_t tokens, int64_t d, int64_t m, int32_t dtype)
      * }
      */
     public static MemorySegment esp_sae_encode_silent$address() {
@@ -3440,16 +3683,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_sae_encode_silent(const float *x, const float *w_enc, const float *b_enc, const float *b_pre, const float *silent, float limit, int64_t k, const uint8_t *keep, int32_t *index, float *value, int32_t *count, int64_t capacity, float *scratch, int64_t tokens, int64_t d, int64_t m)
+     * int32_t esp_sae_encode_silent(const void *x, const void *w_enc, const float *b_enc, const float *b_pre, const float *silent, float limit, int64_t k, const uint8_t *keep, int32_t *index, float *value, int32_t *count, int64_t capacity, float *scratch, int64_t tokens, int64_t d, int64_t m, int32_t dtype)
      * }
      */
-    public static int esp_sae_encode_silent(MemorySegment x, MemorySegment w_enc, MemorySegment b_enc, MemorySegment b_pre, MemorySegment silent, float limit, long k, MemorySegment keep, MemorySegment index, MemorySegment value, MemorySegment count, long capacity, MemorySegment scratch, long tokens, long d, long m) {
+    public static int esp_sae_encode_silent(MemorySegment x, MemorySegment w_enc, MemorySegment b_enc, MemorySegment b_pre, MemorySegment silent, float limit, long k, MemorySegment keep, MemorySegment index, MemorySegment value, MemorySegment count, long capacity, MemorySegment scratch, long tokens, long d, long m, int dtype) {
         var mh$ = esp_sae_encode_silent.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_sae_encode_silent", x, w_enc, b_enc, b_pre, silent, limit, k, keep, index, value, count, capacity, scratch, tokens, d, m);
+                traceDowncall("esp_sae_encode_silent", x, w_enc, b_enc, b_pre, silent, limit, k, keep, index, value, count, capacity, scratch, tokens, d, m, dtype);
             }
-            return (int)mh$.invokeExact(x, w_enc, b_enc, b_pre, silent, limit, k, keep, index, value, count, capacity, scratch, tokens, d, m);
+            return (int)mh$.invokeExact(x, w_enc, b_enc, b_pre, silent, limit, k, keep, index, value, count, capacity, scratch, tokens, d, m, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -3736,7 +3979,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_LONG,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_stats");
@@ -3747,7 +3991,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_sae_stats(const float *x, const float *y, const int32_t *index, const float *value, const int32_t *count, int64_t capacity, const uint8_t *keep, double *stats, int64_t *fired, int64_t tokens, int64_t d, int64_t m)
+     * int32_t esp_sae_stats(const void *x, const void *y, const int32_t *index, const float *value, const int32_t *count, int64_t capacity, const uint8_t *keep, double *stats, int64_t *fired, int64_t tokens, int64_t d, int64_t m, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_sae_stats$descriptor() {
@@ -3757,7 +4001,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_sae_stats(const float *x, const float *y, const int32_t *index, const float *value, const int32_t *count, int64_t capacity, const uint8_t *keep, double *stats, int64_t *fired, int64_t tokens, int64_t d, int64_t m)
+     * int32_t esp_sae_stats(const void *x, const void *y, const int32_t *index, const float *value, const int32_t *count, int64_t capacity, const uint8_t *keep, double *stats, int64_t *fired, int64_t tokens, int64_t d, int64_t m, int32_t dtype)
      * }
      */
     public static MethodHandle esp_sae_stats$handle() {
@@ -3767,7 +4011,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_sae_stats(const float *x, const float *y, const int32_t *index, const float *value, const int32_t *count, int64_t capacity, const uint8_t *keep, double *stats, int64_t *fired, int64_t tokens, int64_t d, int64_t m)
+     * int32_t esp_sae_stats(const void *x, const void *y, const int32_t *index, const float *value, const int32_t *count, int64_t capacity, const uint8_t *keep, double *stats, int64_t *fired, int64_t tokens, int64_t d, int64_t m, int32_t dtype)
      * }
      */
     public static MemorySegment esp_sae_stats$address() {
@@ -3776,16 +4020,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_sae_stats(const float *x, const float *y, const int32_t *index, const float *value, const int32_t *count, int64_t capacity, const uint8_t *keep, double *stats, int64_t *fired, int64_t tokens, int64_t d, int64_t m)
+     * int32_t esp_sae_stats(const void *x, const void *y, const int32_t *index, const float *value, const int32_t *count, int64_t capacity, const uint8_t *keep, double *stats, int64_t *fired, int64_t tokens, int64_t d, int64_t m, int32_t dtype)
      * }
      */
-    public static int esp_sae_stats(MemorySegment x, MemorySegment y, MemorySegment index, MemorySegment value, MemorySegment count, long capacity, MemorySegment keep, MemorySegment stats, MemorySegment fired, long tokens, long d, long m) {
+    public static int esp_sae_stats(MemorySegment x, MemorySegment y, MemorySegment index, MemorySegment value, MemorySegment count, long capacity, MemorySegment keep, MemorySegment stats, MemorySegment fired, long tokens, long d, long m, int dtype) {
         var mh$ = esp_sae_stats.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_sae_stats", x, y, index, value, count, capacity, keep, stats, fired, tokens, d, m);
+                traceDowncall("esp_sae_stats", x, y, index, value, count, capacity, keep, stats, fired, tokens, d, m, dtype);
             }
-            return (int)mh$.invokeExact(x, y, index, value, count, capacity, keep, stats, fired, tokens, d, m);
+            return (int)mh$.invokeExact(x, y, index, value, count, capacity, keep, stats, fired, tokens, d, m, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -3818,7 +4062,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_POINTER,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_normalize");
@@ -3829,7 +4074,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_sae_normalize(const float *x, int32_t normalisation, float *out, float *mean, float *spread, int64_t tokens, int64_t d)
+     * int32_t esp_sae_normalize(const void *x, int32_t normalisation, void *out, float *mean, float *spread, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_sae_normalize$descriptor() {
@@ -3839,7 +4084,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_sae_normalize(const float *x, int32_t normalisation, float *out, float *mean, float *spread, int64_t tokens, int64_t d)
+     * int32_t esp_sae_normalize(const void *x, int32_t normalisation, void *out, float *mean, float *spread, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_sae_normalize$handle() {
@@ -3849,7 +4094,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_sae_normalize(const float *x, int32_t normalisation, float *out, float *mean, float *spread, int64_t tokens, int64_t d)
+     * int32_t esp_sae_normalize(const void *x, int32_t normalisation, void *out, float *mean, float *spread, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_sae_normalize$address() {
@@ -3858,16 +4103,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_sae_normalize(const float *x, int32_t normalisation, float *out, float *mean, float *spread, int64_t tokens, int64_t d)
+     * int32_t esp_sae_normalize(const void *x, int32_t normalisation, void *out, float *mean, float *spread, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_sae_normalize(MemorySegment x, int normalisation, MemorySegment out, MemorySegment mean, MemorySegment spread, long tokens, long d) {
+    public static int esp_sae_normalize(MemorySegment x, int normalisation, MemorySegment out, MemorySegment mean, MemorySegment spread, long tokens, long d, int dtype) {
         var mh$ = esp_sae_normalize.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_sae_normalize", x, normalisation, out, mean, spread, tokens, d);
+                traceDowncall("esp_sae_normalize", x, normalisation, out, mean, spread, tokens, d, dtype);
             }
-            return (int)mh$.invokeExact(x, normalisation, out, mean, spread, tokens, d);
+            return (int)mh$.invokeExact(x, normalisation, out, mean, spread, tokens, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -3888,7 +4133,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_INT,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_normalize_backward");
@@ -3899,7 +4145,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_sae_normalize_backward(const float *x, const float *mean, const float *spread, int32_t normalisation, const float *d_out, const float *d_mean, const float *d_spread, const uint8_t *keep, const float *d_kept, float *d_x, int32_t accumulate, int64_t tokens, int64_t d)
+     * int32_t esp_sae_normalize_backward(const void *x, const float *mean, const float *spread, int32_t normalisation, const void *d_out, const float *d_mean, const float *d_spread, const uint8_t *keep, const void *d_kept, void *d_x, int32_t accumulate, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_sae_normalize_backward$descriptor() {
@@ -3909,7 +4155,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_sae_normalize_backward(const float *x, const float *mean, const float *spread, int32_t normalisation, const float *d_out, const float *d_mean, const float *d_spread, const uint8_t *keep, const float *d_kept, float *d_x, int32_t accumulate, int64_t tokens, int64_t d)
+     * int32_t esp_sae_normalize_backward(const void *x, const float *mean, const float *spread, int32_t normalisation, const void *d_out, const float *d_mean, const float *d_spread, const uint8_t *keep, const void *d_kept, void *d_x, int32_t accumulate, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_sae_normalize_backward$handle() {
@@ -3919,7 +4165,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_sae_normalize_backward(const float *x, const float *mean, const float *spread, int32_t normalisation, const float *d_out, const float *d_mean, const float *d_spread, const uint8_t *keep, const float *d_kept, float *d_x, int32_t accumulate, int64_t tokens, int64_t d)
+     * int32_t esp_sae_normalize_backward(const void *x, const float *mean, const float *spread, int32_t normalisation, const void *d_out, const float *d_mean, const float *d_spread, const uint8_t *keep, const void *d_kept, void *d_x, int32_t accumulate, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_sae_normalize_backward$address() {
@@ -3928,16 +4174,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_sae_normalize_backward(const float *x, const float *mean, const float *spread, int32_t normalisation, const float *d_out, const float *d_mean, const float *d_spread, const uint8_t *keep, const float *d_kept, float *d_x, int32_t accumulate, int64_t tokens, int64_t d)
+     * int32_t esp_sae_normalize_backward(const void *x, const float *mean, const float *spread, int32_t normalisation, const void *d_out, const float *d_mean, const float *d_spread, const uint8_t *keep, const void *d_kept, void *d_x, int32_t accumulate, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_sae_normalize_backward(MemorySegment x, MemorySegment mean, MemorySegment spread, int normalisation, MemorySegment d_out, MemorySegment d_mean, MemorySegment d_spread, MemorySegment keep, MemorySegment d_kept, MemorySegment d_x, int accumulate, long tokens, long d) {
+    public static int esp_sae_normalize_backward(MemorySegment x, MemorySegment mean, MemorySegment spread, int normalisation, MemorySegment d_out, MemorySegment d_mean, MemorySegment d_spread, MemorySegment keep, MemorySegment d_kept, MemorySegment d_x, int accumulate, long tokens, long d, int dtype) {
         var mh$ = esp_sae_normalize_backward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_sae_normalize_backward", x, mean, spread, normalisation, d_out, d_mean, d_spread, keep, d_kept, d_x, accumulate, tokens, d);
+                traceDowncall("esp_sae_normalize_backward", x, mean, spread, normalisation, d_out, d_mean, d_spread, keep, d_kept, d_x, accumulate, tokens, d, dtype);
             }
-            return (int)mh$.invokeExact(x, mean, spread, normalisation, d_out, d_mean, d_spread, keep, d_kept, d_x, accumulate, tokens, d);
+            return (int)mh$.invokeExact(x, mean, spread, normalisation, d_out, d_mean, d_spread, keep, d_kept, d_x, accumulate, tokens, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -3954,7 +4200,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_POINTER,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_restore");
@@ -3965,7 +4212,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_sae_restore(const float *y, const float *mean, const float *spread, const float *skip, const uint8_t *keep, const float *x, float *out, int64_t tokens, int64_t d)
+     * int32_t esp_sae_restore(const void *y, const float *mean, const float *spread, const void *skip, const uint8_t *keep, const void *x, void *out, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_sae_restore$descriptor() {
@@ -3975,7 +4222,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_sae_restore(const float *y, const float *mean, const float *spread, const float *skip, const uint8_t *keep, const float *x, float *out, int64_t tokens, int64_t d)
+     * int32_t esp_sae_restore(const void *y, const float *mean, const float *spread, const void *skip, const uint8_t *keep, const void *x, void *out, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_sae_restore$handle() {
@@ -3985,7 +4232,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_sae_restore(const float *y, const float *mean, const float *spread, const float *skip, const uint8_t *keep, const float *x, float *out, int64_t tokens, int64_t d)
+     * int32_t esp_sae_restore(const void *y, const float *mean, const float *spread, const void *skip, const uint8_t *keep, const void *x, void *out, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_sae_restore$address() {
@@ -3994,16 +4241,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_sae_restore(const float *y, const float *mean, const float *spread, const float *skip, const uint8_t *keep, const float *x, float *out, int64_t tokens, int64_t d)
+     * int32_t esp_sae_restore(const void *y, const float *mean, const float *spread, const void *skip, const uint8_t *keep, const void *x, void *out, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_sae_restore(MemorySegment y, MemorySegment mean, MemorySegment spread, MemorySegment skip, MemorySegment keep, MemorySegment x, MemorySegment out, long tokens, long d) {
+    public static int esp_sae_restore(MemorySegment y, MemorySegment mean, MemorySegment spread, MemorySegment skip, MemorySegment keep, MemorySegment x, MemorySegment out, long tokens, long d, int dtype) {
         var mh$ = esp_sae_restore.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_sae_restore", y, mean, spread, skip, keep, x, out, tokens, d);
+                traceDowncall("esp_sae_restore", y, mean, spread, skip, keep, x, out, tokens, d, dtype);
             }
-            return (int)mh$.invokeExact(y, mean, spread, skip, keep, x, out, tokens, d);
+            return (int)mh$.invokeExact(y, mean, spread, skip, keep, x, out, tokens, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -4021,7 +4268,8 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_POINTER,
             Kernels.C_LONG,
-            Kernels.C_LONG
+            Kernels.C_LONG,
+            Kernels.C_INT
         );
 
         public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_restore_backward");
@@ -4032,7 +4280,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_sae_restore_backward(const float *d_out, const float *y, const float *spread, const uint8_t *keep, float *d_y, float *d_skip, float *d_mean, float *d_spread, int64_t tokens, int64_t d)
+     * int32_t esp_sae_restore_backward(const void *d_out, const void *y, const float *spread, const uint8_t *keep, void *d_y, void *d_skip, float *d_mean, float *d_spread, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_sae_restore_backward$descriptor() {
@@ -4042,7 +4290,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_sae_restore_backward(const float *d_out, const float *y, const float *spread, const uint8_t *keep, float *d_y, float *d_skip, float *d_mean, float *d_spread, int64_t tokens, int64_t d)
+     * int32_t esp_sae_restore_backward(const void *d_out, const void *y, const float *spread, const uint8_t *keep, void *d_y, void *d_skip, float *d_mean, float *d_spread, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_sae_restore_backward$handle() {
@@ -4052,7 +4300,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_sae_restore_backward(const float *d_out, const float *y, const float *spread, const uint8_t *keep, float *d_y, float *d_skip, float *d_mean, float *d_spread, int64_t tokens, int64_t d)
+     * int32_t esp_sae_restore_backward(const void *d_out, const void *y, const float *spread, const uint8_t *keep, void *d_y, void *d_skip, float *d_mean, float *d_spread, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_sae_restore_backward$address() {
@@ -4061,16 +4309,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_sae_restore_backward(const float *d_out, const float *y, const float *spread, const uint8_t *keep, float *d_y, float *d_skip, float *d_mean, float *d_spread, int64_t tokens, int64_t d)
+     * int32_t esp_sae_restore_backward(const void *d_out, const void *y, const float *spread, const uint8_t *keep, void *d_y, void *d_skip, float *d_mean, float *d_spread, int64_t tokens, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_sae_restore_backward(MemorySegment d_out, MemorySegment y, MemorySegment spread, MemorySegment keep, MemorySegment d_y, MemorySegment d_skip, MemorySegment d_mean, MemorySegment d_spread, long tokens, long d) {
+    public static int esp_sae_restore_backward(MemorySegment d_out, MemorySegment y, MemorySegment spread, MemorySegment keep, MemorySegment d_y, MemorySegment d_skip, MemorySegment d_mean, MemorySegment d_spread, long tokens, long d, int dtype) {
         var mh$ = esp_sae_restore_backward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_sae_restore_backward", d_out, y, spread, keep, d_y, d_skip, d_mean, d_spread, tokens, d);
+                traceDowncall("esp_sae_restore_backward", d_out, y, spread, keep, d_y, d_skip, d_mean, d_spread, tokens, d, dtype);
             }
-            return (int)mh$.invokeExact(d_out, y, spread, keep, d_y, d_skip, d_mean, d_spread, tokens, d);
+            return (int)mh$.invokeExact(d_out, y, spread, keep, d_y, d_skip, d_mean, d_spread, tokens, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }

@@ -16,9 +16,12 @@ import static java.lang.foreign.MemoryLayout.PathElement.*;
  * {@snippet lang=c :
  * struct {
  *     double lr;
- *     double grad_norm;
  *     int64_t step;
  *     uint64_t seed;
+ *     double loss;
+ *     double grad_norm;
+ *     int32_t overflow;
+ *     int32_t reserved;
  * }
  * }
  */
@@ -30,9 +33,12 @@ public class esp_control {
 
     private static final GroupLayout $LAYOUT = MemoryLayout.structLayout(
         Kernels.C_DOUBLE.withName("lr"),
-        Kernels.C_DOUBLE.withName("grad_norm"),
         Kernels.C_LONG.withName("step"),
-        Kernels.C_LONG.withName("seed")
+        Kernels.C_LONG.withName("seed"),
+        Kernels.C_DOUBLE.withName("loss"),
+        Kernels.C_DOUBLE.withName("grad_norm"),
+        Kernels.C_INT.withName("overflow"),
+        Kernels.C_INT.withName("reserved")
     ).withName("esp_control");
 
     /**
@@ -84,50 +90,6 @@ public class esp_control {
      */
     public static void lr(MemorySegment struct, double fieldValue) {
         struct.set(lr$LAYOUT, lr$OFFSET, fieldValue);
-    }
-
-    private static final OfDouble grad_norm$LAYOUT = (OfDouble)$LAYOUT.select(groupElement("grad_norm"));
-
-    /**
-     * Layout for field:
-     * {@snippet lang=c :
-     * double grad_norm
-     * }
-     */
-    public static final OfDouble grad_norm$layout() {
-        return grad_norm$LAYOUT;
-    }
-
-    private static final long grad_norm$OFFSET = $LAYOUT.byteOffset(groupElement("grad_norm"));
-
-    /**
-     * Offset for field:
-     * {@snippet lang=c :
-     * double grad_norm
-     * }
-     */
-    public static final long grad_norm$offset() {
-        return grad_norm$OFFSET;
-    }
-
-    /**
-     * Getter for field:
-     * {@snippet lang=c :
-     * double grad_norm
-     * }
-     */
-    public static double grad_norm(MemorySegment struct) {
-        return struct.get(grad_norm$LAYOUT, grad_norm$OFFSET);
-    }
-
-    /**
-     * Setter for field:
-     * {@snippet lang=c :
-     * double grad_norm
-     * }
-     */
-    public static void grad_norm(MemorySegment struct, double fieldValue) {
-        struct.set(grad_norm$LAYOUT, grad_norm$OFFSET, fieldValue);
     }
 
     private static final OfLong step$LAYOUT = (OfLong)$LAYOUT.select(groupElement("step"));
@@ -216,6 +178,182 @@ public class esp_control {
      */
     public static void seed(MemorySegment struct, long fieldValue) {
         struct.set(seed$LAYOUT, seed$OFFSET, fieldValue);
+    }
+
+    private static final OfDouble loss$LAYOUT = (OfDouble)$LAYOUT.select(groupElement("loss"));
+
+    /**
+     * Layout for field:
+     * {@snippet lang=c :
+     * double loss
+     * }
+     */
+    public static final OfDouble loss$layout() {
+        return loss$LAYOUT;
+    }
+
+    private static final long loss$OFFSET = $LAYOUT.byteOffset(groupElement("loss"));
+
+    /**
+     * Offset for field:
+     * {@snippet lang=c :
+     * double loss
+     * }
+     */
+    public static final long loss$offset() {
+        return loss$OFFSET;
+    }
+
+    /**
+     * Getter for field:
+     * {@snippet lang=c :
+     * double loss
+     * }
+     */
+    public static double loss(MemorySegment struct) {
+        return struct.get(loss$LAYOUT, loss$OFFSET);
+    }
+
+    /**
+     * Setter for field:
+     * {@snippet lang=c :
+     * double loss
+     * }
+     */
+    public static void loss(MemorySegment struct, double fieldValue) {
+        struct.set(loss$LAYOUT, loss$OFFSET, fieldValue);
+    }
+
+    private static final OfDouble grad_norm$LAYOUT = (OfDouble)$LAYOUT.select(groupElement("grad_norm"));
+
+    /**
+     * Layout for field:
+     * {@snippet lang=c :
+     * double grad_norm
+     * }
+     */
+    public static final OfDouble grad_norm$layout() {
+        return grad_norm$LAYOUT;
+    }
+
+    private static final long grad_norm$OFFSET = $LAYOUT.byteOffset(groupElement("grad_norm"));
+
+    /**
+     * Offset for field:
+     * {@snippet lang=c :
+     * double grad_norm
+     * }
+     */
+    public static final long grad_norm$offset() {
+        return grad_norm$OFFSET;
+    }
+
+    /**
+     * Getter for field:
+     * {@snippet lang=c :
+     * double grad_norm
+     * }
+     */
+    public static double grad_norm(MemorySegment struct) {
+        return struct.get(grad_norm$LAYOUT, grad_norm$OFFSET);
+    }
+
+    /**
+     * Setter for field:
+     * {@snippet lang=c :
+     * double grad_norm
+     * }
+     */
+    public static void grad_norm(MemorySegment struct, double fieldValue) {
+        struct.set(grad_norm$LAYOUT, grad_norm$OFFSET, fieldValue);
+    }
+
+    private static final OfInt overflow$LAYOUT = (OfInt)$LAYOUT.select(groupElement("overflow"));
+
+    /**
+     * Layout for field:
+     * {@snippet lang=c :
+     * int32_t overflow
+     * }
+     */
+    public static final OfInt overflow$layout() {
+        return overflow$LAYOUT;
+    }
+
+    private static final long overflow$OFFSET = $LAYOUT.byteOffset(groupElement("overflow"));
+
+    /**
+     * Offset for field:
+     * {@snippet lang=c :
+     * int32_t overflow
+     * }
+     */
+    public static final long overflow$offset() {
+        return overflow$OFFSET;
+    }
+
+    /**
+     * Getter for field:
+     * {@snippet lang=c :
+     * int32_t overflow
+     * }
+     */
+    public static int overflow(MemorySegment struct) {
+        return struct.get(overflow$LAYOUT, overflow$OFFSET);
+    }
+
+    /**
+     * Setter for field:
+     * {@snippet lang=c :
+     * int32_t overflow
+     * }
+     */
+    public static void overflow(MemorySegment struct, int fieldValue) {
+        struct.set(overflow$LAYOUT, overflow$OFFSET, fieldValue);
+    }
+
+    private static final OfInt reserved$LAYOUT = (OfInt)$LAYOUT.select(groupElement("reserved"));
+
+    /**
+     * Layout for field:
+     * {@snippet lang=c :
+     * int32_t reserved
+     * }
+     */
+    public static final OfInt reserved$layout() {
+        return reserved$LAYOUT;
+    }
+
+    private static final long reserved$OFFSET = $LAYOUT.byteOffset(groupElement("reserved"));
+
+    /**
+     * Offset for field:
+     * {@snippet lang=c :
+     * int32_t reserved
+     * }
+     */
+    public static final long reserved$offset() {
+        return reserved$OFFSET;
+    }
+
+    /**
+     * Getter for field:
+     * {@snippet lang=c :
+     * int32_t reserved
+     * }
+     */
+    public static int reserved(MemorySegment struct) {
+        return struct.get(reserved$LAYOUT, reserved$OFFSET);
+    }
+
+    /**
+     * Setter for field:
+     * {@snippet lang=c :
+     * int32_t reserved
+     * }
+     */
+    public static void reserved(MemorySegment struct, int fieldValue) {
+        struct.set(reserved$LAYOUT, reserved$OFFSET, fieldValue);
     }
 
     /**
