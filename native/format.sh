@@ -14,7 +14,7 @@ if [[ -z $program ]]; then
   [[ ${1-} == --check ]] && exit 0 || exit 1
 fi
 
-mapfile -t sources < <(find include cpu cuda emulator -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
+mapfile -t sources < <(find include cpu cuda emulator mpi -name '*.h' -o -name '*.c' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
 if [[ ${1-} == --check ]]; then
   "$program" --dry-run -Werror "${sources[@]}" || {
     echo "native/ is not laid out: run native/format.sh" >&2

@@ -29,7 +29,7 @@ class ArchitectureTest {
           List.of("data", "hub"),
           List.of("format"),
           List.of("tensor"),
-          List.of("device"),
+          List.of("device", "distributed"),
           List.of("bindings"));
 
   @ArchTest static final ArchRule eachFloorUsesOnlyThoseBelow = floors();
@@ -45,10 +45,10 @@ class ArchitectureTest {
                   .toArray(String[]::new));
 
   @ArchTest
-  static final ArchRule onlyTheDeviceCallsBindings =
+  static final ArchRule onlyTheDeviceAndRanksCallBindings =
       noClasses()
           .that()
-          .resideOutsideOfPackages(inside("device"), inside("bindings"))
+          .resideOutsideOfPackages(inside("device"), inside("distributed"), inside("bindings"))
           .should()
           .dependOnClassesThat()
           .resideInAPackage(inside("bindings"));

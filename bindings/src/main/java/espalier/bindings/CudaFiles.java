@@ -34,25 +34,40 @@ final class CudaFiles {
    * @throws NativeUnavailableException that says where it was looked for
    */
   Path find(String library) {
-    List<Path> folders = folders();
     for (int version : VERSIONS) {
-      String name = "lib%s.so.%d".formatted(library, version);
-      Optional<Path> found =
-          folders.stream()
-              .map(folder -> folder.resolve(name))
-              .filter(Files::isRegularFile)
-              .findFirst();
+      Optional<Path> found = first("lib%s.so.%d".formatted(library, version));
       if (found.isPresent()) {
         return found.get();
       }
     }
     throw new NativeUnavailableException(
-        "no lib%s.so of CUDA 12 or 13; looked in %s"
-            .formatted(
-                library,
-                folders.isEmpty()
-                    ? "no folder that exists"
-                    : String.join(", ", folders.stream().map(Path::toString).toList())));
+        "no lib%s.so of CUDA 12 or 13; looked in %s".formatted(library, looked()));
+  }
+
+  /**
+   * @throws NativeUnavailableException that names what to install
+   */
+  Path findNccl() {
+    return first("libnccl.so.2")
+        .orElseThrow(
+            () ->
+                new NativeUnavailableException(
+                    "no libnccl.so.2: install NCCL (pip package nvidia-nccl-cu13); looked in "
+                        + looked()));
+  }
+
+  private Optional<Path> first(String name) {
+    return folders().stream()
+        .map(folder -> folder.resolve(name))
+        .filter(Files::isRegularFile)
+        .findFirst();
+  }
+
+  private String looked() {
+    List<Path> folders = folders();
+    return folders.isEmpty()
+        ? "no folder that exists"
+        : String.join(", ", folders.stream().map(Path::toString).toList());
   }
 
   /** Those that exist. */
@@ -81,14 +96,15 @@ final class CudaFiles {
   }
 
   /**
-   * The packages nvidia-cuda-runtime and nvidia-cublas, for CUDA 13 in one folder, for 12 in two.
+   * The packages nvidia-cuda-runtime and nvidia-cublas, for CUDA 13 in one folder, for 12 in two,
+   * and nvidia-nccl.
    */
   private static void wheels(List<Path> folders, String prefix) {
     if (prefix == null || prefix.isEmpty()) {
       return;
     }
     for (Path python : matching(Path.of(prefix, "lib"), "python3*")) {
-      for (String part : List.of("cu13", "cuda_runtime", "cublas")) {
+      for (String part : List.of("cu13", "cuda_runtime", "cublas", "nccl")) {
         add(folders, python.toString(), "site-packages/nvidia/" + part + "/lib");
       }
     }

@@ -4,10 +4,13 @@ import espalier.bindings.cblas.Cblas;
 import espalier.bindings.cublas.Cublas;
 import espalier.bindings.cudart.CudaRuntime;
 import espalier.bindings.kernels.Kernels;
+import espalier.bindings.mpi.Mpi;
+import espalier.bindings.nccl.Nccl;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.file.Path;
+import java.util.List;
 import java.util.function.Supplier;
 
 /**
@@ -33,6 +36,38 @@ public final class NativeLibraries {
 
   private static final class CublasHolder {
     static final Availability STATE = attempt(NativeLibraries::loadCublas);
+  }
+
+  private static final class NcclHolder {
+    static final Availability STATE = attempt(NativeLibraries::loadNccl);
+  }
+
+  /** NCCL, which needs CUDA's runtime; makes {@link Nccl} callable. */
+  public static Availability nccl() {
+    return NcclHolder.STATE;
+  }
+
+  /**
+   * Loads the library that makes {@link Mpi} callable, compiling it first where it has to be.
+   *
+   * @param compilers of the MPI that started the process, the preferred one first
+   * @param debianPackage that has the compiler
+   * @throws NativeUnavailableException that names what to install
+   */
+  public static Path loadMpi(List<String> compilers, String debianPackage) {
+    // UCX, which may carry MPI's messages, must leave SIGSEGV to the Java machine: it is how that
+    // finds null pointers.
+    ProcessEnvironment.setDefault("UCX_ERROR_SIGNALS", "");
+    Path cache = ResourceFile.cacheFolder().resolveSibling("mpi");
+    return load(new MpiFiles(System.getenv(), cache).find(compilers, debianPackage));
+  }
+
+  /**
+   * How many threads kernels use, unless {@code OMP_NUM_THREADS} says it. To be called before the
+   * kernels are loaded.
+   */
+  public static void limitThreads(int threads) {
+    ProcessEnvironment.setDefault("OMP_NUM_THREADS", String.valueOf(threads));
   }
 
   /** CUDA's runtime, {@code libcudart.so}; makes {@link CudaRuntime} callable. */
@@ -118,6 +153,23 @@ public final class NativeLibraries {
     // cuBLAS needs its second library, which the linker does not look for beside it.
     load(cudaFiles().find("cublasLt"));
     return new Availability.Available(load(cudaFiles().find("cublas")), "found");
+  }
+
+  private static Availability.Available loadNccl() {
+    if (cudaRuntime() instanceof Availability.Unavailable unavailable) {
+      throw unavailable.cause();
+    }
+    Path path = load(cudaFiles().findNccl());
+    try (Arena arena = Arena.ofConfined()) {
+      MemorySegment version = arena.allocate(ValueLayout.JAVA_INT);
+      Nccl.ncclGetVersion(version);
+      return new Availability.Available(path, ncclVersion(version.get(ValueLayout.JAVA_INT, 0)));
+    }
+  }
+
+  /** NCCL counts 10000 a version and 100 a minor one. */
+  private static String ncclVersion(int version) {
+    return "NCCL %d.%d.%d".formatted(version / 10000, version % 10000 / 100, version % 100);
   }
 
   /** CUDA counts 1000 a version and 10 a minor one. */

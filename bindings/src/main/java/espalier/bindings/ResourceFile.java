@@ -65,7 +65,7 @@ final class ResourceFile {
   }
 
   /** {@code $XDG_CACHE_HOME/espalier/native}, by default under {@code ~/.cache}. */
-  private static Path cacheFolder() {
+  static Path cacheFolder() {
     String xdg = System.getenv("XDG_CACHE_HOME");
     Path base =
         xdg == null || xdg.isEmpty()

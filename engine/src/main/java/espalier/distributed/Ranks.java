@@ -1,0 +1,111 @@
+package espalier.distributed;
+
+import java.lang.foreign.MemorySegment;
+import java.nio.ByteBuffer;
+import java.nio.DoubleBuffer;
+
+/**
+ * The processes of a job: what they tell each other. All ranks call the collective methods in the
+ * same order.
+ *
+ * <p>What is added up over ranks is added in an order of our own ({@link #exchange}, {@link
+ * #collect}): MPI and NCCL choose theirs by size and topology, and so the bits of {@link #sum}.
+ */
+public sealed interface Ranks extends AutoCloseable permits SingleRank, MpiRanks {
+
+  /**
+   * Brings the processes of a job together; one that is alone needs nothing for it.
+   *
+   * @throws LaunchException if they cannot come together, naming what is missing
+   */
+  static Ranks join(Launch launch) {
+    if (launch.isAlone()) {
+      return new SingleRank(launch);
+    }
+    if (launch.starter() == Launch.Starter.TORCHRUN) {
+      throw new LaunchException(
+          "torchrun started %d processes, which can find each other through NCCL only:"
+                  .formatted(launch.size())
+              + " on CPUs use mpirun");
+    }
+    Ranks ranks = MpiRanks.join(launch);
+    Processors.share(ranks);
+    return ranks;
+  }
+
+  Launch launch();
+
+  default int rank() {
+    return launch().rank();
+  }
+
+  default int size() {
+    return launch().size();
+  }
+
+  /** Whether this rank is the one that writes files and talks to the user. */
+  default boolean isFirst() {
+    return rank() == 0;
+  }
+
+  /**
+   * Replaces floats in device memory by their sums over all ranks, in whatever order is fastest.
+   *
+   * @param n less than 2^31
+   */
+  void sum(MemorySegment values, long n);
+
+  /**
+   * Gives each rank its slice of everybody's array: slice r, of {@code slice} floats, is rank r's;
+   * the last ones may be shorter or empty.
+   *
+   * @param mine {@code [n]}, device memory
+   * @param theirs {@code [size, slice]}, device memory: a rank's slice of each rank's array
+   * @param n less than 2^31
+   */
+  void exchange(MemorySegment mine, MemorySegment theirs, long n, long slice);
+
+  /**
+   * Completes an array of which each rank has made its own slice.
+   *
+   * @param whole {@code [n]}, device memory
+   */
+  void collect(MemorySegment whole, long n, long slice);
+
+  /** What all ranks give, equally long, one after another in the order of ranks. */
+  byte[] gather(byte[] mine);
+
+  /** Likewise for numbers. */
+  default double[] gather(double... mine) {
+    ByteBuffer bytes = ByteBuffer.allocate(mine.length * Double.BYTES);
+    bytes.asDoubleBuffer().put(mine);
+    DoubleBuffer all = ByteBuffer.wrap(gather(bytes.array())).asDoubleBuffer();
+    double[] numbers = new double[all.remaining()];
+    all.get(numbers);
+    return numbers;
+  }
+
+  /** What rank 0 gives; what the others give does not count. */
+  byte[] broadcast(byte[] data);
+
+  /**
+   * Does a piece of work, such as a micro-batch, of which there are many alike. If one takes very
+   * much longer than any before, this rank is taken to hang and the job ends.
+   */
+  void work(Runnable piece);
+
+  /** Rank 0 has written a checkpoint: what is said if the job dies. */
+  void checkpoint(String file);
+
+  /**
+   * Ends the job on all ranks: rank 0 says why, in one line. Does not return where there are other
+   * ranks.
+   *
+   * @param exitCode of the job
+   */
+  void fail(String message, int exitCode);
+
+  /** Waits for all ranks to be done. */
+  @Override
+  void close();
+}

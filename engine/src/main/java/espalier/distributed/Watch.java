@@ -1,0 +1,297 @@
+package espalier.distributed;
+
+import espalier.distributed.Link.Kind;
+import espalier.distributed.Link.Message;
+import java.io.IOException;
+import java.net.InetAddress;
+import java.net.InetSocketAddress;
+import java.net.NetworkInterface;
+import java.net.ServerSocket;
+import java.net.SocketTimeoutException;
+import java.security.SecureRandom;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.List;
+import java.util.concurrent.atomic.AtomicBoolean;
+import java.util.function.IntConsumer;
+import java.util.function.UnaryOperator;
+
+/**
+ * Sees to it that a rank that dies, hangs or fails ends the job on all ranks soon, with one line
+ * that says which and what is left. MPI knows of no dead ranks: the others would wait for ever.
+ *
+ * <p>Each rank has a connection to rank 0, and both sides say every second that they are alive. An
+ * end of the connection means a dead process, silence a stopped one or a lost machine; a rank whose
+ * own work does not get on says so itself. Rank 0 speaks for all; if it is rank 0 that is gone,
+ * rank 1 does.
+ */
+final class Watch implements AutoCloseable {
+
+  private static final int BEAT_MILLIS = 1_000;
+  private static final int SILENCE_MILLIS = 15_000;
+  private static final int CONNECT_MILLIS = 3_000;
+  private static final int JOIN_MILLIS = 60_000;
+
+  /** How long a rank that knows of the end waits to be ended. */
+  private static final int LAST_WAIT_MILLIS = 5_000;
+
+  private static final int GOODBYE_MILLIS = 300;
+
+  /** Work that takes less is never taken for hanging. */
+  private static final long LEAST_PATIENCE_NANOS = 20_000_000_000L;
+
+  /** How many times longer than ever before a piece of work may take. */
+  private static final int PATIENCE_FACTOR = 10;
+
+  private final Launch launch;
+  private final IntConsumer abort;
+  private final List<Link> links = Collections.synchronizedList(new ArrayList<>());
+  private final AtomicBoolean over = new AtomicBoolean();
+  private final Thread goodbye = new Thread(this::sayGoodbye, "watch-goodbye");
+  private volatile String checkpoint = "";
+  private volatile long workSince;
+  private volatile long longestWork;
+
+  private Watch(Launch launch, IntConsumer abort) {
+    this.launch = launch;
+    this.abort = abort;
+  }
+
+  /**
+   * Connects all ranks.
+   *
+   * @param broadcast gives every rank what rank 0 passes to it
+   * @param abort ends all processes of the job with an exit code, if it can
+   */
+  static Watch start(Launch launch, UnaryOperator<String> broadcast, IntConsumer abort) {
+    Watch watch = new Watch(launch, abort);
+    try {
+      if (launch.rank() == 0) {
+        watch.listen(broadcast);
+      } else {
+        watch.connect(broadcast.apply(""));
+      }
+    } catch (IOException e) {
+      throw new LaunchException("the ranks cannot connect: " + e.getMessage(), e);
+    }
+    Runtime.getRuntime().addShutdownHook(watch.goodbye);
+    watch.daemon("watch-beat", watch::beat);
+    return watch;
+  }
+
+  private void listen(UnaryOperator<String> broadcast) throws IOException {
+    boolean oneMachine = launch.localSize() == launch.size();
+    InetAddress bound = oneMachine ? InetAddress.getLoopbackAddress() : null;
+    try (ServerSocket server = new ServerSocket(0, launch.size(), bound)) {
+      String secret = Long.toHexString(new SecureRandom().nextLong());
+      List<String> hosts =
+          oneMachine ? List.of(InetAddress.getLoopbackAddress().getHostAddress()) : ownAddresses();
+      broadcast.apply(server.getLocalPort() + " " + secret + " " + String.join(" ", hosts));
+      server.setSoTimeout(JOIN_MILLIS);
+      while (links.size() < launch.size() - 1) {
+        Link link = new Link(server.accept(), SILENCE_MILLIS);
+        Message hello = link.receive();
+        String[] words = hello.text().split(" ", 3);
+        if (hello.kind() != Kind.HELLO || words.length < 3 || !words[0].equals(secret)) {
+          link.close();
+          continue;
+        }
+        link.send(Kind.HELLO, processName());
+        links.add(link);
+        int peer = Integer.parseInt(words[1]);
+        daemon("watch-" + peer, () -> hear(link, peer, words[2]));
+      }
+    } catch (SocketTimeoutException e) {
+      throw new IOException(
+          "after %d s only %d of %d have connected to rank 0"
+              .formatted(JOIN_MILLIS / 1000, links.size() + 1, launch.size()),
+          e);
+    }
+  }
+
+  private static List<String> ownAddresses() throws IOException {
+    List<String> addresses =
+        NetworkInterface.networkInterfaces()
+            .flatMap(NetworkInterface::inetAddresses)
+            .filter(a -> !a.isLoopbackAddress() && !a.isLinkLocalAddress())
+            .map(InetAddress::getHostAddress)
+            .toList();
+    if (addresses.isEmpty()) {
+      throw new IOException("the machine of rank 0 has no network address");
+    }
+    return addresses;
+  }
+
+  /**
+   * @param address port, secret, and the addresses of rank 0's machine, which need not all be
+   *     reachable from here
+   */
+  private void connect(String address) throws IOException {
+    String[] words = address.split(" ");
+    IOException last = null;
+    for (int i = 2; i < words.length; i++) {
+      try {
+        Link link =
+            Link.to(
+                new InetSocketAddress(words[i], Integer.parseInt(words[0])),
+                CONNECT_MILLIS,
+                SILENCE_MILLIS);
+        link.send(Kind.HELLO, "%s %d %s".formatted(words[1], launch.rank(), processName()));
+        String name = link.receive().text();
+        links.add(link);
+        daemon("watch-0", () -> hear(link, 0, name));
+        return;
+      } catch (IOException e) {
+        last = e;
+      }
+    }
+    throw new IOException(
+        "rank %d cannot reach rank 0 at %s".formatted(launch.rank(), address), last);
+  }
+
+  private static String processName() {
+    String host;
+    try {
+      host = InetAddress.getLocalHost().getHostName();
+    } catch (IOException e) {
+      host = "unknown host";
+    }
+    return "process %d on %s".formatted(ProcessHandle.current().pid(), host);
+  }
+
+  /** What a peer says, until it ends. */
+  private void hear(Link link, int peer, String name) {
+    try {
+      while (true) {
+        Message message = link.receive();
+        switch (message.kind()) {
+          case BEAT -> {}
+          case CHECKPOINT -> checkpoint = message.text();
+          case FAILED -> {
+            String[] codeAndReason = message.text().split(" ", 2);
+            end(rank(peer) + ": " + codeAndReason[1], Integer.parseInt(codeAndReason[0]));
+            return;
+          }
+          case BYE -> {
+            return;
+          }
+          case HELLO -> throw new IOException("a second greeting");
+        }
+      }
+    } catch (SocketTimeoutException e) {
+      lost(peer, "has not been heard of for %d s".formatted(SILENCE_MILLIS / 1000), name);
+    } catch (IOException e) {
+      lost(peer, "died", name);
+    }
+  }
+
+  private void lost(int peer, String how, String name) {
+    if (launch.rank() > 1) { // rank 0 is lost to all: rank 1 speaks first
+      pause(LAST_WAIT_MILLIS);
+    }
+    end("%s %s (%s)".formatted(rank(peer), how, name), 1);
+  }
+
+  private String rank(int rank) {
+    return "rank %d of %d".formatted(rank, launch.size());
+  }
+
+  private void beat() {
+    while (!over.get()) {
+      for (Link link : List.copyOf(links)) {
+        link.send(Kind.BEAT, "");
+      }
+      checkOwnWork();
+      pause(BEAT_MILLIS);
+    }
+  }
+
+  private void checkOwnWork() {
+    long since = workSince;
+    long took = System.nanoTime() - since;
+    long patience = Math.max(LEAST_PATIENCE_NANOS, PATIENCE_FACTOR * longestWork);
+    if (since != 0 && longestWork > 0 && took > patience) {
+      fail("hangs: nothing done for %d s".formatted(took / 1_000_000_000), 1);
+    }
+  }
+
+  /** Runs a piece of work; {@link #beat} looks at how long it takes. */
+  void work(Runnable piece) {
+    long start = System.nanoTime();
+    workSince = start;
+    try {
+      piece.run();
+    } finally {
+      workSince = 0;
+    }
+    longestWork = Math.max(longestWork, System.nanoTime() - start);
+  }
+
+  void checkpoint(String file) {
+    checkpoint = file;
+    links.forEach(link -> link.send(Kind.CHECKPOINT, file));
+  }
+
+  /** This rank has failed. Does not return. */
+  void fail(String message, int exitCode) {
+    if (launch.rank() == 0) {
+      end(rank(0) + ": " + message, exitCode);
+    } else {
+      boolean told = links.getFirst().send(Kind.FAILED, exitCode + " " + message);
+      if (told) {
+        pause(LAST_WAIT_MILLIS); // rank 0 ends all
+      }
+      end(rank(launch.rank()) + ": " + message, exitCode);
+    }
+  }
+
+  /** Says why the job ends, once, and ends it. Does not return. */
+  private void end(String why, int exitCode) {
+    if (!over.compareAndSet(false, true)) {
+      pause(LAST_WAIT_MILLIS); // another thread is at it
+      Runtime.getRuntime().halt(exitCode);
+    }
+    System.err.println("espalier: " + why + lastCheckpoint());
+    System.err.flush();
+    links.forEach(link -> link.send(Kind.BYE, ""));
+    daemon("watch-abort", () -> abort.accept(exitCode));
+    pause(LAST_WAIT_MILLIS);
+    Runtime.getRuntime().halt(exitCode);
+  }
+
+  private String lastCheckpoint() {
+    return checkpoint.isEmpty() ? "" : "; the last checkpoint is " + checkpoint;
+  }
+
+  /** The virtual machine ends because it was told to. */
+  private void sayGoodbye() {
+    if (launch.rank() == 0) {
+      pause(GOODBYE_MILLIS); // a launcher that ends all because one died is no faster than its link
+    }
+    links.forEach(link -> link.send(Kind.BYE, ""));
+  }
+
+  /** The job is over on all ranks. */
+  @Override
+  public void close() {
+    over.set(true);
+    links.forEach(link -> link.send(Kind.BYE, ""));
+    try {
+      Runtime.getRuntime().removeShutdownHook(goodbye);
+    } catch (IllegalStateException shuttingDown) {
+      return; // and it has said the same
+    }
+  }
+
+  private void daemon(String name, Runnable work) {
+    Thread.ofPlatform().name(name).daemon().start(work);
+  }
+
+  private static void pause(int millis) {
+    try {
+      Thread.sleep(millis);
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+    }
+  }
+}

@@ -1,0 +1,119 @@
+package espalier.distributed;
+
+import static org.junit.jupiter.api.Assertions.fail;
+import static org.junit.jupiter.api.Assumptions.abort;
+
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.TimeUnit;
+import java.util.stream.Stream;
+
+/** Real processes under a real {@code mpirun}. */
+public final class MpiJob {
+
+  private static final int TIMEOUT_SECONDS = 240;
+
+  private final Process process;
+  private final Path out;
+  private final Path err;
+  private final long start = System.nanoTime();
+
+  private MpiJob(Process process, Path out, Path err) {
+    this.process = process;
+    this.out = out;
+    this.err = err;
+  }
+
+  /** How a job ended. */
+  public record Outcome(int code, String out, String err, double seconds) {}
+
+  /** The MPIs that tests run with. */
+  public static Stream<String> implementations() {
+    return Stream.of("openmpi", "mpich");
+  }
+
+  /**
+   * Starts a class of the test's class path on {@code ranks} processes.
+   *
+   * @param mpi one of {@link #implementations}
+   */
+  public static MpiJob start(
+      String mpi, int ranks, Map<String, String> environment, Class<?> main, String... arguments)
+      throws IOException {
+    Path mpirun = require(mpi);
+    List<String> command = new ArrayList<>(List.of(mpirun.toString(), "-np", "" + ranks));
+    if (mpi.equals("openmpi")) {
+      command.addAll(List.of("--allow-run-as-root", "--oversubscribe"));
+    }
+    command.addAll(
+        List.of(
+            Path.of(System.getProperty("java.home"), "bin", "java").toString(),
+            "-XX:+UseSerialGC",
+            "--enable-native-access=ALL-UNNAMED",
+            "-cp",
+            System.getProperty("surefire.test.class.path", System.getProperty("java.class.path")),
+            main.getName()));
+    command.addAll(List.of(arguments));
+    Path out = Files.createTempFile("mpi", ".out");
+    Path err = Files.createTempFile("mpi", ".err");
+    ProcessBuilder builder =
+        new ProcessBuilder(command).redirectOutput(out.toFile()).redirectError(err.toFile());
+    builder.environment().putAll(environment);
+    return new MpiJob(builder.start(), out, err);
+  }
+
+  public static Outcome run(String mpi, int ranks, Class<?> main, String... arguments)
+      throws IOException, InterruptedException {
+    return start(mpi, ranks, Map.of(), main, arguments).await();
+  }
+
+  public Outcome await() throws IOException, InterruptedException {
+    boolean ended = process.waitFor(TIMEOUT_SECONDS, TimeUnit.SECONDS);
+    if (!ended) {
+      process.descendants().forEach(ProcessHandle::destroyForcibly);
+      process.destroyForcibly();
+      fail("the job has not ended after %d s: %s".formatted(TIMEOUT_SECONDS, error()));
+    }
+    double seconds = (System.nanoTime() - start) * 1e-9;
+    Outcome outcome = new Outcome(process.exitValue(), Files.readString(out), error(), seconds);
+    Files.delete(out);
+    Files.delete(err);
+    return outcome;
+  }
+
+  /** What the job has said on the error stream so far. */
+  public String error() throws IOException {
+    return Files.readString(err);
+  }
+
+  /** The launcher. */
+  public Process process() {
+    return process;
+  }
+
+  /**
+   * A test that cannot run here says so; where {@code espalier.mpi.required} is set (in CI), it
+   * fails.
+   */
+  private static Path require(String mpi) {
+    for (String folder : System.getenv("PATH").split(":")) {
+      Path program = Path.of(folder, "mpirun." + mpi);
+      if (Files.isExecutable(program)) {
+        return program;
+      }
+    }
+    String missing = "no mpirun.%s: install Debian's %s".formatted(mpi, packages(mpi));
+    if (Boolean.getBoolean("espalier.mpi.required")) {
+      return fail(missing);
+    }
+    return abort(missing);
+  }
+
+  private static String packages(String mpi) {
+    return mpi.equals("openmpi") ? "openmpi-bin and libopenmpi-dev" : "mpich and libmpich-dev";
+  }
+}

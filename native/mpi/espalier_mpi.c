@@ -1,0 +1,120 @@
+/* espalier_mpi.h over the MPI that this is compiled against: mpicc -shared -fPIC espalier_mpi.c */
+#include "espalier_mpi.h"
+
+#include <mpi.h>
+#include <stdlib.h>
+#include <string.h>
+
+static char error[MPI_MAX_ERROR_STRING] = "no error";
+static MPI_Comm node = MPI_COMM_NULL;
+static int rank, size;
+
+static int check(int code) {
+  if (code != MPI_SUCCESS) {
+    int length = 0;
+    MPI_Error_string(code, error, &length);
+  }
+  return code;
+}
+
+int esp_mpi_init(int32_t *own_rank, int32_t *ranks) {
+  int code, provided;
+  /* A watching thread may abort the job while another waits for a message. */
+  if ((code = check(MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided)))) return code;
+  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+  if ((code = check(MPI_Comm_rank(MPI_COMM_WORLD, &rank)))) return code;
+  if ((code = check(MPI_Comm_size(MPI_COMM_WORLD, &size)))) return code;
+  *own_rank = rank;
+  *ranks = size;
+  return 0;
+}
+
+const char *esp_mpi_version(void) {
+  static char version[MPI_MAX_LIBRARY_VERSION_STRING];
+  int length = 0;
+  MPI_Get_library_version(version, &length);
+  return version;
+}
+
+const char *esp_mpi_error(void) { return error; }
+
+int esp_mpi_sum(float *values, int64_t n) {
+  return check(MPI_Allreduce(MPI_IN_PLACE, values, (int)n, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD));
+}
+
+/* How much of n floats is in slice r. */
+static int slice_length(int64_t n, int64_t slice, int r) {
+  int64_t left = n - r * slice;
+  return (int)(left < 0 ? 0 : left < slice ? left : slice);
+}
+
+/* Counts and displacements of all slices, of a whole array and of `size` copies of one slice; freed as one. */
+typedef struct {
+  int *length, *offset, *own_length, *own_offset;
+} Slices;
+
+static int cut(int64_t n, int64_t slice, Slices *s) {
+  int *memory = malloc(4 * (size_t)size * sizeof(int));
+  if (!memory) {
+    strcpy(error, "out of memory");
+    return MPI_ERR_NO_MEM;
+  }
+  *s = (Slices){memory, memory + size, memory + 2 * size, memory + 3 * size};
+  for (int r = 0; r < size; r++) {
+    s->length[r] = slice_length(n, slice, r);
+    s->offset[r] = s->length[r] ? (int)(r * slice) : 0;
+    s->own_length[r] = slice_length(n, slice, rank);
+    s->own_offset[r] = s->own_length[r] ? (int)(r * slice) : 0;
+  }
+  return 0;
+}
+
+int esp_mpi_exchange(const float *mine, float *theirs, int64_t n, int64_t slice) {
+  Slices s;
+  int code = cut(n, slice, &s);
+  if (code) return code;
+  code = check(MPI_Alltoallv(mine, s.length, s.offset, MPI_FLOAT, theirs, s.own_length, s.own_offset, MPI_FLOAT,
+                             MPI_COMM_WORLD));
+  free(s.length);
+  return code;
+}
+
+int esp_mpi_collect(float *whole, int64_t n, int64_t slice) {
+  Slices s;
+  int code = cut(n, slice, &s);
+  if (code) return code;
+  code =
+      check(MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, whole, s.length, s.offset, MPI_FLOAT, MPI_COMM_WORLD));
+  free(s.length);
+  return code;
+}
+
+int esp_mpi_gather(const void *mine, void *all, int64_t bytes) {
+  return check(MPI_Allgather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, MPI_COMM_WORLD));
+}
+
+int esp_mpi_broadcast(void *data, int64_t bytes) {
+  return check(MPI_Bcast(data, (int)bytes, MPI_BYTE, 0, MPI_COMM_WORLD));
+}
+
+int esp_mpi_share(int64_t bytes, void **memory, int32_t *first) {
+  int code, node_rank, unit;
+  MPI_Aint length;
+  MPI_Win window; /* kept until the job ends */
+  if (node == MPI_COMM_NULL) {
+    code = check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node));
+    if (code) return code;
+    MPI_Comm_set_errhandler(node, MPI_ERRORS_RETURN);
+  }
+  if ((code = check(MPI_Comm_rank(node, &node_rank)))) return code;
+  *first = node_rank == 0;
+  code = check(MPI_Win_allocate_shared(*first ? (MPI_Aint)bytes : 0, 1, MPI_INFO_NULL, node, memory, &window));
+  if (code) return code;
+  return check(MPI_Win_shared_query(window, 0, &length, &unit, memory));
+}
+
+int esp_mpi_barrier(void) { return check(MPI_Barrier(MPI_COMM_WORLD)); }
+
+int esp_mpi_finalize(void) { return check(MPI_Finalize()); }
+
+void esp_mpi_abort(int32_t code) { MPI_Abort(MPI_COMM_WORLD, code); }
