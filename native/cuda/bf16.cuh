@@ -42,6 +42,19 @@ __host__ __device__ inline bf16 rounded<bf16>(double x) {
   return __double2bfloat16(x);
 }
 
+/* body(T{}) for the type of activations that `dtype` names. */
+template <typename Body>
+int32_t with_type(int32_t dtype, const Body &body) {
+  switch (dtype) {
+    case ESP_F32:
+      return body(float{});
+    case ESP_BF16:
+      return body(bf16{});
+    default:
+      return fail(ESP_INVALID_ARGUMENT, "activations are float32 or bfloat16, not of type %d", dtype);
+  }
+}
+
 }  // namespace esp
 
 #endif

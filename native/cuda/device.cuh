@@ -90,14 +90,14 @@ __device__ inline T warp_sum(T value) {
   return value;
 }
 
-/* The sum over a block of kThreads threads, in every thread. All threads must come. */
+/* The sum over a block of whole warps, in every thread. All threads must come. */
 __device__ inline double block_sum(double value) {
-  __shared__ double warps[kThreads / 32];
+  __shared__ double warps[32];
   value = warp_sum(value);
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
   __syncthreads();
   double sum = 0;
-  for (int i = 0; i < kThreads / 32; i++) sum += warps[i];
+  for (unsigned i = 0; i < blockDim.x / 32; i++) sum += warps[i];
   __syncthreads(); /* the next sum may overwrite */
   return sum;
 }

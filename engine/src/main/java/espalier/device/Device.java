@@ -47,6 +47,11 @@ public abstract sealed class Device implements AutoCloseable permits CpuDevice {
     return kernels;
   }
 
+  /** The same kernels for activations and weights of another type than the device's own. */
+  public final Kernels kernels(ElementType other) {
+    return other == type ? kernels : new Kernels(other);
+  }
+
   /**
    * Memory of undefined content, aligned to 64 bytes.
    *

@@ -4,11 +4,15 @@ import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.junit.jupiter.api.Assertions.fail;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
+import espalier.bindings.NativeException;
 import espalier.device.Device;
+import espalier.device.ElementType;
 import espalier.device.Kernels;
 import java.lang.foreign.MemorySegment;
 import java.util.Random;
+import java.util.function.Function;
 import java.util.function.IntToDoubleFunction;
 import java.util.function.Supplier;
 import java.util.function.ToDoubleFunction;
@@ -47,6 +51,23 @@ abstract class KernelTest {
     kernels = device.kernels();
   }
 
+  /**
+   * The kernels for a type of activations. Skips the test where there are none for bfloat16, which
+   * only the CPU may say.
+   */
+  static Kernels kernels(ElementType type) {
+    Kernels other = device.kernels(type);
+    if (type == ElementType.BF16) {
+      try {
+        other.copy(NULL, NULL, 0);
+      } catch (NativeException e) {
+        assertEquals("cpu", System.getProperty("espalier.device", "cpu"), e.getMessage());
+        assumeTrue(false, "the CPU's kernels know float32 alone: " + e.getMessage());
+      }
+    }
+    return other;
+  }
+
   @AfterAll
   static void closeDevice() {
     device.close();
@@ -75,6 +96,12 @@ abstract class KernelTest {
     float[] values = new float[count];
     for (int i = 0; i < count; i++) values[i] = (float) (deviation * random.nextGaussian() + 0.5);
     return values;
+  }
+
+  /** Random values that the type holds exactly. */
+  float[] random(ElementType type, int count, double deviation) {
+    float[] values = random(count, deviation);
+    return type == ElementType.F32 ? values : Bfloat16.decode(Bfloat16.encode(values));
   }
 
   int[] randomInts(int count, int bound) {
@@ -115,6 +142,55 @@ abstract class KernelTest {
           "%s[%d] is %s, expected %s +- %.2e (%.1f times over)"
               .formatted(
                   what, worst, actual[worst], expected[worst], bound.applyAsDouble(worst), excess));
+    }
+  }
+
+  /** How often the error of a plain computation in bfloat16 a kernel's own may be. */
+  static final int FORWARD = 2;
+
+  static final int GRADIENT = 3;
+
+  /**
+   * Holds activations against a reference. In float32 every element is within its bound. In
+   * bfloat16 the largest error and the root of the mean squared error are at most {@code factor}
+   * times those of the plain chain, both against the exact values (Dao's rule for FlashAttention).
+   */
+  static void assertActivations(
+      String what,
+      ElementType type,
+      Function<Storage, double[]> reference,
+      MemorySegment actual,
+      IntToDoubleFunction floatBound,
+      int factor) {
+    double[] exact = reference.apply(Storage.EXACT);
+    float[] values = TestBuffers.toFloats(type, actual);
+    if (type == ElementType.F32) {
+      assertNear(what, exact, values, floatBound);
+      return;
+    }
+    Errors plain = Errors.of(exact, reference.apply(Storage.BFLOAT16));
+    Errors own = Errors.of(exact, doubles(values));
+    double scale = 0;
+    for (double value : exact) scale = Math.max(scale, Math.abs(value));
+    double slack = 1e-5 * scale;
+    if (!(own.largest <= factor * plain.largest + slack
+        && own.root <= factor * plain.root + slack)) {
+      fail("%s: errors %s, of a plain computation %s".formatted(what, own, plain));
+    }
+  }
+
+  /** The largest error, and the root of the mean squared error. */
+  private record Errors(double largest, double root) {
+    static Errors of(double[] exact, double[] actual) {
+      assertEquals(exact.length, actual.length, "length");
+      double largest = 0;
+      double squares = 0;
+      for (int i = 0; i < exact.length; i++) {
+        double error = Math.abs(actual[i] - exact[i]);
+        largest = Double.isNaN(error) ? Double.POSITIVE_INFINITY : Math.max(largest, error);
+        squares += error * error;
+      }
+      return new Errors(largest, Math.sqrt(squares / Math.max(1, exact.length)));
     }
   }
 

@@ -2,6 +2,8 @@ package espalier.kernels;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 
+import espalier.device.ElementType;
+import espalier.device.Kernels;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import org.junit.jupiter.api.Test;
@@ -13,6 +15,11 @@ class RmsNormTest extends KernelTest {
   private record Norm(double[] out, double[] rstd) {}
 
   private static Norm forward(double[] x, double[] weight, double offset, double eps) {
+    return forward(Storage.EXACT, x, weight, offset, eps);
+  }
+
+  private static Norm forward(
+      Storage storage, double[] x, double[] weight, double offset, double eps) {
     int d = weight.length;
     int rows = x.length / d;
     Norm norm = new Norm(new double[x.length], new double[rows]);
@@ -21,7 +28,8 @@ class RmsNormTest extends KernelTest {
       for (int c = 0; c < d; c++) squares += x[r * d + c] * x[r * d + c];
       norm.rstd[r] = 1 / Math.sqrt(squares / d + eps);
       for (int c = 0; c < d; c++) {
-        norm.out[r * d + c] = x[r * d + c] * norm.rstd[r] * (offset + weight[c]);
+        double xhat = storage.keep(x[r * d + c] * norm.rstd[r]);
+        norm.out[r * d + c] = storage.keep(xhat * (offset + weight[c]));
       }
     }
     return norm;
@@ -32,6 +40,11 @@ class RmsNormTest extends KernelTest {
 
   private static Gradient backward(
       double[] x, double[] weight, double offset, double[] rstd, double[] dOut) {
+    return backward(Storage.EXACT, x, weight, offset, rstd, dOut);
+  }
+
+  private static Gradient backward(
+      Storage storage, double[] x, double[] weight, double offset, double[] rstd, double[] dOut) {
     int d = weight.length;
     Gradient result =
         new Gradient(new double[x.length], new double[x.length], new double[d], new double[d]);
@@ -39,15 +52,17 @@ class RmsNormTest extends KernelTest {
       double mean = 0;
       double meanOfSizes = 0;
       for (int c = 0; c < d; c++) {
-        double term = dOut[r * d + c] * (offset + weight[c]) * x[r * d + c] * rstd[r] / d;
+        double g = storage.keep(dOut[r * d + c] * (offset + weight[c]));
+        double term = storage.keep(g * storage.keep(x[r * d + c] * rstd[r])) / d;
         mean += term;
         meanOfSizes += Math.abs(term);
       }
       for (int c = 0; c < d; c++) {
         int i = r * d + c;
-        double xhat = x[i] * rstd[r];
-        double g = dOut[i] * (offset + weight[c]);
-        result.dX[i] = rstd[r] * (g - xhat * mean);
+        double xhat = storage.keep(x[i] * rstd[r]);
+        double g = storage.keep(dOut[i] * (offset + weight[c]));
+        double across = storage.keep(g - storage.keep(xhat * storage.keep(mean)));
+        result.dX[i] = storage.keep(rstd[r] * across);
         // About six roundings on each of the two terms; rstd, which comes as a float, counts three
         // times in the second.
         result.bound[i] = 6 * EPS * rstd[r] * (Math.abs(g) + Math.abs(xhat) * meanOfSizes);
@@ -59,53 +74,85 @@ class RmsNormTest extends KernelTest {
   }
 
   @ParameterizedTest
-  @CsvSource({"1, 1, 0", "3, 17, 1", "29, 65, 0", "70, 576, 1", "0, 8, 0"})
+  @CsvSource({"1, 1, 0", "3, 17, 1", "29, 65, 0", "70, 576, 1", "5, 2304, 1", "0, 8, 0"})
   void forwardAndBackward(int rows, int d, float offset) {
+    forwardAndBackward(ElementType.F32, rows, d, offset);
+  }
+
+  @ParameterizedTest
+  @CsvSource({"29, 65, 0", "70, 576, 1", "5, 2304, 1"})
+  void inBfloat16(int rows, int d, float offset) {
+    forwardAndBackward(ElementType.BF16, rows, d, offset);
+  }
+
+  private void forwardAndBackward(ElementType type, int rows, int d, float offset) {
+    for (boolean aligned : new boolean[] {false, true}) {
+      buffers.alignTo16(aligned);
+      forwardAndBackward(kernels(type), type, rows, d, offset);
+    }
+  }
+
+  private void forwardAndBackward(
+      Kernels kernels, ElementType type, int rows, int d, float offset) {
     float eps = 1e-5f;
-    float[] x = random(rows * d, 3);
+    float[] x = random(type, rows * d, 3);
     float[] weight = random(d, 0.2);
-    MemorySegment out = buffers.floats(rows * d);
+    MemorySegment out = buffers.output(type, rows * d);
     MemorySegment rstd = buffers.floats(rows);
     kernels.rmsNormForward(
-        buffers.input(x), buffers.input(weight), offset, eps, out, rstd, rows, d);
+        buffers.input(type, x), buffers.input(weight), offset, eps, out, rstd, rows, d);
     Norm norm = forward(doubles(x), doubles(weight), offset, eps);
     assertNear("rstd", norm.rstd, rstd, relative(norm.rstd, 1));
-    assertNear(
+    assertActivations(
         "out",
-        norm.out,
+        type,
+        storage -> forward(storage, doubles(x), doubles(weight), offset, eps).out,
         out,
         i ->
             2
                 * EPS
                 * Math.abs(x[i] * norm.rstd[i / d])
-                * (Math.abs(offset) + Math.abs(weight[i % d])));
+                * (Math.abs(offset) + Math.abs(weight[i % d])),
+        FORWARD);
 
-    float[] dOut = random(rows * d);
+    float[] dOut = random(type, rows * d, 1);
     // The kernel takes rstd as a float: so does the reference it is held against.
     float[] given = TestBuffers.toFloats(rstd);
     Gradient gradient =
         backward(doubles(x), doubles(weight), offset, doubles(given), doubles(dOut));
     for (boolean accumulate : new boolean[] {false, true}) {
-      float[] before = random(rows * d);
+      float[] before = random(type, rows * d, 1);
       float[] weightBefore = random(d);
-      MemorySegment dX = accumulate ? buffers.changing(before) : buffers.floats(rows * d);
+      MemorySegment dX =
+          accumulate ? buffers.changing(type, before) : buffers.output(type, rows * d);
       MemorySegment dWeight = accumulate ? buffers.changing(weightBefore) : NULL;
       kernels.rmsNormBackward(
-          buffers.input(x),
+          buffers.input(type, x),
           buffers.input(weight),
           offset,
           buffers.input(given),
-          buffers.input(dOut),
+          buffers.input(type, dOut),
           dX,
           accumulate,
           dWeight,
           rows,
           d);
-      double[] expected = new double[rows * d];
-      for (int i = 0; i < rows * d; i++) {
-        expected[i] = gradient.dX[i] + (accumulate ? before[i] : 0);
-      }
-      assertNear("d_x", expected, dX, i -> gradient.bound[i] + EPS * Math.abs(expected[i]));
+      assertActivations(
+          "d_x",
+          type,
+          storage -> {
+            double[] expected =
+                backward(
+                        storage, doubles(x), doubles(weight), offset, doubles(given), doubles(dOut))
+                    .dX;
+            for (int i = 0; i < rows * d && accumulate; i++) {
+              expected[i] = storage.keep(expected[i] + before[i]);
+            }
+            return expected;
+          },
+          dX,
+          i -> gradient.bound[i] + EPS * Math.abs(gradient.dX[i] + (accumulate ? before[i] : 0)),
+          GRADIENT);
       if (accumulate) {
         double[] expectedWeight = new double[d];
         for (int c = 0; c < d; c++) expectedWeight[c] = gradient.dWeight[c] + weightBefore[c];

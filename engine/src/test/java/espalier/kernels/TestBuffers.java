@@ -2,6 +2,7 @@ package espalier.kernels;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 
+import espalier.device.ElementType;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
@@ -10,14 +11,15 @@ import java.util.List;
 
 /**
  * Native memory for kernel tests. Every buffer lies between guard zones full of NaN and is aligned
- * to its element only; outputs start as NaN. {@link #verify} finds writes outside a buffer and
- * writes to inputs; a read outside brings NaN into the result.
+ * to its element only, unless asked for more; outputs start as NaN. {@link #verify} finds writes
+ * outside a buffer and writes to inputs; a read outside brings NaN into the result.
  */
 final class TestBuffers implements AutoCloseable {
 
   private static final long GUARD_BYTES = 192;
   private static final byte POISON = -1; // NaN as float or double, -1 as an integer
 
+  private int alignment = 1;
   private final Arena arena = Arena.ofConfined();
   private final List<Buffer> buffers = new ArrayList<>();
 
@@ -53,6 +55,44 @@ final class TestBuffers implements AutoCloseable {
   /** Floats that a kernel writes; NaN until then. */
   MemorySegment floats(int count) {
     return allocate((long) count * Float.BYTES, Float.BYTES);
+  }
+
+  /** Activations that a kernel reads, rounded to their type. */
+  MemorySegment input(ElementType type, float... values) {
+    return switch (type) {
+      case F32 -> input(values);
+      case BF16 -> input(MemorySegment.ofArray(Bfloat16.encode(values)), Short.BYTES);
+    };
+  }
+
+  /** Activations that a kernel writes; NaN until then. */
+  MemorySegment output(ElementType type, int count) {
+    return allocate((long) count * type.bytes(), type.bytes());
+  }
+
+  /** Activations that a kernel changes in place, rounded to their type. */
+  MemorySegment changing(ElementType type, float... values) {
+    MemorySegment buffer = output(type, values.length);
+    buffer.copyFrom(
+        type == ElementType.F32
+            ? MemorySegment.ofArray(values)
+            : MemorySegment.ofArray(Bfloat16.encode(values)));
+    return buffer;
+  }
+
+  static float[] toFloats(ElementType type, MemorySegment buffer) {
+    return switch (type) {
+      case F32 -> toFloats(buffer);
+      case BF16 -> Bfloat16.decode(buffer.toArray(ValueLayout.JAVA_SHORT));
+    };
+  }
+
+  /**
+   * Buffers from now on are aligned to 16 bytes, as the rows of a model are, so that kernels may
+   * read 16 bytes at a time; or to their element only.
+   */
+  void alignTo16(boolean aligned) {
+    alignment = aligned ? 16 : 1;
   }
 
   MemorySegment ints(int count) {
@@ -106,9 +146,10 @@ final class TestBuffers implements AutoCloseable {
   }
 
   private MemorySegment allocate(long bytes, int elementBytes) {
-    MemorySegment guarded = arena.allocate(2 * GUARD_BYTES + elementBytes + bytes, 64);
+    int offset = Math.max(elementBytes, alignment);
+    MemorySegment guarded = arena.allocate(2 * GUARD_BYTES + offset + bytes, 64);
     guarded.fill(POISON);
-    MemorySegment content = guarded.asSlice(GUARD_BYTES + elementBytes, bytes);
+    MemorySegment content = guarded.asSlice(GUARD_BYTES + offset, bytes);
     buffers.add(new Buffer(guarded, content, null));
     return content;
   }
