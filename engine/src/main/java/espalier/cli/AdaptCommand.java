@@ -3,6 +3,7 @@ package espalier.cli;
 import espalier.recipe.AdaptRecipe;
 import espalier.recipe.AdaptSettings;
 import espalier.recipe.Console;
+import espalier.recipe.Parallel;
 import espalier.recipe.RowOrdering;
 import espalier.report.Report;
 import espalier.train.Schedule;
@@ -24,6 +25,7 @@ final class AdaptCommand implements Callable<Integer> {
 
   @Mixin private Common common;
   @Mixin private Computing computing;
+  @Mixin private Spread spread;
 
   @Option(names = "--model", required = true, description = "model folder, or name on the Hub")
   private Path model;
@@ -161,8 +163,14 @@ final class AdaptCommand implements Callable<Integer> {
             order,
             resume,
             checkpointEvery);
-    TrainingLoop.End end = new AdaptRecipe(settings, Console.standard()).run();
-    Report.write(out);
+    return spread.run(parallel -> adapt(settings, parallel));
+  }
+
+  private int adapt(AdaptSettings settings, Parallel parallel) {
+    TrainingLoop.End end = new AdaptRecipe(settings, Console.standard(), parallel).run();
+    if (parallel.ranks().isFirst()) {
+      Report.write(out);
+    }
     return end == TrainingLoop.End.DONE ? 0 : 1;
   }
 }

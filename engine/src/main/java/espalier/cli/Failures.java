@@ -1,5 +1,6 @@
 package espalier.cli;
 
+import espalier.distributed.LaunchException;
 import espalier.format.InputException;
 import java.io.UncheckedIOException;
 import java.util.Arrays;
@@ -26,7 +27,9 @@ final class Failures {
 
   /** The options themselves are wrong. */
   static int usage(ParameterException e, String[] args) {
-    System.err.println("espalier: " + oneLine(explain(e)));
+    if (Main.speaks()) {
+      System.err.println("espalier: " + oneLine(explain(e)));
+    }
     return UNUSABLE;
   }
 
@@ -84,9 +87,18 @@ final class Failures {
     if (verbose) {
       e.printStackTrace();
     } else {
-      System.err.println("espalier: " + oneLine(message(e)));
+      System.err.println("espalier: " + line(e));
     }
-    return e instanceof InputException ? UNUSABLE : OTHER;
+    return exitCode(e);
+  }
+
+  /** What a user is told of a failure. */
+  static String line(Throwable e) {
+    return oneLine(message(e));
+  }
+
+  static int exitCode(Throwable e) {
+    return e instanceof InputException || e instanceof LaunchException ? UNUSABLE : OTHER;
   }
 
   private static String message(Throwable e) {

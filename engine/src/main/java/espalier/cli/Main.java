@@ -1,7 +1,10 @@
 package espalier.cli;
 
+import espalier.distributed.Launch;
 import picocli.CommandLine;
 import picocli.CommandLine.Command;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.ParseResult;
 
 /**
  * The command line. Results go to standard output, everything else to standard error. Exit codes: 0
@@ -55,8 +58,34 @@ public final class Main implements Runnable {
     }
   }
 
+  /** What is wrong with the options, all ranks know: the first says it. */
+  static boolean speaks() {
+    return Launch.detect(System.getenv()).rank() == 0;
+  }
+
+  /** Commands that nobody has spread over ranks would do the same work on each. */
+  private static int execute(ParseResult parsed) {
+    Launch launch = Launch.detect(System.getenv());
+    if (!launch.isAlone() && parsed.hasSubcommand()) {
+      CommandSpec command = parsed.subcommand().commandSpec();
+      boolean spreads = command.mixins().values().stream().anyMatch(Main::isSpread);
+      if (!spreads) {
+        throw new CommandLine.ParameterException(
+            command.commandLine(),
+            "espalier %s runs as one process; %s started %d"
+                .formatted(command.name(), launch.starter(), launch.size()));
+      }
+    }
+    return new CommandLine.RunLast().execute(parsed);
+  }
+
+  private static boolean isSpread(CommandSpec mixin) {
+    return mixin.userObject() instanceof Spread;
+  }
+
   static CommandLine commandLine() {
     return new CommandLine(new Main())
+        .setExecutionStrategy(Main::execute)
         .setCaseInsensitiveEnumValuesAllowed(true)
         .setExpandAtFiles(false) // a prompt may begin with @
         .setParameterExceptionHandler(Failures::usage)

@@ -33,6 +33,11 @@ public sealed interface Ranks extends AutoCloseable permits SingleRank, MpiRanks
     return ranks;
   }
 
+  /** This process and no other. */
+  static Ranks alone() {
+    return new SingleRank(Launch.ALONE);
+  }
+
   Launch launch();
 
   default int rank() {

@@ -29,8 +29,6 @@ final class AdaptObjective implements Objective {
   private final Control control;
   private final long seed;
   private final Sum sum;
-  private double klSum;
-  private long klTokens;
 
   AdaptObjective(
       Device device,
@@ -75,21 +73,16 @@ final class AdaptObjective implements Objective {
   }
 
   @Override
-  public double accumulateGradients(long index) {
+  public double[] accumulateGradients(long index) {
     source.load(index, batch);
     control.seed(Seeds.at(seed, index));
     tape.forward();
     tape.backward();
-    double kl = sum.of(divergence.kl());
-    klSum += kl;
-    klTokens += batch.tokens();
-    return kl;
+    return new double[] {sum.of(divergence.kl())};
   }
 
   @Override
-  public void describe(ObjectNode line) {
-    line.put("kl", klSum / klTokens);
-    klSum = 0;
-    klTokens = 0;
+  public void describe(ObjectNode line, double[] sums, long microBatches) {
+    line.put("kl", sums[0] / (microBatches * batch.tokens()));
   }
 }

@@ -5,6 +5,7 @@ import espalier.data.TokenCache;
 import espalier.data.TokenRows;
 import espalier.device.Control;
 import espalier.device.Device;
+import espalier.distributed.Ranks;
 import espalier.format.InputException;
 import espalier.format.ModelConfig;
 import espalier.format.ModelFolder;
@@ -35,10 +36,19 @@ public final class AdaptRecipe {
 
   private final AdaptSettings settings;
   private final Console console;
+  private final Parallel parallel;
+  private final Ranks ranks;
 
   public AdaptRecipe(AdaptSettings settings, Console console) {
+    this(settings, console, Parallel.alone());
+  }
+
+  /** All ranks run the recipe; rank 0 alone writes. */
+  public AdaptRecipe(AdaptSettings settings, Console console, Parallel parallel) {
     this.settings = settings;
-    this.console = console;
+    this.parallel = parallel;
+    ranks = parallel.ranks();
+    this.console = ranks.isFirst() ? console : Console.silent();
   }
 
   /** What the run works on, read and checked. */
@@ -118,7 +128,7 @@ public final class AdaptRecipe {
             in.lora.adapters(),
             new BatchSource(in.rows, settings.order().over(in.rows.count(), settings.seed())),
             batch,
-            settings.accumulate(),
+            microBatches(),
             in.control,
             settings.seed());
     Optional<Evaluator> evaluator =
@@ -140,7 +150,7 @@ public final class AdaptRecipe {
 
     int steps = settings.steps().orElse(onePass(in.rows));
     Checkpoints checkpoints =
-        new Checkpoints(folder.checkpoints(), RunFolder.fingerprint(settings, steps));
+        new Checkpoints(folder.checkpoints(), RunFolder.fingerprint(settings, steps, ranks.size()));
     Optional<Checkpoints.Saved> saved = settings.resume() ? checkpoints.latest() : Optional.empty();
     AdamW optimizer =
         AdamW.create(
@@ -148,18 +158,23 @@ public final class AdaptRecipe {
             in.lora.parameters(),
             AdamW.Hyperparameters.of(settings.weightDecay(), settings.clip()),
             in.control);
-    folder.begin("adapt", SettingsJson.of(settings), settings.seed());
+    ranks.gather(); // what one rank refuses, nobody has begun
+    if (ranks.isFirst()) {
+      folder.begin("adapt", SettingsJson.of(settings), settings.seed(), ranks.size());
+    }
     TrainingRun run =
         new TrainingRun(
             "adapt", console, "kl", steps, evaluator.map(e -> step -> evaluate(e, in.saes)));
-    try (MetricsLog metrics = new MetricsLog(folder.metrics());
+    try (MetricsLog metrics = ranks.isFirst() ? new MetricsLog(folder.metrics()) : null;
         Interruption interruption = new Interruption()) {
       TrainingLoop loop =
           new TrainingLoop(
               device,
+              ranks,
               new TrainingLoop.Settings(
                   steps,
                   settings.accumulate(),
+                  parallel.order(),
                   settings.lr(),
                   settings.schedule(),
                   settings.warmup(),
@@ -167,11 +182,11 @@ public final class AdaptRecipe {
                   settings.checkpointEvery()),
               objective,
               optimizer,
-              metrics,
+              Optional.ofNullable(metrics),
               checkpoints,
               interruption);
       TrainingLoop.End end = run.train(loop, saved, checkpoints, folder.path());
-      if (end == TrainingLoop.End.DONE) {
+      if (end == TrainingLoop.End.DONE && ranks.isFirst()) {
         in.lora.save(folder.path(), settings.model().getFileName().toString());
       }
       return end;
@@ -188,6 +203,11 @@ public final class AdaptRecipe {
   }
 
   private int onePass(TokenRows rows) {
-    return Math.max(1, rows.count() / (settings.batch() * settings.accumulate()));
+    return Math.max(1, rows.count() / (settings.batch() * microBatches()));
+  }
+
+  /** Of a step, on all ranks together. */
+  private int microBatches() {
+    return Math.multiplyExact(settings.accumulate(), ranks.size());
   }
 }

@@ -1,6 +1,7 @@
 package espalier.recipe;
 
 import java.io.IOException;
+import java.io.OutputStream;
 import java.io.PrintStream;
 import java.nio.file.Path;
 import java.time.Duration;
@@ -47,6 +48,11 @@ public final class Console {
   /** Writes lines to {@code err}. */
   public static Console to(PrintStream err) {
     return new Console(err, false);
+  }
+
+  /** Says nothing: what all ranks would say, the first says for them. */
+  static Console silent() {
+    return to(new PrintStream(OutputStream.nullOutputStream()));
   }
 
   public void info(String message) {

@@ -18,8 +18,6 @@ final class PretrainObjective implements Objective {
   private final BatchSource source;
   private final Var ce;
   private final Sum sum;
-  private double ceSum;
-  private long predictions;
 
   PretrainObjective(
       Device device, LanguageModel model, BatchSource source, TokenBatch batch, int accumulate) {
@@ -49,20 +47,15 @@ final class PretrainObjective implements Objective {
   }
 
   @Override
-  public double accumulateGradients(long index) {
+  public double[] accumulateGradients(long index) {
     source.load(index, batch);
     tape.forward();
     tape.backward();
-    double total = sum.of(ce);
-    ceSum += total;
-    predictions += batch.predictions();
-    return total;
+    return new double[] {sum.of(ce), batch.predictions()};
   }
 
   @Override
-  public void describe(ObjectNode line) {
-    line.put("ce", ceSum / predictions);
-    ceSum = 0;
-    predictions = 0;
+  public void describe(ObjectNode line, double[] sums, long microBatches) {
+    line.put("ce", sums[0] / sums[1]);
   }
 }

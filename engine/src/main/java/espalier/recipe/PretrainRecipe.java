@@ -7,6 +7,7 @@ import espalier.data.TokenCache;
 import espalier.data.TokenRows;
 import espalier.device.Control;
 import espalier.device.Device;
+import espalier.distributed.Ranks;
 import espalier.format.ModelConfig;
 import espalier.format.ModelFolder;
 import espalier.model.LanguageModel;
@@ -14,6 +15,7 @@ import espalier.model.TokenBatch;
 import espalier.nn.Adapters;
 import espalier.train.AdamW;
 import espalier.train.Checkpoints;
+import espalier.train.GradientSum;
 import espalier.train.Interruption;
 import espalier.train.MetricsLog;
 import espalier.train.TrainingLoop;
@@ -88,9 +90,11 @@ public final class PretrainRecipe {
       TrainingLoop loop =
           new TrainingLoop(
               device,
+              Ranks.alone(),
               new TrainingLoop.Settings(
                   steps,
                   1,
+                  GradientSum.Order.FIXED,
                   settings.lr(),
                   settings.schedule(),
                   settings.warmup(),
@@ -102,7 +106,7 @@ public final class PretrainRecipe {
                   parameters,
                   AdamW.Hyperparameters.of(settings.weightDecay(), settings.clip()),
                   new Control(device)),
-              metrics,
+              Optional.of(metrics),
               checkpoints,
               interruption);
       TrainingRun run =

@@ -54,9 +54,20 @@ public record RunFolder(Path path) {
    * All that a run's course depends on: what a resumed run must share with the one it continues.
    */
   public static String fingerprint(Record settings, int steps) {
+    return fingerprint(settings, steps, 1);
+  }
+
+  /**
+   * Likewise, for a job on several ranks: it may be continued by another number of them, with as
+   * many batches a step altogether.
+   */
+  static String fingerprint(Record settings, int steps, int ranks) {
     ObjectNode json = SettingsJson.of(settings);
     json.remove(List.of("out", "resume", "evalData", "evalEvery", "checkpointEvery"));
     json.put("steps", steps);
+    if (json.has("accumulate")) {
+      json.put("accumulate", json.get("accumulate").intValue() * ranks);
+    }
     return json.toString();
   }
 
@@ -70,10 +81,16 @@ public record RunFolder(Path path) {
 
   /** Makes the folder and writes {@code run.json}. */
   public void begin(String command, ObjectNode settings, long seed) {
+    begin(command, settings, seed, 1);
+  }
+
+  /** Likewise, for a job on several ranks. */
+  void begin(String command, ObjectNode settings, long seed, int ranks) {
     ObjectNode run = JsonNodeFactory.instance.objectNode();
     run.put("command", command);
     run.set("settings", settings);
     run.put("seed", seed);
+    run.put("ranks", ranks);
     run.set("versions", Versions.json());
     run.put("git_revision", Versions.revision());
     run.set("machine", Versions.machine());

@@ -55,9 +55,6 @@ final class SaeObjective implements Objective {
   private final Sparsity sparsity;
   private final int accumulate;
   private final Sum sum;
-  private double lossSum;
-  private double activeSum;
-  private long tokenSum;
 
   SaeObjective(
       Device device,
@@ -119,7 +116,7 @@ final class SaeObjective implements Objective {
   }
 
   @Override
-  public double accumulateGradients(long index) {
+  public double[] accumulateGradients(long index) {
     source.load(index, batch);
     tape.forward();
     double active = active();
@@ -132,11 +129,7 @@ final class SaeObjective implements Objective {
     double l1 = trainable.sae().activation() == Activation.RELU ? settings.l1 : 0;
     sparsity.set((float) (l1 * perToken), (float) (pull * perToken), 0);
     tape.backward();
-    double total = sum.of(loss);
-    lossSum += total;
-    activeSum += active;
-    tokenSum += batch.tokens();
-    return total;
+    return new double[] {sum.of(loss), active};
   }
 
   /** Entries with a value; lists may hold a few inactive ones near their thresholds. */
@@ -160,15 +153,13 @@ final class SaeObjective implements Objective {
   }
 
   @Override
-  public void describe(ObjectNode line) {
+  public void describe(ObjectNode line, double[] sums, long microBatches) {
+    double tokens = microBatches * batch.tokens();
     if (settings.loss == Loss.MSE) {
-      line.put("fvu", lossSum / (tokenSum * trainable.sae().inputs()));
+      line.put("fvu", sums[0] / (tokens * trainable.sae().inputs()));
     } else {
-      line.put("kl", lossSum / tokenSum);
+      line.put("kl", sums[0] / tokens);
     }
-    line.put("l0", activeSum / tokenSum);
-    lossSum = 0;
-    activeSum = 0;
-    tokenSum = 0;
+    line.put("l0", sums[1] / tokens);
   }
 }

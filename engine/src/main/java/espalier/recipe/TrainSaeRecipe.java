@@ -8,6 +8,7 @@ import espalier.data.TokenRows;
 import espalier.device.Control;
 import espalier.device.Device;
 import espalier.device.Transfer;
+import espalier.distributed.Ranks;
 import espalier.format.InputException;
 import espalier.format.ModelFolder;
 import espalier.format.SaeWeights.Activation;
@@ -20,6 +21,7 @@ import espalier.sae.TrainableSae;
 import espalier.tensor.Tensor;
 import espalier.train.AdamW;
 import espalier.train.Checkpoints;
+import espalier.train.GradientSum;
 import espalier.train.Interruption;
 import espalier.train.MetricsLog;
 import espalier.train.TrainingLoop;
@@ -121,9 +123,11 @@ public final class TrainSaeRecipe {
       TrainingLoop loop =
           new TrainingLoop(
               device,
+              Ranks.alone(),
               new TrainingLoop.Settings(
                   steps,
                   1,
+                  GradientSum.Order.FIXED,
                   settings.lr(),
                   settings.schedule(),
                   settings.warmup(),
@@ -132,7 +136,7 @@ public final class TrainSaeRecipe {
               objective,
               AdamW.create(
                   device, sae.parameters(), AdamW.Hyperparameters.of(0, 1), new Control(device)),
-              metrics,
+              Optional.of(metrics),
               checkpoints,
               interruption);
       TrainingRun run =

@@ -57,14 +57,18 @@ public final class Checkpoints {
     }
   }
 
-  public void write(long step, double seconds, AdamW optimizer) {
+  /**
+   * @return the file
+   */
+  public Path write(long step, double seconds, AdamW optimizer) {
     try {
       Files.createDirectories(folder);
     } catch (IOException e) {
       throw new UncheckedIOException(folder + " cannot be made", e);
     }
+    Path file = folder.resolve("step-%06d.safetensors".formatted(step));
     Safetensors.write(
-        folder.resolve("step-%06d.safetensors".formatted(step)),
+        file,
         List.of(
             Safetensors.Output.vector("parameters", optimizer.parameters().values()),
             Safetensors.Output.vector("first_moment", optimizer.firstMoment()),
@@ -74,6 +78,7 @@ public final class Checkpoints {
             "seconds", String.valueOf(seconds),
             "fingerprint", fingerprint));
     files().skip(KEPT).forEach(Checkpoints::delete);
+    return file;
   }
 
   public Optional<Path> latestFile() {

@@ -15,13 +15,18 @@ public interface Objective {
    * Everything it does must depend on the index alone, so that a resumed run repeats the
    * uninterrupted one.
    *
-   * @return the loss, in the unit of the line that {@link #describe} writes; not finite if training
-   *     must stop
+   * @return what is added up over a step's micro-batches: the loss first, which is not finite if
+   *     training must stop, and what else {@link #describe} asks for
    */
-  double accumulateGradients(long index);
+  double[] accumulateGradients(long index);
 
-  /** Fields of the step's metrics line, from what the micro-batches since the last call left. */
-  void describe(ObjectNode line);
+  /**
+   * Fields of the step's metrics line.
+   *
+   * @param sums of what the step's micro-batches returned, wherever they were computed
+   * @param microBatches how many
+   */
+  void describe(ObjectNode line, double[] sums, long microBatches);
 
   /** Between the gradients and the update. */
   default void beforeUpdate() {}

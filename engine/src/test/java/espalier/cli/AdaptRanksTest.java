@@ -1,0 +1,169 @@
+package espalier.cli;
+
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.Golden;
+import espalier.distributed.MpiJob;
+import espalier.format.Safetensors;
+import java.io.IOException;
+import java.lang.foreign.ValueLayout;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+
+/** {@code adapt} under {@code mpirun}: N ranks are one rank with N times as many batches a step. */
+class AdaptRanksTest {
+
+  private static final int STEPS = 6;
+
+  @TempDir private Path temp;
+
+  private String[] adapt(String name, int accumulate, String... more) {
+    List<String> arguments =
+        new ArrayList<>(
+            List.of(
+                "adapt",
+                "--model",
+                Golden.folder("llama").toString(),
+                "--sae",
+                "1=" + Golden.folder("sae-topk"),
+                "--data",
+                Golden.folder("tokens.npy").toString(),
+                "--eval-data",
+                Golden.folder("tokens.npy").toString(),
+                "--out",
+                temp.resolve(name).toString(),
+                "--accumulate",
+                String.valueOf(accumulate)));
+    arguments.addAll(
+        List.of("--layers", "all", "--rank", "4", "--lr", "1e-2", "--checkpoint-every", "3"));
+    arguments.addAll(List.of("--steps", String.valueOf(STEPS), "--eval-every", "3"));
+    arguments.addAll(List.of(more));
+    return arguments.toArray(String[]::new);
+  }
+
+  /** The run of a process of its own. */
+  private Path alone(String name, int accumulate, String... more) {
+    Outcome outcome = Outcome.of(adapt(name, accumulate, more));
+    assertEquals(0, outcome.code(), outcome.err());
+    return temp.resolve(name);
+  }
+
+  private Path ranks(String mpi, int ranks, String name, int accumulate, String... more)
+      throws Exception {
+    MpiJob.Outcome outcome = MpiJob.run(mpi, ranks, Main.class, adapt(name, accumulate, more));
+    assertEquals(0, outcome.code(), outcome.err());
+    assertEquals("", outcome.out());
+    return temp.resolve(name);
+  }
+
+  private static List<float[]> checkpoint(Path run) {
+    Path file = run.resolve("checkpoints/step-%06d.safetensors".formatted(STEPS));
+    try (Safetensors tensors = Safetensors.open(file)) {
+      return Stream.of("parameters", "first_moment", "second_moment")
+          .map(name -> tensors.tensors().get(name).data().toArray(ValueLayout.JAVA_FLOAT))
+          .toList();
+    }
+  }
+
+  /** All lines, without what depends on the clock. */
+  private static List<ObjectNode> metrics(Path run) throws IOException {
+    List<ObjectNode> lines = new ArrayList<>();
+    for (String line : Files.readAllLines(run.resolve("metrics.jsonl"))) {
+      ObjectNode node = (ObjectNode) new ObjectMapper().readTree(line);
+      node.remove(List.of("step_ms", "tokens_per_second", "seconds"));
+      lines.add(node);
+    }
+    return lines;
+  }
+
+  private static void assertSame(Path expected, Path given) throws IOException {
+    assertEquals(metrics(expected), metrics(given));
+    List<float[]> one = checkpoint(expected);
+    List<float[]> other = checkpoint(given);
+    for (int i = 0; i < one.size(); i++) {
+      assertArrayEquals(one.get(i), other.get(i));
+    }
+    assertArrayEquals(
+        Files.readAllBytes(expected.resolve("adapter_model.safetensors")),
+        Files.readAllBytes(given.resolve("adapter_model.safetensors")));
+    assertTrue(Files.exists(given.resolve("report.html")));
+  }
+
+  @ParameterizedTest
+  @CsvSource({"openmpi,2,1", "openmpi,3,1", "openmpi,2,3", "openmpi,3,2", "mpich,2,1", "mpich,3,1"})
+  void ranksGiveTheBitsOfOneRank(String mpi, int ranks, int accumulate) throws Exception {
+    Path expected = alone("alone", ranks * accumulate);
+    assertSame(expected, ranks(mpi, ranks, "ranks", accumulate));
+  }
+
+  @Test
+  void aRunGoesOnWithAnotherNumberOfRanks() throws Exception {
+    Path whole = ranks("openmpi", 2, "whole", 3);
+    Path resumed = alone("resumed", 6);
+    Files.delete(resumed.resolve("checkpoints/step-000006.safetensors"));
+    Files.delete(resumed.resolve("adapter_model.safetensors"));
+    ranks("openmpi", 3, "resumed", 2, "--resume");
+    assertSame(whole, resumed);
+    Files.delete(resumed.resolve("checkpoints/step-000006.safetensors"));
+    assertSame(whole, alone("resumed", 6, "--resume"));
+  }
+
+  @Test
+  void otherBatchesAreNotTheSameRun() throws Exception {
+    alone("run", 2);
+    MpiJob.Outcome outcome = MpiJob.run("openmpi", 2, Main.class, adapt("run", 2, "--resume"));
+    assertRefused(outcome, "other settings");
+  }
+
+  /** In whatever order, it is the same sum but for rounding. */
+  @Test
+  void theFastestSumIsNearTheFixedOne() throws Exception {
+    Path expected = alone("alone", 4);
+    Path fastest = ranks("openmpi", 2, "fastest", 2, "--gradient-sum", "fastest");
+    double kl = metrics(expected).get(1).get("kl").doubleValue();
+    assertEquals(kl, metrics(fastest).get(1).get("kl").doubleValue(), 0); // before any update
+    for (int i = 0; i < metrics(expected).size(); i++) {
+      if (metrics(expected).get(i).has("grad_norm")) {
+        double norm = metrics(expected).get(i).get("grad_norm").doubleValue();
+        double other = metrics(fastest).get(i).get("grad_norm").doubleValue();
+        assertEquals(norm, other, 1e-3 * norm);
+      }
+    }
+  }
+
+  @Test
+  void unusableInputIsOneLineAndNothingIsWritten() throws Exception {
+    String[] wrong = adapt("out", 1);
+    wrong[6] = temp.resolve("absent.npy").toString();
+    assertRefused(MpiJob.run("openmpi", 2, Main.class, wrong), "absent.npy");
+    wrong[6] = "--nonsense";
+    assertRefused(MpiJob.run("openmpi", 2, Main.class, wrong), "--nonsense");
+    assertFalse(Files.exists(temp.resolve("out")));
+  }
+
+  @Test
+  void commandsForOneProcessSaySo() throws Exception {
+    MpiJob.Outcome outcome = MpiJob.run("openmpi", 2, Main.class, "report", temp.toString());
+    assertRefused(outcome, "espalier report runs as one process; Open MPI started 2");
+  }
+
+  private static void assertRefused(MpiJob.Outcome outcome, String named) {
+    assertEquals(2, outcome.code(), outcome.err());
+    assertEquals("", outcome.out());
+    List<String> ours = outcome.err().lines().filter(l -> l.startsWith("espalier:")).toList();
+    assertEquals(1, ours.size(), outcome.err());
+    assertTrue(ours.getFirst().contains(named), ours.getFirst());
+  }
+}
