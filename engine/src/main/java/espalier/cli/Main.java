@@ -24,7 +24,8 @@ import picocli.CommandLine.ParseResult;
       InspectCommand.class,
       ReportCommand.class,
       DoctorCommand.class,
-      DemoCommand.class
+      DemoCommand.class,
+      ReproduceCommand.class
     },
     mixinStandardHelpOptions = true,
     versionProvider = Main.Version.class)

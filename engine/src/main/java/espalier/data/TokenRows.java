@@ -211,4 +211,23 @@ public final class TokenRows {
     MemorySegment.copy(
         ids, ValueLayout.JAVA_INT, (long) index * context * Integer.BYTES, target, 0, context);
   }
+
+  /** So many of the rows, in their order, evenly spread over all of them. */
+  public TokenRows spread(int some) {
+    if (some < 1 || some > count) {
+      throw new IllegalArgumentException(some + " of " + count + " rows");
+    }
+    long bytes = (long) context * Integer.BYTES;
+    MemorySegment chosen = Arena.ofAuto().allocate(some * bytes, Integer.BYTES);
+    for (int i = 0; i < some; i++) {
+      long row = (2L * i + 1) * count / (2L * some); // the middle of each part
+      MemorySegment.copy(ids, row * bytes, chosen, i * bytes, bytes);
+    }
+    return new TokenRows(chosen, some, context);
+  }
+
+  /** Writes a token file, which {@link #read} takes. */
+  public void write(Path file) {
+    Npy.write(file, count, context, ids);
+  }
 }

@@ -108,18 +108,10 @@ public record Npy(
 
   /** Writes float32 rows atomically. */
   public static void write(Path file, long rows, int cols, float[][] values) {
-    String header =
-        "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, %d), }".formatted(rows, cols);
-    int unpadded = 10 + header.length() + 1;
-    String padded = header + " ".repeat(-unpadded & 63) + "\n";
     AtomicFiles.write(
         file,
         channel -> {
-          ByteBuffer start =
-              ByteBuffer.allocate(10 + padded.length()).order(ByteOrder.LITTLE_ENDIAN);
-          start.put(NpyHeader.MAGIC).put((byte) 1).put((byte) 0).putShort((short) padded.length());
-          start.put(padded.getBytes(StandardCharsets.US_ASCII));
-          AtomicFiles.writeFully(channel, start.flip());
+          AtomicFiles.writeFully(channel, header("<f4", rows, cols));
           ByteBuffer row = ByteBuffer.allocate(cols * Float.BYTES).order(ByteOrder.LITTLE_ENDIAN);
           for (float[] line : values) {
             row.clear();
@@ -127,5 +119,29 @@ public record Npy(
             AtomicFiles.writeFully(channel, row);
           }
         });
+  }
+
+  /**
+   * Writes int32 rows atomically.
+   *
+   * @param values {@code [rows, cols]} in this machine's byte order, which is little-endian
+   */
+  public static void write(Path file, long rows, int cols, MemorySegment values) {
+    AtomicFiles.write(
+        file,
+        channel -> {
+          AtomicFiles.writeFully(channel, header("<i4", rows, cols));
+          AtomicFiles.writeFully(channel, values);
+        });
+  }
+
+  private static ByteBuffer header(String type, long rows, int cols) {
+    String header =
+        "{'descr': '%s', 'fortran_order': False, 'shape': (%d, %d), }".formatted(type, rows, cols);
+    int unpadded = 10 + header.length() + 1;
+    String padded = header + " ".repeat(-unpadded & 63) + "\n";
+    ByteBuffer start = ByteBuffer.allocate(10 + padded.length()).order(ByteOrder.LITTLE_ENDIAN);
+    start.put(NpyHeader.MAGIC).put((byte) 1).put((byte) 0).putShort((short) padded.length());
+    return start.put(padded.getBytes(StandardCharsets.US_ASCII)).flip();
   }
 }

@@ -27,7 +27,7 @@ public final class DemoModel {
   /** Steps of pretraining after which it is worth an SAE. */
   public static final int STEPS = 200;
 
-  private static final int HIDDEN = 128;
+  public static final int HIDDEN = 128;
 
   private DemoModel() {}
 

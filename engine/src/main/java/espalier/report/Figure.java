@@ -13,9 +13,16 @@ import java.util.TreeMap;
  *
  * @param note said below the title, or empty
  * @param xLabel what the axis shows, and its unit
+ * @param doublings whether the horizontal axis is logarithmic, to base 2
  */
 record Figure(
-    String title, String note, String xLabel, String yLabel, Axis axis, List<Curve> curves) {
+    String title,
+    String note,
+    String xLabel,
+    String yLabel,
+    Axis axis,
+    boolean doublings,
+    List<Curve> curves) {
 
   /** The vertical axis. */
   enum Axis {
@@ -40,7 +47,12 @@ record Figure(
   record Curve(String name, String colour, Style style, List<Point> points) {}
 
   Figure(String title, String note, String xLabel, String yLabel, Axis axis) {
-    this(title, note, xLabel, yLabel, axis, new ArrayList<>());
+    this(title, note, xLabel, yLabel, axis, false, new ArrayList<>());
+  }
+
+  /** The same, with a horizontal axis on which every doubling is as long. */
+  Figure overDoublings() {
+    return new Figure(title, note, xLabel, yLabel, axis, true, curves);
   }
 
   /** Adds a curve, unless it has no points. */
@@ -61,7 +73,7 @@ record Figure(
             .flatMap(curve -> curve.points.stream())
             .mapToDouble(Point::x)
             .summaryStatistics();
-    double from = x.getMin() < x.getMax() ? x.getMin() : 0;
+    double from = x.getMin() < x.getMax() ? x.getMin() : doublings ? x.getMin() / 2 : 0;
     double to = x.getMax() > from ? x.getMax() : from + 1;
     add(new Curve(name, colour, Style.DASHES, List.of(new Point(from, y), new Point(to, y))));
   }
@@ -78,7 +90,7 @@ record Figure(
       }
     }
     ObjectNode json = JsonNodeFactory.instance.objectNode();
-    json.put("x", xLabel).put("y", yLabel).put("axis", axis.name());
+    json.put("x", xLabel).put("y", yLabel).put("axis", axis.name()).put("doublings", doublings);
     ArrayNode described = json.putArray("curves");
     for (Curve curve : curves) {
       described

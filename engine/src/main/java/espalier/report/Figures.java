@@ -22,6 +22,9 @@ final class Figures {
   /** Those that have anything to show. */
   static List<Figure> of(List<Run> runs) {
     Figures all = new Figures(runs);
+    for (Run run : runs) {
+      run.reproduction().ifPresent(r -> all.figures.addAll(ReproductionFigures.of(r)));
+    }
     all.figures.add(CrossEntropyFigure.of(runs, all.palette));
     all.perStep("KL to the original model", "KL, nats per token", "kl", Axis.LOGARITHMIC);
     all.perStep("Gradient norm, before clipping", "gradient norm", "grad_norm", Axis.LOGARITHMIC);

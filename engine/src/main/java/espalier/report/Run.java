@@ -24,6 +24,7 @@ record Run(
     Metrics metrics,
     Optional<Results> results,
     Optional<LatentDensity> density,
+    Optional<Reproduction> reproduction,
     List<Run> parts) {
 
   /** Reads runs that are shown side by side. */
@@ -77,6 +78,7 @@ record Run(
             .orElse(Metrics.NONE),
         ifThere(folder.resolve("results.json"), Results::read),
         ifThere(folder.resolve("latent_density.json"), LatentDensity::read),
+        ifThere(folder.resolve("reproduction.json"), Reproduction::read),
         parts);
   }
 

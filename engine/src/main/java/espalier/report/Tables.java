@@ -17,7 +17,11 @@ final class Tables {
 
   /** The models: what the runs were for. */
   String resultsHtml() {
-    return table("Results", results()) + resultsNote();
+    StringBuilder reproductions = new StringBuilder();
+    for (Run run : runs) {
+      run.reproduction().map(ReproductionTables::of).ifPresent(reproductions::append);
+    }
+    return reproductions + table("Results", results()) + resultsNote();
   }
 
   String detailsHtml() {

@@ -69,7 +69,7 @@ function seriesOf({ name, colour, style }, values, bars) {
 }
 
 function draw(figure) {
-  const { x, y, axis, curves, data } = JSON.parse(figure.querySelector("script").textContent);
+  const { x, y, axis, doublings, curves, data } = JSON.parse(figure.querySelector("script").textContent);
   const bars = axis === "BARS";
   const logarithmic = axis === "LOGARITHMIC";
   const half = bars ? (data[0][1] - data[0][0]) / 2 : 0;
@@ -79,7 +79,7 @@ function draw(figure) {
     cursor: { drag: { x: true, y: false } },
     legend: { show: !bars, markers: { dash: (u, i) => CSS_LINES[curves[i - 1].style], width: 2 } },
     scales: {
-      x: { time: false, range: bars ? (u, min, max) => [min - half, max + half] : undefined },
+      x: { time: false, distr: doublings ? 3 : 1, log: 2, range: bars ? (u, min, max) => [min - half, max + half] : undefined },
       y: { distr: logarithmic ? 3 : 1, range: ranges[axis] },
     },
     axes: [

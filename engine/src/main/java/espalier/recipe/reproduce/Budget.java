@@ -1,0 +1,233 @@
+package espalier.recipe.reproduce;
+
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.data.TokenCache;
+import espalier.data.TokenRows;
+import espalier.format.ModelFolder;
+import espalier.recipe.Console;
+import espalier.recipe.EvaluateRecipe;
+import espalier.recipe.EvaluateSettings;
+import espalier.recipe.MetricSet;
+import espalier.recipe.SaeSpec;
+import java.io.OutputStream;
+import java.io.PrintStream;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Path;
+import java.util.Comparator;
+import java.util.List;
+import java.util.Optional;
+
+/**
+ * Makes a plan that takes as long as the user wants: measures a step of each kind as it is where it
+ * is slowest in the grid, and solves for the time tau that each adapter is trained for. SAEs get
+ * {@link #saeShare} tau, end-to-end SAEs {@link #endToEndShare} tau; an experiment's grid is the
+ * largest whose adapters get {@link #USUAL_STEPS} steps.
+ */
+final class Budget {
+
+  /** A grid is made smaller before adapters are trained for less. */
+  private static final int USUAL_STEPS = 40;
+
+  /** Fewer say nothing at all. */
+  private static final int LEAST_STEPS = 4;
+
+  /** Share of the budget for evaluations, at most. */
+  private static final double EVALUATIONS = 0.2;
+
+  private static final int LEAST_ROWS = 4;
+  private static final int MEASURED_ROWS = 2;
+  private static final int SNAPSHOTS = 10;
+
+  private final Setup setup;
+  private final Folders folders;
+  private final Console console;
+
+  Budget(Setup setup, Folders folders, Console console) {
+    this.setup = setup;
+    this.folders = folders;
+    this.console = console;
+  }
+
+  /**
+   * @param saeMs a step, and so on
+   * @param rowMs evaluating a row with and without an SAE
+   * @param cellMs what a cell takes beside its steps
+   */
+  record Speeds(double saeMs, double adaptMs, double endToEndMs, double rowMs, double cellMs) {
+    ObjectNode toJson() {
+      return JsonNodeFactory.instance
+          .objectNode()
+          .put("sae_step_ms", saeMs)
+          .put("lora_step_ms", adaptMs)
+          .put("e2e_step_ms", endToEndMs)
+          .put("eval_row_ms", rowMs)
+          .put("cell_ms", cellMs);
+    }
+  }
+
+  /** What a plan's cells add up to. */
+  private record Work(double taus, double clockMs, int cells, int evaluations) {}
+
+  /** Empty if the user stopped it. */
+  Optional<Speeds> measure() {
+    console.info("measuring a few steps of each kind, to plan the run");
+    Plan any = new Plan(Grid.FULL, SNAPSHOTS, 1, 1, 1);
+    List<Task> tasks = Cells.of(setup, any).stream().map(Cell::task).toList();
+    Optional<Task.TrainSae> widest = slowestSae(tasks, "mse");
+    Optional<Task.TrainSae> endToEnd = slowestSae(tasks, "e2e");
+    Task.Adapt adapt =
+        tasks.stream()
+            .filter(Task.Adapt.class::isInstance)
+            .map(Task.Adapt.class::cast)
+            .max(
+                Comparator.comparing((Task.Adapt a) -> a.saes().size())
+                    .thenComparing(Task.Adapt::rank))
+            .orElseThrow();
+    Path trained = folders.scratch().resolve("sae");
+    Clock first = new Clock(setup, folders, trained);
+    Clock second = new Clock(setup, folders, folders.scratch().resolve("slice"));
+    Optional<double[]> sae =
+        widest
+            .map(task -> first.slice(task, Optional.empty()))
+            .orElse(Optional.of(new double[] {0}));
+    Optional<double[]> e2e =
+        endToEnd
+            .map(task -> second.slice(task, Optional.empty()))
+            .orElse(Optional.of(new double[] {0}));
+    if (sae.isEmpty() || e2e.isEmpty()) {
+      return Optional.empty();
+    }
+    long start = System.nanoTime();
+    Optional<double[]> steps = second.slice(adapt, widest.map(task -> trained));
+    if (steps.isEmpty()) {
+      return Optional.empty();
+    }
+    double adaptMs = Clock.median(steps.get());
+    double cellMs = Math.max(0, elapsedMs(start) - (steps.get().length + 2) * adaptMs);
+    SaeSource source = adapt.saes().getFirst();
+    SaeSpec spliced =
+        widest.map(task -> new SaeSpec(task.layer(), trained)).orElseGet(() -> source.in(folders));
+    double rowMs = Math.max(0, evaluation(spliced) - cellMs) / MEASURED_ROWS;
+    Folders.delete(folders.scratch());
+    return Optional.of(
+        new Speeds(Clock.median(sae.get()), adaptMs, Clock.median(e2e.get()), rowMs, cellMs));
+  }
+
+  private static Optional<Task.TrainSae> slowestSae(List<Task> tasks, String objective) {
+    return tasks.stream()
+        .filter(Task.TrainSae.class::isInstance)
+        .map(Task.TrainSae.class::cast)
+        .filter(task -> task.objective().equals(objective))
+        .max(
+            Comparator.comparingInt(Task.TrainSae::latents)
+                .thenComparingInt(Task.TrainSae::layer)
+                .thenComparingInt(Task.TrainSae::k));
+  }
+
+  /** Milliseconds of an evaluation of few rows, reading the model included. */
+  private double evaluation(SaeSpec sae) {
+    Path rows = folders.scratch().resolve("rows.npy");
+    try (ModelFolder files = ModelFolder.open(setup.model())) {
+      TokenRows.read(
+              List.of(setup.evalData()),
+              files.config(),
+              setup.model(),
+              setup.context(),
+              TokenCache.of(System.getenv(), console::warn))
+          .spread(MEASURED_ROWS)
+          .write(rows);
+    }
+    Console quiet =
+        Console.to(new PrintStream(OutputStream.nullOutputStream(), false, StandardCharsets.UTF_8));
+    long start = System.nanoTime();
+    new EvaluateRecipe(
+            new EvaluateSettings(
+                setup.model(),
+                List.of(sae),
+                Optional.empty(),
+                List.of(rows),
+                setup.context(),
+                MetricSet.BASIC,
+                Optional.empty()),
+            quiet)
+        .run();
+    return elapsedMs(start);
+  }
+
+  private static double elapsedMs(long start) {
+    return (System.nanoTime() - start) * 1e-6;
+  }
+
+  /**
+   * @param milliseconds that all cells may take
+   */
+  Plan plan(Speeds speeds, double milliseconds) {
+    for (Grid grid : List.of(Grid.FULL, Grid.MEDIUM)) {
+      Plan plan = plan(grid, speeds, milliseconds);
+      if (plan.steps() >= USUAL_STEPS) {
+        return plan;
+      }
+    }
+    return plan(Grid.SMALL, speeds, milliseconds);
+  }
+
+  private Plan plan(Grid grid, Speeds speeds, double milliseconds) {
+    Work work = work(grid, speeds);
+    double left = milliseconds - work.cells * speeds.cellMs - work.clockMs;
+    double rows =
+        EVALUATIONS * Math.max(0, left) / (work.evaluations * Math.max(speeds.rowMs, 1e-3));
+    int evalRows = Math.max(LEAST_ROWS, (int) Math.min(rows, 1 << 20));
+    double evaluating = Math.min(EVALUATIONS * left, evalRows * work.evaluations * speeds.rowMs);
+    double tau = Math.max(0, left - evaluating) / work.taus;
+    int steps = steps(tau, speeds.adaptMs);
+    int sae = speeds.saeMs > 0 ? steps(saeShare(grid) * tau, speeds.saeMs) : steps;
+    int endToEnd =
+        speeds.endToEndMs > 0 ? steps(endToEndShare(grid) * tau, speeds.endToEndMs) : steps;
+    return new Plan(grid, Math.ceilDiv(sae, SNAPSHOTS) * SNAPSHOTS, steps, endToEnd, evalRows);
+  }
+
+  private static int steps(double ms, double stepMs) {
+    return Math.max(LEAST_STEPS, (int) Math.min(ms / stepMs, 1 << 24));
+  }
+
+  /** Training of an SAE, in units of an adapter's. */
+  private int saeShare(Grid grid) {
+    if (setup.experiment() != Experiment.TIMING) {
+      return 2;
+    }
+    return switch (grid) {
+      case FULL -> 8;
+      case MEDIUM -> 6;
+      case SMALL -> 4;
+    };
+  }
+
+  /** Long enough that the other arms can be caught up with: more than twice SAE and adapter. */
+  private int endToEndShare(Grid grid) {
+    return setup.experiment() == Experiment.TIMING ? 5 * saeShare(grid) / 2 : 3;
+  }
+
+  private Work work(Grid grid, Speeds speeds) {
+    double taus = 0;
+    double clockMs = 0;
+    int evaluations = 0;
+    List<Cell> cells = Cells.of(setup, new Plan(grid, SNAPSHOTS, 1, 1, 1));
+    for (Cell cell : cells) {
+      switch (cell.task()) {
+        case Task.TrainSae task -> {
+          taus += task.objective().equals("mse") ? saeShare(grid) : endToEndShare(grid);
+          evaluations += task.evaluations() + 1;
+        }
+        case Task.Adapt task -> {
+          taus += 1;
+          evaluations += task.evaluations() + 2; // the first measures with and without adapters
+        }
+        case Task.Clock clock ->
+            clockMs += clock.rounds() * clock.arms().size() * (speeds.cellMs + 6 * speeds.adaptMs);
+        case Task.Pretrain done -> {}
+      }
+    }
+    return new Work(taus, clockMs, cells.size(), evaluations);
+  }
+}

@@ -1,0 +1,58 @@
+package espalier.recipe.reproduce;
+
+import espalier.format.InputException;
+import espalier.recipe.Require;
+import java.util.Locale;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+
+/**
+ * How large a run is, the same for all of its cells. With the settings of the run it decides what
+ * every cell does, so a cell can be run anywhere and at any time.
+ *
+ * @param saeSteps of training each SAE
+ * @param steps of training each adapter
+ * @param endToEndSteps of training each end-to-end SAE
+ * @param evalRows rows of the evaluation data
+ */
+public record Plan(Grid grid, int saeSteps, int steps, int endToEndSteps, int evalRows) {
+
+  private static final Pattern FORM =
+      Pattern.compile(
+          "(full|medium|small),sae=(\\d{1,9}),lora=(\\d{1,9}),e2e=(\\d{1,9}),eval=(\\d{1,9})");
+
+  public Plan {
+    Require.atLeast("--plan: sae", saeSteps, 1);
+    Require.atLeast("--plan: lora", steps, 1);
+    Require.atLeast("--plan: e2e", endToEndSteps, 1);
+    Require.atLeast("--plan: eval", evalRows, 1);
+  }
+
+  /** As on the command line. */
+  @Override
+  public String toString() {
+    return "%s,sae=%d,lora=%d,e2e=%d,eval=%d"
+        .formatted(grid.name().toLowerCase(Locale.ROOT), saeSteps, steps, endToEndSteps, evalRows);
+  }
+
+  public static Plan parse(String text) {
+    Matcher form = FORM.matcher(text);
+    if (!form.matches()) {
+      throw new InputException(
+          "--plan "
+              + text
+              + ": expected full|medium|small,sae=STEPS,lora=STEPS,e2e=STEPS,eval=ROWS");
+    }
+    return new Plan(
+        Grid.valueOf(form.group(1).toUpperCase(Locale.ROOT)),
+        Integer.parseInt(form.group(2)),
+        Integer.parseInt(form.group(3)),
+        Integer.parseInt(form.group(4)),
+        Integer.parseInt(form.group(5)));
+  }
+
+  /** The SAE's steps after a share of its training, in percent. */
+  int saeStepsAt(int percent) {
+    return (int) ((long) saeSteps * percent / 100);
+  }
+}

@@ -1,0 +1,68 @@
+package espalier.recipe.reproduce;
+
+import espalier.format.InputException;
+import espalier.recipe.Require;
+import espalier.recipe.SaeSpec;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.Optional;
+import java.util.OptionalInt;
+
+/**
+ * Everything that {@code espalier reproduce} is told.
+ *
+ * @param model empty: the demo's, which is trained first
+ * @param saes to adapt around, instead of SAEs that are trained for it
+ * @param layer of the SAEs, where an experiment has only one; empty: the middle
+ * @param layers with adapters, {@code after} or {@code all}; empty: as the paper has it
+ * @param budget minutes that the whole run should take on this machine
+ * @param plan what a budget came to, given instead of one
+ */
+public record ReproduceSettings(
+    Experiment experiment,
+    Path out,
+    Optional<Path> model,
+    List<Path> data,
+    Optional<Path> evalData,
+    List<SaeSpec> saes,
+    OptionalInt layer,
+    OptionalInt latents,
+    OptionalInt k,
+    OptionalInt rank,
+    Optional<String> layers,
+    OptionalInt batch,
+    OptionalInt context,
+    Optional<Double> lr,
+    Optional<Double> saeLr,
+    long seed,
+    double budget,
+    Optional<Plan> plan) {
+
+  public ReproduceSettings {
+    Require.positive("--budget", budget);
+    layer.ifPresent(l -> Require.atLeast("--layer", l, 0));
+    latents.ifPresent(m -> Require.atLeast("--latents", m, 4));
+    k.ifPresent(n -> Require.atLeast("--k", n, 1));
+    rank.ifPresent(r -> Require.atLeast("--rank", r, 1));
+    batch.ifPresent(b -> Require.atLeast("--batch", b, 1));
+    context.ifPresent(c -> Require.atLeast("--context", c, 2));
+    lr.ifPresent(value -> Require.positive("--lr", value));
+    saeLr.ifPresent(value -> Require.positive("--sae-lr", value));
+    layers.ifPresent(
+        text -> {
+          if (!text.equals("after") && !text.equals("all")) {
+            throw new InputException("--layers " + text + ": expected after or all");
+          }
+        });
+    boolean noData = data.isEmpty() && evalData.isEmpty();
+    if (model.isEmpty() && !(noData && saes.isEmpty())) {
+      throw new InputException("--data, --eval-data and --sae go with --model");
+    }
+    if (model.isPresent() && (data.isEmpty() || evalData.isEmpty())) {
+      throw new InputException("--model needs --data and --eval-data");
+    }
+    if (experiment == Experiment.TIMING && !saes.isEmpty()) {
+      throw new InputException("--sae: timing compares SAEs from their first step on");
+    }
+  }
+}
