@@ -62,12 +62,10 @@ final class ReproductionFigures {
     for (List<JsonNode> rows : cells.values()) {
       JsonNode first = rows.getFirst();
       String arm = first.get("arm").asText();
-      String percent =
-          first.has("sae_percent") ? " at %s %%".formatted(first.get("sae_percent").asText()) : "";
       boolean adapted = first.has("ce_adapted");
       figure.add(
           new Curve(
-              arm + percent,
+              arm,
               palette.of(arm),
               Style.LINE,
               points(

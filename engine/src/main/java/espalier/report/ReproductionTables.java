@@ -3,6 +3,7 @@ package espalier.report;
 import com.fasterxml.jackson.databind.JsonNode;
 import java.util.List;
 import java.util.Locale;
+import java.util.stream.Stream;
 
 /** Where the cells of an experiment ended, and what the ratio of times means. */
 final class ReproductionTables {
@@ -33,10 +34,7 @@ final class ReproductionTables {
 
   static String of(Reproduction reproduction) {
     List<JsonNode> rows = reproduction.ends();
-    List<Shown> columns =
-        COLUMNS.stream()
-            .filter(column -> rows.stream().anyMatch(row -> row.path(column.field).isNumber()))
-            .toList();
+    List<Shown> columns = COLUMNS.stream().filter(column -> differs(rows, column)).toList();
     StringBuilder html =
         new StringBuilder("<section><h2>Results</h2>\n<table class=\"numbers\">\n");
     html.append("<thead><tr><th></th>");
@@ -57,6 +55,17 @@ final class ReproductionTables {
     return html.append(note(reproduction)).toString();
   }
 
+  /** What is the same in all cells is said once, below. */
+  private static boolean differs(List<JsonNode> rows, Shown column) {
+    return values(rows, column).distinct().count() > 1 || column.field.equals("ce_sae");
+  }
+
+  private static Stream<String> values(List<JsonNode> rows, Shown column) {
+    return rows.stream()
+        .filter(row -> row.path(column.field).isNumber())
+        .map(row -> cell(row, column));
+  }
+
   private static String cell(JsonNode row, Shown column) {
     JsonNode value = row.path(column.field);
     if (!value.isNumber()) {
@@ -70,6 +79,18 @@ final class ReproductionTables {
   private static String note(Reproduction reproduction) {
     StringBuilder note = new StringBuilder("<p class=\"note\">");
     note.append(Html.text("Plan: " + reproduction.plan() + ". "));
+    List<String> same =
+        COLUMNS.stream()
+            .filter(column -> !differs(reproduction.ends(), column))
+            .flatMap(
+                column ->
+                    values(reproduction.ends(), column)
+                        .limit(1)
+                        .map(value -> column.heading + " " + value))
+            .toList();
+    if (!same.isEmpty()) {
+      note.append("In all cells: ").append(String.join(", ", same)).append(". ");
+    }
     if (!reproduction.missing().isEmpty()) {
       note.append(Html.text("Missing cells: " + String.join(", ", reproduction.missing()) + ". "));
     }

@@ -100,7 +100,12 @@ function draw(figure) {
   };
   // An empty bin gets no bar, which would be a dash on the axis.
   const drawn = bars ? [data[0], data[1].map((v) => v || null)] : data;
-  new uPlot(options, drawn, figure);
+  const plot = new uPlot(options, drawn, figure);
+  // Curves of one name and colour, such as branches of one run, share a legend.
+  const names = curves.map((curve) => curve.name);
+  plot.root.querySelectorAll(".u-legend .u-series").forEach((row, i) => {
+    if (i > 0 && names.indexOf(names[i - 1]) < i - 1) row.style.display = "none";
+  });
 }
 
 document.querySelectorAll("figure").forEach(draw);

@@ -35,9 +35,14 @@ final class Budget {
   /** Share of the budget for evaluations, at most. */
   private static final double EVALUATIONS = 0.2;
 
-  private static final int LEAST_ROWS = 4;
-  private static final int MEASURED_ROWS = 2;
+  /** A cross-entropy of fewer tokens is mostly noise. */
+  private static final int LEAST_TOKENS = 4096;
+
+  private static final int MEASURED_ROWS = 4;
   private static final int SNAPSHOTS = 10;
+
+  /** With every cell that there may be, and the least of each. */
+  static final Plan ANY = new Plan(Grid.FULL, SNAPSHOTS, 1, 1, 1);
 
   private final Setup setup;
   private final Folders folders;
@@ -52,9 +57,11 @@ final class Budget {
   /**
    * @param saeMs a step, and so on
    * @param rowMs evaluating a row with and without an SAE
+   * @param rows of the evaluation data
    * @param cellMs what a cell takes beside its steps
    */
-  record Speeds(double saeMs, double adaptMs, double endToEndMs, double rowMs, double cellMs) {
+  record Speeds(
+      double saeMs, double adaptMs, double endToEndMs, double rowMs, double cellMs, int rows) {
     ObjectNode toJson() {
       return JsonNodeFactory.instance
           .objectNode()
@@ -72,8 +79,7 @@ final class Budget {
   /** Empty if the user stopped it. */
   Optional<Speeds> measure() {
     console.info("measuring a few steps of each kind, to plan the run");
-    Plan any = new Plan(Grid.FULL, SNAPSHOTS, 1, 1, 1);
-    List<Task> tasks = Cells.of(setup, any).stream().map(Cell::task).toList();
+    List<Task> tasks = Cells.of(setup, ANY).stream().map(Cell::task).toList();
     Optional<Task.TrainSae> widest = slowestSae(tasks, "mse");
     Optional<Task.TrainSae> endToEnd = slowestSae(tasks, "e2e");
     Task.Adapt adapt =
@@ -108,10 +114,14 @@ final class Budget {
     SaeSource source = adapt.saes().getFirst();
     SaeSpec spliced =
         widest.map(task -> new SaeSpec(task.layer(), trained)).orElseGet(() -> source.in(folders));
-    double rowMs = Math.max(0, evaluation(spliced) - cellMs) / MEASURED_ROWS;
+    int rows = evalData().count();
+    // A row takes at least as long as in training, without what training does after two passes.
+    double least = adaptMs / setup.batch() / 3;
+    double measured = (evaluation(spliced) - cellMs) / Math.min(MEASURED_ROWS, rows);
+    double rowMs = Math.max(least, measured);
     Folders.delete(folders.scratch());
     return Optional.of(
-        new Speeds(Clock.median(sae.get()), adaptMs, Clock.median(e2e.get()), rowMs, cellMs));
+        new Speeds(Clock.median(sae.get()), adaptMs, Clock.median(e2e.get()), rowMs, cellMs, rows));
   }
 
   private static Optional<Task.TrainSae> slowestSae(List<Task> tasks, String objective) {
@@ -128,16 +138,8 @@ final class Budget {
   /** Milliseconds of an evaluation of few rows, reading the model included. */
   private double evaluation(SaeSpec sae) {
     Path rows = folders.scratch().resolve("rows.npy");
-    try (ModelFolder files = ModelFolder.open(setup.model())) {
-      TokenRows.read(
-              List.of(setup.evalData()),
-              files.config(),
-              setup.model(),
-              setup.context(),
-              TokenCache.of(System.getenv(), console::warn))
-          .spread(MEASURED_ROWS)
-          .write(rows);
-    }
+    TokenRows all = evalData();
+    all.spread(Math.min(MEASURED_ROWS, all.count())).write(rows);
     Console quiet =
         Console.to(new PrintStream(OutputStream.nullOutputStream(), false, StandardCharsets.UTF_8));
     long start = System.nanoTime();
@@ -153,6 +155,17 @@ final class Budget {
             quiet)
         .run();
     return elapsedMs(start);
+  }
+
+  private TokenRows evalData() {
+    try (ModelFolder files = ModelFolder.open(setup.model())) {
+      return TokenRows.read(
+          List.of(setup.evalData()),
+          files.config(),
+          setup.model(),
+          setup.context(),
+          TokenCache.of(System.getenv(), console::warn));
+    }
   }
 
   private static double elapsedMs(long start) {
@@ -175,10 +188,14 @@ final class Budget {
   private Plan plan(Grid grid, Speeds speeds, double milliseconds) {
     Work work = work(grid, speeds);
     double left = milliseconds - work.cells * speeds.cellMs - work.clockMs;
-    double rows =
-        EVALUATIONS * Math.max(0, left) / (work.evaluations * Math.max(speeds.rowMs, 1e-3));
-    int evalRows = Math.max(LEAST_ROWS, (int) Math.min(rows, 1 << 20));
-    double evaluating = Math.min(EVALUATIONS * left, evalRows * work.evaluations * speeds.rowMs);
+    double affordable = EVALUATIONS * Math.max(0, left) / (work.evaluations * speeds.rowMs);
+    int evalRows =
+        (int)
+            Math.clamp(
+                affordable,
+                Math.min(Math.ceilDiv(LEAST_TOKENS, setup.context()), speeds.rows),
+                speeds.rows);
+    double evaluating = evalRows * work.evaluations * speeds.rowMs;
     double tau = Math.max(0, left - evaluating) / work.taus;
     int steps = steps(tau, speeds.adaptMs);
     int sae = speeds.saeMs > 0 ? steps(saeShare(grid) * tau, speeds.saeMs) : steps;

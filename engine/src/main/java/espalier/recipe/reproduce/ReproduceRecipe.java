@@ -43,6 +43,8 @@ public final class ReproduceRecipe {
     folders = new Folders(settings.out());
     setup = Setup.of(settings);
     checkData();
+    // Whatever cannot become cells is refused before anything is written.
+    Cells.of(setup, settings.plan().orElse(Budget.ANY));
   }
 
   private void checkData() {
@@ -79,20 +81,24 @@ public final class ReproduceRecipe {
 
   /** Does one cell and what it needs; false if the user stopped it. */
   public boolean run(String name) {
+    settings.plan().ifPresent(plan -> find(Cells.of(setup, plan), name));
     Optional<Plan> plan = plan();
     if (plan.isEmpty()) {
       return false;
     }
     List<Cell> cells = Cells.of(setup, plan.get());
-    Cell cell =
-        cells.stream()
-            .filter(c -> c.name().equals(name))
-            .findFirst()
-            .orElseThrow(
-                () ->
-                    new InputException(
-                        "--cell %s: there is no such cell; --list lists them".formatted(name)));
+    Cell cell = find(cells, name);
     return new CellRunner(setup, plan.get(), cells, folders, console).run(cell);
+  }
+
+  private static Cell find(List<Cell> cells, String name) {
+    return cells.stream()
+        .filter(cell -> cell.name().equals(name))
+        .findFirst()
+        .orElseThrow(
+            () ->
+                new InputException(
+                    "--cell %s: there is no such cell; --list lists them".formatted(name)));
   }
 
   /** A command line for each cell, those that others need first; empty if the user stopped it. */
@@ -160,9 +166,8 @@ public final class ReproduceRecipe {
   private Optional<Plan> measured() {
     long start = System.nanoTime();
     if (setup.demo()) {
-      Plan any = new Plan(Grid.SMALL, 10, 1, 1, 1);
-      List<Cell> model = Cells.of(setup, any).subList(0, 1);
-      if (!new CellRunner(setup, any, model, folders, console).run(model.getFirst())) {
+      List<Cell> model = Cells.of(setup, Budget.ANY).subList(0, 1);
+      if (!new CellRunner(setup, Budget.ANY, model, folders, console).run(model.getFirst())) {
         return Optional.empty();
       }
     }
