@@ -44,7 +44,11 @@ inline bool is_empty(dim3 blocks) { return blocks.x == 0 || blocks.y == 0 || blo
 #define ESP_DYNAMIC_SHARED(type, name)                          \
   extern __shared__ __align__(16) uint8_t esp_dynamic_shared[]; \
   type *name = reinterpret_cast<type *>(esp_dynamic_shared)
+#else
+#define ESP_DYNAMIC_SHARED(type, name) type *name = static_cast<type *>(emulator::dynamic_shared())
+#endif
 
+/* The stream that kernels go to. */
 cudaStream_t stream();
 /* ESP_OK, or that `kernel` could not be launched. */
 int32_t launched(const char *kernel);
@@ -52,22 +56,16 @@ int32_t launched(const char *kernel);
 template <typename... Parameters, typename... Arguments>
 int32_t launch(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                Arguments... arguments) {
+#ifdef __CUDACC__
   if (shared_bytes > 48 << 10) { /* must be asked for; launched() finds what this says */
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
   }
   kernel<<<grid, block, shared_bytes, stream()>>>(arguments...);
+#else
+  emulator::launch(name, kernel, grid, block, shared_bytes, stream(), arguments...);
+#endif
   return launched(name);
 }
-#else
-#define ESP_DYNAMIC_SHARED(type, name) type *name = static_cast<type *>(emulator::dynamic_shared())
-
-template <typename... Parameters, typename... Arguments>
-int32_t launch(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
-               Arguments... arguments) {
-  if (emulator::launch(name, grid, block, shared_bytes, kernel, arguments...)) return ESP_OK;
-  return fail(ESP_NOT_READY, "%s", emulator::fault_message());
-}
-#endif
 
 constexpr int kThreads = 256;
 constexpr uint32_t kAllLanes = 0xffffffffu;

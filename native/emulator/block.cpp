@@ -19,6 +19,8 @@
 #include <string>
 #include <vector>
 
+#include "controls.h"
+#include "cudart.h"
 #include "races.h"
 #include "sanitizer.h"
 
@@ -432,17 +434,18 @@ void async_wait(int groups_left) {
   }
 }
 
+int is_launchable(const Launch &launch) {
+  const uint64_t threads = uint64_t{launch.block.x} * launch.block.y * launch.block.z;
+  const dim3 &grid = launch.grid;
+  if (threads == 0 || threads > 1024 || launch.block.z > 64) return cudaErrorInvalidConfiguration;
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return cudaErrorInvalidConfiguration;
+  if (grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) return cudaErrorInvalidConfiguration;
+  return launch.shared_bytes > kSharedBytes ? cudaErrorInvalidValue : cudaSuccess;
+}
+
 bool run(const Launch &launch) {
   const uint64_t x = launch.grid.x, y = launch.grid.y, blocks = x * y * launch.grid.z;
-  const uint64_t threads = uint64_t{launch.block.x} * launch.block.y * launch.block.z;
   faulted = false;
-  if (threads == 0 || threads > 1024 || launch.shared_bytes > kSharedBytes || launch.grid.y > 65535 ||
-      launch.grid.z > 65535 || x > 0x7fffffff) {
-    set_fault(std::string(launch.kernel) + ": no GPU launches a grid of " + name_of(launch.grid) + " blocks of " +
-              name_of(launch.block) + " threads with " + std::to_string(launch.shared_bytes) +
-              " bytes of dynamic shared memory");
-    return false;
-  }
   const int chosen = schedule;
   std::vector<uint64_t> order(blocks);
   std::iota(order.begin(), order.end(), uint64_t{0});
@@ -464,4 +467,4 @@ const char *fault_message() { return first_fault.c_str(); }
 
 }  // namespace emulator
 
-void espalier_emulator_schedule(int chosen) { emulator::schedule = chosen; }
+void espalier_emulator_schedule(int32_t chosen) { emulator::schedule = chosen; }

@@ -52,7 +52,9 @@ struct Launch {
   std::function<void()> body;
 };
 
-/* Runs the launch. False if a fault ended it; fault_message() then says which. */
+/* 0, or the cudaError_t with which CUDA refuses a launch of this shape. */
+int is_launchable(const Launch &launch);
+/* Runs a launch that is launchable. False if a fault ended it; fault_message() then says which. */
 bool run(const Launch &launch);
 const char *fault_message();
 
@@ -86,9 +88,5 @@ void async_wait(int groups_left);
 
 /* Of the fiber that runs on this host thread. */
 extern __thread const emulator::Place *esp_emulated_place;
-
-extern "C" {
-__attribute__((visibility("default"))) void espalier_emulator_schedule(int schedule);
-}
 
 #endif

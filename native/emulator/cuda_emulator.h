@@ -21,6 +21,7 @@
 #include <cstring>
 #include <functional>
 #include <type_traits>
+#include <vector>
 
 #define __global__
 #define __device__
@@ -32,6 +33,7 @@
 #define __shared__ static thread_local
 
 #include "block.h"
+#include "cudart.h"
 #include "intrinsics.h"
 #include "tensor_core.h"
 #include "vector_types.h"
@@ -45,10 +47,22 @@
 
 namespace emulator {
 
-/* Runs body(args...) once for every thread of every block. Arguments are copied now, as a launch does. */
-template <typename Body, typename... Args>
-bool launch(const char *kernel, dim3 grid, dim3 block, size_t shared_bytes, Body body, Args... args) {
-  return run({kernel, grid, block, shared_bytes, &library, [=] { body(args...); }});
+/* runtime.h says what becomes of a launch. */
+cudaError_t launch(const Launch &launch, const std::vector<const void *> &pointers, cudaStream_t stream);
+
+template <typename T>
+void collect(std::vector<const void *> &pointers, const T &argument) {
+  if constexpr (std::is_pointer_v<T>) pointers.push_back(argument);
+}
+
+/* Queues kernel(arguments...) for each thread of each block; cudaGetLastError() says why it could not be. Arguments are
+ * copied now, as a launch does. */
+template <typename... Parameters, typename... Arguments>
+void launch(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+            cudaStream_t stream, Arguments... arguments) {
+  std::vector<const void *> pointers;
+  (collect(pointers, arguments), ...);
+  launch({name, grid, block, shared_bytes, &library, [=] { kernel(arguments...); }}, pointers, stream);
 }
 
 }  // namespace emulator
