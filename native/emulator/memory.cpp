@@ -70,17 +70,18 @@ const std::pair<const char *const, Allocation> *find(const void *pointer) {
 cudaError_t give_back(void *pointer, Memory kind) {
   if (pointer == nullptr) return cudaSuccess;
   if (const cudaError_t error = refuse_during_capture()) return error;
-  if (const cudaError_t error = run_everything()) return error; /* as CUDA waits */
+  const cudaError_t error = run_everything(); /* as CUDA waits */
   const auto entry = allocations.find(static_cast<const char *>(pointer));
   if (entry == allocations.end() || entry->second.kind != kind) return cudaErrorInvalidValue;
   if (kind == Memory::kDevice) used -= static_cast<int64_t>(rounded(entry->second.bytes));
   allocations.erase(entry);
   std::free(static_cast<char *>(pointer) - kGuard);
-  return cudaSuccess;
+  return error;
 }
 
 /* cudaMemcpyKind must say what the pointers are. */
 bool is_direction(const void *target, const void *source, size_t bytes, cudaMemcpyKind kind) {
+  if (bytes == 0) return true;
   const bool to_device = memory_of(target) == Memory::kDevice, from_device = memory_of(source) == Memory::kDevice;
   if (to_device && !is_device(target, bytes)) return false;
   if (from_device && !is_device(source, bytes)) return false;
@@ -132,6 +133,7 @@ int64_t live_bytes() { return used; }
 }  // namespace emulator
 
 using emulator::call;
+using emulator::call_release;
 using emulator::Memory;
 
 cudaError_t cudaMalloc(void **pointer, size_t bytes) {
@@ -152,7 +154,7 @@ cudaError_t cudaMalloc(void **pointer, size_t bytes) {
 }
 
 cudaError_t cudaFree(void *pointer) {
-  return call("cudaFree", [&] { return emulator::give_back(pointer, Memory::kDevice); });
+  return call_release("cudaFree", [&] { return emulator::give_back(pointer, Memory::kDevice); });
 }
 
 cudaError_t cudaHostAlloc(void **pointer, size_t bytes, unsigned flags) {
@@ -165,7 +167,7 @@ cudaError_t cudaHostAlloc(void **pointer, size_t bytes, unsigned flags) {
 }
 
 cudaError_t cudaFreeHost(void *pointer) {
-  return call("cudaFreeHost", [&] { return emulator::give_back(pointer, Memory::kPinned); });
+  return call_release("cudaFreeHost", [&] { return emulator::give_back(pointer, Memory::kPinned); });
 }
 
 cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
@@ -189,15 +191,15 @@ cudaError_t cudaMemcpy(void *target, const void *source, size_t bytes, cudaMemcp
   });
 }
 
-/* From and to pinned memory the copy is made when its turn comes; pageable memory is read at once, and waited for when
- * it is written to (CUDA runtime API, "API synchronization behavior"). */
+/* From and to pinned memory the copy is made when its turn comes. Pageable memory is read at once if it is short,
+ * waited for if it is long or written to (CUDA runtime API, "API synchronization behavior"). */
 cudaError_t cudaMemcpyAsync(void *target, const void *source, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   return call("cudaMemcpyAsync", [&] {
     if (!emulator::is_direction(target, source, bytes, kind)) return cudaErrorInvalidValue;
     const bool from_pageable = emulator::memory_of(source) == Memory::kHost;
     const bool to_pageable = emulator::memory_of(target) == Memory::kHost;
     if ((from_pageable || to_pageable) && emulator::is_capturing(stream)) return emulator::refuse_during_capture();
-    if (from_pageable) {
+    if (from_pageable && bytes <= 64 << 10) {
       const auto *begin = static_cast<const char *>(source);
       return emulator::enqueue(stream, [target, staged = std::vector<char>(begin, begin + bytes)] {
         std::memcpy(target, staged.data(), staged.size());
@@ -208,7 +210,7 @@ cudaError_t cudaMemcpyAsync(void *target, const void *source, size_t bytes, cuda
       std::memmove(target, source, bytes);
       return cudaSuccess;
     });
-    return error == cudaSuccess && to_pageable ? emulator::run_stream(stream) : error;
+    return error == cudaSuccess && (from_pageable || to_pageable) ? emulator::run_stream(stream) : error;
   });
 }
 

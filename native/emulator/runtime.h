@@ -52,6 +52,17 @@ cudaError_t call(const char *function, Body body) {
   return error;
 }
 
+/* The same for functions that release something: a dead context does not keep them from it. */
+template <typename Body>
+cudaError_t call_release(const char *function, Body body) {
+  const cudaError_t error = call(function, [] { return cudaSuccess; });
+  if (error != cudaSuccess && !is_sticky(error)) return error;
+  const std::lock_guard<std::recursive_mutex> guard(lock());
+  const cudaError_t own = body();
+  if (own != cudaSuccess) set_last_error(own);
+  return error != cudaSuccess ? error : own;
+}
+
 /* ---- memory (memory.cpp) ---- */
 
 enum class Memory { kHost, kPinned, kDevice };

@@ -204,6 +204,7 @@ int64_t live_handles(const std::string &kind) {
 }  // namespace emulator
 
 using emulator::call;
+using emulator::call_release;
 using emulator::events;
 using emulator::execs;
 using emulator::graphs;
@@ -228,7 +229,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
 
 /* CUDA lets the stream's work end before it goes. */
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  return call("cudaStreamDestroy", [&] {
+  return call_release("cudaStreamDestroy", [&] {
     if (streams.count(stream) == 0) return cudaErrorInvalidResourceHandle;
     const cudaError_t error = emulator::run_stream(stream);
     streams.erase(stream);
@@ -311,7 +312,7 @@ cudaError_t cudaEventCreate(cudaEvent_t *event) {
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  return call("cudaEventDestroy", [&] {
+  return call_release("cudaEventDestroy", [&] {
     if (events.erase(event) == 0) return cudaErrorInvalidResourceHandle;
     delete event;
     return cudaSuccess;
@@ -377,7 +378,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  return call("cudaGraphDestroy", [&] {
+  return call_release("cudaGraphDestroy", [&] {
     if (graphs.erase(graph) == 0) return cudaErrorInvalidValue;
     delete graph;
     return cudaSuccess;
@@ -385,7 +386,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 }
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
-  return call("cudaGraphExecDestroy", [&] {
+  return call_release("cudaGraphExecDestroy", [&] {
     if (execs.erase(exec) == 0) return cudaErrorInvalidValue;
     delete exec;
     return cudaSuccess;
