@@ -41,6 +41,7 @@ public final class NativeException extends RuntimeException {
     if (status == Kernels.ESP_INVALID_ARGUMENT()) return "invalid argument";
     if (status == Kernels.ESP_CAPACITY()) return "capacity exceeded";
     if (status == Kernels.ESP_NOT_READY()) return "not ready";
+    if (status == Kernels.ESP_DEVICE_ERROR()) return "the device failed";
     return "status " + status;
   }
 }

@@ -16,12 +16,44 @@ final class NativeFiles {
 
   private static final String PLATFORM = "linux-x86_64";
   private static final String KERNELS = "libespalier_cpu.so";
+  private static final String CUDA_KERNELS = "libespalier_cuda.so";
   private static final String OPENBLAS = "libopenblas.so.0";
 
   static Path kernels() {
     Path folder = chosenFolder();
-    if (folder == null) return resource("META-INF/espalier/" + PLATFORM + "/" + KERNELS);
-    Path file = folder.resolve(KERNELS);
+    return folder == null ? ownResource(KERNELS) : inside(folder, KERNELS);
+  }
+
+  /** The kernels for NVIDIA GPUs: in the chosen folder, or where a build with nvcc left them. */
+  static Path cudaKernels() {
+    Path folder = chosenFolder();
+    if (folder != null) return inside(folder, CUDA_KERNELS);
+    try {
+      return ownResource(CUDA_KERNELS);
+    } catch (NativeUnavailableException e) {
+      throw new NativeUnavailableException(
+          "this build has no CUDA kernels: it was made without nvcc (native/build.sh needs it on the"
+              + " PATH)",
+          e);
+    }
+  }
+
+  /** One of the libraries of the emulator, which nothing but tests use. */
+  static Path emulator(String name) {
+    Path folder = chosenFolder();
+    if (folder == null) {
+      throw new NativeUnavailableException(
+          "the emulator is where espalier.native.path says, and it says nothing");
+    }
+    return inside(folder, name);
+  }
+
+  private static Path ownResource(String name) {
+    return resource("META-INF/espalier/" + PLATFORM + "/" + name);
+  }
+
+  private static Path inside(Path folder, String name) {
+    Path file = folder.resolve(name);
     if (!Files.isRegularFile(file)) {
       throw new NativeUnavailableException(
           file + ": no such file, but espalier.native.path names its folder");

@@ -26,6 +26,21 @@ public final class NativeLibraries {
     static final Availability STATE = attempt(NativeLibraries::loadKernels);
   }
 
+  private static final class CudaHolder {
+    static final Availability STATE =
+        attempt(() -> loadKernels(NativeFiles.cudaKernels(), Kernels.ESP_CUDA()));
+  }
+
+  private static final class EmulatorHolder {
+    static final Availability STATE =
+        attempt(
+            () -> {
+              load(NativeFiles.emulator("libcudart_emulator.so"));
+              Path kernels = NativeFiles.emulator("libespalier_emulator.so");
+              return loadKernels(kernels, Kernels.ESP_CUDA());
+            });
+  }
+
   private static final class OpenBlasHolder {
     static final Availability STATE = attempt(NativeLibraries::loadOpenBlas);
   }
@@ -80,6 +95,24 @@ public final class NativeLibraries {
     return CublasHolder.STATE;
   }
 
+  /**
+   * Makes {@link Kernels}, {@link CudaRuntime} and {@link Cublas} those of CUDA, or throws the
+   * {@link NativeUnavailableException} that says why they cannot be used. The functions of both
+   * kernel libraries have the same names: a process that has loaded one cannot have the other.
+   */
+  public static void requireCuda() {
+    for (Availability library : new Availability[] {cudaRuntime(), cublas(), CudaHolder.STATE}) {
+      if (library instanceof Availability.Unavailable unavailable) throw unavailable.cause();
+    }
+  }
+
+  /** The same with the emulator in CUDA's place. */
+  public static void requireEmulator() {
+    if (EmulatorHolder.STATE instanceof Availability.Unavailable unavailable) {
+      throw unavailable.cause();
+    }
+  }
+
   /** The CPU kernels, {@code libespalier_cpu.so}. */
   public static Availability kernels() {
     return KernelsHolder.STATE;
@@ -119,10 +152,18 @@ public final class NativeLibraries {
     // the
     // machine, spinning made a training step five times slower.
     ProcessEnvironment.setDefault("OMP_WAIT_POLICY", "passive");
-    Path path = load(NativeFiles.kernels());
+    return loadKernels(NativeFiles.kernels(), Kernels.ESP_CPU());
+  }
+
+  private static synchronized Availability.Available loadKernels(Path file, int backend) {
+    Path path = load(file);
     int found = Kernels.esp_abi_version();
     if (found != Kernels.ESP_ABI_VERSION()) {
       throw new AbiMismatchException(path, Kernels.ESP_ABI_VERSION(), found);
+    }
+    if (Kernels.esp_library_backend() != backend) {
+      throw new NativeUnavailableException(
+          path + ": this process has loaded the kernels of another device before");
     }
     return new Availability.Available(path, "ABI version " + found);
   }

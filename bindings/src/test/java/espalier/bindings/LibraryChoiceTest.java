@@ -38,7 +38,9 @@ class LibraryChoiceTest {
 
   @Test
   void propertyBeforeEnvironment() throws Exception {
-    library("int esp_abi_version(void) { return %d; }".formatted(currentVersion()));
+    library(
+        "int esp_abi_version(void) { return %d; } int esp_library_backend(void) { return 0; }"
+            .formatted(currentVersion()));
     Path other = Files.createDirectory(folder.resolve("empty"));
     String expected = "at " + folder.resolve("libespalier_cpu.so");
     assertEquals(expected, child(Map.of("ESPALIER_NATIVE_PATH", folder.toString())));
@@ -66,6 +68,17 @@ class LibraryChoiceTest {
         "NativeUnavailableException: cannot load %s: file too short"
             .formatted(folder.resolve("libespalier_cpu.so")),
         lastLine);
+  }
+
+  @Test
+  void kernelsOfAnotherDeviceAreRefused() throws Exception {
+    library(
+        "int esp_abi_version(void) { return %d; } int esp_library_backend(void) { return 1; }"
+            .formatted(currentVersion()));
+    assertEquals(
+        "NativeUnavailableException: %s: this process has loaded the kernels of another device before"
+            .formatted(folder.resolve("libespalier_cpu.so")),
+        child(Map.of(), "-Despalier.native.path=" + folder));
   }
 
   @Test

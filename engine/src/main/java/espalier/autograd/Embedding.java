@@ -21,7 +21,9 @@ public final class Embedding {
     Var out = tape.value(tokens, d, table.isTrainable());
     tape.op("embedding")
         .writes(out)
-        .forward(k -> k.embeddingForward(ids, table.data(), scale, out.data(), tokens, vocab, d))
+        .forward(
+            k ->
+                k.embeddingForward(ids, table.matrix().data(), scale, out.data(), tokens, vocab, d))
         .backward(
             List.of(),
             List.of(),
@@ -51,7 +53,8 @@ public final class Embedding {
     tape.op("positions")
         .reads(x)
         .writes(out)
-        .forward(k -> k.addPositions(x.data(), table.data(), out.data(), tokens, seqLen, d))
+        .forward(
+            k -> k.addPositions(x.data(), table.matrix().data(), out.data(), tokens, seqLen, d))
         .backward(
             List.of(),
             List.of(x),

@@ -66,7 +66,7 @@ public final class LanguageModelHead {
             k.headKl(
                 student.data(),
                 teacher.data(),
-                head.data(),
+                head.matrix().data(),
                 softcap,
                 targets,
                 kl.data(),
@@ -115,7 +115,7 @@ public final class LanguageModelHead {
             k ->
                 k.headCe(
                     hidden.data(),
-                    head.data(),
+                    head.matrix().data(),
                     softcap,
                     targets,
                     ce.data(),

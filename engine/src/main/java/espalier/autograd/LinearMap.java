@@ -65,7 +65,7 @@ public final class LinearMap {
             k.fillRows(bias.data(), y.data(), tokens, out);
           }
           float beta = bias == null ? 0 : 1;
-          gemm(k, false, true, tokens, out, in, 1, x.value(), weight.value(), beta, y.value());
+          gemm(k, false, true, tokens, out, in, 1, x.value(), weight.matrix(), beta, y.value());
           for (int i = 0; i < products.size(); i++) {
             products.get(i).forward(k);
           }
@@ -83,7 +83,7 @@ public final class LinearMap {
           }
           if (x.needsGradient()) {
             float beta = x.accumulates() ? 1 : 0;
-            gemm(k, false, false, tokens, in, out, 1, dY, weight.value(), beta, x.gradient());
+            gemm(k, false, false, tokens, in, out, 1, dY, weight.matrix(), beta, x.gradient());
           }
           for (int i = 0; i < products.size(); i++) {
             products.get(i).backward(k);

@@ -43,7 +43,8 @@ final class LowRankProduct {
     this.seed = seed;
     dropout = first.dropout();
     stream = first.stream();
-    a = Tensor.of(first.a().data(), rank, x.cols());
+    Tensor firstA = first.a().matrix();
+    a = Tensor.of(firstA.data(), rank, x.cols(), firstA.type());
     gradientA = first.isTrainable() ? Tensor.of(first.a().gradientData(), rank, x.cols()) : null;
     xa = tape.value(x.rows(), rank, false);
     dXa = tape.value(x.rows(), rank, false);
@@ -105,7 +106,7 @@ final class LowRankProduct {
     for (int i = 0; i < parts.size(); i++) {
       Part part = parts.get(i);
       LowRank lr = part.lowRank;
-      Tensor b = lr.b().value();
+      Tensor b = lr.b().matrix();
       Tensor y = part.y.value();
       gemm(k, false, true, y.rows(), b.rows(), lr.rank(), lr.scale(), part.xa.value(), b, 1, y);
     }
@@ -122,7 +123,7 @@ final class LowRankProduct {
         Tensor dB = lr.b().gradient();
         gemm(k, true, false, out, lr.rank(), tokens, lr.scale(), dY, part.xa.value(), 1, dB);
       }
-      Tensor b = lr.b().value();
+      Tensor b = lr.b().matrix();
       gemm(k, false, false, tokens, lr.rank(), out, lr.scale(), dY, b, 0, part.dXa.value());
     }
     if (gradientA != null) {

@@ -8,17 +8,25 @@ import java.lang.foreign.MemorySegment;
  * weight has no gradient buffer.
  *
  * @param name as files spell it
- * @param gradient or null when frozen
+ * @param value what is trained, float32; frozen matrices have the device's type
+ * @param gradient float32, or null when frozen
+ * @param rounded of a trained weight, what products read where the device computes in another type
+ *     than float32; else null
  */
-public record Parameter(String name, Tensor value, Tensor gradient) {
+public record Parameter(String name, Tensor value, Tensor gradient, Tensor rounded) {
 
   public static Parameter frozen(String name, Tensor value) {
-    return new Parameter(name, value, null);
+    return new Parameter(name, value, null, null);
   }
 
   /** The same weight, for passes that do not train it. */
   public Parameter frozen() {
-    return new Parameter(name, value, null);
+    return new Parameter(name, value, null, rounded);
+  }
+
+  /** The weight as products read it, of the device's type. */
+  public Tensor matrix() {
+    return rounded == null ? value : rounded;
   }
 
   public boolean isTrainable() {
@@ -44,6 +52,7 @@ public record Parameter(String name, Tensor value, Tensor gradient) {
     return value.cols();
   }
 
+  /** Of a vector: bias, gain, threshold. */
   public MemorySegment data() {
     return value.data();
   }

@@ -1,6 +1,8 @@
 package espalier.autograd;
 
 import espalier.device.Device;
+import espalier.device.ElementType;
+import espalier.device.Kernels;
 import espalier.tensor.Tensor;
 import java.util.ArrayList;
 import java.util.List;
@@ -19,11 +21,16 @@ public final class ParameterSet {
     long size() {
       return rows * cols;
     }
+
+    private Tensor of(Tensor flat, long offset) {
+      return flat.columns(offset, size()).reshape(rows, cols);
+    }
   }
 
   private final List<Parameter> parameters;
   private final Tensor values;
   private final Tensor gradients;
+  private final Tensor rounded; // null where the device computes in float32
 
   public ParameterSet(Device device, List<Shape> shapes) {
     long total = shapes.stream().mapToLong(Shape::size).sum();
@@ -31,14 +38,17 @@ public final class ParameterSet {
     gradients = Tensor.allocate(device, 1, total);
     device.kernels().fill(values.data(), 0, total);
     device.kernels().fill(gradients.data(), 0, total);
+    rounded =
+        device.type() == ElementType.F32 ? null : Tensor.allocate(device, 1, total, device.type());
     parameters = new ArrayList<>(shapes.size());
     long offset = 0;
     for (Shape shape : shapes) {
       parameters.add(
           new Parameter(
               shape.name,
-              values.columns(offset, shape.size()).reshape(shape.rows, shape.cols),
-              gradients.columns(offset, shape.size()).reshape(shape.rows, shape.cols)));
+              shape.of(values, offset),
+              shape.of(gradients, offset),
+              rounded == null ? null : shape.of(rounded, offset)));
       offset += shape.size();
     }
   }
@@ -52,6 +62,13 @@ public final class ParameterSet {
         .filter(p -> p.name().equals(name))
         .findFirst()
         .orElseThrow(() -> new IllegalArgumentException("no parameter " + name));
+  }
+
+  /** Brings what products read up to date with the values: after each change of them. */
+  public void round(Kernels kernels) {
+    if (rounded != null) {
+      kernels.convert(values.data(), ElementType.F32.code(), rounded.data(), size());
+    }
   }
 
   /** All values as one row. */

@@ -26,7 +26,14 @@ public final class Tape {
   private final List<Op> ops = new ArrayList<>();
   private final List<Var> vars = new ArrayList<>();
   private final List<Var> outputs = new ArrayList<>();
+  private final List<Growing> growing = new ArrayList<>();
   private MemoryPlan plan;
+
+  /** Lists of an operation that may turn out too short. */
+  public interface Growing {
+    /** Makes room for so many entries. */
+    void grow(int entries);
+  }
 
   public Tape(Device device) {
     this.device = device;
@@ -70,6 +77,17 @@ public final class Tape {
   public Var output(Var var) {
     outputs.add(var);
     return var;
+  }
+
+  /** Lists outside the plan that {@link #grow} makes longer. */
+  public <T extends Growing> T growing(T lists) {
+    growing.add(lists);
+    return lists;
+  }
+
+  /** Makes room in all lists; what was computed last is lost. */
+  public void grow(int entries) {
+    growing.forEach(lists -> lists.grow(entries));
   }
 
   public Op op(String name) {

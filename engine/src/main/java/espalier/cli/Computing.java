@@ -1,37 +1,47 @@
 package espalier.cli;
 
-import espalier.device.CudaProbe;
+import espalier.device.DeviceChoice;
+import espalier.device.DeviceUnavailableException;
+import espalier.device.ElementType;
 import espalier.format.InputException;
-import espalier.recipe.DeviceChoice;
 import picocli.CommandLine.Option;
 
 /** Options of every command that computes. */
 final class Computing {
 
-  /** Element types of weights and activations. */
-  enum Precision {
-    F32,
-    BF16
+  enum Where {
+    AUTO,
+    CPU,
+    CUDA
   }
 
   @Option(names = "--device", description = "auto, cpu or cuda (default: auto)")
-  private DeviceChoice device = DeviceChoice.AUTO;
+  private Where device = Where.AUTO;
 
   @Option(names = "--dtype", description = "f32; bf16 needs a GPU (default: f32)")
-  private Precision dtype = Precision.F32;
+  private ElementType dtype = ElementType.F32;
 
-  /** Refuses what this build cannot do. */
+  /** Chooses the device of this process; refuses what cannot be done. */
   void check() {
-    if (device == DeviceChoice.CUDA) {
-      CudaProbe.Result probe = CudaProbe.thorough();
+    DeviceChoice choice =
+        device == Where.AUTO ? DeviceChoice.byProperty().orElseGet(this::chosen) : chosen();
+    if (choice.kind() == DeviceChoice.Kind.CPU && dtype != ElementType.F32) {
       throw new InputException(
-          "--device cuda: "
-              + (probe.gpus() == 0
-                  ? "no usable GPU: " + probe.reason()
-                  : "this build runs on the CPU only, it has no CUDA kernels"));
+          "--dtype bf16: the CPU computes in f32 only"
+              + (device == Where.AUTO ? ", and no GPU can be used: " + choice.reason() : ""));
     }
-    if (dtype == Precision.BF16) {
-      throw new InputException("--dtype bf16: the CPU computes in f32 only");
+    DeviceChoice.choose(choice);
+  }
+
+  private DeviceChoice chosen() {
+    try {
+      return switch (device) {
+        case AUTO -> DeviceChoice.auto(dtype);
+        case CPU -> DeviceChoice.cpu();
+        case CUDA -> DeviceChoice.cuda(dtype);
+      };
+    } catch (DeviceUnavailableException e) {
+      throw new InputException("--device cuda: " + e.getMessage());
     }
   }
 }

@@ -1,56 +1,82 @@
 package espalier.device;
 
 import espalier.bindings.kernels.esp_control;
-import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 
 /**
  * What changes from step to step, in device memory, where kernels read it: see esp_control. Setters
- * write the host's copy.
+ * and getters are of the host's copy, which {@link #upload} and {@link #download} bring over.
  */
 public final class Control {
 
-  private final Arena arena = Arena.ofAuto();
-  private final MemorySegment host = arena.allocate(esp_control.layout());
+  private final Device device;
+  private final MemorySegment host;
   private final MemorySegment data;
 
-  public Control(Device device) {
+  Control(Device device) {
+    this.device = device;
+    host = device.allocateStaging(esp_control.sizeof());
     data = device.allocate(esp_control.sizeof());
-    upload();
+    Transfer.copy(host, data);
   }
 
   public MemorySegment data() {
     return data;
   }
 
-  /** Seed of the current step's dropout, as kernels take it. */
+  /** uint64: seed of the current batch's dropout, as kernels take it. */
   public MemorySegment seedData() {
     return data.asSlice(esp_control.seed$offset(), Long.BYTES);
   }
 
+  /** float64: where the losses of a step are added up. */
+  public MemorySegment lossData() {
+    return data.asSlice(esp_control.loss$offset(), Double.BYTES);
+  }
+
+  /** int32: see esp_sae_encode. */
+  public MemorySegment overflowData() {
+    return data.asSlice(esp_control.overflow$offset(), Integer.BYTES);
+  }
+
   public void learningRate(double value) {
     esp_control.lr(host, value);
-    upload();
   }
 
   /** Counted from 1. */
   public void step(long value) {
     esp_control.step(host, value);
-    upload();
   }
 
-  public void seed(long value) {
-    esp_control.seed(host, value);
-    upload();
+  /** What the last step left, forgotten: before {@link #upload}. */
+  public void clearResults() {
+    esp_control.loss(host, 0);
+    esp_control.grad_norm(host, 0);
+    esp_control.overflow(host, 0);
   }
 
-  /** As the last norm kernel left it. */
+  /** Queues a copy of all of it to the device. */
+  public void upload() {
+    device.upload(host, data);
+  }
+
+  /** Queues a copy of all of it to the host, there once {@link Device#synchronize} returns. */
+  public void download() {
+    device.download(data, host);
+  }
+
+  /** Of the step's batches together. */
+  public double loss() {
+    return esp_control.loss(host);
+  }
+
+  /** Of all gradients together, before clipping. */
   public double gradientNorm() {
-    Transfer.copy(data, host);
     return esp_control.grad_norm(host);
   }
 
-  private void upload() {
-    Transfer.copy(host, data);
+  /** What the longest list of latents needed; 0 if each had it. */
+  public int overflow() {
+    return esp_control.overflow(host);
   }
 }

@@ -22,6 +22,18 @@ final class CpuDevice extends Device {
   }
 
   @Override
+  public void holder(String name) {}
+
+  /** The operating system decides when memory is used. */
+  @Override
+  public void require(String what, long bytes) {}
+
+  @Override
+  public MemorySegment stage(MemorySegment file) {
+    return file;
+  }
+
+  @Override
   public MemorySegment allocate(long bytes) {
     return memory.allocate(bytes);
   }
@@ -34,6 +46,44 @@ final class CpuDevice extends Device {
   @Override
   public void upload(MemorySegment staging, MemorySegment target) {
     MemorySegment.copy(staging, 0, target, 0, staging.byteSize());
+  }
+
+  @Override
+  public void download(MemorySegment source, MemorySegment staging) {
+    MemorySegment.copy(source, 0, staging, 0, staging.byteSize());
+  }
+
+  @Override
+  public void synchronize() {}
+
+  /** A kernel call costs about as much as a launch of all would. */
+  @Override
+  public Replay replay(Runnable work) {
+    return new Replay() {
+      @Override
+      public void run() {
+        work.run();
+      }
+
+      @Override
+      public void forget() {}
+
+      @Override
+      public String describe() {
+        return "call by call";
+      }
+    };
+  }
+
+  /** The encoder itself says it. */
+  @Override
+  public int takeOverflow() {
+    return 0;
+  }
+
+  @Override
+  public String describe() {
+    return "the CPU, " + openBlas();
   }
 
   @Override

@@ -5,15 +5,16 @@ import espalier.bindings.cblas.Cblas;
 import java.lang.foreign.MemorySegment;
 
 /**
- * Where tensors live and kernels run. A process uses one device.
+ * Where tensors live and kernels run. A process uses one kind of device: see {@link DeviceChoice}.
  *
  * <p>All memory is freed when the device is closed; nothing is freed before, as a job plans its
  * memory once and then keeps it.
  */
-public abstract sealed class Device implements AutoCloseable permits CpuDevice {
+public abstract sealed class Device implements AutoCloseable permits CpuDevice, CudaDevice {
 
   private final ElementType type;
   private final Kernels kernels;
+  private Control control;
 
   Device(ElementType type) {
     this.type = type;
@@ -28,6 +29,27 @@ public abstract sealed class Device implements AutoCloseable permits CpuDevice {
   public static Device openCpu() {
     NativeLibraries.require();
     return new CpuDevice();
+  }
+
+  /**
+   * The device that was chosen for this process.
+   *
+   * @throws espalier.bindings.NativeUnavailableException if a native library cannot be loaded
+   * @throws CudaException if CUDA refuses
+   */
+  public static Device open() {
+    DeviceChoice choice = DeviceChoice.current();
+    return switch (choice.kind()) {
+      case CPU -> openCpu();
+      case CUDA -> {
+        NativeLibraries.requireCuda();
+        yield new CudaDevice(choice.ordinal(), choice.type());
+      }
+      case EMULATOR -> {
+        NativeLibraries.requireEmulator();
+        yield new CudaDevice(0, choice.type());
+      }
+    };
   }
 
   /** What OpenBLAS says of its build and of the kernels it has chosen for this processor. */
@@ -52,10 +74,32 @@ public abstract sealed class Device implements AutoCloseable permits CpuDevice {
     return other == type ? kernels : new Kernels(other);
   }
 
+  /** What changes from step to step; one a device. */
+  public final Control control() {
+    if (control == null) {
+      control = new Control(this);
+    }
+    return control;
+  }
+
+  /** In one line: what it is, and what computes its products. */
+  public abstract String describe();
+
+  /** What memory is allocated for from now on, for whoever is told that there is too little. */
+  public abstract void holder(String name);
+
+  /**
+   * Before much work whose result would not fit.
+   *
+   * @throws CudaOutOfMemoryException if less is free on a device that knows
+   */
+  public abstract void require(String what, long bytes);
+
   /**
    * Memory of undefined content, aligned to 64 bytes.
    *
    * @throws OutOfMemoryError naming what was asked for and what is in use
+   * @throws CudaOutOfMemoryException likewise, for a GPU's memory
    */
   public abstract MemorySegment allocate(long bytes);
 
@@ -67,6 +111,27 @@ public abstract sealed class Device implements AutoCloseable permits CpuDevice {
    * done: see {@link Transfer}, which waits.
    */
   public abstract void upload(MemorySegment staging, MemorySegment target);
+
+  /** Bytes of a mapped file where kernels can read them, until the next call. */
+  public abstract MemorySegment stage(MemorySegment file);
+
+  /** Queues a copy from the device to the host, there once {@link #synchronize} returns. */
+  public abstract void download(MemorySegment source, MemorySegment staging);
+
+  /** Waits until everything queued is done. */
+  public abstract void synchronize();
+
+  /**
+   * @param work kernel calls, uploads and downloads, the same each time; it reads no result
+   */
+  public abstract Replay replay(Runnable work);
+
+  /**
+   * Whether a list of latents was too short just now, on a device that says so afterwards only:
+   * entries that it needed, or 0. While work is recorded nobody can know: see {@link
+   * Control#overflow}.
+   */
+  public abstract int takeOverflow();
 
   /** Bytes of device memory handed out so far. */
   public abstract long allocatedBytes();

@@ -21,6 +21,9 @@ public record TensorEntry(
     this(file, name, dtype, shape, data, false);
   }
 
+  /** Elements that a GPU gets at a time. */
+  private static final long STAGED_AT_ONCE = 1 << 25;
+
   private static final ValueLayout.OfShort SHORT =
       ValueLayout.JAVA_SHORT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
   private static final ValueLayout.OfInt INT =
@@ -94,8 +97,12 @@ public record TensorEntry(
 
   /** Converts a part of the elements, those from {@code from} on, as {@link #copyTo} does all. */
   public void copyTo(Device device, long from, Tensor target) {
-    MemorySegment part = data.asSlice(from * dtype.bytes(), target.size() * dtype.bytes());
-    device.kernels().convert(part, kernelDtype(), target.data(), target.size(), target.type());
+    for (long at = 0; at < target.size(); at += STAGED_AT_ONCE) {
+      long n = Math.min(STAGED_AT_ONCE, target.size() - at);
+      MemorySegment part = data.asSlice((from + at) * dtype.bytes(), n * dtype.bytes());
+      MemorySegment to = target.data().asSlice(at * target.type().bytes());
+      device.kernels().convert(device.stage(part), kernelDtype(), to, n, target.type());
+    }
   }
 
   /**
@@ -109,10 +116,31 @@ public record TensorEntry(
     if (target.size() != size() || !target.isContiguous()) {
       throw new IllegalArgumentException(name + ": " + size() + " elements for " + target.size());
     }
+    if (transposed) {
+      convertMatrix(device, data, true, rowScale, target);
+      return;
+    }
+    long step = Math.clamp(STAGED_AT_ONCE / target.cols(), 1, target.rows());
+    for (long row = 0; row < target.rows(); row += step) {
+      Tensor part = target.rows(row, Math.min(step, target.rows() - row));
+      long bytes = dtype.bytes();
+      MemorySegment source = data.asSlice(row * target.cols() * bytes, part.size() * bytes);
+      MemorySegment scale =
+          rowScale.equals(MemorySegment.NULL) ? rowScale : rowScale.asSlice(row * Float.BYTES);
+      convertMatrix(device, source, false, scale, part);
+    }
+  }
+
+  private void convertMatrix(
+      Device device,
+      MemorySegment source,
+      boolean transposed,
+      MemorySegment rowScale,
+      Tensor target) {
     device
         .kernels()
         .convertMatrix(
-            data,
+            device.stage(source),
             kernelDtype(),
             transposed,
             rowScale,

@@ -2,7 +2,6 @@ package espalier.lora;
 
 import espalier.autograd.LowRank;
 import espalier.autograd.ParameterSet;
-import espalier.device.Control;
 import espalier.device.Device;
 import espalier.device.Transfer;
 import espalier.format.PeftAdapter;
@@ -40,12 +39,12 @@ public final class LoraAdapter {
   private final Map<String, LowRank> updates = new LinkedHashMap<>();
   private final Map<String, Projection> linear = new LinkedHashMap<>(); // of the whole model
   private final boolean storedTransposed;
-  private final Control control;
+  private final Device device;
 
   /** Matrices of undefined value: {@link #initialise} or {@link #load} them. */
-  private LoraAdapter(Device device, LanguageModel model, LoraSettings settings, Control control) {
+  private LoraAdapter(Device device, LanguageModel model, LoraSettings settings) {
     this.settings = settings;
-    this.control = control;
+    this.device = device;
     storedTransposed = model.config().family().storesTransposed();
     List<ParameterSet.Shape> shapes = new ArrayList<>();
     List<Projection> adapted = new ArrayList<>();
@@ -88,12 +87,8 @@ public final class LoraAdapter {
    * New updates that change nothing yet: A uniform in +-1/sqrt(in), as PEFT draws it, and B zero.
    */
   public static LoraAdapter initialise(
-      Device device,
-      LanguageModel model,
-      LoraSettings settings,
-      Control control,
-      RandomGenerator random) {
-    LoraAdapter adapter = new LoraAdapter(device, model, settings, control);
+      Device device, LanguageModel model, LoraSettings settings, RandomGenerator random) {
+    LoraAdapter adapter = new LoraAdapter(device, model, settings);
     for (LowRank update : adapter.updates.values()) {
       Tensor a = update.a().value();
       double bound = 1 / Math.sqrt(a.cols());
@@ -103,6 +98,7 @@ public final class LoraAdapter {
       }
       a.copyFrom(values);
     }
+    adapter.parameters.round(device.kernels());
     return adapter;
   }
 
@@ -112,15 +108,14 @@ public final class LoraAdapter {
    * @param dropout of further training; the folder's own is not used
    */
   public static LoraAdapter load(
-      Device device, LanguageModel model, PeftAdapter file, double dropout, Control control) {
+      Device device, LanguageModel model, PeftAdapter file, double dropout) {
     file.requireFits(model.config());
     SortedMap<String, LoraSettings.Layer> layers = new TreeMap<>();
     file.layers()
         .forEach(
             (path, layer) -> layers.put(path, new LoraSettings.Layer(layer.rank(), layer.alpha())));
     LoraAdapter adapter =
-        new LoraAdapter(
-            device, model, new LoraSettings(layers, file.rankStabilised(), dropout), control);
+        new LoraAdapter(device, model, new LoraSettings(layers, file.rankStabilised(), dropout));
     file.layers()
         .forEach(
             (path, layer) -> {
@@ -133,6 +128,7 @@ public final class LoraAdapter {
                 rows.fromFile(copy(b), b);
               }
             });
+    adapter.parameters.round(device.kernels());
     return adapter;
   }
 
@@ -150,7 +146,7 @@ public final class LoraAdapter {
 
   /** What a model is recorded with. */
   public Adapters adapters() {
-    return new Adapters(updates, control.seedData());
+    return new Adapters(updates, device.control().seedData());
   }
 
   /** Writes the PEFT layout. */

@@ -6,6 +6,7 @@ import espalier.autograd.ParameterSet;
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
 import espalier.device.Device;
+import espalier.device.ElementType;
 import espalier.format.ModelConfig;
 import espalier.format.ModelFolder;
 import espalier.format.RopeConfig;
@@ -77,7 +78,7 @@ public final class LanguageModel {
     List<WeightStack> stacks = new ModelLayout(folder.config()).stacks();
     Map<String, Parameter> weights = new LinkedHashMap<>();
     for (WeightStack stack : stacks) {
-      Tensor value = Tensor.allocate(device, stack.rows(), stack.cols());
+      Tensor value = Tensor.allocate(device, stack.rows(), stack.cols(), stack.type(device));
       stack.load(device, folder, value);
       weights.put(stack.name(), Parameter.frozen(stack.name(), value));
     }
@@ -134,6 +135,7 @@ public final class LanguageModel {
       parameter.value().copyFrom(values);
       weights.put(stack.name(), parameter);
     }
+    parameters.round(device.kernels());
     return new LanguageModel(
         config, stacks, weights, rotary(device, config, config.maxPositionEmbeddings()));
   }
@@ -147,9 +149,18 @@ public final class LanguageModel {
     from.weights.forEach(
         (name, weight) -> {
           Parameter parameter = parameters.get(name);
-          device.kernels().copy(weight.data(), parameter.data(), weight.value().size());
+          Tensor start = weight.value();
+          device
+              .kernels()
+              .convert(
+                  start.data(),
+                  start.type().code(),
+                  parameter.value().data(),
+                  start.size(),
+                  ElementType.F32);
           weights.put(name, parameter);
         });
+    parameters.round(device.kernels());
     return new LanguageModel(from.config, from.stacks, weights, from.rotary);
   }
 
@@ -254,7 +265,7 @@ public final class LanguageModel {
             1,
             hidden.data(),
             hidden.stride(),
-            head.data(),
+            head.matrix().data(),
             hidden.cols(),
             0,
             logits.data(),

@@ -1,6 +1,7 @@
 package espalier.model;
 
 import espalier.device.Device;
+import espalier.device.ElementType;
 import espalier.format.ModelFolder;
 import espalier.format.Safetensors;
 import espalier.format.TensorEntry;
@@ -107,7 +108,12 @@ record WeightStack(Role role, List<Part> parts, long rows, long cols) {
     return parts.getFirst().tensor();
   }
 
-  /** Reads all parts, converted to float32, into {@code value}. */
+  /** Matrices have the device's type, vectors are float32. */
+  ElementType type(Device device) {
+    return role == Role.MATRIX || role == Role.BACK ? device.type() : ElementType.F32;
+  }
+
+  /** Reads all parts, converted to its type, into {@code value}. */
   void load(Device device, ModelFolder folder, Tensor value) {
     long at = 0;
     for (Part part : parts) {

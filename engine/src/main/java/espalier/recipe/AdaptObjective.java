@@ -3,7 +3,7 @@ package espalier.recipe;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.autograd.LanguageModelHead;
 import espalier.autograd.Tape;
-import espalier.device.Control;
+import espalier.autograd.Var;
 import espalier.device.Device;
 import espalier.model.LanguageModel;
 import espalier.model.TokenBatch;
@@ -12,6 +12,7 @@ import espalier.sae.Sae;
 import espalier.train.Objective;
 import espalier.train.Seeds;
 import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
 import java.util.List;
 import java.util.SortedMap;
 
@@ -26,9 +27,9 @@ final class AdaptObjective implements Objective {
   private final TokenBatch batch;
   private final BatchSource source;
   private final LanguageModelHead.Divergence divergence;
-  private final Control control;
+  private final Device device;
   private final long seed;
-  private final Sum sum;
+  private final MemorySegment seeds; // uint64, one a slot
 
   AdaptObjective(
       Device device,
@@ -38,13 +39,12 @@ final class AdaptObjective implements Objective {
       BatchSource source,
       TokenBatch batch,
       int accumulate,
-      Control control,
       long seed) {
+    this.device = device;
     this.batch = batch;
     this.source = source;
-    this.control = control;
     this.seed = seed;
-    sum = new Sum(device);
+    seeds = device.allocateStaging((long) accumulate * Long.BYTES);
     tape = new Tape(device);
     List<Streams.Pass> passes =
         Streams.record(
@@ -73,12 +73,31 @@ final class AdaptObjective implements Objective {
   }
 
   @Override
-  public double[] accumulateGradients(long index) {
-    source.load(index, batch);
-    control.seed(Seeds.at(seed, index));
+  public int numbers() {
+    return 1;
+  }
+
+  @Override
+  public void prepare(long index, int slot) {
+    source.prepare(index, batch, slot);
+    seeds.setAtIndex(ValueLayout.JAVA_LONG, slot, Seeds.at(seed, index));
+  }
+
+  @Override
+  public void accumulate(int slot, MemorySegment numbers) {
+    batch.upload(slot);
+    MemorySegment own = seeds.asSlice((long) slot * Long.BYTES, Long.BYTES);
+    device.upload(own, device.control().seedData());
     tape.forward();
     tape.backward();
-    return new double[] {sum.of(divergence.kl())};
+    Var kl = divergence.kl();
+    device.kernels().sum(kl.data(), kl.size(), numbers);
+    device.kernels().sum(kl.data(), kl.size(), device.control().lossData(), true);
+  }
+
+  @Override
+  public void grow(int entries) {
+    tape.grow(entries);
   }
 
   @Override

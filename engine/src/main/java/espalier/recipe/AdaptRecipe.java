@@ -3,7 +3,6 @@ package espalier.recipe;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.data.TokenCache;
 import espalier.data.TokenRows;
-import espalier.device.Control;
 import espalier.device.Device;
 import espalier.distributed.Ranks;
 import espalier.format.InputException;
@@ -57,13 +56,12 @@ public final class AdaptRecipe {
       Saes saes,
       LoraAdapter lora,
       TokenRows rows,
-      Optional<TokenRows> evalRows,
-      Control control) {}
+      Optional<TokenRows> evalRows) {}
 
   /** Everything is checked before anything is written. */
   public TrainingLoop.End run() {
     RunFolder folder = RunFolder.check(settings.out(), settings.resume());
-    try (Device device = Device.openCpu()) {
+    try (Device device = Device.open()) {
       Inputs inputs;
       try (ModelFolder files = ModelFolder.open(settings.model())) {
         inputs = read(device, files);
@@ -85,11 +83,10 @@ public final class AdaptRecipe {
     Saes saes = Saes.load(device, settings.saes(), config, console);
     int positions = Math.max(rows.context(), evalRows.map(TokenRows::context).orElse(0));
     LanguageModel model = LanguageModel.load(device, files, positions);
-    Control control = new Control(device);
-    return new Inputs(model, saes, adapter(device, model, control), rows, evalRows, control);
+    return new Inputs(model, saes, adapter(device, model), rows, evalRows);
   }
 
-  private LoraAdapter adapter(Device device, LanguageModel model, Control control) {
+  private LoraAdapter adapter(Device device, LanguageModel model) {
     if (settings.initAdapter().isEmpty()) {
       LoraSettings lora =
           LoraSettings.uniform(
@@ -100,8 +97,7 @@ public final class AdaptRecipe {
               settings.rank().orElse(AdaptSettings.DEFAULT_RANK),
               settings.alpha(),
               settings.dropout());
-      return LoraAdapter.initialise(
-          device, model, lora, control, new SplittableRandom(settings.seed()));
+      return LoraAdapter.initialise(device, model, lora, new SplittableRandom(settings.seed()));
     }
     try (PeftAdapter file = PeftAdapter.open(settings.initAdapter().get())) {
       SortedSet<Integer> ranks = new TreeSet<>();
@@ -113,13 +109,18 @@ public final class AdaptRecipe {
                     settings.rank().getAsInt(),
                     ranks.stream().map(String::valueOf).collect(Collectors.joining(", "))));
       }
-      return LoraAdapter.load(device, model, file, settings.dropout(), control);
+      return LoraAdapter.load(device, model, file, settings.dropout());
     }
   }
 
   private TrainingLoop.End train(Device device, RunFolder folder, Inputs in) {
     TokenBatch batch =
-        new TokenBatch(device, settings.batch(), in.rows.context(), in.model.config().specialIds());
+        new TokenBatch(
+            device,
+            settings.batch(),
+            in.rows.context(),
+            in.model.config().specialIds(),
+            settings.accumulate());
     AdaptObjective objective =
         new AdaptObjective(
             device,
@@ -129,7 +130,6 @@ public final class AdaptRecipe {
             new BatchSource(in.rows, settings.order().over(in.rows.count(), settings.seed())),
             batch,
             microBatches(),
-            in.control,
             settings.seed());
     Optional<Evaluator> evaluator =
         in.evalRows.map(
@@ -156,15 +156,19 @@ public final class AdaptRecipe {
         AdamW.create(
             device,
             in.lora.parameters(),
-            AdamW.Hyperparameters.of(settings.weightDecay(), settings.clip()),
-            in.control);
+            AdamW.Hyperparameters.of(settings.weightDecay(), settings.clip()));
     ranks.gather(); // what one rank refuses, nobody has begun
     if (ranks.isFirst()) {
       folder.begin("adapt", SettingsJson.of(settings), settings.seed(), ranks.size());
     }
     TrainingRun run =
         new TrainingRun(
-            "adapt", console, "kl", steps, evaluator.map(e -> step -> evaluate(e, in.saes)));
+            device,
+            "adapt",
+            console,
+            "kl",
+            steps,
+            evaluator.map(e -> step -> evaluate(e, in.saes)));
     try (MetricsLog metrics = ranks.isFirst() ? new MetricsLog(folder.metrics()) : null;
         Interruption interruption = new Interruption()) {
       TrainingLoop loop =

@@ -103,7 +103,7 @@ final class DemoResults {
 
   private Evaluation evaluate(String folder, ObjectNode density) {
     Path modelFolder = out.resolve("model");
-    try (Device device = Device.openCpu();
+    try (Device device = Device.open();
         ModelFolder files = ModelFolder.open(modelFolder)) {
       SortedMap<Integer, Sae> saes =
           Saes.load(

@@ -5,7 +5,6 @@ import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.data.TokenCache;
 import espalier.data.TokenRows;
-import espalier.device.Control;
 import espalier.device.Device;
 import espalier.format.ModelConfig;
 import espalier.format.ModelFolder;
@@ -34,7 +33,7 @@ public final class EvaluateRecipe {
   /** Everything is checked before anything is written. */
   public Evaluation run() {
     Optional<RunFolder> folder = settings.out().map(out -> RunFolder.check(out, false));
-    try (Device device = Device.openCpu()) {
+    try (Device device = Device.open()) {
       Inputs in;
       try (ModelFolder files = ModelFolder.open(settings.model())) {
         in = read(device, files);
@@ -89,7 +88,7 @@ public final class EvaluateRecipe {
 
   private static Adapters load(Device device, LanguageModel model, Path path) {
     try (PeftAdapter file = PeftAdapter.open(path)) {
-      return LoraAdapter.load(device, model, file, 0, new Control(device)).adapters();
+      return LoraAdapter.load(device, model, file, 0).adapters();
     }
   }
 }

@@ -3,7 +3,6 @@ package espalier.recipe;
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
 import espalier.data.Tokenizer;
-import espalier.device.Control;
 import espalier.device.Device;
 import espalier.format.InputException;
 import espalier.format.ModelConfig;
@@ -42,7 +41,7 @@ public final class GenerateRecipe {
 
   /** The prompt's continuation, without the prompt. */
   public String run() {
-    try (Device device = Device.openCpu();
+    try (Device device = Device.open();
         Tokenizer tokenizer = Tokenizer.open(settings.model())) {
       ModelConfig config;
       LanguageModel model;
@@ -75,7 +74,7 @@ public final class GenerateRecipe {
 
   private static Adapters adapters(Device device, LanguageModel model, Path path) {
     try (PeftAdapter file = PeftAdapter.open(path)) {
-      return LoraAdapter.load(device, model, file, 0, new Control(device)).adapters().frozen();
+      return LoraAdapter.load(device, model, file, 0).adapters().frozen();
     }
   }
 

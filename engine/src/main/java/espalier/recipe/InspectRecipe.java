@@ -137,7 +137,7 @@ public final class InspectRecipe {
     }
     int n = Math.toIntExact(x.rows());
     int d = Math.toIntExact(x.cols());
-    try (Device device = Device.openCpu()) {
+    try (Device device = Device.open()) {
       Sae sae = SaeLoader.load(device, weights, console::warn);
       Tensor activations = Tensor.allocate(device, n, d);
       for (int r = 0; r < n; r++) {

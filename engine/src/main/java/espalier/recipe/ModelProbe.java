@@ -20,7 +20,7 @@ final class ModelProbe {
   private ModelProbe() {}
 
   static void run(ModelFolder folder, Path input, InspectSettings settings) {
-    try (Device device = Device.openCpu()) {
+    try (Device device = Device.open()) {
       TokenRows rows = TokenRows.read(List.of(input), folder.config(), folder.folder(), 0);
       LanguageModel model = LanguageModel.load(device, folder);
       TokenBatch batch =

@@ -8,6 +8,7 @@ import espalier.device.Device;
 import espalier.model.LanguageModel;
 import espalier.model.TokenBatch;
 import espalier.train.Objective;
+import java.lang.foreign.MemorySegment;
 import java.util.List;
 
 /** Mean cross-entropy of the next token. */
@@ -17,13 +18,13 @@ final class PretrainObjective implements Objective {
   private final TokenBatch batch;
   private final BatchSource source;
   private final Var ce;
-  private final Sum sum;
+  private final Device device;
 
   PretrainObjective(
       Device device, LanguageModel model, BatchSource source, TokenBatch batch, int accumulate) {
     this.batch = batch;
     this.source = source;
-    sum = new Sum(device);
+    this.device = device;
     tape = new Tape(device);
     Var hidden =
         Streams.record(tape, model, batch, List.of(Streams.Variant.ORIGINAL)).getFirst().hidden();
@@ -47,15 +48,31 @@ final class PretrainObjective implements Objective {
   }
 
   @Override
-  public double[] accumulateGradients(long index) {
-    source.load(index, batch);
+  public int numbers() {
+    return 1;
+  }
+
+  @Override
+  public void prepare(long index, int slot) {
+    source.prepare(index, batch, slot);
+  }
+
+  @Override
+  public void accumulate(int slot, MemorySegment numbers) {
+    batch.upload(slot);
     tape.forward();
     tape.backward();
-    return new double[] {sum.of(ce), batch.predictions()};
+    device.kernels().sum(ce.data(), ce.size(), numbers);
+    device.kernels().sum(ce.data(), ce.size(), device.control().lossData(), true);
+  }
+
+  @Override
+  public void grow(int entries) {
+    tape.grow(entries);
   }
 
   @Override
   public void describe(ObjectNode line, double[] sums, long microBatches) {
-    line.put("ce", sums[0] / sums[1]);
+    line.put("ce", sums[0] / (microBatches * batch.predictions()));
   }
 }

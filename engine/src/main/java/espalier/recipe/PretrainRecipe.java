@@ -5,7 +5,6 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.autograd.ParameterSet;
 import espalier.data.TokenCache;
 import espalier.data.TokenRows;
-import espalier.device.Control;
 import espalier.device.Device;
 import espalier.distributed.Ranks;
 import espalier.format.ModelConfig;
@@ -53,7 +52,7 @@ public final class PretrainRecipe {
         settings
             .evalData()
             .map(f -> TokenRows.read(List.of(f), config, beside, rows.context(), cache));
-    try (Device device = Device.openCpu()) {
+    try (Device device = Device.open()) {
       return train(device, folder, config, rows, evalRows);
     }
   }
@@ -104,14 +103,18 @@ public final class PretrainRecipe {
               AdamW.create(
                   device,
                   parameters,
-                  AdamW.Hyperparameters.of(settings.weightDecay(), settings.clip()),
-                  new Control(device)),
+                  AdamW.Hyperparameters.of(settings.weightDecay(), settings.clip())),
               Optional.of(metrics),
               checkpoints,
               interruption);
       TrainingRun run =
           new TrainingRun(
-              "pretrain", console, "ce", steps, evaluator.map(e -> step -> crossEntropy(e)));
+              device,
+              "pretrain",
+              console,
+              "ce",
+              steps,
+              evaluator.map(e -> step -> crossEntropy(e)));
       TrainingLoop.End end = run.train(loop, saved, checkpoints, folder.path());
       if (end == TrainingLoop.End.DONE) {
         save(folder, model);

@@ -6,6 +6,7 @@ import espalier.autograd.LanguageModelHead;
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
 import espalier.device.Device;
+import espalier.device.Kernels;
 import espalier.format.SaeWeights.Activation;
 import espalier.model.LanguageModel;
 import espalier.model.TokenBatch;
@@ -54,7 +55,6 @@ final class SaeObjective implements Objective {
   private final Var loss;
   private final Sparsity sparsity;
   private final int accumulate;
-  private final Sum sum;
 
   SaeObjective(
       Device device,
@@ -72,7 +72,6 @@ final class SaeObjective implements Objective {
     this.batch = batch;
     this.accumulate = accumulate;
     sparsity = new Sparsity(device, (float) settings.bandwidth);
-    sum = new Sum(device);
     tape = new Tape(device);
     Var x = model.embed(tape, batch);
     for (int i = 0; i <= layer; i++) {
@@ -81,6 +80,9 @@ final class SaeObjective implements Objective {
     Var scaled = Elementwise.scale(tape, x, 1 / trainable.scale());
     splice = Splice.into(tape, scaled, trainable.sae(), batch.keep(), sparsity);
     loss = settings.loss == Loss.MSE ? reconstruction() : endToEnd(model, layer, x);
+    double perToken = 1.0 / (batch.tokens() * accumulate);
+    double l1 = trainable.sae().activation() == Activation.RELU ? settings.l1 : 0;
+    sparsity.set((float) (l1 * perToken), 0, 1f / accumulate);
   }
 
   private Var reconstruction() {
@@ -115,31 +117,46 @@ final class SaeObjective implements Objective {
     return batch.tokens();
   }
 
+  /** The loss and the three of esp_sae_activity. */
   @Override
-  public double[] accumulateGradients(long index) {
-    source.load(index, batch);
-    tape.forward();
-    double active = active();
-    double l0 = active / batch.tokens();
-    double pull =
-        trainable.sae().activation() == Activation.JUMPRELU
-            ? 2 * (l0 / settings.l0 - 1) / settings.l0
-            : 0;
-    double perToken = 1.0 / (batch.tokens() * accumulate);
-    double l1 = trainable.sae().activation() == Activation.RELU ? settings.l1 : 0;
-    sparsity.set((float) (l1 * perToken), (float) (pull * perToken), 0);
-    tape.backward();
-    return new double[] {sum.of(loss), active};
+  public int numbers() {
+    return 4;
   }
 
-  /** Entries with a value; lists may hold a few inactive ones near their thresholds. */
-  private double active() {
-    Latents.Lists lists = splice.latents().read();
-    long active = 0;
-    for (int t = 0; t < batch.tokens(); t++) {
-      active += lists.active(t);
+  @Override
+  public void prepare(long index, int slot) {
+    source.prepare(index, batch, slot);
+  }
+
+  @Override
+  public void accumulate(int slot, MemorySegment numbers) {
+    MemorySegment activity = numbers.asSlice(Double.BYTES);
+    batch.upload(slot);
+    tape.forward();
+    Kernels kernels = device.kernels();
+    Latents latents = splice.latents();
+    kernels.saeActivity(
+        latents.index(),
+        latents.value(),
+        latents.count(),
+        latents.capacity(),
+        batch.keep(),
+        MemorySegment.NULL,
+        0,
+        activity,
+        batch.tokens(),
+        latents.width());
+    if (trainable.sae().activation() == Activation.JUMPRELU) {
+      kernels.saeL0Pull(activity, (float) settings.l0, sparsity.data());
     }
-    return active;
+    tape.backward();
+    kernels.sum(loss.data(), loss.size(), numbers);
+    kernels.sum(loss.data(), loss.size(), device.control().lossData(), true);
+  }
+
+  @Override
+  public void grow(int entries) {
+    tape.grow(entries);
   }
 
   @Override
@@ -154,12 +171,12 @@ final class SaeObjective implements Objective {
 
   @Override
   public void describe(ObjectNode line, double[] sums, long microBatches) {
-    double tokens = microBatches * batch.tokens();
+    long tokens = microBatches * batch.tokens();
     if (settings.loss == Loss.MSE) {
       line.put("fvu", sums[0] / (tokens * trainable.sae().inputs()));
     } else {
       line.put("kl", sums[0] / tokens);
     }
-    line.put("l0", sums[1] / tokens);
+    line.put("l0", sums[1] / sums[2]);
   }
 }

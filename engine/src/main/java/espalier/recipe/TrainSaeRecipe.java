@@ -5,7 +5,6 @@ import espalier.autograd.Tape;
 import espalier.autograd.Var;
 import espalier.data.TokenCache;
 import espalier.data.TokenRows;
-import espalier.device.Control;
 import espalier.device.Device;
 import espalier.device.Transfer;
 import espalier.distributed.Ranks;
@@ -61,7 +60,7 @@ public final class TrainSaeRecipe {
 
   public TrainingLoop.End run() {
     RunFolder folder = RunFolder.check(settings.out(), settings.resume());
-    try (Device device = Device.openCpu()) {
+    try (Device device = Device.open()) {
       LanguageModel model;
       TokenRows rows;
       try (ModelFolder files = ModelFolder.open(settings.model())) {
@@ -134,13 +133,13 @@ public final class TrainSaeRecipe {
                   watch.map(Watch::every).orElse(0),
                   settings.checkpointEvery()),
               objective,
-              AdamW.create(
-                  device, sae.parameters(), AdamW.Hyperparameters.of(0, 1), new Control(device)),
+              AdamW.create(device, sae.parameters(), AdamW.Hyperparameters.of(0, 1)),
               Optional.of(metrics),
               checkpoints,
               interruption);
       TrainingRun run =
           new TrainingRun(
+              device,
               "train-sae " + settings.arch() + " " + settings.objective(),
               console,
               settings.objective().equals("mse") ? "fvu" : "kl",

@@ -1,8 +1,8 @@
 package espalier.recipe;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import espalier.device.CudaProbe;
 import espalier.device.Device;
+import espalier.device.DeviceChoice;
 import espalier.train.Checkpoints;
 import espalier.train.TrainingLoop;
 import java.nio.file.Path;
@@ -17,6 +17,7 @@ import java.util.function.LongFunction;
  * @param evaluation measures the model as it stands after a step; empty where nothing is evaluated
  */
 record TrainingRun(
+    Device device,
     String task,
     Console console,
     String lossField,
@@ -27,9 +28,9 @@ record TrainingRun(
       TrainingLoop loop, Optional<Checkpoints.Saved> saved, Checkpoints checkpoints, Path folder) {
     loop.begin(saved);
     saved.ifPresent(s -> console.info("%s: continuing after step %d".formatted(task, s.step())));
-    CudaProbe.Result gpu = CudaProbe.quick();
-    String reason = gpu.gpus() > 0 ? "this build has no CUDA kernels" : gpu.reason();
-    console.info("%s: on the CPU (%s), %s".formatted(task, reason, Device.openBlas()));
+    DeviceChoice choice = DeviceChoice.current();
+    String reason = choice.reason().isEmpty() ? "" : " (no GPU: " + choice.reason() + ")";
+    console.info("%s: on %s%s".formatted(task, device.describe(), reason));
     try (Console.Progress progress = console.progress(task, steps)) {
       TrainingLoop.End end =
           loop.run(

@@ -1,5 +1,6 @@
 package espalier.sae;
 
+import espalier.autograd.Tape;
 import espalier.device.Device;
 import espalier.device.Transfer;
 import java.lang.foreign.MemorySegment;
@@ -12,7 +13,7 @@ import java.lang.foreign.MemorySegment;
  * gigabytes for wide SAEs. So the lists start short and grow when a token needs more: they lie in
  * memory of their own, outside the tape's plan, and after the first few batches no longer change.
  */
-public final class Latents {
+public final class Latents implements Tape.Growing {
 
   /** Entries a token at first, where their number is not fixed: several times a usual L0. */
   private static final long FIRST_GUESS = 256;
@@ -87,11 +88,24 @@ public final class Latents {
 
   /** Makes room for the longest list that {@link #count} tells of; what was listed is lost. */
   void grow() {
-    long longest = 0;
+    int longest = 0;
     for (int entries : Transfer.ints(count)) {
       longest = Math.max(longest, entries);
     }
-    allocate(Math.min(width, Math.max(longest, 2 * capacity)));
+    grow(longest);
+  }
+
+  /** Makes room for lists of so many entries, where there is less; what was listed is lost. */
+  @Override
+  public void grow(int entries) {
+    if (entries > capacity) {
+      allocate(Math.min(width, Math.max(entries, 2 * capacity)));
+    }
+  }
+
+  /** m, the number of latents. */
+  public long width() {
+    return width;
   }
 
   public long tokens() {

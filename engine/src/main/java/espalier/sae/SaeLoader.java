@@ -3,6 +3,7 @@ package espalier.sae;
 import espalier.autograd.Parameter;
 import espalier.device.Control;
 import espalier.device.Device;
+import espalier.device.ElementType;
 import espalier.format.SaeSite;
 import espalier.format.SaeSite.Kind;
 import espalier.format.SaeWeights;
@@ -14,6 +15,9 @@ import java.util.function.Consumer;
 /** Brings an SAE from its files into device memory, in the one layout that the engine uses. */
 public final class SaeLoader {
 
+  /** Elements: 64 MB. */
+  private static final long CHECKED_AT_ONCE = 1 << 24;
+
   private SaeLoader() {}
 
   /**
@@ -22,9 +26,8 @@ public final class SaeLoader {
   public static Sae load(Device device, SaeWeights weights, Consumer<String> warn) {
     weights.warnings().forEach(warning -> warn.accept(weights.path() + ": " + warning));
     Sae sae = upload(device, weights);
-    Control control = new Control(device);
     for (Parameter parameter : sae.parameters()) {
-      if (!isFinite(device, control, parameter.value())) {
+      if (!isFinite(device, parameter.value())) {
         warn.accept(weights.path() + ": " + parameter.name() + " holds NaN or infinite values");
       }
     }
@@ -57,7 +60,7 @@ public final class SaeLoader {
   /** In one pass over the mapped file. */
   private static Parameter matrix(
       Device device, String name, SaeWeights.Matrix matrix, long rows, long cols) {
-    Tensor tensor = Tensor.allocate(device, rows, cols);
+    Tensor tensor = Tensor.allocate(device, rows, cols, device.type());
     Parameter scale = vector(device, name, matrix.rowScale());
     MemorySegment rowScale = scale == null ? MemorySegment.NULL : scale.data();
     matrix.entry().copyTo(device, matrix.transposed(), rowScale, tensor);
@@ -74,8 +77,27 @@ public final class SaeLoader {
   }
 
   /** A norm is finite exactly if every value is: squares of float32 do not overflow float64. */
-  private static boolean isFinite(Device device, Control control, Tensor tensor) {
-    device.kernels().globalNorm(tensor.data(), tensor.size(), control.data());
-    return Double.isFinite(control.gradientNorm());
+  private static boolean isFinite(Device device, Tensor tensor) {
+    long step = Math.clamp(CHECKED_AT_ONCE / tensor.cols(), 1, tensor.rows());
+    Tensor exact =
+        tensor.type() == ElementType.F32 ? null : Tensor.allocate(device, step, tensor.cols());
+    for (long row = 0; row < tensor.rows(); row += step) {
+      Tensor part = tensor.rows(row, Math.min(step, tensor.rows() - row));
+      Tensor values = part;
+      if (exact != null) {
+        values = exact.rows(0, part.rows());
+        device
+            .kernels()
+            .convert(part.data(), part.type().code(), values.data(), part.size(), ElementType.F32);
+      }
+      Control control = device.control();
+      device.kernels().globalNorm(values.data(), values.size(), control.data());
+      control.download();
+      device.synchronize();
+      if (!Double.isFinite(control.gradientNorm())) {
+        return false;
+      }
+    }
+    return true;
   }
 }

@@ -28,7 +28,7 @@ public final class Sparsity {
   }
 
   /** {@code {l1, l0, strength}}, as esp_sae_activation_backward and esp_sae_l0_pull read them. */
-  MemorySegment data() {
+  public MemorySegment data() {
     return coefficients.data();
   }
 

@@ -89,7 +89,7 @@ public record Splice(
       bPre = sae.bPre() == null ? MemorySegment.NULL : sae.bPre().data();
       threshold = sae.threshold() == null ? MemorySegment.NULL : sae.threshold().data();
       boolean backward = x.needsGradient() || sae.isTrainable();
-      latents = Latents.of(tape.device(), sae, tokens, backward);
+      latents = tape.growing(Latents.of(tape.device(), sae, tokens, backward));
       out = tape.value(tokens, dOut, backward);
       scratch = tape.value(1, tape.kernels().saeEncodeScratch(dIn, m));
       boolean restores = sae.isNormalised() && sae.restoresScale();
@@ -152,13 +152,18 @@ public record Splice(
       while (!encode(k, encoded)) {
         latents.grow();
       }
+      int needed;
+      while ((needed = tape.device().takeOverflow()) > 0) {
+        latents.grow(needed);
+        encode(k, encoded);
+      }
       if (decoded == null) {
         decode(k, keep, out);
         return;
       }
       decode(k, MemorySegment.NULL, decoded);
       if (skipped != null) { // x skip^T
-        MemorySegment w = sae.skip().data();
+        MemorySegment w = sae.skip().matrix().data();
         k.gemm(false, true, tokens, dOut, dIn, 1, x.data(), dIn, w, dIn, 0, skipped.data(), dOut);
       }
       k.saeRestore(
@@ -177,7 +182,7 @@ public record Splice(
     private boolean encode(Kernels k, Var encoded) {
       return k.saeEncode(
           encoded.data(),
-          sae.wEnc().data(),
+          sae.wEnc().matrix().data(),
           sae.bEnc().data(),
           bPre,
           sae.activation().ordinal(),
@@ -190,7 +195,7 @@ public record Splice(
           latents.pre(),
           latents.count(),
           latents.capacity(),
-          MemorySegment.NULL,
+          tape.device().control().overflowData(),
           scratch.data(),
           tokens,
           dIn,
@@ -203,7 +208,7 @@ public record Splice(
           latents.value(),
           latents.count(),
           latents.capacity(),
-          sae.wDec().data(),
+          sae.wDec().matrix().data(),
           sae.bDec().data(),
           kept,
           x.data(),
@@ -244,7 +249,7 @@ public record Splice(
           latents.index(),
           latents.count(),
           latents.capacity(),
-          sae.wDec().data(),
+          sae.wDec().matrix().data(),
           latents.gradient(),
           tokens,
           dOut);
@@ -323,7 +328,7 @@ public record Splice(
       }
       if (skipped != null) { // of kept rows there is nothing
         MemorySegment d = dSkipped == null ? dDecoded.data() : dSkipped.data();
-        MemorySegment w = sae.skip().data();
+        MemorySegment w = sae.skip().matrix().data();
         k.gemm(false, false, tokens, dIn, dOut, 1, d, dOut, w, dIn, 1, x.gradientData(), dIn);
       }
     }
@@ -335,7 +340,7 @@ public record Splice(
           latents.index(),
           latents.count(),
           latents.capacity(),
-          sae.wEnc().data(),
+          sae.wEnc().matrix().data(),
           kept,
           out.gradientData(),
           dX,

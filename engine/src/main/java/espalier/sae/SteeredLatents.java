@@ -18,7 +18,7 @@ public final class SteeredLatents {
    * @return {@code [tokens, d]}, without a gradient
    */
   public static Var hold(Tape tape, Splice splice, Var output, int latent, double value) {
-    MemorySegment direction = splice.sae().wDec().value().rows(latent, 1).data();
+    MemorySegment direction = splice.sae().wDec().matrix().rows(latent, 1).data();
     Var spread = splice.spread();
     Var steered = tape.value(output.rows(), output.cols(), false);
     long d = output.cols();

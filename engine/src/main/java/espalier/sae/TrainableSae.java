@@ -62,7 +62,7 @@ public record TrainableSae(Sae sae, ParameterSet parameters, float scale) {
       directions[i] = (float) random.nextGaussian();
     }
     wDec.value().copyFrom(directions);
-    device.kernels().normalizeRows(wDec.data(), latents, d);
+    device.kernels().normalizeRows(wDec.value().data(), latents, d);
     device.kernels().copy(wDec.data(), sae.wEnc().data(), wDec.value().size());
     TrainableSae trainable = new TrainableSae(sae, parameters, scale);
     if (kind == Activation.JUMPRELU) {
@@ -102,12 +102,14 @@ public record TrainableSae(Sae sae, ParameterSet parameters, float scale) {
   /** Takes from the decoder's gradient what would change the norm of its rows. */
   public void projectDecoderGradient(Device device) {
     Parameter wDec = sae.wDec();
-    device.kernels().removeParallel(wDec.data(), wDec.gradientData(), wDec.rows(), wDec.cols());
+    device
+        .kernels()
+        .removeParallel(wDec.value().data(), wDec.gradientData(), wDec.rows(), wDec.cols());
   }
 
   /** Gives the decoder's rows norm 1 again. */
   public void normalizeDecoder(Device device) {
-    device.kernels().normalizeRows(sae.wDec().data(), sae.latents(), sae.inputs());
+    device.kernels().normalizeRows(sae.wDec().value().data(), sae.latents(), sae.inputs());
   }
 
   private static Parameter copy(Device device, Parameter from, float factor) {

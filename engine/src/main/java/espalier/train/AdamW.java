@@ -1,9 +1,10 @@
 package espalier.train;
 
 import espalier.autograd.ParameterSet;
-import espalier.device.Control;
 import espalier.device.Device;
+import espalier.device.Kernels;
 import espalier.tensor.Tensor;
+import java.lang.foreign.MemorySegment;
 
 /**
  * AdamW over the flat buffer of all trained parameters (Loshchilov and Hutter 2019), with clipping
@@ -13,11 +14,7 @@ import espalier.tensor.Tensor;
  * @param secondMoment likewise
  */
 public record AdamW(
-    ParameterSet parameters,
-    Hyperparameters settings,
-    Tensor firstMoment,
-    Tensor secondMoment,
-    Control control) {
+    ParameterSet parameters, Hyperparameters settings, Tensor firstMoment, Tensor secondMoment) {
 
   /**
    * @param clip largest global gradient norm; 0 for no clipping
@@ -31,42 +28,35 @@ public record AdamW(
     }
   }
 
-  public static AdamW create(
-      Device device, ParameterSet parameters, Hyperparameters settings, Control control) {
+  public static AdamW create(Device device, ParameterSet parameters, Hyperparameters settings) {
     Tensor m = Tensor.allocate(device, 1, parameters.size());
     Tensor v = Tensor.allocate(device, 1, parameters.size());
     device.kernels().fill(m.data(), 0, m.size());
     device.kernels().fill(v.data(), 0, v.size());
-    return new AdamW(parameters, settings, m, v, control);
-  }
-
-  /** Norm of all gradients together, before clipping; {@link #update} clips by it. */
-  public double gradientNorm(Device device) {
-    device.kernels().globalNorm(parameters.gradients().data(), parameters.size(), control.data());
-    return control.gradientNorm();
+    return new AdamW(parameters, settings, m, v);
   }
 
   /**
-   * One update from the gradients as they stand.
-   *
-   * @param step counted from 1, for the bias correction
+   * Queues the norm of all gradients together and one update by them, with the learning rate and
+   * the step of the device's {@link espalier.device.Control}. Nothing changes where the step has
+   * failed: see esp_adamw.
    */
-  public void update(Device device, long step, double lr) {
-    control.step(step);
-    control.learningRate(lr);
-    device
-        .kernels()
-        .adamw(
-            parameters.values().data(),
-            parameters.gradients().data(),
-            firstMoment.data(),
-            secondMoment.data(),
-            parameters.size(),
-            (float) settings.beta1,
-            (float) settings.beta2,
-            (float) settings.eps,
-            (float) settings.weightDecay,
-            (float) settings.clip,
-            control.data());
+  public void update(Device device) {
+    Kernels kernels = device.kernels();
+    MemorySegment control = device.control().data();
+    MemorySegment gradients = parameters.gradients().data();
+    kernels.globalNorm(gradients, parameters.size(), control);
+    kernels.adamw(
+        parameters.values().data(),
+        gradients,
+        firstMoment.data(),
+        secondMoment.data(),
+        parameters.size(),
+        (float) settings.beta1,
+        (float) settings.beta2,
+        (float) settings.eps,
+        (float) settings.weightDecay,
+        (float) settings.clip,
+        control);
   }
 }

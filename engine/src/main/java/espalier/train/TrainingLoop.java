@@ -2,8 +2,12 @@ package espalier.train;
 
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.device.Control;
 import espalier.device.Device;
+import espalier.device.Replay;
 import espalier.distributed.Ranks;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 import java.util.Optional;
 
@@ -61,6 +65,10 @@ public final class TrainingLoop {
   private final Checkpoints checkpoints;
   private final Interruption interruption;
   private final GradientSum sum;
+  private final Replay gradients; // alone on one rank: the whole step
+  private final Replay update;
+  private final MemorySegment numbers; // float64 [accumulate, objective.numbers()]
+  private final MemorySegment numbersOnHost;
   private long step;
   private double seconds;
   private boolean interrupted;
@@ -88,6 +96,11 @@ public final class TrainingLoop {
     sum =
         new GradientSum(
             device, ranks, settings.order, settings.accumulate, optimizer.parameters().gradients());
+    gradients = device.replay(ranks.size() == 1 ? this::queueStep : this::queueGradients);
+    update = device.replay(this::queueUpdate);
+    long bytes = (long) settings.accumulate * objective.numbers() * Double.BYTES;
+    numbers = device.allocate(bytes);
+    numbersOnHost = device.allocateStaging(bytes);
   }
 
   /**
@@ -98,12 +111,18 @@ public final class TrainingLoop {
     saved.ifPresent(
         from -> {
           from.restore(optimizer);
+          optimizer.parameters().round(device.kernels());
           step = from.step();
           seconds = from.seconds();
         });
     requireAlike("where to begin", step, "--out must be on a file system that all ranks share");
     metrics.ifPresent(m -> m.truncateAfter(saved.isPresent() ? step : -1));
     ranks.checkpoint(saved.map(from -> from.file().toString()).orElse(""));
+  }
+
+  /** How a step's work is queued: see {@link Replay#describe}. */
+  public String queueing() {
+    return gradients.describe();
   }
 
   /** Updates done so far. */
@@ -168,20 +187,62 @@ public final class TrainingLoop {
     }
   }
 
+  /** The device's part of a step where no other rank has one: the same calls each time. */
+  private void queueStep() {
+    queueMicroBatches();
+    sum.finish();
+    queueUpdateItself();
+    device.control().download();
+  }
+
+  /** The first half, where other ranks have gradients to add. */
+  private void queueGradients() {
+    queueMicroBatches();
+    device.control().download();
+  }
+
+  /** The second half, once all ranks have the same gradients. */
+  private void queueUpdate() {
+    queueUpdateItself();
+    device.control().download();
+  }
+
+  private void queueMicroBatches() {
+    device.control().upload();
+    long bytes = (long) objective.numbers() * Double.BYTES;
+    for (int i = 0; i < settings.accumulate; i++) {
+      sum.begin(i);
+      objective.accumulate(i, numbers.asSlice(i * bytes, bytes));
+      sum.add(i);
+    }
+    device.download(numbers, numbersOnHost);
+  }
+
+  private void queueUpdateItself() {
+    objective.beforeUpdate();
+    optimizer.update(device);
+    objective.afterUpdate();
+    optimizer.parameters().round(device.kernels());
+  }
+
   private ObjectNode trainOneStep() {
     long start = System.nanoTime();
-    double[] own = trainMicroBatches();
-    sum.finish();
-    objective.beforeUpdate();
-    double norm = optimizer.gradientNorm(device);
-    double[] sums = gather(own, norm);
-    if (!Double.isFinite(sums[0]) || !Double.isFinite(norm)) {
-      metrics.ifPresent(MetricsLog::flush);
-      throw new TrainingDivergedException(step + 1, sums[0], norm, checkpoints.latestFile());
-    }
     double lr = settings.lr * settings.schedule.factor(step, settings.steps, settings.warmup);
-    optimizer.update(device, step + 1, lr);
-    objective.afterUpdate();
+    prepare(lr);
+    ranks.work(this::runGradients);
+    double[] sums = gather(numbersOnHost.toArray(ValueLayout.JAVA_DOUBLE));
+    if (ranks.size() > 1) {
+      requireFinite(sums[0], 0);
+      sum.finish();
+      update.run();
+      device.synchronize();
+    }
+    double norm = device.control().gradientNorm();
+    requireAlike(
+        "step %d: the gradient norm".formatted(step + 1),
+        norm,
+        "ranks must run on processors of one kind");
+    requireFinite(sums[0], norm);
     step++;
     double elapsed = (System.nanoTime() - start) * 1e-9;
     seconds += elapsed;
@@ -199,49 +260,53 @@ public final class TrainingLoop {
     return line;
   }
 
-  /** This rank's micro-batches of the step; what each returns, one after another. */
-  private double[] trainMicroBatches() {
-    double[] all = new double[0];
+  /** The host's part of a step: this rank's micro-batches, and what the optimizer is told. */
+  private void prepare(double lr) {
     long first = step * sum.microBatches() + (long) ranks.rank() * settings.accumulate;
     for (int i = 0; i < settings.accumulate; i++) {
-      sum.begin(i);
-      double[] one = trainMicroBatch(first + i);
-      sum.add(i);
-      all = Arrays.copyOf(all, settings.accumulate * one.length);
-      System.arraycopy(one, 0, all, i * one.length, one.length);
+      objective.prepare(first + i, i);
     }
-    return all;
+    Control control = device.control();
+    control.clearResults();
+    control.step(step + 1);
+    control.learningRate(lr);
   }
 
-  private double[] trainMicroBatch(long index) {
-    double[][] result = new double[1][];
-    ranks.work(() -> result[0] = objective.accumulateGradients(index));
-    return result[0];
+  private void runGradients() {
+    Control control = device.control();
+    gradients.run();
+    device.synchronize();
+    while (control.overflow() > 0) { // the step has changed nothing
+      objective.grow(control.overflow());
+      gradients.forget();
+      control.clearResults();
+      gradients.run();
+      device.synchronize();
+    }
+  }
+
+  private void requireFinite(double loss, double norm) {
+    if (!Double.isFinite(loss) || !Double.isFinite(norm)) {
+      metrics.ifPresent(MetricsLog::flush);
+      throw new TrainingDivergedException(step + 1, loss, norm, checkpoints.latestFile());
+    }
   }
 
   /**
-   * Adds up what the micro-batches of all ranks returned, in their order, and agrees with the other
+   * Adds up what the micro-batches of all ranks left, in their order, and agrees with the other
    * ranks on whether to go on.
    */
-  private double[] gather(double[] own, double norm) {
-    double[] message = Arrays.copyOf(own, own.length + 2);
-    message[own.length] = norm;
-    message[own.length + 1] = interruption.isRequested() ? 1 : 0;
+  private double[] gather(double[] own) {
+    double[] message = Arrays.copyOf(own, own.length + 1);
+    message[own.length] = interruption.isRequested() ? 1 : 0;
     double[] all = ranks.gather(message);
-    int width = own.length / settings.accumulate;
-    double[] sums = new double[width];
+    double[] sums = new double[objective.numbers()];
     for (int r = 0; r < ranks.size(); r++) {
       int at = r * message.length;
       for (int i = 0; i < own.length; i++) {
-        sums[i % width] += all[at + i];
+        sums[i % sums.length] += all[at + i];
       }
-      if (Double.compare(all[at + own.length], norm) != 0) {
-        throw new IllegalStateException(
-            ("step %d: the gradient norm is %s here and %s on rank %d: ranks must run on processors"
-                    + " of one kind")
-                .formatted(step + 1, norm, all[at + own.length], r));
-      }
-      interrupted |= all[at + own.length + 1] != 0;
+      interrupted |= all[at + own.length] != 0;
     }
     return sums;
   }

@@ -5,7 +5,6 @@ import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 
 import espalier.Golden;
-import espalier.device.Control;
 import espalier.device.Device;
 import espalier.format.PeftAdapter;
 import espalier.format.PeftWriter;
@@ -52,7 +51,7 @@ class LoraAdapterTest {
     Path first = temp.resolve("first");
     write(model, first, true);
     try (PeftAdapter file = PeftAdapter.open(first)) {
-      LoraAdapter lora = LoraAdapter.load(device, model, file, 0, new Control(device));
+      LoraAdapter lora = LoraAdapter.load(device, model, file, 0);
       file.layers()
           .forEach(
               (path, layer) -> {
@@ -83,9 +82,7 @@ class LoraAdapterTest {
     write(model, folder, false);
     try (PeftAdapter file = PeftAdapter.open(folder)) {
       assertRefused(
-          file.file(),
-          () -> LoraAdapter.load(device, model, file, 0, new Control(device)),
-          "lora_A.weight has shape");
+          file.file(), () -> LoraAdapter.load(device, model, file, 0), "lora_A.weight has shape");
     }
   }
 

@@ -5,7 +5,6 @@ import static espalier.Golden.assertClose;
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
 import espalier.data.TokenRows;
-import espalier.device.Control;
 import espalier.device.Device;
 import espalier.format.ModelFolder;
 import espalier.format.PeftAdapter;
@@ -60,7 +59,7 @@ class FamilyGoldenTest {
           values(device, expected, "logits"),
           logits(device, model, stream.getLast()),
           TOLERANCE);
-      LoraAdapter adapter = LoraAdapter.load(device, model, file, 0, new Control(device));
+      LoraAdapter adapter = LoraAdapter.load(device, model, file, 0);
       stream = run(device, model, batch, adapter.adapters().frozen());
       assertClose(
           family + " adapted logits",

@@ -7,7 +7,6 @@ import espalier.autograd.LanguageModelHead;
 import espalier.autograd.Parameter;
 import espalier.autograd.Tape;
 import espalier.data.TokenRows;
-import espalier.device.Control;
 import espalier.device.Device;
 import espalier.format.ModelFolder;
 import espalier.format.PeftAdapter;
@@ -66,7 +65,7 @@ class SiteGradientTest {
         ModelFolder folder = ModelFolder.open(root.resolve("model"));
         PeftAdapter file = PeftAdapter.open(root.resolve("adapter"))) {
       LanguageModel model = LanguageModel.load(device, folder);
-      LoraAdapter lora = LoraAdapter.load(device, model, file, 0, new Control(device));
+      LoraAdapter lora = LoraAdapter.load(device, model, file, 0);
       TokenRows rows =
           TokenRows.read(List.of(root.resolve("tokens.npy")), folder.config(), root, 0);
       TokenBatch batch = new TokenBatch(device, 1, rows.context(), folder.config().specialIds());

@@ -1,0 +1,212 @@
+package espalier.device;
+
+import espalier.bindings.cublas.Cublas;
+import espalier.bindings.cudart.CudaRuntime;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.ArrayList;
+import java.util.List;
+
+/**
+ * An NVIDIA GPU: one stream, which kernels and copies go to in order, and one cuBLAS handle that
+ * works on it. Calls return before their work is done; {@link Transfer} and {@link #synchronize}
+ * wait.
+ */
+final class CudaDevice extends Device {
+
+  /** What cuBLAS may use, as NVIDIA advises for Hopper: with it, products need no allocation. */
+  private static final long WORKSPACE = 32L << 20;
+
+  /** Halves of the pinned memory that files go through. */
+  private static final long PIECE = 32L << 20;
+
+  private static final String STAGED = "files on their way";
+
+  private final CudaMemory memory = new CudaMemory();
+  private final List<CudaGraph> graphs = new ArrayList<>();
+  private final int ordinal;
+  private final MemorySegment stream;
+  private final MemorySegment cublas;
+  private final MemorySegment[] pieces = new MemorySegment[2];
+  private final MemorySegment[] copied = new MemorySegment[2]; // events: a piece is free again
+  private MemorySegment staged = MemorySegment.NULL;
+  private boolean capturing;
+
+  /**
+   * The libraries must be loaded.
+   *
+   * @param ordinal which GPU, as CUDA counts those that it sees
+   */
+  CudaDevice(int ordinal, ElementType type) {
+    super(type);
+    this.ordinal = ordinal;
+    CudaException.check("cudaSetDevice", CudaRuntime.cudaSetDevice(ordinal));
+    try (Arena arena = Arena.ofConfined()) {
+      MemorySegment pointer = arena.allocate(ValueLayout.ADDRESS);
+      CudaException.check(
+          "cudaStreamCreateWithFlags",
+          CudaRuntime.cudaStreamCreateWithFlags(pointer, CudaRuntime.cudaStreamNonBlocking()));
+      stream = pointer.get(ValueLayout.ADDRESS, 0);
+      checkCublas("cublasCreate", Cublas.cublasCreate_v2(pointer));
+      cublas = pointer.get(ValueLayout.ADDRESS, 0);
+    }
+    checkCublas("cublasSetStream", Cublas.cublasSetStream_v2(cublas, stream));
+    checkCublas(
+        "cublasSetWorkspace",
+        Cublas.cublasSetWorkspace_v2(cublas, memory.allocate("cuBLAS", WORKSPACE), WORKSPACE));
+    kernels().setStream(stream);
+    kernels().setGemm(Cublas.cublasGemmEx$address(), cublas);
+  }
+
+  private static void checkCublas(String call, int status) {
+    if (status != Cublas.CUBLAS_STATUS_SUCCESS()) {
+      throw new CudaException(call + ": " + Cublas.cublasGetStatusString(status).getString(0));
+    }
+  }
+
+  MemorySegment stream() {
+    return stream;
+  }
+
+  void capturing(boolean now) {
+    capturing = now;
+  }
+
+  @Override
+  public void holder(String name) {
+    memory.holder(name);
+  }
+
+  @Override
+  public void require(String what, long bytes) {
+    memory.require(what, bytes);
+  }
+
+  @Override
+  public MemorySegment allocate(long bytes) {
+    return memory.allocate(bytes);
+  }
+
+  @Override
+  public MemorySegment allocateStaging(long bytes) {
+    return memory.allocatePinned(bytes);
+  }
+
+  @Override
+  public void upload(MemorySegment staging, MemorySegment target) {
+    copyAsync(target, staging, staging.byteSize(), CudaRuntime.cudaMemcpyHostToDevice());
+  }
+
+  @Override
+  public void download(MemorySegment source, MemorySegment staging) {
+    copyAsync(staging, source, staging.byteSize(), CudaRuntime.cudaMemcpyDeviceToHost());
+  }
+
+  private void copyAsync(MemorySegment target, MemorySegment source, long bytes, int kind) {
+    CudaException.check(
+        "cudaMemcpyAsync", CudaRuntime.cudaMemcpyAsync(target, source, bytes, kind, stream));
+  }
+
+  /**
+   * Through two pinned pieces in turn: while one is copied to the GPU, the host fills the other.
+   */
+  @Override
+  public MemorySegment stage(MemorySegment file) {
+    if (staged.byteSize() < file.byteSize()) {
+      if (!staged.equals(MemorySegment.NULL)) {
+        synchronize();
+        memory.free(STAGED, staged);
+        staged = MemorySegment.NULL;
+      }
+      staged = memory.allocate(STAGED, file.byteSize());
+    }
+    for (long at = 0, i = 0; at < file.byteSize(); at += PIECE, i++) {
+      int half = (int) (i % 2);
+      MemorySegment piece = piece(half);
+      long bytes = Math.min(PIECE, file.byteSize() - at);
+      CudaException.check("cudaEventSynchronize", CudaRuntime.cudaEventSynchronize(copied[half]));
+      MemorySegment.copy(file, at, piece, 0, bytes);
+      upload(piece.asSlice(0, bytes), staged.asSlice(at, bytes));
+      CudaException.check("cudaEventRecord", CudaRuntime.cudaEventRecord(copied[half], stream));
+    }
+    return staged.asSlice(0, file.byteSize());
+  }
+
+  private MemorySegment piece(int half) {
+    if (pieces[half] == null) {
+      pieces[half] = memory.allocatePinned(PIECE);
+      try (Arena arena = Arena.ofConfined()) {
+        MemorySegment pointer = arena.allocate(ValueLayout.ADDRESS);
+        CudaException.check("cudaEventCreate", CudaRuntime.cudaEventCreate(pointer));
+        copied[half] = pointer.get(ValueLayout.ADDRESS, 0);
+      }
+    }
+    return pieces[half];
+  }
+
+  @Override
+  public void synchronize() {
+    CudaException.check("cudaStreamSynchronize", CudaRuntime.cudaStreamSynchronize(stream));
+  }
+
+  @Override
+  public Replay replay(Runnable work) {
+    CudaGraph graph = new CudaGraph(this, work);
+    graphs.add(graph);
+    return graph;
+  }
+
+  @Override
+  public int takeOverflow() {
+    if (capturing) {
+      return 0;
+    }
+    MemorySegment overflow = control().overflowData();
+    int needed = Transfer.ints(overflow)[0];
+    if (needed > 0) {
+      Transfer.clear(overflow);
+    }
+    return needed;
+  }
+
+  @Override
+  public String describe() {
+    return "GPU %d (sm_%d%d, %d multiprocessors, %.1f GiB)"
+        .formatted(
+            ordinal,
+            attribute(CudaRuntime.cudaDevAttrComputeCapabilityMajor()),
+            attribute(CudaRuntime.cudaDevAttrComputeCapabilityMinor()),
+            attribute(CudaRuntime.cudaDevAttrMultiProcessorCount()),
+            memory.total() / (double) (1L << 30));
+  }
+
+  private int attribute(int which) {
+    try (Arena arena = Arena.ofConfined()) {
+      MemorySegment value = arena.allocate(ValueLayout.JAVA_INT);
+      CudaException.check(
+          "cudaDeviceGetAttribute", CudaRuntime.cudaDeviceGetAttribute(value, which, ordinal));
+      return value.get(ValueLayout.JAVA_INT, 0);
+    }
+  }
+
+  @Override
+  public long allocatedBytes() {
+    return memory.allocatedBytes();
+  }
+
+  /** Statuses are not looked at: after a fault CUDA answers every call with it. */
+  @Override
+  public void close() {
+    CudaRuntime.cudaStreamSynchronize(stream);
+    graphs.forEach(CudaGraph::close);
+    for (MemorySegment event : copied) {
+      if (event != null) {
+        CudaRuntime.cudaEventDestroy(event);
+      }
+    }
+    Cublas.cublasDestroy_v2(cublas);
+    CudaRuntime.cudaStreamDestroy(stream);
+    memory.close();
+  }
+}

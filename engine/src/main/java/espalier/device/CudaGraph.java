@@ -1,0 +1,104 @@
+package espalier.device;
+
+import espalier.bindings.NativeException;
+import espalier.bindings.cudart.CudaRuntime;
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+
+/**
+ * Work that is captured as one CUDA graph and then launched as a whole. The first run is call by
+ * call, so that whatever a library sets up at its first use is there; the second is captured. Where
+ * that fails, the reason is kept and the work goes on call by call.
+ */
+final class CudaGraph implements Replay {
+
+  private final CudaDevice device;
+  private final Runnable work;
+  private boolean warm;
+  private MemorySegment executable = MemorySegment.NULL;
+  private String failure;
+
+  CudaGraph(CudaDevice device, Runnable work) {
+    this.device = device;
+    this.work = work;
+  }
+
+  @Override
+  public void run() {
+    if (!warm || failure != null) {
+      work.run();
+      warm = true;
+      return;
+    }
+    if (executable.equals(MemorySegment.NULL) && !capture()) {
+      work.run();
+      return;
+    }
+    CudaException.check(
+        "cudaGraphLaunch", CudaRuntime.cudaGraphLaunch(executable, device.stream()));
+  }
+
+  /** Nothing runs meanwhile. */
+  private boolean capture() {
+    try (Arena arena = Arena.ofConfined()) {
+      MemorySegment pointer = arena.allocate(ValueLayout.ADDRESS);
+      CudaException.check(
+          "cudaStreamBeginCapture",
+          CudaRuntime.cudaStreamBeginCapture(
+              device.stream(), CudaRuntime.cudaStreamCaptureModeThreadLocal()));
+      device.capturing(true);
+      RuntimeException refused = null;
+      try {
+        work.run();
+      } catch (CudaException | NativeException e) {
+        refused = e;
+      } finally {
+        device.capturing(false);
+      }
+      int ended = CudaRuntime.cudaStreamEndCapture(device.stream(), pointer);
+      MemorySegment graph = pointer.get(ValueLayout.ADDRESS, 0);
+      try {
+        if (refused != null) {
+          throw refused;
+        }
+        CudaException.check("cudaStreamEndCapture", ended);
+        CudaException.check(
+            "cudaGraphInstantiate", CudaRuntime.cudaGraphInstantiate(pointer, graph, 0));
+        executable = pointer.get(ValueLayout.ADDRESS, 0);
+        return true;
+      } catch (CudaException | NativeException e) {
+        CudaRuntime
+            .cudaGetLastError(); // what was refused is known; later calls are not to be blamed
+        failure = e.getMessage();
+        return false;
+      } finally {
+        if (!graph.equals(MemorySegment.NULL)) {
+          CudaRuntime.cudaGraphDestroy(graph);
+        }
+      }
+    }
+  }
+
+  @Override
+  public void forget() {
+    if (!executable.equals(MemorySegment.NULL)) {
+      device.synchronize(); // a graph that runs must not be destroyed
+      CudaException.check("cudaGraphExecDestroy", CudaRuntime.cudaGraphExecDestroy(executable));
+      executable = MemorySegment.NULL;
+    }
+  }
+
+  /** As {@link #forget}, when nothing can be thrown any more. */
+  void close() {
+    if (!executable.equals(MemorySegment.NULL)) {
+      CudaRuntime.cudaGraphExecDestroy(executable);
+      executable = MemorySegment.NULL;
+    }
+  }
+
+  @Override
+  public String describe() {
+    return failure == null ? "as one CUDA graph" : "call by call, as capturing failed: " + failure;
+  }
+}

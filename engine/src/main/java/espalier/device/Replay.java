@@ -1,0 +1,17 @@
+package espalier.device;
+
+/**
+ * The same kernel calls again and again, on the same memory. A device that can record them makes
+ * one launch of all.
+ */
+public interface Replay {
+
+  /** Queues the work once. */
+  void run();
+
+  /** Memory has moved: what was recorded holds no longer. */
+  void forget();
+
+  /** How the work is queued, for the user: as one graph, or why call by call. */
+  String describe();
+}

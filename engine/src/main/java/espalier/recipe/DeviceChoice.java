@@ -1,8 +1,0 @@
-package espalier.recipe;
-
-/** {@code --device}. */
-public enum DeviceChoice {
-  AUTO,
-  CPU,
-  CUDA
-}
