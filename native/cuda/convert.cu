@@ -1,12 +1,13 @@
 /*
- * From the number types of files to float32: vectors, and matrices that are transposed and scaled on the way. The bytes
- * have been copied to the device as they are.
+ * From the number types of files to those of activations: vectors, and matrices that are transposed and scaled on the
+ * way. The bytes have been copied to the device as they are.
  *
- * Bound by memory. Bytes may lie at any alignment, so that elements are put together from bytes: files are converted
- * once. A transposition goes by tiles of 32 x 32 in shared memory, a column wider than a tile against bank conflicts:
- * both sides are then touched in rows of 128 bytes.
+ * Bound by memory. What a step converts, parameters to their copy in bfloat16, is aligned and goes by packs. Bytes of
+ * files may lie at any alignment, so that elements are put together from bytes: files are converted once. A
+ * transposition goes by tiles of 32 x 32 in shared memory, a column wider than a tile against bank conflicts: both
+ * sides are then touched in rows of 64 bytes or more. Not run on a GPU yet.
  */
-#include "device.cuh"
+#include "vector.cuh"
 
 namespace {
 
@@ -48,16 +49,22 @@ __device__ inline double element(const uint8_t *source, int32_t dtype, int64_t i
   }
 }
 
-__global__ void convert(const uint8_t *source, int32_t dtype, const float *row_scale, float *dst, int64_t n,
-                        int64_t cols) {
+template <typename From, typename T, int N>
+__global__ void convert_packs(const From *source, T *dst, int64_t n) {
+  ESP_FOR_EACH(p, n / N) esp::store(dst + p * N, esp::load<N>(source + p * N));
+}
+
+template <typename T>
+__global__ void convert(const uint8_t *source, int32_t from, const float *row_scale, T *dst, int64_t n, int64_t cols) {
   ESP_FOR_EACH(i, n) {
     const double scale = row_scale == nullptr ? 1 : static_cast<double>(row_scale[i / cols]);
-    dst[i] = static_cast<float>(scale * element(source, dtype, i));
+    dst[i] = esp::rounded<T>(scale * element(source, from, i));
   }
 }
 
 /* A block takes tiles of dst, a grid apart; a thread four elements of a column of it. */
-__global__ void transpose(const uint8_t *source, int32_t dtype, const float *row_scale, float *dst, int64_t rows,
+template <typename T>
+__global__ void transpose(const uint8_t *source, int32_t from, const float *row_scale, T *dst, int64_t rows,
                           int64_t cols) {
   __shared__ double tile[kTile][kTile + 1]; /* [column of dst, row of dst] */
   const int64_t across = (cols + kTile - 1) / kTile, tiles = (rows + kTile - 1) / kTile * across;
@@ -65,13 +72,13 @@ __global__ void transpose(const uint8_t *source, int32_t dtype, const float *row
   for (int64_t index = blockIdx.x; index < tiles; index += gridDim.x) {
     const int64_t row = index / across * kTile, col = index % across * kTile;
     for (int c = line; c < kTile; c += esp::kThreads / kTile) {
-      if (col + c < cols && row + lane < rows) tile[c][lane] = element(source, dtype, (col + c) * rows + row + lane);
+      if (col + c < cols && row + lane < rows) tile[c][lane] = element(source, from, (col + c) * rows + row + lane);
     }
     __syncthreads();
     for (int r = line; r < kTile; r += esp::kThreads / kTile) {
       if (row + r < rows && col + lane < cols) {
         const double scale = row_scale == nullptr ? 1 : static_cast<double>(row_scale[row + r]);
-        dst[(row + r) * cols + col + lane] = static_cast<float>(scale * tile[lane][r]);
+        dst[(row + r) * cols + col + lane] = esp::rounded<T>(scale * tile[lane][r]);
       }
     }
     __syncthreads();
@@ -82,26 +89,37 @@ bool is_dtype(int32_t dtype) { return dtype == ESP_F32 || dtype == ESP_BF16 || d
 
 }  // namespace
 
-int32_t esp_convert(const void *src, int32_t from, void *dst_, int64_t n, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  auto *dst = static_cast<float *>(dst_);
+int32_t esp_convert(const void *src, int32_t from, void *dst, int64_t n, int32_t dtype) {
   ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
   ESP_REQUIRE(is_dtype(from), "no dtype %d", from);
-  const float *unscaled = nullptr;
-  return ESP_LAUNCH(convert, esp::blocks_for(n), esp::kThreads, static_cast<const uint8_t *>(src), from, unscaled, dst,
-                    n, static_cast<int64_t>(1));
+  constexpr int N = esp::kPack<esp::bf16>; /* two packs of float */
+  const bool packs = (from == ESP_F32 || from == ESP_BF16) && esp::in_packs<esp::bf16>(n, {src, dst});
+  return esp::with_type(dtype, [=](auto type) {
+    using T = decltype(type);
+    if (packs) {
+      return esp::with_type(from, [=](auto source) {
+        using From = decltype(source);
+        return ESP_LAUNCH((convert_packs<From, T, N>), esp::blocks_for(n / N), esp::kThreads,
+                          static_cast<const From *>(src), static_cast<T *>(dst), n);
+      });
+    }
+    const float *unscaled = nullptr;
+    return ESP_LAUNCH(convert<T>, esp::blocks_for(n), esp::kThreads, static_cast<const uint8_t *>(src), from, unscaled,
+                      static_cast<T *>(dst), n, static_cast<int64_t>(1));
+  });
 }
 
-int32_t esp_convert_matrix(const void *src, int32_t from, int32_t transposed, const float *row_scale, void *dst_,
+int32_t esp_convert_matrix(const void *src, int32_t from, int32_t transposed, const float *row_scale, void *dst,
                            int64_t rows, int64_t cols, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  auto *dst = static_cast<float *>(dst_);
   ESP_REQUIRE(rows >= 0 && cols > 0, "bad sizes: rows=%ld cols=%ld", rows, cols);
   ESP_REQUIRE(is_dtype(from), "no dtype %d", from);
   const uint8_t *bytes = static_cast<const uint8_t *>(src);
   const int64_t n = rows * cols;
-  if (transposed == 0) {
-    return ESP_LAUNCH(convert, esp::blocks_for(n), esp::kThreads, bytes, from, row_scale, dst, n, cols);
-  }
-  return ESP_LAUNCH(transpose, esp::blocks_for(n), esp::kThreads, bytes, from, row_scale, dst, rows, cols);
+  return esp::with_type(dtype, [=](auto type) {
+    using T = decltype(type);
+    return transposed == 0 ? ESP_LAUNCH(convert<T>, esp::blocks_for(n), esp::kThreads, bytes, from, row_scale,
+                                        static_cast<T *>(dst), n, cols)
+                           : ESP_LAUNCH(transpose<T>, esp::blocks_for(n), esp::kThreads, bytes, from, row_scale,
+                                        static_cast<T *>(dst), rows, cols);
+  });
 }

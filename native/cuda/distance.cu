@@ -1,62 +1,84 @@
 /*
  * How far two streams of activations are apart, and rows taken out of one.
  *
- * Bytes: 8 tokens d; bound by memory. A block takes a sequence, whose rows it adds in order in float64: an evaluation
- * has hundreds of sequences, so that the multiprocessors have work.
+ * Elements moved: 2 tokens d; bound by memory. A block takes a row of keep_rows. Of distances it takes a sequence, its
+ * warps rows in turn, whose sums are added in order of warps, in float64: an evaluation has hundreds of sequences, so
+ * that the multiprocessors have work. Not run on a GPU yet.
  */
-#include "device.cuh"
+#include "vector.cuh"
 
 namespace {
 
-__global__ void keep_rows(const float *x, const uint8_t *keep, float *out, int64_t n, int64_t cols) {
-  ESP_FOR_EACH(i, n) out[i] = keep != nullptr && keep[i / cols] != 0 ? x[i] : 0.0f;
+constexpr int kRowWarps = 16;
+
+template <typename T, int N>
+__global__ void keep_rows(const T *x, const uint8_t *keep, T *out, int64_t cols) {
+  const int64_t r = blockIdx.x;
+  const bool kept = keep != nullptr && keep[r] != 0;
+  for (int64_t c = threadIdx.x * N; c < cols; c += blockDim.x * N) {
+    esp::Pack<N> row{};
+    if (kept) row = esp::load<N>(x + r * cols + c);
+    esp::store(out + r * cols + c, row);
+  }
 }
 
-__global__ void sequence_distance(const float *x, const float *y, const uint8_t *skip, double *out, int64_t length,
-                                  int64_t d) {
+template <typename T, int N>
+__global__ void sequence_distance(const T *x, const T *y, const uint8_t *skip, double *out, int64_t length, int64_t d) {
   const int64_t s = blockIdx.x;
-  double rows = 0, distance = 0, cosine = 0;
-  for (int64_t r = s * length; r < (s + 1) * length; r++) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  double sums[3] = {}; /* rows, distance, cosine */
+  for (int64_t r = s * length + warp; r < (s + 1) * length; r += kRowWarps) {
     if (skip != nullptr && skip[r] != 0) continue;
     double error = 0, aa = 0, bb = 0, ab = 0;
-    for (int64_t c = threadIdx.x; c < d; c += esp::kThreads) {
-      const double u = static_cast<double>(x[r * d + c]), w = static_cast<double>(y[r * d + c]);
-      error += (u - w) * (u - w);
-      aa += u * u;
-      bb += w * w;
-      ab += u * w;
+    for (int64_t c = lane * N; c < d; c += 32 * N) {
+      const esp::Pack<N> a = esp::load<N>(x + r * d + c), b = esp::load<N>(y + r * d + c);
+      for (int i = 0; i < N; i++) {
+        const double u = static_cast<double>(a[i]), w = static_cast<double>(b[i]);
+        error += (u - w) * (u - w);
+        aa += u * u;
+        bb += w * w;
+        ab += u * w;
+      }
     }
-    error = esp::block_sum(error);
-    aa = esp::block_sum(aa);
-    bb = esp::block_sum(bb);
-    ab = esp::block_sum(ab);
+    error = esp::warp_sum(error);
+    aa = esp::warp_sum(aa);
+    bb = esp::warp_sum(bb);
+    ab = esp::warp_sum(ab);
     const double norms = sqrt(aa) * sqrt(bb);
-    rows += 1;
-    distance += sqrt(error);
-    cosine += ab / (norms > 1e-8 ? norms : 1e-8);
+    sums[0] += 1;
+    sums[1] += sqrt(error);
+    sums[2] += ab / (norms > 1e-8 ? norms : 1e-8);
   }
-  if (threadIdx.x == 0) {
-    out[3 * s] = rows;
-    out[3 * s + 1] = distance;
-    out[3 * s + 2] = cosine;
+  __shared__ double warps[kRowWarps][3];
+  for (int k = 0; k < 3; k++) {
+    if (lane == k) warps[warp][k] = sums[k];
   }
+  __syncthreads();
+  if (threadIdx.x >= 3) return;
+  double total = 0;
+  for (int w = 0; w < kRowWarps; w++) total += warps[w][threadIdx.x];
+  out[3 * s + threadIdx.x] = total;
 }
 
 }  // namespace
 
-int32_t esp_keep_rows(const void *x_, const uint8_t *keep, void *out_, int64_t rows, int64_t cols, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *x = static_cast<const float *>(x_);
-  auto *out = static_cast<float *>(out_);
+int32_t esp_keep_rows(const void *x, const uint8_t *keep, void *out, int64_t rows, int64_t cols, int32_t dtype) {
   ESP_REQUIRE(rows >= 0 && cols >= 0, "sizes must not be negative: rows=%ld cols=%ld", rows, cols);
-  return ESP_LAUNCH(keep_rows, esp::blocks_for(rows * cols), esp::kThreads, x, keep, out, rows * cols, cols);
+  return esp::with_packs(dtype, cols, {x, out}, [=](auto type, auto width) {
+    using T = decltype(type);
+    constexpr int N = decltype(width)::value;
+    return ESP_LAUNCH((keep_rows<T, N>), rows, esp::threads_for_row(cols, N), static_cast<const T *>(x), keep,
+                      static_cast<T *>(out), cols);
+  });
 }
 
-int32_t esp_sequence_distance(const void *x_, const void *y_, const uint8_t *skip, double *out, int64_t sequences,
+int32_t esp_sequence_distance(const void *x, const void *y, const uint8_t *skip, double *out, int64_t sequences,
                               int64_t length, int64_t d, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *x = static_cast<const float *>(x_);
-  const auto *y = static_cast<const float *>(y_);
   ESP_REQUIRE(sequences >= 0 && length > 0 && d > 0, "bad sizes: sequences=%ld length=%ld d=%ld", sequences, length, d);
-  return ESP_LAUNCH(sequence_distance, sequences, esp::kThreads, x, y, skip, out, length, d);
+  return esp::with_packs(dtype, d, {x, y}, [=](auto type, auto width) {
+    using T = decltype(type);
+    constexpr int N = decltype(width)::value;
+    return ESP_LAUNCH((sequence_distance<T, N>), sequences, 32 * kRowWarps, static_cast<const T *>(x),
+                      static_cast<const T *>(y), skip, out, length, d);
+  });
 }

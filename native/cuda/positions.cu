@@ -1,22 +1,35 @@
 /*
  * Learned positions: out[t] = x[t] + table[t % seq_len], and the table's gradient.
  *
- * Bytes: 8 tokens d forward beside the table, 4 tokens d backward; bound by memory. Forward, a thread takes an element;
- * backward, an element of the table, of which it adds the tokens in order.
+ * Elements moved: 2 tokens d forward beside the table, tokens d backward; bound by memory. A thread takes a pack of 16
+ * bytes: forward of the activations, backward of the table, for which it adds the sequences in order, in float64. Not
+ * run on a GPU yet.
  */
-#include "device.cuh"
+#include "columns.cuh"
+#include "vector.cuh"
 
 namespace {
 
-__global__ void forward(const float *x, const float *table, float *out, int64_t n, int64_t period) {
-  ESP_FOR_EACH(i, n) out[i] = x[i] + table[i % period];
+/* Packs do not cross rows, so that they do not cross the table's end. out may be x. */
+template <typename T, int N>
+__global__ void forward(const T *x, const T *table, T *out, int64_t n, int64_t period) {
+  ESP_FOR_EACH(p, n / N) {
+    esp::Pack<N> pack = esp::load<N>(x + p * N);
+    const esp::Pack<N> position = esp::load<N>(table + p * N % period);
+    for (int i = 0; i < N; i++) pack[i] += position[i];
+    esp::store(out + p * N, pack);
+  }
 }
 
-__global__ void backward(const float *d_out, float *d_table, int64_t n, int64_t period) {
-  ESP_FOR_EACH(p, period) {
-    float sum = d_table[p];
-    for (int64_t i = p; i < n; i += period) sum += d_out[i];
-    d_table[p] = sum;
+template <typename T, int N>
+__global__ void backward(const T *d_out, float *d_table, int64_t n, int64_t period) {
+  ESP_FOR_EACH(p, period / N) {
+    double sums[N] = {};
+    for (int64_t at = p * N; at < n; at += period) {
+      const esp::Pack<N> gradient = esp::load<N>(d_out + at);
+      for (int i = 0; i < N; i++) sums[i] += static_cast<double>(gradient[i]);
+    }
+    for (int i = 0; i < N; i++) esp::add_to(d_table[p * N + i], sums[i]);
   }
 }
 
@@ -27,21 +40,25 @@ int32_t check(int64_t tokens, int64_t seq_len, int64_t d) {
 
 }  // namespace
 
-int32_t esp_add_positions(const void *x_, const void *table_, void *out_, int64_t tokens, int64_t seq_len, int64_t d,
+int32_t esp_add_positions(const void *x, const void *table, void *out, int64_t tokens, int64_t seq_len, int64_t d,
                           int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *x = static_cast<const float *>(x_);
-  const auto *table = static_cast<const float *>(table_);
-  auto *out = static_cast<float *>(out_);
   if (int32_t status = check(tokens, seq_len, d)) return status;
-  return ESP_LAUNCH(forward, esp::blocks_for(tokens * d), esp::kThreads, x, table, out, tokens * d, seq_len * d);
+  return esp::with_packs(dtype, d, {x, table, out}, [=](auto type, auto width) {
+    using T = decltype(type);
+    constexpr int N = decltype(width)::value;
+    return ESP_LAUNCH((forward<T, N>), esp::blocks_for(tokens * d / N), esp::kThreads, static_cast<const T *>(x),
+                      static_cast<const T *>(table), static_cast<T *>(out), tokens * d, seq_len * d);
+  });
 }
 
-int32_t esp_add_positions_backward(const void *d_out_, float *d_table, int64_t tokens, int64_t seq_len, int64_t d,
+int32_t esp_add_positions_backward(const void *d_out, float *d_table, int64_t tokens, int64_t seq_len, int64_t d,
                                    int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *d_out = static_cast<const float *>(d_out_);
   if (int32_t status = check(tokens, seq_len, d)) return status;
   const int64_t period = (tokens < seq_len ? tokens : seq_len) * d;
-  return ESP_LAUNCH(backward, esp::blocks_for(period), esp::kThreads, d_out, d_table, tokens * d, period);
+  return esp::with_packs(dtype, d, {d_out}, [=](auto type, auto width) {
+    using T = decltype(type);
+    constexpr int N = decltype(width)::value;
+    return ESP_LAUNCH((backward<T, N>), esp::blocks_for(period / N), esp::kThreads, static_cast<const T *>(d_out),
+                      d_table, tokens * d, period);
+  });
 }

@@ -2,38 +2,55 @@
  * Rotary positions (Su et al. 2021), in place: (x[i], x[i + h]) turns by sign * angle(position, i). Half-split order,
  * as Hugging Face stores Llama's weights.
  *
- * Bytes: 8 tokens n_heads rotary_dim, 6 FLOPs a pair: bound by memory. A thread turns a pair; neighbours in a warp have
- * neighbouring i, so that both halves of a head are read in rows.
+ * Elements moved: 2 tokens n_heads rotary_dim, 6 FLOPs a pair: bound by memory. A block takes a token, a thread a pack
+ * of 16 bytes of the first half of a head and its partner in the second. Not run on a GPU yet.
  */
-#include "device.cuh"
+#include "vector.cuh"
 
 namespace {
 
-__global__ void rope(float *x, int64_t ldx, const float *cos, const float *sin, float direction, int64_t pairs,
-                     int64_t seq_len, int64_t n_heads, int64_t head_dim, int64_t half) {
-  ESP_FOR_EACH(p, pairs) {
-    const int64_t i = p % half, head = p / half % n_heads, t = p / (half * n_heads);
-    const int64_t angle = t % seq_len * half + i;
-    float *first = x + t * ldx + head * head_dim + i;
-    const float a = first[0], b = first[half], turn = direction * sin[angle];
-    first[0] = a * cos[angle] - b * turn;
-    first[half] = b * cos[angle] + a * turn;
+template <typename T, int N>
+__global__ void rope(T *x, int64_t ldx, const float *cos, const float *sin, float direction, int64_t seq_len,
+                     int n_heads, int64_t head_dim, int half) {
+  const int64_t t = blockIdx.x, angles = t % seq_len * half;
+  const int per_head = half / N;
+  for (int p = static_cast<int>(threadIdx.x); p < n_heads * per_head; p += static_cast<int>(blockDim.x)) {
+    const int i = p % per_head * N;
+    T *first = x + t * ldx + p / per_head * head_dim + i;
+    esp::Pack<N> a = esp::load<N>(first), b = esp::load<N>(first + half);
+    const esp::Pack<N> c = esp::load<N>(cos + angles + i), s = esp::load<N>(sin + angles + i);
+    for (int j = 0; j < N; j++) {
+      const float turn = direction * s[j], u = a[j], v = b[j];
+      a[j] = u * c[j] - v * turn;
+      b[j] = v * c[j] + u * turn;
+    }
+    esp::store(first, a);
+    esp::store(first + half, b);
   }
 }
 
 }  // namespace
 
-int32_t esp_rope(void *x_, int64_t ldx, const float *cos, const float *sin, int32_t sign, int64_t tokens,
+int32_t esp_rope(void *x, int64_t ldx, const float *cos, const float *sin, int32_t sign, int64_t tokens,
                  int64_t seq_len, int64_t n_heads, int64_t head_dim, int64_t rotary_dim, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  auto *x = static_cast<float *>(x_);
   ESP_REQUIRE(tokens >= 0 && seq_len > 0 && n_heads > 0 && head_dim > 0,
               "bad sizes: tokens=%ld seq_len=%ld n_heads=%ld head_dim=%ld", tokens, seq_len, n_heads, head_dim);
   ESP_REQUIRE(rotary_dim > 0 && rotary_dim % 2 == 0 && rotary_dim <= head_dim,
               "rotary_dim=%ld must be even and at most head_dim=%ld", rotary_dim, head_dim);
   ESP_REQUIRE(ldx >= n_heads * head_dim, "ldx=%ld is shorter than a row of %ld", ldx, n_heads * head_dim);
+  ESP_REQUIRE(n_heads * head_dim < INT64_C(1) << 31, "a row of %ld elements is too long", n_heads * head_dim);
   ESP_REQUIRE(sign == 1 || sign == -1, "sign must be 1 or -1, got %d", sign);
-  const int64_t half = rotary_dim / 2, pairs = tokens * n_heads * half;
-  return ESP_LAUNCH(rope, esp::blocks_for(pairs), esp::kThreads, x, ldx, cos, sin, static_cast<float>(sign), pairs,
-                    seq_len, n_heads, head_dim, half);
+  const int64_t half = rotary_dim / 2;
+  return esp::with_type(dtype, [=](auto type) {
+    using T = decltype(type);
+    const auto run = [=](auto width) {
+      constexpr int N = decltype(width)::value;
+      return ESP_LAUNCH((rope<T, N>), tokens, esp::threads_for_row(n_heads * half, N), static_cast<T *>(x), ldx, cos,
+                        sin, static_cast<float>(sign), seq_len, static_cast<int>(n_heads), head_dim,
+                        static_cast<int>(half));
+    };
+    constexpr int N = esp::kPack<T>;
+    const bool packs = ldx % N == 0 && head_dim % N == 0 && esp::in_packs<T>(half, {x, cos, sin});
+    return packs ? run(std::integral_constant<int, N>{}) : run(std::integral_constant<int, 1>{});
+  });
 }

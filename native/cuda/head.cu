@@ -1,0 +1,279 @@
+/*
+ * The language-model head fused with its losses, a chunk of tokens at a time: logits of the chunk by one product
+ * (gemm.cu), statistics, losses and the gradient in place over the logits by one kernel, the gradients of hidden states
+ * and head by further products. A launch or two a chunk beside the products.
+ *
+ * KL: 6 tokens vocab d FLOPs (4 without the gradient); CE: 2, 4 with d_hidden, 6 with d_head too. The rows' kernel
+ * reads float32 logits twice and writes the gradient once: 20 (KL) or 12 (CE) bytes a logit, 4 or 2 exponentials and as
+ * many tanh with a cap; of a product with d = 2304 that is a quarter in bfloat16 (computed). Not run on a GPU yet.
+ *
+ * A block takes a row, a thread packs of it a block apart. The softmax is online (Milakov & Gimelshein 2018): each
+ * thread keeps the maximum of what it has seen and the sum of e^(z - maximum), in float64 between packs.
+ *
+ * The gradient is stored in the type that the next product takes. A bfloat16 row starts where its row of float32 logits
+ * starts and takes half of it (so that rows are 2 vocab elements apart): threads meet between reading packs and storing
+ * them, and what is stored lies before what is still to be read.
+ *
+ * KL(p || q) is summed as p (e^d - 1 - d), d = log q - log p: every term is positive and of second order in d, so
+ * nothing cancels where student and teacher nearly agree, and equal inputs give exactly 0. It is the usual sum of -p d,
+ * since p and q both sum to 1. The gradient q - p is taken from d in the same way.
+ *
+ * The host cannot look at targets: one that is not below vocab makes the loss NaN.
+ */
+#include <algorithm>
+
+#include "gemm.cuh"
+#include "vector.cuh"
+
+namespace {
+
+constexpr int kRowThreads = 1024;
+
+struct Cap {
+  float cap, inverse; /* inverse is 0 for none */
+
+  __device__ float value(float z) const { return cap > 0 ? cap * tanhf(z * inverse) : z; }
+  /* d(capped) / d(uncapped), from the capped logit. */
+  __device__ float slope(float z) const {
+    const float ratio = z * inverse;
+    return 1.0f - ratio * ratio;
+  }
+};
+
+/* Of a row: sum is that of e^(z - maximum). */
+struct Statistics {
+  float maximum;
+  double sum;
+
+  __device__ double log_sum_exp() const { return static_cast<double>(maximum) + log(sum); }
+
+  template <int N>
+  __device__ void add(const esp::Pack<N> &z) {
+    float top = z[0];
+    for (int i = 1; i < N; i++) top = fmaxf(top, z[i]);
+    if (top > maximum) {
+      sum *= static_cast<double>(expf(maximum - top));
+      maximum = top;
+    }
+    float part = 0;
+    for (int i = 0; i < N; i++) part += expf(z[i] - maximum);
+    sum += static_cast<double>(part);
+  }
+};
+
+constexpr float kNothing = -3.402823466e38f; /* lower than any logit, and no infinity, of which differences are NaN */
+
+/* Of the whole row, from each thread's part; all threads must come. */
+__device__ Statistics together(const Statistics &own) {
+  __shared__ float warps[kRowThreads / 32];
+  float maximum = own.maximum;
+  for (int lanes = 16; lanes > 0; lanes /= 2) {
+    maximum = fmaxf(maximum, __shfl_xor_sync(esp::kAllLanes, maximum, lanes));
+  }
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = maximum;
+  __syncthreads();
+  for (unsigned w = 0; w < blockDim.x / 32; w++) maximum = fmaxf(maximum, warps[w]);
+  const double sum = own.sum == 0 ? 0 : own.sum * static_cast<double>(expf(own.maximum - maximum));
+  return {maximum, esp::block_sum(sum)};
+}
+
+template <int N>
+__device__ inline esp::Pack<N> capped(const float *row, int64_t i, const Cap &cap) {
+  esp::Pack<N> z = esp::load<N>(row + i);
+  for (int j = 0; j < N; j++) z[j] = cap.value(z[j]);
+  return z;
+}
+
+/* Of one vocabulary entry with q = p e^d. */
+struct Entry {
+  float divergence; /* p (e^d - 1 - d) */
+  float difference; /* q - p */
+};
+
+/* By a series where the differences would cancel: |d| < 1/2, where its first term left out is d^9 / 9!, 1e-8 of what is
+ * kept. */
+__device__ inline Entry entry(float p, float q, float d) {
+  float series = 1.0f / 40320;
+  series = series * d + 1.0f / 5040;
+  series = series * d + 1.0f / 720;
+  series = series * d + 1.0f / 120;
+  series = series * d + 1.0f / 24;
+  series = series * d + 1.0f / 6;
+  series = series * d + 0.5f;
+  const float second_order = p * d * d * series;
+  const bool near = fabsf(d) < 0.5f;
+  return {near ? second_order : q - p - p * d, near ? p * d + second_order : q - p};
+}
+
+__device__ inline float cross_entropy(const float *row, const Statistics &s, int32_t target, int64_t vocab,
+                                      const Cap &cap) {
+  if (target < 0) return 0;
+  if (target >= vocab) return nanf("");
+  return static_cast<float>(s.log_sum_exp() - static_cast<double>(cap.value(row[target])));
+}
+
+/* Where a row of logits keeps its gradient. */
+template <typename T>
+__device__ inline T *gradient_row(float *logits) {
+  return reinterpret_cast<T *>(logits);
+}
+
+/* Losses of a row of KL, and over the student's logits scale * d(kl) / d(logits before the cap) if wanted. Pointers are
+ * of the chunk's first row; those of targets and their losses may be NULL. */
+template <typename T, int N>
+__global__ void __launch_bounds__(kRowThreads)
+    kl_rows(float *student, const float *teacher, Cap cap, const int32_t *targets, float *kl, float *ce_student,
+            float *ce_teacher, bool gradient, float scale, int64_t vocab) {
+  const int64_t r = blockIdx.x;
+  float *zs = student + r * vocab;
+  const float *zt = teacher + r * vocab;
+  Statistics s{kNothing, 0}, t{kNothing, 0};
+  for (int64_t i = threadIdx.x * N; i < vocab; i += kRowThreads * N) {
+    s.add(capped<N>(zs, i, cap));
+    t.add(capped<N>(zt, i, cap));
+  }
+  s = together(s);
+  t = together(t);
+  if (targets != nullptr && threadIdx.x == 0) {
+    ce_student[r] = cross_entropy(zs, s, targets[r], vocab, cap);
+    ce_teacher[r] = cross_entropy(zt, t, targets[r], vocab, cap);
+  }
+  const float shift = static_cast<float>(s.log_sum_exp() - t.log_sum_exp());
+  const float s_inverse = static_cast<float>(1 / s.sum), t_inverse = static_cast<float>(1 / t.sum);
+  double divergence = 0;
+  __syncthreads(); /* the target's logit has been read */
+  for (int64_t first = 0; first < vocab; first += kRowThreads * N) {
+    const int64_t i = first + threadIdx.x * N;
+    esp::Pack<N> z{};
+    if (i < vocab) {
+      z = capped<N>(zs, i, cap);
+      const esp::Pack<N> other = capped<N>(zt, i, cap);
+      float part = 0;
+      for (int j = 0; j < N; j++) {
+        const float q = expf(z[j] - s.maximum) * s_inverse, p = expf(other[j] - t.maximum) * t_inverse;
+        const Entry e = entry(p, q, (z[j] - other[j]) - shift);
+        part += e.divergence;
+        z[j] = scale * e.difference * cap.slope(z[j]);
+      }
+      divergence += static_cast<double>(part);
+    }
+    if (gradient) {
+      if constexpr (sizeof(T) < sizeof(float)) __syncthreads();
+      if (i < vocab) esp::store(gradient_row<T>(zs) + i, z);
+    }
+  }
+  divergence = esp::block_sum(divergence);
+  if (threadIdx.x == 0) kl[r] = static_cast<float>(divergence);
+}
+
+/* Likewise of cross-entropy: scale * (softmax(z) - onehot(target)) * slope of the cap; rows without target get 0. */
+template <typename T, int N>
+__global__ void __launch_bounds__(kRowThreads)
+    cross_entropy_rows(float *logits, Cap cap, const int32_t *targets, float *ce, bool gradient, float scale,
+                       int64_t vocab) {
+  const int64_t r = blockIdx.x;
+  const int32_t target = targets[r];
+  float *row = logits + r * vocab;
+  Statistics s{kNothing, 0};
+  for (int64_t i = threadIdx.x * N; i < vocab && target >= 0; i += kRowThreads * N) s.add(capped<N>(row, i, cap));
+  s = together(s);
+  if (threadIdx.x == 0) ce[r] = cross_entropy(row, s, target, vocab, cap);
+  if (!gradient) return;
+  const float inverse = static_cast<float>(1 / s.sum);
+  __syncthreads(); /* the target's logit has been read */
+  for (int64_t first = 0; first < vocab; first += kRowThreads * N) {
+    const int64_t i = first + threadIdx.x * N;
+    esp::Pack<N> z{};
+    if (i < vocab && target >= 0) {
+      z = capped<N>(row, i, cap);
+      for (int j = 0; j < N; j++) {
+        const float q = expf(z[j] - s.maximum) * inverse;
+        z[j] = scale * (i + j == target ? q - 1.0f : q) * cap.slope(z[j]);
+      }
+    }
+    if constexpr (sizeof(T) < sizeof(float)) __syncthreads();
+    if (i < vocab) esp::store(gradient_row<T>(row) + i, z);
+  }
+}
+
+Cap cap_of(float softcap) { return softcap > 0 ? Cap{softcap, 1 / softcap} : Cap{0, 0}; }
+
+int32_t check(const char *kernel, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab) {
+  ESP_REQUIRE(tokens >= 0 && d > 0 && vocab > 0 && chunk > 0, "bad sizes: tokens=%ld d=%ld vocab=%ld chunk=%ld", tokens,
+              d, vocab, chunk);
+  ESP_REQUIRE(vocab < INT64_C(1) << 30 && d < INT64_C(1) << 31 && chunk < INT64_C(1) << 31,
+              "sizes are too large: d=%ld vocab=%ld chunk=%ld", d, vocab, chunk);
+  return esp::require_gemm(kernel);
+}
+
+/* Row `row` of a matrix [rows, d] of activations. */
+template <typename T>
+const T *row_of(const void *matrix, int64_t row, int64_t d) {
+  return static_cast<const T *>(matrix) + row * d;
+}
+
+}  // namespace
+
+int32_t esp_head_kl(const void *student, const void *teacher, const void *head, float softcap, const int32_t *targets,
+                    float *kl, float *ce_student, float *ce_teacher, void *d_student, float grad_scale, float *scratch,
+                    int64_t chunk, int64_t tokens, int64_t d, int64_t vocab, int32_t dtype) {
+  if (int32_t status = check("esp_head_kl", chunk, tokens, d, vocab)) return status;
+  ESP_REQUIRE((targets == nullptr) == (ce_student == nullptr) && (targets == nullptr) == (ce_teacher == nullptr),
+              "targets, ce_student and ce_teacher must be all given or all NULL");
+  float *student_logits = scratch, *teacher_logits = scratch + chunk * vocab;
+  return esp::with_packs(dtype, vocab, {student_logits, teacher_logits}, [&](auto type, auto width) -> int32_t {
+    using T = decltype(type);
+    constexpr int N = decltype(width)::value;
+    constexpr int64_t kSpread = sizeof(float) / sizeof(T); /* rows of the gradient are so many times vocab apart */
+    for (int64_t first = 0; first < tokens; first += chunk) {
+      const int64_t rows = std::min(chunk, tokens - first);
+      int32_t status = esp::gemm(false, true, rows, vocab, d, 1, row_of<T>(student, first, d), d, head, d, 0,
+                                 student_logits, vocab, ESP_F32, dtype);
+      if (status != ESP_OK) return status;
+      status = esp::gemm(false, true, rows, vocab, d, 1, row_of<T>(teacher, first, d), d, head, d, 0, teacher_logits,
+                         vocab, ESP_F32, dtype);
+      if (status != ESP_OK) return status;
+      const bool wanted = targets != nullptr;
+      status = ESP_LAUNCH((kl_rows<T, N>), rows, kRowThreads, student_logits, teacher_logits, cap_of(softcap),
+                          wanted ? targets + first : nullptr, kl + first, wanted ? ce_student + first : nullptr,
+                          wanted ? ce_teacher + first : nullptr, d_student != nullptr, grad_scale, vocab);
+      if (status != ESP_OK) return status;
+      if (d_student == nullptr) continue;
+      status = esp::gemm(false, false, rows, d, vocab, 1, student_logits, kSpread * vocab, head, d, 0,
+                         static_cast<T *>(d_student) + first * d, d, dtype, dtype);
+      if (status != ESP_OK) return status;
+    }
+    return ESP_OK;
+  });
+}
+
+int32_t esp_head_ce(const void *hidden, const void *head, float softcap, const int32_t *targets, float *ce,
+                    void *d_hidden, float *d_head, float grad_scale, float *scratch, int64_t chunk, int64_t tokens,
+                    int64_t d, int64_t vocab, int32_t dtype) {
+  if (int32_t status = check("esp_head_ce", chunk, tokens, d, vocab)) return status;
+  ESP_REQUIRE(targets != nullptr, "targets is NULL");
+  const bool gradient = d_hidden != nullptr || d_head != nullptr;
+  return esp::with_packs(dtype, vocab, {scratch}, [&](auto type, auto width) -> int32_t {
+    using T = decltype(type);
+    constexpr int N = decltype(width)::value;
+    constexpr int64_t kSpread = sizeof(float) / sizeof(T);
+    for (int64_t first = 0; first < tokens; first += chunk) {
+      const int64_t rows = std::min(chunk, tokens - first);
+      const T *in = row_of<T>(hidden, first, d);
+      int32_t status = esp::gemm(false, true, rows, vocab, d, 1, in, d, head, d, 0, scratch, vocab, ESP_F32, dtype);
+      if (status != ESP_OK) return status;
+      status = ESP_LAUNCH((cross_entropy_rows<T, N>), rows, kRowThreads, scratch, cap_of(softcap), targets + first,
+                          ce + first, gradient, grad_scale, vocab);
+      if (status == ESP_OK && d_hidden != nullptr) {
+        status = esp::gemm(false, false, rows, d, vocab, 1, scratch, kSpread * vocab, head, d, 0,
+                           static_cast<T *>(d_hidden) + first * d, d, dtype, dtype);
+      }
+      if (status == ESP_OK && d_head != nullptr) {
+        status =
+            esp::gemm(true, false, vocab, d, rows, 1, scratch, kSpread * vocab, in, d, 1, d_head, d, ESP_F32, dtype);
+      }
+      if (status != ESP_OK) return status;
+    }
+    return ESP_OK;
+  });
+}
