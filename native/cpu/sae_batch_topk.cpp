@@ -43,7 +43,8 @@ Largest find(const float *value, const int32_t *count, int64_t capacity, int64_t
 }  // namespace
 
 int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k,
-                           const uint8_t *keep, float *threshold, float rate, int64_t tokens, int64_t m) {
+                           const uint8_t *keep, float *threshold, float rate, int32_t * /*overflow*/, int64_t tokens,
+                           int64_t m) {
   ESP_REQUIRE(tokens >= 0 && m > 0 && capacity > 0 && k > 0, "bad sizes: tokens=%ld m=%ld capacity=%ld k=%ld", tokens,
               m, capacity, k);
   int64_t rows = 0, listed = 0;

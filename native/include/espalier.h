@@ -324,7 +324,8 @@ ESP_API int32_t esp_sae_encode_silent(const void *x, const void *w_enc, const fl
  * ESP_CAPACITY if a row whose list is full, with capacity < m, keeps all of it: it may have more of the largest than
  * its list has room for. Nothing is changed then. */
 ESP_API int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k,
-                                   const uint8_t *keep, float *threshold, float rate, int64_t tokens, int64_t m);
+                                   const uint8_t *keep, float *threshold, float rate, int32_t *overflow, int64_t tokens,
+                                   int64_t m);
 /* prefix[t] = entries of row t with index < limit: a list's part among the first latents (Matryoshka SAEs). */
 ESP_API int32_t esp_sae_prefix(const int32_t *index, const int32_t *count, int64_t capacity, int64_t limit,
                                int32_t *prefix, int64_t tokens);

@@ -122,6 +122,7 @@ abstract sealed class SaeTrainingKernels extends SaeKernels permits Kernels {
    * Keeps the largest entries of all rows together, k a row on average.
    *
    * @param threshold {@code [1]}, follows the smallest value kept
+   * @param overflow int32 {@code [1]}, or NULL: as of {@link #saeEncode}
    * @return false if a list may have been too short; nothing is changed then
    */
   public boolean saeBatchTopk(
@@ -133,6 +134,7 @@ abstract sealed class SaeTrainingKernels extends SaeKernels permits Kernels {
       MemorySegment keep,
       MemorySegment threshold,
       float rate,
+      MemorySegment overflow,
       long tokens,
       long m) {
     String kernel = "esp_sae_batch_topk";
@@ -141,8 +143,10 @@ abstract sealed class SaeTrainingKernels extends SaeKernels permits Kernels {
     floats(kernel, "value", value, tokens, capacity);
     flagsOrNull(kernel, "keep", keep, tokens);
     floats(kernel, "threshold", threshold, 1);
+    if (isGiven(overflow)) ints(kernel, "overflow", overflow, 1);
     int status =
-        esp_sae_batch_topk(index, value, count, capacity, k, keep, threshold, rate, tokens, m);
+        esp_sae_batch_topk(
+            index, value, count, capacity, k, keep, threshold, rate, overflow, tokens, m);
     if (status == ESP_CAPACITY()) return false;
     check(kernel, status);
     return true;

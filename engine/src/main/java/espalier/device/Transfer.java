@@ -3,6 +3,7 @@ package espalier.device;
 import static espalier.bindings.NativeException.check;
 import static espalier.bindings.kernels.Kernels.*;
 
+import espalier.bindings.NativeLibraries;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
@@ -18,7 +19,12 @@ public final class Transfer {
 
   /** Whether the device's memory is the host's, so that {@link #onHost} copies nothing. */
   private static final class Direct {
-    static final boolean IS = esp_library_backend() == ESP_CPU();
+    static final boolean IS = isCpu();
+
+    private static boolean isCpu() {
+      NativeLibraries.require(); // tensors are read and written before a device is opened, too
+      return esp_library_backend() == ESP_CPU();
+    }
   }
 
   /** Copies all of {@code source}; each may be host memory or device memory. */

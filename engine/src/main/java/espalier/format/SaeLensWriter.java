@@ -25,7 +25,9 @@ public final class SaeLensWriter {
    *
    * @param wEnc {@code [dIn, dSae]}
    * @param wDec {@code [dSae, dIn]}
+   * @param bEnc {@code [1, dSae]}; null for a gated SAE
    * @param threshold {@code [1, dSae]} for JumpReLU, else null
+   * @param gates null unless gated
    * @param hook TransformerLens name of the site
    */
   public record Output(
@@ -35,12 +37,16 @@ public final class SaeLensWriter {
       Tensor wDec,
       Tensor bDec,
       Tensor threshold,
+      Gates gates,
       long k,
       boolean subtractDecoderBias,
       String hook,
       String modelName,
       int contextSize,
       boolean hasBos) {}
+
+  /** What a gated SAE has instead of an encoder bias, each {@code [1, dSae]}. */
+  public record Gates(Tensor bGate, Tensor rMag, Tensor bMag) {}
 
   /** Writes the layout of SAELens 6, weights first: a folder with a configuration is complete. */
   public static void write(Path folder, Output sae) {
@@ -51,7 +57,13 @@ public final class SaeLensWriter {
     }
     List<Safetensors.Output> tensors = new ArrayList<>();
     tensors.add(Safetensors.Output.matrix("W_enc", sae.wEnc));
-    tensors.add(Safetensors.Output.vector("b_enc", sae.bEnc));
+    if (sae.gates == null) {
+      tensors.add(Safetensors.Output.vector("b_enc", sae.bEnc));
+    } else {
+      tensors.add(Safetensors.Output.vector("b_gate", sae.gates.bGate));
+      tensors.add(Safetensors.Output.vector("r_mag", sae.gates.rMag));
+      tensors.add(Safetensors.Output.vector("b_mag", sae.gates.bMag));
+    }
     tensors.add(Safetensors.Output.matrix("W_dec", sae.wDec));
     tensors.add(Safetensors.Output.vector("b_dec", sae.bDec));
     if (sae.threshold != null) {
@@ -63,7 +75,7 @@ public final class SaeLensWriter {
 
   private static ObjectNode config(Output sae) {
     ObjectNode cfg = JsonNodeFactory.instance.objectNode();
-    cfg.put("architecture", architecture(sae.activation));
+    cfg.put("architecture", sae.gates == null ? architecture(sae.activation) : "gated");
     cfg.put("d_in", sae.wEnc.rows());
     cfg.put("d_sae", sae.wEnc.cols());
     cfg.put("dtype", "float32");

@@ -23,6 +23,15 @@ final class BatchSource {
     batch.upload(0);
   }
 
+  /** Which rows batch {@code index} is made of. */
+  int[] rows(long index, int batch) {
+    int[] numbers = new int[batch];
+    for (int i = 0; i < batch; i++) {
+      numbers[i] = order.at(index * batch + i);
+    }
+    return numbers;
+  }
+
   /** The same, but only into a slot of the host's. */
   void prepare(long index, TokenBatch batch, int slot) {
     for (int i = 0; i < batch.batch(); i++) {

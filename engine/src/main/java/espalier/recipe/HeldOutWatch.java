@@ -65,7 +65,7 @@ public final class HeldOutWatch implements TrainSaeRecipe.Watch {
       }
       boolean bos = model.config().bos().isPresent();
       String name = modelFolder.getFileName().toString();
-      SaeWriter.write(device, sae, folder, layer, name, context, bos);
+      SaeWriter.write(device, sae, folder, new SaeWriter.Origin(layer, name, context, bos));
     }
     return evaluator.again(done -> {}).toJson();
   }

@@ -63,7 +63,8 @@ public record RunFolder(Path path) {
    */
   static String fingerprint(Record settings, int steps, int ranks) {
     ObjectNode json = SettingsJson.of(settings);
-    json.remove(List.of("out", "resume", "evalData", "evalEvery", "checkpointEvery"));
+    json.remove(
+        List.of("out", "resume", "evalData", "evalEvery", "activationCache", "checkpointEvery"));
     json.put("steps", steps);
     if (json.has("accumulate")) {
       json.put("accumulate", json.get("accumulate").intValue() * ranks);

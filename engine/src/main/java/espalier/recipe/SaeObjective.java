@@ -1,111 +1,93 @@
 package espalier.recipe;
 
+import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import espalier.autograd.Elementwise;
-import espalier.autograd.LanguageModelHead;
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
 import espalier.device.Device;
-import espalier.device.Kernels;
-import espalier.format.SaeWeights.Activation;
 import espalier.model.LanguageModel;
 import espalier.model.TokenBatch;
 import espalier.nn.Adapters;
-import espalier.sae.Latents;
-import espalier.sae.ReconstructionLoss;
-import espalier.sae.Sparsity;
-import espalier.sae.Splice;
 import espalier.sae.TrainableSae;
 import espalier.train.Objective;
 import java.lang.foreign.MemorySegment;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.SortedMap;
+import java.util.TreeSet;
 
 /**
- * Trains one SAE on the activations of a frozen model, streamed batch by batch: on its
- * reconstruction error, or end to end on KL(original || spliced) through the rest of the model
- * (Braun et al. 2024).
- *
- * <p>The reconstruction error is that of scaled activations, whose variance is 1, so the loss of a
- * token is d times its fraction of variance unexplained; it is divided by d. A JumpReLU SAE is also
- * pulled towards its target L0 by ((L0 / target) - 1)^2 through the straight-through gradient of
- * its thresholds (Rajamanoharan et al. 2024; the quadratic form as in Gemma Scope 2). A standard
- * SAE pays l1 times the sum of its latents.
+ * Trains SAEs of several layers of a frozen model in one pass over its activations, streamed batch
+ * by batch. Each is trained as if it were alone: where the loss goes through the rest of the model,
+ * each has a stream of its own behind it. The original runs once for all.
  */
 final class SaeObjective implements Objective {
 
-  /** What the SAE is trained for. */
-  enum Loss {
-    MSE,
-    E2E
-  }
-
-  /**
-   * @param l0 target of a JumpReLU SAE
-   * @param l1 coefficient of a standard SAE
-   * @param bandwidth of the straight-through gradient, in units of scaled pre-activations
-   */
-  record Settings(Loss loss, double l0, double l1, double bandwidth) {}
-
   private final Device device;
-  private final TrainableSae trainable;
-  private final Settings settings;
   private final BatchSource source;
   private final TokenBatch batch;
   private final Tape tape;
-  private final Splice splice;
-  private final Var loss;
-  private final Sparsity sparsity;
   private final int accumulate;
+  private final List<SaeTrainer> trainers = new ArrayList<>();
+  private final Optional<SaeInputs> inputs;
 
+  /**
+   * @param cache of activations, for losses that need no model; empty to run it for every batch
+   */
   SaeObjective(
       Device device,
       LanguageModel model,
-      int layer,
-      TrainableSae trainable,
-      Settings settings,
+      SortedMap<Integer, TrainableSae> saes,
+      SaeLoss loss,
+      SaeLossWeights weights,
       BatchSource source,
       TokenBatch batch,
-      int accumulate) {
+      int accumulate,
+      Optional<ActivationCache> cache) {
     this.device = device;
-    this.trainable = trainable;
-    this.settings = settings;
     this.source = source;
     this.batch = batch;
     this.accumulate = accumulate;
-    sparsity = new Sparsity(device, (float) settings.bandwidth);
     tape = new Tape(device);
+    inputs =
+        cache.map(
+            c ->
+                new SaeInputs(
+                    device, model, new TreeSet<>(saes.keySet()), c, source, batch, accumulate));
+    if (inputs.isPresent()) {
+      saes.forEach(
+          (layer, sae) -> train(layer, tape.constant(inputs.get().of(layer)), sae, loss, weights));
+    } else {
+      throughModel(model, saes, loss, weights);
+    }
+  }
+
+  private void throughModel(
+      LanguageModel model,
+      SortedMap<Integer, TrainableSae> saes,
+      SaeLoss loss,
+      SaeLossWeights weights) {
+    int last = loss.hasKl() ? model.layers() - 1 : saes.lastKey();
+    List<Var> streams = new ArrayList<>();
     Var x = model.embed(tape, batch);
-    for (int i = 0; i <= layer; i++) {
-      x = model.block(tape, i, x, batch, Adapters.NONE);
+    for (int layer = 0; layer <= last; layer++) {
+      x = model.block(tape, layer, x, batch, Adapters.NONE);
+      streams.add(x);
+      TrainableSae sae = saes.get(layer);
+      if (sae != null) {
+        train(layer, x, sae, loss, weights);
+      }
     }
-    Var scaled = Elementwise.scale(tape, x, 1 / trainable.scale());
-    splice = Splice.into(tape, scaled, trainable.sae(), batch.keep(), sparsity);
-    loss = settings.loss == Loss.MSE ? reconstruction() : endToEnd(model, layer, x);
-    double perToken = 1.0 / (batch.tokens() * accumulate);
-    double l1 = trainable.sae().activation() == Activation.RELU ? settings.l1 : 0;
-    sparsity.set((float) (l1 * perToken), 0, 1f / accumulate);
+    if (loss.hasKl()) {
+      SaeTrainer.Teacher teacher = new SaeTrainer.Teacher(streams, model.finalNorm(tape, x));
+      trainers.forEach(trainer -> trainer.throughModel(model, teacher));
+    }
   }
 
-  private Var reconstruction() {
-    double perToken = 1.0 / (batch.tokens() * trainable.sae().inputs() * accumulate);
-    return ReconstructionLoss.record(tape, splice, (float) perToken);
-  }
-
-  private Var endToEnd(LanguageModel model, int layer, Var x) {
-    Var teacher = x;
-    Var student = Elementwise.scale(tape, splice.output(), trainable.scale());
-    for (int i = layer + 1; i < model.layers(); i++) {
-      teacher = model.block(tape, i, teacher, batch, Adapters.NONE);
-      student = model.block(tape, i, student, batch, Adapters.NONE);
-    }
-    return LanguageModelHead.kl(
-            tape,
-            model.finalNorm(tape, student),
-            model.finalNorm(tape, teacher),
-            model.head(),
-            model.finalSoftcap(),
-            MemorySegment.NULL,
-            1f / (batch.tokens() * accumulate))
-        .kl();
+  private void train(int layer, Var x, TrainableSae sae, SaeLoss loss, SaeLossWeights weights) {
+    trainers.add(new SaeTrainer(device, tape, layer, x, sae, loss, weights, batch, accumulate));
   }
 
   Tape tape() {
@@ -117,66 +99,72 @@ final class SaeObjective implements Objective {
     return batch.tokens();
   }
 
-  /** The loss and the three of esp_sae_activity. */
+  /** The sum of all losses, then {@link SaeTrainer#SUMS} of each SAE. */
   @Override
   public int numbers() {
-    return 4;
+    return start(trainers.size());
+  }
+
+  /** Where the sums of an SAE begin. */
+  private static int start(int trainer) {
+    return 1 + trainer * SaeTrainer.SUMS;
   }
 
   @Override
   public void prepare(long index, int slot) {
     source.prepare(index, batch, slot);
+    inputs.ifPresent(in -> in.prepare(index, slot));
+    trainers.forEach(trainer -> trainer.prepare(index / accumulate, slot));
   }
 
   @Override
   public void accumulate(int slot, MemorySegment numbers) {
-    MemorySegment activity = numbers.asSlice(Double.BYTES);
     batch.upload(slot);
+    inputs.ifPresent(in -> in.upload(slot));
+    trainers.forEach(trainer -> trainer.begin(slot));
     tape.forward();
-    Kernels kernels = device.kernels();
-    Latents latents = splice.latents();
-    kernels.saeActivity(
-        latents.index(),
-        latents.value(),
-        latents.count(),
-        latents.capacity(),
-        batch.keep(),
-        MemorySegment.NULL,
-        0,
-        activity,
-        batch.tokens(),
-        latents.width());
-    if (trainable.sae().activation() == Activation.JUMPRELU) {
-      kernels.saeL0Pull(activity, (float) settings.l0, sparsity.data());
-    }
     tape.backward();
-    kernels.sum(loss.data(), loss.size(), numbers);
-    kernels.sum(loss.data(), loss.size(), device.control().lossData(), true);
+    // Of a few float64, two floats each: zero is zero in both.
+    device.kernels().fill(numbers, 0, 2L * numbers());
+    for (int i = 0; i < trainers.size(); i++) {
+      trainers.get(i).count(numbers, numbers.asSlice((long) start(i) * Double.BYTES));
+    }
   }
 
   @Override
   public void grow(int entries) {
+    trainers.forEach(SaeTrainer::takeBack);
     tape.grow(entries);
   }
 
   @Override
   public void beforeUpdate() {
-    trainable.projectDecoderGradient(device);
+    trainers.forEach(trainer -> trainer.sae().projectDecoderGradient(device));
   }
 
   @Override
   public void afterUpdate() {
-    trainable.normalizeDecoder(device);
+    trainers.forEach(trainer -> trainer.sae().normalizeDecoder(device));
   }
 
+  /** Means over the SAEs, and where there are several what each is, by layer. */
   @Override
   public void describe(ObjectNode line, double[] sums, long microBatches) {
-    long tokens = microBatches * batch.tokens();
-    if (settings.loss == Loss.MSE) {
-      line.put("fvu", sums[0] / (tokens * trainable.sae().inputs()));
-    } else {
-      line.put("kl", sums[0] / tokens);
+    ObjectNode means = line.objectNode();
+    ObjectNode each = line.objectNode();
+    for (int i = 0; i < trainers.size(); i++) {
+      ObjectNode one = trainers.get(i).describe(sums, start(i), microBatches);
+      each.set(String.valueOf(trainers.get(i).layer()), one);
+      for (Map.Entry<String, JsonNode> field : one.properties()) {
+        double sum = means.path(field.getKey()).asDouble(0) + field.getValue().doubleValue();
+        means.put(field.getKey(), sum);
+      }
     }
-    line.put("l0", sums[1] / sums[2]);
+    means
+        .fieldNames()
+        .forEachRemaining(name -> line.put(name, means.get(name).doubleValue() / trainers.size()));
+    if (trainers.size() > 1) {
+      line.set("saes", each);
+    }
   }
 }

@@ -30,6 +30,7 @@ public final class SettingsJson {
       case OptionalInt i when i.isPresent() -> json.put(name, i.getAsInt());
       case OptionalInt none -> json.putNull(name);
       case Optional<?> o when o.isEmpty() -> json.putNull(name);
+      case Record nested when !(value instanceof SaeSpec) -> json.set(name, of(nested));
       case Collection<?> all -> all.forEach(element -> json.withArray(name).add(text(element)));
       case Integer i -> json.put(name, i);
       case Long l -> json.put(name, l);

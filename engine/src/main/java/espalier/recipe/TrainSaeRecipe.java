@@ -1,19 +1,16 @@
 package espalier.recipe;
 
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import espalier.autograd.Tape;
-import espalier.autograd.Var;
 import espalier.data.TokenCache;
 import espalier.data.TokenRows;
 import espalier.device.Device;
-import espalier.device.Transfer;
+import espalier.device.ElementType;
 import espalier.distributed.Ranks;
 import espalier.format.InputException;
 import espalier.format.ModelFolder;
-import espalier.format.SaeWeights.Activation;
 import espalier.model.LanguageModel;
 import espalier.model.TokenBatch;
-import espalier.nn.Adapters;
 import espalier.sae.Sae;
 import espalier.sae.SaeWriter;
 import espalier.sae.TrainableSae;
@@ -25,20 +22,26 @@ import espalier.train.Interruption;
 import espalier.train.MetricsLog;
 import espalier.train.TrainingLoop;
 import java.nio.file.Path;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
 import java.util.Optional;
-import java.util.SplittableRandom;
+import java.util.SortedMap;
+import java.util.TreeMap;
+import java.util.function.LongFunction;
 
 /**
- * {@code espalier train-sae}: trains an SAE on a model's activations, on its own error or end to
- * end.
+ * {@code espalier train-sae}: trains SAEs on a model's activations, on their own error or through
+ * the rest of the model.
  */
 public final class TrainSaeRecipe {
 
   private final TrainSaeSettings settings;
+  private final SaeLoss loss;
   private final Console console;
   private final Optional<Watch> watch;
 
-  /** Measures the SAE as it is trained. */
+  /** Measures an SAE as it is trained. */
   public interface Watch {
     /** Steps between measurements. */
     int every();
@@ -52,71 +55,113 @@ public final class TrainSaeRecipe {
     this(settings, console, Optional.empty());
   }
 
+  /**
+   * @param watch of the one SAE, instead of evaluations on {@code evalData}
+   */
   public TrainSaeRecipe(TrainSaeSettings settings, Console console, Optional<Watch> watch) {
+    if (watch.isPresent() && settings.layers().size() > 1) {
+      throw new IllegalArgumentException("a watch of one SAE for " + settings.layers());
+    }
     this.settings = settings;
+    loss = SaeLoss.parse(settings.objective());
     this.console = console;
     this.watch = watch;
   }
 
+  /** What the run works on, read and checked. */
+  private record Inputs(
+      LanguageModel model, TokenRows rows, Optional<Saes> initial, Path modelFolder) {}
+
+  /** Everything is checked before anything is written. */
   public TrainingLoop.End run() {
     RunFolder folder = RunFolder.check(settings.out(), settings.resume());
     try (Device device = Device.open()) {
-      LanguageModel model;
-      TokenRows rows;
-      try (ModelFolder files = ModelFolder.open(settings.model())) {
-        if (settings.layer() >= files.config().numLayers()) {
-          throw new InputException(
-              "--layer %d: the model has layers 0 to %d"
-                  .formatted(settings.layer(), files.config().numLayers() - 1));
-        }
-        rows =
-            TokenRows.read(
-                settings.data(),
-                files.config(),
-                settings.model(),
-                settings.context(),
-                TokenCache.of(System.getenv(), console::warn));
-        model = LanguageModel.load(device, files, rows.context());
+      if (device.type() != ElementType.F32) {
+        throw new InputException("--dtype: SAEs are trained in f32");
       }
-      return train(device, folder, model, rows);
+      Inputs inputs;
+      try (ModelFolder files = ModelFolder.open(settings.model())) {
+        inputs = read(device, files);
+      }
+      if (settings.activationCache().isEmpty()) {
+        return train(device, folder, inputs, Optional.empty());
+      }
+      try (ActivationCache cache = cache(inputs)) {
+        return train(device, folder, inputs, Optional.of(cache));
+      }
     }
   }
 
+  private ActivationCache cache(Inputs in) {
+    return ActivationCache.open(
+        settings.activationCache().orElseThrow(),
+        settings.model(),
+        settings.data(),
+        settings.layers(),
+        in.rows.count(),
+        in.rows.context(),
+        in.model.config().hiddenSize());
+  }
+
+  private Inputs read(Device device, ModelFolder files) {
+    int blocks = files.config().numLayers();
+    for (int layer : settings.layers()) {
+      if (layer >= blocks) {
+        throw new InputException(
+            "--layer %d: the model has layers 0 to %d".formatted(layer, blocks - 1));
+      }
+      if (loss == SaeLoss.E2E_DOWNSTREAM && layer >= blocks - 2) {
+        throw new InputException(
+            "--objective e2e+ds: no block behind layer %d has one behind it".formatted(layer));
+      }
+    }
+    TokenCache cache = TokenCache.of(System.getenv(), console::warn);
+    TokenRows rows =
+        TokenRows.read(
+            settings.data(), files.config(), settings.model(), settings.context(), cache);
+    Optional<Saes> initial = Optional.empty();
+    if (!settings.initial().isEmpty()) {
+      SaeSpec.check(settings.initial(), blocks);
+      initial = Optional.of(Saes.load(device, settings.initial(), files.config(), console));
+    }
+    LanguageModel model = LanguageModel.load(device, files, rows.context());
+    return new Inputs(model, rows, initial, settings.model());
+  }
+
   private TrainingLoop.End train(
-      Device device, RunFolder folder, LanguageModel model, TokenRows rows) {
+      Device device, RunFolder folder, Inputs in, Optional<ActivationCache> cache) {
     TokenBatch batch =
-        new TokenBatch(device, settings.batch(), rows.context(), model.config().specialIds());
-    BatchSource source =
-        new BatchSource(rows, RowOrdering.SHUFFLED.over(rows.count(), settings.seed()));
-    TrainableSae sae =
-        TrainableSae.create(
+        new TokenBatch(
             device,
-            kind(),
-            settings.latents(),
-            settings.k(),
-            sample(device, model, source, batch),
-            new SplittableRandom(settings.seed()));
+            settings.batch(),
+            in.rows.context(),
+            in.model.config().specialIds(),
+            settings.accumulate());
+    BatchSource source =
+        new BatchSource(in.rows, RowOrdering.SHUFFLED.over(in.rows.count(), settings.seed()));
+    SaeStart start = new SaeStart(settings, device, in.model, source, batch);
+    SaeStart.Started started = in.initial.map(start::from).orElseGet(start::fresh);
+    SortedMap<Integer, TrainableSae> saes = started.saes();
     SaeObjective objective =
         new SaeObjective(
             device,
-            model,
-            settings.layer(),
-            sae,
-            new SaeObjective.Settings(
-                settings.objective().equals("mse") ? SaeObjective.Loss.MSE : SaeObjective.Loss.E2E,
-                settings.k(),
-                settings.l1(),
-                settings.bandwidth()),
+            in.model,
+            saes,
+            loss,
+            settings.weights(),
             source,
             batch,
-            1);
+            settings.accumulate(),
+            cache);
     objective.tape().bind(device);
-    int steps = settings.steps().orElse(Math.max(1, rows.count() / settings.batch()));
+    int rowsAStep = settings.batch() * settings.accumulate();
+    int steps = settings.steps().orElse(Math.max(1, in.rows.count() / rowsAStep));
+    List<Tensor> state = saes.values().stream().flatMap(sae -> sae.state().stream()).toList();
     Checkpoints checkpoints =
-        new Checkpoints(folder.checkpoints(), RunFolder.fingerprint(settings, steps));
+        new Checkpoints(folder.checkpoints(), RunFolder.fingerprint(settings, steps), state);
     Optional<Checkpoints.Saved> saved = settings.resume() ? checkpoints.latest() : Optional.empty();
     folder.begin("train-sae", SettingsJson.of(settings), settings.seed());
-    Sae folded = sae.folded(device);
+    Watching watching = new Watching(device, in, saes);
     try (MetricsLog metrics = new MetricsLog(folder.metrics());
         Interruption interruption = new Interruption()) {
       TrainingLoop loop =
@@ -125,76 +170,110 @@ public final class TrainSaeRecipe {
               Ranks.alone(),
               new TrainingLoop.Settings(
                   steps,
-                  1,
+                  settings.accumulate(),
                   GradientSum.Order.FIXED,
                   settings.lr(),
                   settings.schedule(),
                   settings.warmup(),
-                  watch.map(Watch::every).orElse(0),
+                  watching.every(steps),
                   settings.checkpointEvery()),
               objective,
-              AdamW.create(device, sae.parameters(), AdamW.Hyperparameters.of(0, 1)),
+              AdamW.create(
+                  device, started.parameters(), AdamW.Hyperparameters.of(0, settings.clip())),
               Optional.of(metrics),
               checkpoints,
               interruption);
       TrainingRun run =
           new TrainingRun(
               device,
-              "train-sae " + settings.arch() + " " + settings.objective(),
+              "train-sae " + settings.shape().arch() + " " + loss,
               console,
-              settings.objective().equals("mse") ? "fvu" : "kl",
+              loss.hasKl() ? "kl" : "fvu",
               steps,
-              watch.map(
-                  w ->
-                      step -> {
-                        sae.foldInto(device, folded);
-                        return w.measure(
-                            device, model, settings.model(), rows.context(), folded, step);
-                      }));
+              watching.evaluation());
       TrainingLoop.End end = run.train(loop, saved, checkpoints, folder.path());
       if (end == TrainingLoop.End.DONE) {
-        sae.foldInto(device, folded);
-        SaeWriter.write(
-            device,
-            folded,
-            folder.path(),
-            settings.layer(),
-            settings.model().getFileName().toString(),
-            rows.context(),
-            model.config().bos().isPresent());
+        saes.forEach((layer, sae) -> write(device, folder, in, layer, sae));
       }
       return end;
     }
   }
 
-  private Activation kind() {
-    return switch (settings.arch()) {
-      case "topk" -> Activation.TOPK;
-      case "jumprelu" -> Activation.JUMPRELU;
-      case "standard" -> Activation.RELU;
-      default -> throw new IllegalStateException(settings.arch());
-    };
+  /** One SAE is the run's folder itself; of several each has a folder in it. */
+  private void write(Device device, RunFolder folder, Inputs in, int layer, TrainableSae sae) {
+    Path path = folder.path();
+    if (settings.layers().size() > 1) {
+      path = path.resolve("layer-" + layer);
+    }
+    SaeWriter.write(
+        device,
+        sae,
+        sae.folded(device),
+        path,
+        new SaeWriter.Origin(
+            layer,
+            in.modelFolder.getFileName().toString(),
+            in.rows.context(),
+            in.model.config().bos().isPresent()));
   }
 
-  /** Activations of the first batch, special positions left out. */
-  private Tensor sample(Device device, LanguageModel model, BatchSource source, TokenBatch batch) {
-    source.load(0, batch);
-    Tape tape = new Tape(device);
-    Var x = model.embed(tape, batch);
-    for (int layer = 0; layer <= settings.layer(); layer++) {
-      x = model.block(tape, layer, x, batch, Adapters.NONE);
-    }
-    tape.output(x);
-    tape.bind(device);
-    tape.forward();
-    Tensor all = x.value();
-    Tensor sample = Tensor.allocate(device, all.rows(), all.cols());
-    long rows = 0;
-    for (long t = 0; t < all.rows(); t++) {
-      if (!batch.isSpecial(t)) {
-        Transfer.copy(all.rows(t, 1).bytes(), sample.rows(rows++, 1).bytes());
+  /** The evaluations of a run: each SAE alone, with its own watch. */
+  private final class Watching {
+    private final Device device;
+    private final Inputs in;
+    private final SortedMap<Integer, TrainableSae> saes;
+    private final SortedMap<Integer, Watch> watches = new TreeMap<>();
+    private final Map<Integer, Sae> folded = new HashMap<>();
+
+    Watching(Device device, Inputs in, SortedMap<Integer, TrainableSae> saes) {
+      this.device = device;
+      this.in = in;
+      this.saes = saes;
+      if (watch.isPresent()) {
+        watches.put(saes.firstKey(), watch.get());
+      } else if (settings.evalData().isPresent()) {
+        for (int layer : saes.keySet()) {
+          watches.put(
+              layer,
+              new HeldOutWatch(
+                  settings.evalData().get(), layer, settings.evalEvery(), Optional.empty()));
+        }
       }
     }
-    return sample.rows(0, rows);
+
+    /** Steps between evaluations; 0 for none. */
+    int every(int steps) {
+      if (watches.isEmpty()) {
+        return 0;
+      }
+      int every = watches.firstEntry().getValue().every();
+      return every > 0 ? every : steps;
+    }
+
+    Optional<LongFunction<ObjectNode>> evaluation() {
+      return watches.isEmpty() ? Optional.empty() : Optional.of(this::measure);
+    }
+
+    /** The one SAE's fields, or each one's by its layer. */
+    private ObjectNode measure(long step) {
+      ObjectNode all = JsonNodeFactory.instance.objectNode();
+      ObjectNode alone = all.objectNode();
+      watches.forEach(
+          (layer, w) -> {
+            Sae sae = folded.computeIfAbsent(layer, l -> saes.get(l).folded(device));
+            saes.get(layer).foldInto(device, sae);
+            ObjectNode one =
+                w.measure(device, in.model, in.modelFolder, in.rows.context(), sae, step);
+            if (watches.size() == 1) {
+              all.setAll(one);
+            } else {
+              alone.set(String.valueOf(layer), one);
+            }
+          });
+      if (watches.size() > 1) {
+        all.set("alone", alone);
+      }
+      return all;
+    }
   }
 }

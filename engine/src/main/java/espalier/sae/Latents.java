@@ -4,6 +4,10 @@ import espalier.autograd.Tape;
 import espalier.device.Device;
 import espalier.device.Transfer;
 import java.lang.foreign.MemorySegment;
+import java.util.EnumMap;
+import java.util.EnumSet;
+import java.util.Map;
+import java.util.Set;
 
 /**
  * Latents of each token as lists: count[t] entries (index, value) in the rows of matrices {@code
@@ -18,56 +22,77 @@ public final class Latents implements Tape.Growing {
   /** Entries a token at first, where their number is not fixed: several times a usual L0. */
   private static final long FIRST_GUESS = 256;
 
+  /** Room for lists of which a batch as a whole chooses, as a multiple of what it chooses. */
+  private static final long SPREAD = 4;
+
+  /** What there is for each entry beside its index and its value. */
+  enum Need {
+    /** The gradient of its value, then of its z. */
+    GRADIENT,
+    /** z itself. */
+    PRE,
+    /** A place in the lists turned round, for the gradients of the SAE's own weights. */
+    BY_LATENT,
+    /** The gradient of its gate. */
+    GATE_GRADIENT
+  }
+
   private final Device device;
   private final long tokens;
   private final long width;
-  private final boolean backward;
-  private final boolean trained;
-  private final boolean hasThresholds;
+  private final Set<Need> needs;
+  private final Map<Need, MemorySegment> extra = new EnumMap<>(Need.class);
   private final MemorySegment count;
   private long capacity;
   private MemorySegment index;
   private MemorySegment value;
-  private MemorySegment pre = MemorySegment.NULL;
-  private MemorySegment gradient = MemorySegment.NULL;
-  private MemorySegment byLatent = MemorySegment.NULL;
 
   /**
    * @param width m, the number of latents
    * @param capacity entries a token at first
-   * @param backward whether gradients are computed from the lists
-   * @param hasThresholds whether they then need to know z
-   * @param trained whether the SAE's own weights get gradients
    */
-  Latents(
-      Device device,
-      long tokens,
-      long width,
-      long capacity,
-      boolean backward,
-      boolean hasThresholds,
-      boolean trained) {
+  Latents(Device device, long tokens, long width, long capacity, Set<Need> needs) {
     this.device = device;
     this.tokens = tokens;
     this.width = width;
-    this.backward = backward;
-    this.hasThresholds = hasThresholds;
-    this.trained = trained;
+    this.needs = needs;
     count = device.allocate(tokens * Integer.BYTES);
     Transfer.clear(count);
     allocate(capacity);
   }
 
+  /**
+   * Lists of a frozen SAE.
+   *
+   * @param backward whether gradients are computed from them
+   */
   static Latents of(Device device, Sae sae, long tokens, boolean backward) {
     long m = sae.latents();
-    return new Latents(
-        device,
-        tokens,
-        m,
-        sae.activation().isCounted() ? sae.k() : Math.min(FIRST_GUESS, m),
-        backward,
-        sae.threshold() != null,
-        sae.isTrainable());
+    Set<Need> needs = EnumSet.noneOf(Need.class);
+    if (backward) {
+      needs.add(Need.GRADIENT);
+      if (sae.threshold() != null) {
+        needs.add(Need.PRE);
+      }
+    }
+    long capacity = sae.activation().isCounted() ? sae.k() : Math.min(FIRST_GUESS, m);
+    return new Latents(device, tokens, m, capacity, needs);
+  }
+
+  /** Lists of an SAE in training. */
+  static Latents of(Device device, SaeDesign design, long tokens) {
+    long m = design.latents();
+    Set<Need> needs = EnumSet.of(Need.GRADIENT, Need.BY_LATENT);
+    switch (design.architecture()) {
+      case JUMPRELU -> needs.add(Need.PRE);
+      case GATED -> needs.addAll(EnumSet.of(Need.PRE, Need.GATE_GRADIENT));
+      case STANDARD, TOPK, BATCHTOPK, MATRYOSHKA -> {}
+    }
+    long capacity =
+        design.architecture().isBatchwide()
+            ? SPREAD * design.k()
+            : design.architecture().isCounted() ? design.k() : FIRST_GUESS;
+    return new Latents(device, tokens, m, Math.min(capacity, m), needs);
   }
 
   private void allocate(long entries) {
@@ -75,14 +100,8 @@ public final class Latents implements Tape.Growing {
     long size = Math.multiplyExact(tokens, entries) * Float.BYTES;
     index = device.allocate(size);
     value = device.allocate(size);
-    if (backward) {
-      gradient = device.allocate(size);
-    }
-    if (backward && hasThresholds) {
-      pre = device.allocate(size);
-    }
-    if (trained) {
-      byLatent = device.allocate(size);
+    for (Need need : needs) {
+      extra.put(need, device.allocate(size));
     }
   }
 
@@ -134,17 +153,22 @@ public final class Latents implements Tape.Growing {
 
   /** z of each entry, where the backward pass needs it; else NULL. */
   MemorySegment pre() {
-    return pre;
+    return extra.getOrDefault(Need.PRE, MemorySegment.NULL);
   }
 
   /** The gradient of each entry's value, then of its z. */
   MemorySegment gradient() {
-    return gradient;
+    return extra.get(Need.GRADIENT);
+  }
+
+  /** The gradient of each entry's gate. */
+  MemorySegment gateGradient() {
+    return extra.get(Need.GATE_GRADIENT);
   }
 
   /** The entries of each latent, see esp_sae_by_latent. */
   MemorySegment byLatent() {
-    return byLatent;
+    return extra.get(Need.BY_LATENT);
   }
 
   /** The lists as they are now, on the host. */

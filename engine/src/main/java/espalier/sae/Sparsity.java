@@ -3,32 +3,36 @@ package espalier.sae;
 import espalier.device.Device;
 import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
 
 /**
  * The part of an SAE's training loss that acts on its latents rather than on its output.
  * Coefficients are those of the whole loss, already divided by the number of tokens. They may
- * change from step to step, so they lie in device memory.
+ * change from step to step: the host prepares those of each batch, and they lie in device memory.
  */
 public final class Sparsity {
 
-  private final float bandwidth;
+  private static final int COEFFICIENTS = 3;
+  private static final long BYTES = COEFFICIENTS * Float.BYTES;
+
+  private final Device device;
+  private final MemorySegment prepared; // [slots, 3]
   private final Tensor coefficients; // l1, l0, strength of the pull towards a number of latents
 
   /**
-   * @param bandwidth of the straight-through gradient of thresholds
+   * None, until it is prepared.
+   *
+   * @param slots batches of a step
    */
-  public Sparsity(Device device, float bandwidth) {
-    this.bandwidth = bandwidth;
-    coefficients = Tensor.allocate(device, 1, 3);
-    set(0, 0, 0);
-  }
-
-  public float bandwidth() {
-    return bandwidth;
+  public Sparsity(Device device, int slots) {
+    this.device = device;
+    prepared = device.allocateStaging(slots * BYTES);
+    coefficients = Tensor.allocate(device, 1, COEFFICIENTS);
+    coefficients.copyFrom(0, 0, 0);
   }
 
   /** {@code {l1, l0, strength}}, as esp_sae_activation_backward and esp_sae_l0_pull read them. */
-  public MemorySegment data() {
+  MemorySegment data() {
     return coefficients.data();
   }
 
@@ -38,7 +42,15 @@ public final class Sparsity {
    * @param strength of a pull towards a number of active latents, which then sets l0 anew in every
    *     batch
    */
-  public void set(float l1, float l0, float strength) {
-    coefficients.copyFrom(l1, l0, strength);
+  public void prepare(int slot, float l1, float l0, float strength) {
+    MemorySegment own = prepared.asSlice(slot * BYTES, BYTES);
+    own.setAtIndex(ValueLayout.JAVA_FLOAT, 0, l1);
+    own.setAtIndex(ValueLayout.JAVA_FLOAT, 1, l0);
+    own.setAtIndex(ValueLayout.JAVA_FLOAT, 2, strength);
+  }
+
+  /** Queues the copy of a slot to the device. */
+  public void upload(int slot) {
+    device.upload(prepared.asSlice(slot * BYTES, BYTES), coefficients.data());
   }
 }

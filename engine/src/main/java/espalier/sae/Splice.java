@@ -16,8 +16,8 @@ import java.util.Objects;
  *
  * <p>Latents exist as (index, value) lists only, and every gradient is computed from the lists:
  * with dY the gradient of what is decoded, a latent's is dY . wDec[i] where it is active, and dX is
- * the sum of those times wEnc[i]. Weights get theirs from the lists turned round, a latent's tokens
- * at a time. Where the input is normalised, gradients go through its statistics, too.
+ * the sum of those times wEnc[i]. Where the input is normalised, gradients go through its
+ * statistics, too. The SAE itself is frozen; one in training is a {@link TrainedSplice}.
  *
  * @param input {@code [tokens, dIn]}
  * @param output {@code [tokens, dOut]}
@@ -27,25 +27,22 @@ import java.util.Objects;
 public record Splice(
     Sae sae, Var input, Var output, Latents latents, MemorySegment keep, Var spread) {
 
-  /** Splices without a sparsity loss. */
-  public static Splice into(Tape tape, Var x, Sae sae, MemorySegment keep) {
-    return into(tape, x, sae, keep, null);
-  }
-
   /**
    * @param x {@code [tokens, dIn]}
    * @param keep bytes {@code [tokens]} in device memory, 1 where x passes unchanged (BOS, EOS);
    *     NULL for nowhere
-   * @param sparsity null for none; an SAE whose thresholds are trained needs one
    */
-  public static Splice into(Tape tape, Var x, Sae sae, MemorySegment keep, Sparsity sparsity) {
+  public static Splice into(Tape tape, Var x, Sae sae, MemorySegment keep) {
+    if (sae.isTrainable()) {
+      throw new IllegalArgumentException("an SAE in training has an operation of its own");
+    }
     if (x.cols() != sae.inputs()) {
       throw new IllegalArgumentException("an SAE of " + sae.inputs() + " inputs for " + x);
     }
     if (sae.outputs() != sae.inputs() && !keep.equals(MemorySegment.NULL)) {
       throw new IllegalArgumentException("nothing passes a transcoder unchanged");
     }
-    return new Recorder(tape, x, sae, keep, sparsity).record();
+    return new Recorder(tape, x, sae, keep).record();
   }
 
   /** The one operation, its parts named. What is not needed is null. */
@@ -54,7 +51,6 @@ public record Splice(
     private final Var x;
     private final Sae sae;
     private final MemorySegment keep;
-    private final Sparsity sparsity;
     private final long tokens;
     private final long dIn;
     private final long dOut;
@@ -69,26 +65,24 @@ public record Splice(
     private final Var spread;
     private final Var decoded; // what becomes out once scale and skip connection are added
     private final Var skipped;
-    private final Var offsets;
     private final Var dDecoded;
     private final Var dSkipped;
     private final Var dMean;
     private final Var dSpread;
     private final Var dEncoded; // the gradient of what is encoded, if it is not x's
 
-    Recorder(Tape tape, Var x, Sae sae, MemorySegment keep, Sparsity sparsity) {
+    Recorder(Tape tape, Var x, Sae sae, MemorySegment keep) {
       this.tape = tape;
       this.x = x;
       this.sae = sae;
       this.keep = keep;
-      this.sparsity = sparsity;
       tokens = x.rows();
       dIn = sae.inputs();
       dOut = sae.outputs();
       m = sae.latents();
       bPre = sae.bPre() == null ? MemorySegment.NULL : sae.bPre().data();
       threshold = sae.threshold() == null ? MemorySegment.NULL : sae.threshold().data();
-      boolean backward = x.needsGradient() || sae.isTrainable();
+      boolean backward = x.needsGradient();
       latents = tape.growing(Latents.of(tape.device(), sae, tokens, backward));
       out = tape.value(tokens, dOut, backward);
       scratch = tape.value(1, tape.kernels().saeEncodeScratch(dIn, m));
@@ -99,13 +93,11 @@ public record Splice(
       spread = valueIf(sae.isNormalised(), tokens, 1);
       decoded = activationsIf(restores || skips, tokens, dOut);
       skipped = activationsIf(skips, tokens, dOut);
-      offsets = valueIf(sae.isTrainable(), 1, m + 1);
       dDecoded = activationsIf(restores || skips, tokens, dOut);
       dSkipped = activationsIf(restores && skips, tokens, dOut);
       dMean = valueIf(restores, tokens, 1);
       dSpread = valueIf(restores, tokens, 1);
-      boolean trainsBias = sae.bPre() != null && sae.bPre().isTrainable();
-      dEncoded = activationsIf(sae.isNormalised() || trainsBias, tokens, dIn);
+      dEncoded = activationsIf(sae.isNormalised(), tokens, dIn);
     }
 
     private Var activationsIf(boolean needed, long rows, long cols) {
@@ -125,14 +117,14 @@ public record Splice(
       op.writes(present(out, scratch, normalised, mean, spread, decoded, skipped));
       op.forward(this::forward);
       List<Var> keeps = new ArrayList<>(List.of(present(mean, spread)));
-      if (sae.isTrainable() || sae.isNormalised()) {
+      if (sae.isNormalised()) {
         keeps.add(x);
       }
       if (restores()) {
         keeps.add(decoded);
       }
       op.backward(keeps, List.of(x), this::backward);
-      op.backwardScratch(present(offsets, dDecoded, dSkipped, dMean, dSpread, dEncoded));
+      op.backwardScratch(present(dDecoded, dSkipped, dMean, dSpread, dEncoded));
       return new Splice(sae, x, out, latents, keep, restores() ? spread : null);
     }
 
@@ -187,7 +179,7 @@ public record Splice(
           bPre,
           sae.activation().ordinal(),
           threshold,
-          sae.isTrainable() && sae.threshold() != null ? sparsity.bandwidth() / 2 : 0,
+          0,
           sae.k(),
           keep,
           latents.index(),
@@ -234,12 +226,7 @@ public record Splice(
         dY = dDecoded.data();
       }
       latentGradient(k, dY);
-      if (sae.isTrainable()) {
-        weights(k, dY);
-      }
-      if (x.needsGradient()) {
-        inputGradient(k);
-      }
+      inputGradient(k);
     }
 
     /** Of the entries' z. */
@@ -253,17 +240,6 @@ public record Splice(
           latents.gradient(),
           tokens,
           dOut);
-      if (sae.isTrainable()) {
-        k.saeByLatent(
-            latents.index(),
-            latents.count(),
-            latents.capacity(),
-            offsets.data(),
-            latents.byLatent(),
-            tokens,
-            m);
-      }
-      boolean trainsThreshold = sae.threshold() != null && sae.threshold().isTrainable();
       k.saeActivationBackward(
           latents.gradient(),
           latents.pre(),
@@ -273,36 +249,13 @@ public record Splice(
           latents.capacity(),
           sae.activation().ordinal(),
           threshold,
-          sparsity == null ? MemorySegment.NULL : sparsity.data(),
-          sparsity == null ? 1 : sparsity.bandwidth(),
-          trainsThreshold ? sae.threshold().gradientData() : MemorySegment.NULL,
-          trainsThreshold ? offsets.data() : MemorySegment.NULL,
-          trainsThreshold ? latents.byLatent() : MemorySegment.NULL,
+          MemorySegment.NULL,
+          1,
+          MemorySegment.NULL,
+          MemorySegment.NULL,
+          MemorySegment.NULL,
           tokens,
           m);
-    }
-
-    /** Only plain SAEs are trained: what is encoded is x, and what is decoded is the output. */
-    private void weights(Kernels k, MemorySegment dY) {
-      k.saeWeightBackward(
-          x.data(),
-          bPre,
-          dY,
-          latents.value(),
-          latents.gradient(),
-          offsets.data(),
-          latents.byLatent(),
-          latents.capacity(),
-          sae.wEnc().gradientData(),
-          sae.bEnc().gradientData(),
-          sae.wDec().gradientData(),
-          dIn,
-          m);
-      k.columnSum(dY, dOut, keep, 1, sae.bDec().gradientData(), tokens, dOut);
-      if (dEncoded != null) {
-        encodedGradient(k, MemorySegment.NULL, dEncoded.data(), false);
-        k.columnSum(dEncoded.data(), dIn, keep, -1, sae.bPre().gradientData(), tokens, dIn);
-      }
     }
 
     private void inputGradient(Kernels k) {

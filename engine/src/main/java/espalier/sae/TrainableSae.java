@@ -3,6 +3,7 @@ package espalier.sae;
 import espalier.autograd.Parameter;
 import espalier.autograd.ParameterSet;
 import espalier.device.Device;
+import espalier.format.SaeSite;
 import espalier.format.SaeWeights.Activation;
 import espalier.tensor.Tensor;
 import java.util.ArrayList;
@@ -11,79 +12,237 @@ import java.util.List;
 import java.util.random.RandomGenerator;
 
 /**
- * An SAE with the parameters that train it. It works on activations divided by their scale, so that
- * learning rates, thresholds and bandwidths mean the same on every model; {@link #folded} takes the
- * scale into the weights.
+ * An SAE with the parameters that train it. A new one works on activations divided by their scale,
+ * so that learning rates, thresholds and bandwidths mean the same on every model; {@link #folded}
+ * takes the scale into the weights.
  *
- * @param sae over scaled activations, its parameters in {@code parameters}
- * @param scale root mean square of the activations around their mean
+ * @param sae over scaled activations, its parameters trained; of a gated one b_enc is the bias of
+ *     its gates
+ * @param gates null unless gated
+ * @param scale root mean square of the activations around their mean; 1 for an SAE from a file
+ * @param unitDecoder whether decoder rows keep norm 1
+ * @param silent {@code [1, m]}: tokens since each latent was active, see esp_sae_activity
+ * @param batchThreshold {@code [1, 1]}: the running smallest value that a batch keeps, negative
+ *     before the first; see esp_sae_batch_topk
  */
-public record TrainableSae(Sae sae, ParameterSet parameters, float scale) {
+public record TrainableSae(
+    SaeDesign design,
+    Sae sae,
+    Gates gates,
+    float scale,
+    boolean unitDecoder,
+    Tensor silent,
+    Tensor batchThreshold) {
+
+  /** Magnitudes of a gated SAE, each {@code [1, m]}: relu(exp(r_mag) wEnc (x - bPre) + b_mag). */
+  public record Gates(Parameter rMag, Parameter bMag) {}
 
   /**
-   * An untrained SAE: decoder rows of random direction and norm 1, the encoder their transpose, the
-   * decoder's bias at the activations' mean.
+   * The parameters of an SAE over activations of width d, to be laid out with those of others.
    *
-   * @param sample activations {@code [n, d]}, from which mean, scale and first thresholds are taken
-   * @param l0 active latents aimed at: k of a TopK SAE; thresholds start where twice as many are
-   *     active
+   * @param prefix of their names
    */
-  public static TrainableSae create(
-      Device device, Activation kind, long latents, int l0, Tensor sample, RandomGenerator random) {
-    long d = sample.cols();
+  public static List<ParameterSet.Shape> shapes(String prefix, SaeDesign design, long d) {
+    long m = design.latents();
     List<ParameterSet.Shape> shapes = new ArrayList<>();
-    shapes.add(new ParameterSet.Shape("W_enc", latents, d));
-    shapes.add(new ParameterSet.Shape("b_enc", 1, latents));
-    shapes.add(new ParameterSet.Shape("W_dec", latents, d));
-    shapes.add(new ParameterSet.Shape("b_dec", 1, d));
-    if (kind == Activation.JUMPRELU) {
-      shapes.add(new ParameterSet.Shape("threshold", 1, latents));
+    shapes.add(new ParameterSet.Shape(prefix + "W_enc", m, d));
+    shapes.add(new ParameterSet.Shape(prefix + "b_enc", 1, m));
+    shapes.add(new ParameterSet.Shape(prefix + "W_dec", m, d));
+    shapes.add(new ParameterSet.Shape(prefix + "b_dec", 1, d));
+    switch (design.architecture()) {
+      case JUMPRELU -> shapes.add(new ParameterSet.Shape(prefix + "threshold", 1, m));
+      case GATED -> {
+        shapes.add(new ParameterSet.Shape(prefix + "r_mag", 1, m));
+        shapes.add(new ParameterSet.Shape(prefix + "b_mag", 1, m));
+      }
+      case STANDARD, TOPK, BATCHTOPK, MATRYOSHKA -> {}
     }
-    ParameterSet parameters = new ParameterSet(device, shapes);
+    return shapes;
+  }
+
+  /**
+   * Over parameters of {@link #shapes}, whatever they hold.
+   *
+   * @param subtractsDecoderBias whether b_dec is taken off the input before encoding
+   */
+  static TrainableSae over(
+      Device device,
+      ParameterSet parameters,
+      String prefix,
+      SaeDesign design,
+      boolean subtractsDecoderBias,
+      float scale,
+      boolean unitDecoder) {
+    boolean gated = design.architecture() == Architecture.GATED;
+    boolean jump = design.architecture() == Architecture.JUMPRELU;
     Sae sae =
         Sae.plain(
-            kind,
-            kind == Activation.TOPK ? l0 : 0,
-            parameters.get("W_enc"),
-            parameters.get("b_enc"),
-            parameters.get("W_dec"),
-            parameters.get("b_dec"),
-            kind == Activation.JUMPRELU ? parameters.get("threshold") : null,
-            true);
-    float[] mean = mean(sample);
-    float scale = deviation(sample, mean);
-    for (int c = 0; c < d; c++) {
-      mean[c] /= scale;
+            design.architecture().listed(),
+            design.architecture().isCounted() ? design.k() : 0,
+            parameters.get(prefix + "W_enc"),
+            parameters.get(prefix + "b_enc"),
+            parameters.get(prefix + "W_dec"),
+            parameters.get(prefix + "b_dec"),
+            jump ? parameters.get(prefix + "threshold") : null,
+            subtractsDecoderBias);
+    Tensor silent = Tensor.allocate(device, 1, design.latents());
+    silent.copyFrom(new float[design.latents()]);
+    Tensor batchThreshold = Tensor.allocate(device, 1, 1);
+    batchThreshold.copyFrom(-1);
+    return new TrainableSae(
+        design,
+        sae,
+        gated
+            ? new Gates(parameters.get(prefix + "r_mag"), parameters.get(prefix + "b_mag"))
+            : null,
+        scale,
+        unitDecoder,
+        silent,
+        batchThreshold);
+  }
+
+  /**
+   * An untrained SAE: decoder rows of random direction and norm 1, the encoder their transpose,
+   * smaller where nothing limits how many latents are active. Thresholds start where twice as many
+   * latents are active as aimed at.
+   *
+   * @param parameters that hold {@link #shapes} under the prefix
+   * @param sample from which centre, scale and first thresholds are taken
+   */
+  public static TrainableSae create(
+      Device device,
+      ParameterSet parameters,
+      String prefix,
+      SaeDesign design,
+      ActivationSample sample,
+      ActivationSample.Centre centre,
+      RandomGenerator random) {
+    float scale = (float) sample.deviation();
+    TrainableSae trainable = over(device, parameters, prefix, design, true, scale, true);
+    Sae sae = trainable.sae;
+    double[] start = sample.centre(centre);
+    float[] bias = new float[start.length];
+    for (int c = 0; c < bias.length; c++) {
+      bias[c] = (float) (start[c] / scale);
     }
-    sae.bDec().value().copyFrom(mean);
+    sae.bDec().value().copyFrom(bias);
     Parameter wDec = sae.wDec();
     float[] directions = new float[Math.toIntExact(wDec.value().size())];
     for (int i = 0; i < directions.length; i++) {
       directions[i] = (float) random.nextGaussian();
     }
     wDec.value().copyFrom(directions);
-    device.kernels().normalizeRows(wDec.value().data(), latents, d);
-    device.kernels().copy(wDec.data(), sae.wEnc().data(), wDec.value().size());
-    TrainableSae trainable = new TrainableSae(sae, parameters, scale);
-    if (kind == Activation.JUMPRELU) {
-      double share = Math.min(0.5, 2.0 * l0 / latents);
-      float threshold = trainable.preActivationQuantile(sample, share);
-      device.kernels().fill(sae.threshold().data(), threshold, latents);
+    trainable.normalizeDecoder(device);
+    // Half of all latents of a ReLU are active: W_dec^T relu(W_dec x) is about m / (2 d) x.
+    boolean all = design.architecture().listed() == Activation.RELU;
+    float gain = all ? Math.min(1, 2f * sae.inputs() / design.latents()) : 1;
+    write(device, wDec, gain, sae.wEnc().value());
+    if (sae.threshold() != null) {
+      double share = Math.min(0.5, 2.0 * design.k() / design.latents());
+      float threshold = trainable.preActivationQuantile(sample, bias, share);
+      device.kernels().fill(sae.threshold().data(), threshold, design.latents());
     }
     return trainable;
   }
 
+  /** Whether an SAE can be trained further: a plain one of the residual stream, no GroupMax. */
+  public static boolean canContinue(Sae sae) {
+    return !sae.isNormalised()
+        && sae.skip() == null
+        && sae.inputs() == sae.outputs()
+        && sae.site() == SaeSite.Kind.RESIDUAL
+        && sae.activation() != Activation.GROUPMAX;
+  }
+
+  /**
+   * The design of an SAE that was trained before, to be trained further.
+   *
+   * @param k active latents a JumpReLU SAE is to aim at; 0 for none
+   */
+  public static SaeDesign designOf(Sae sae, int k, float bandwidth, int deadAfter) {
+    Architecture architecture =
+        switch (sae.activation()) {
+          case RELU -> Architecture.STANDARD;
+          case JUMPRELU -> Architecture.JUMPRELU;
+          case TOPK -> Architecture.TOPK;
+          case GROUPMAX -> throw new IllegalArgumentException("GroupMax SAEs are not trained");
+        };
+    int m = Math.toIntExact(sae.latents());
+    int active = architecture == Architecture.TOPK ? sae.k() : k;
+    return new SaeDesign(architecture, m, active, List.of(m), bandwidth, deadAfter);
+  }
+
+  /**
+   * A trained SAE to be trained further, for activations as they are: it starts with exactly what
+   * it computes, so decoder rows keep the norms they have.
+   *
+   * @param parameters that hold {@link #shapes} under the prefix
+   * @param design as {@link #designOf} says
+   */
+  public static TrainableSae from(
+      Device device, ParameterSet parameters, String prefix, SaeDesign design, Sae from) {
+    if (!canContinue(from)) {
+      throw new IllegalArgumentException("only plain SAEs are trained");
+    }
+    boolean tied = from.subtractsDecoderBias();
+    TrainableSae trainable = over(device, parameters, prefix, design, tied, 1, false);
+    Sae to = trainable.sae;
+    write(device, from.wEnc(), 1, to.wEnc().value());
+    write(device, from.bEnc(), 1, to.bEnc().value());
+    write(device, from.wDec(), 1, to.wDec().value());
+    write(device, from.bDec(), 1, to.bDec().value());
+    if (from.threshold() != null) {
+      write(device, from.threshold(), 1, to.threshold().value());
+    }
+    if (!tied && from.bPre() != null) { // wEnc (x - bPre) + bEnc = wEnc x + (bEnc - wEnc bPre)
+      device
+          .kernels()
+          .gemm(
+              false,
+              true,
+              1,
+              from.latents(),
+              from.inputs(),
+              -1,
+              from.bPre().data(),
+              from.inputs(),
+              from.wEnc().data(),
+              from.inputs(),
+              1,
+              to.bEnc().data(),
+              from.latents());
+    }
+    return trainable;
+  }
+
+  /** What belongs to the SAE's course beside its parameters. */
+  public List<Tensor> state() {
+    return List.of(silent, batchThreshold);
+  }
+
   /** The SAE for activations as they are: scale folded in, nothing to train, memory of its own. */
   public Sae folded(Device device) {
-    return Sae.plain(
-        sae.activation(),
-        sae.k(),
-        copy(device, sae.wEnc(), 1 / scale),
-        copy(device, sae.bEnc(), 1),
-        copy(device, sae.wDec(), scale),
-        copy(device, sae.bDec(), scale),
-        sae.threshold() == null ? null : copy(device, sae.threshold(), 1),
-        sae.subtractsDecoderBias());
+    boolean jumps = foldedActivation() == Activation.JUMPRELU;
+    Sae target =
+        Sae.plain(
+            foldedActivation(),
+            foldedActivation() == Activation.TOPK ? design.k() : 0,
+            like(device, sae.wEnc()),
+            like(device, sae.bEnc()),
+            like(device, sae.wDec()),
+            like(device, sae.bDec()),
+            jumps ? Parameter.frozen("threshold", like(device, sae.bEnc()).value()) : null,
+            sae.subtractsDecoderBias());
+    foldInto(device, target);
+    return target;
+  }
+
+  private Activation foldedActivation() {
+    return switch (design.architecture()) {
+      case STANDARD -> Activation.RELU;
+      case TOPK -> Activation.TOPK;
+      case GATED, JUMPRELU, BATCHTOPK, MATRYOSHKA -> Activation.JUMPRELU;
+    };
   }
 
   /**
@@ -96,26 +255,57 @@ public record TrainableSae(Sae sae, ParameterSet parameters, float scale) {
     write(device, sae.bDec(), scale, target.bDec().value());
     if (sae.threshold() != null) {
       write(device, sae.threshold(), 1, target.threshold().value());
+    } else if (design.architecture().isBatchwide()) {
+      float threshold = Math.max(0, batchThreshold.toArray()[0]);
+      device.kernels().fill(target.threshold().data(), threshold, design.latents());
+    } else if (gates != null) {
+      foldGates(target);
     }
+  }
+
+  /**
+   * With p = wEnc (x - bPre) and g = exp(r_mag): relu(g p + b_mag) where p + b_gate > 0 is a
+   * JumpReLU of z = g p + b_mag with threshold b_mag - g b_gate (Rajamanoharan et al. 2024, arXiv
+   * 2404.16014, appendix E).
+   */
+  private void foldGates(Sae target) {
+    float[] rMag = gates.rMag.value().toArray();
+    float[] bMag = gates.bMag.value().toArray();
+    float[] bGate = sae.bEnc().value().toArray();
+    float[] encoder = target.wEnc().value().toArray();
+    float[] threshold = new float[rMag.length];
+    int d = Math.toIntExact(sae.inputs());
+    for (int i = 0; i < rMag.length; i++) {
+      double g = Math.exp(rMag[i]);
+      threshold[i] = (float) (bMag[i] - g * bGate[i]);
+      for (int c = 0; c < d; c++) {
+        encoder[i * d + c] *= (float) g;
+      }
+    }
+    target.wEnc().value().copyFrom(encoder);
+    target.bEnc().value().copyFrom(bMag);
+    target.threshold().value().copyFrom(threshold);
   }
 
   /** Takes from the decoder's gradient what would change the norm of its rows. */
   public void projectDecoderGradient(Device device) {
-    Parameter wDec = sae.wDec();
-    device
-        .kernels()
-        .removeParallel(wDec.value().data(), wDec.gradientData(), wDec.rows(), wDec.cols());
+    if (unitDecoder) {
+      Parameter wDec = sae.wDec();
+      device
+          .kernels()
+          .removeParallel(wDec.value().data(), wDec.gradientData(), wDec.rows(), wDec.cols());
+    }
   }
 
   /** Gives the decoder's rows norm 1 again. */
   public void normalizeDecoder(Device device) {
-    device.kernels().normalizeRows(sae.wDec().value().data(), sae.latents(), sae.inputs());
+    if (unitDecoder) {
+      device.kernels().normalizeRows(sae.wDec().value().data(), sae.latents(), sae.inputs());
+    }
   }
 
-  private static Parameter copy(Device device, Parameter from, float factor) {
-    Tensor value = Tensor.allocate(device, from.rows(), from.cols());
-    write(device, from, factor, value);
-    return Parameter.frozen(from.name(), value);
+  private static Parameter like(Device device, Parameter from) {
+    return Parameter.frozen(from.name(), Tensor.allocate(device, from.rows(), from.cols()));
   }
 
   private static void write(Device device, Parameter from, float factor, Tensor to) {
@@ -123,49 +313,22 @@ public record TrainableSae(Sae sae, ParameterSet parameters, float scale) {
     device.kernels().axpy(factor, from.data(), to.data(), to.size());
   }
 
-  private static float[] mean(Tensor sample) {
-    double[] sum = new double[(int) sample.cols()];
-    float[] values = sample.toArray();
-    for (int i = 0; i < values.length; i++) {
-      sum[i % sum.length] += values[i];
-    }
-    float[] mean = new float[sum.length];
-    for (int c = 0; c < sum.length; c++) {
-      mean[c] = (float) (sum[c] / sample.rows());
-    }
-    return mean;
-  }
-
-  private static float deviation(Tensor sample, float[] mean) {
-    double sum = 0;
-    float[] values = sample.toArray();
-    for (int i = 0; i < values.length; i++) {
-      double x = values[i] - mean[i % mean.length];
-      sum += x * x;
-    }
-    return (float) Math.sqrt(sum / sample.size());
-  }
-
   /**
    * The pre-activation that a given share of all (token, latent) pairs exceeds, measured on the
    * sample's first rows and the SAE's first latents.
    */
-  private float preActivationQuantile(Tensor sample, double share) {
-    int rows = (int) Math.min(256, sample.rows());
-    int latents = (int) Math.min(64, sae.latents());
-    float[] z = new float[rows * latents];
-    int d = Math.toIntExact(sample.cols());
-    float[] x = sample.rows(0, rows).toArray();
-    float[] w = sae.wEnc().value().rows(0, latents).toArray();
-    float[] b = sae.bDec().value().toArray();
+  private float preActivationQuantile(ActivationSample sample, float[] bias, double share) {
+    int rows = Math.min(256, sample.rows());
+    int n = (int) Math.min(64, sae.latents());
+    float[] encoder = sae.wEnc().value().rows(0, n).toArray();
+    float[] z = new float[rows * n];
     for (int r = 0; r < rows; r++) {
-      for (int i = 0; i < latents; i++) {
+      for (int i = 0; i < n; i++) {
         double sum = 0;
-        for (int c = 0; c < d; c++) {
-          double centred = x[r * d + c] / scale - b[c];
-          sum += centred * w[i * d + c];
+        for (int c = 0; c < bias.length; c++) {
+          sum += (sample.value(r, c) / scale - bias[c]) * encoder[i * bias.length + c];
         }
-        z[r * latents + i] = (float) sum;
+        z[r * n + i] = (float) sum;
       }
     }
     Arrays.sort(z);

@@ -9,6 +9,7 @@ import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.Comparator;
 import java.util.List;
 import java.util.Map;
@@ -18,9 +19,9 @@ import java.util.regex.Pattern;
 import java.util.stream.Stream;
 
 /**
- * The state of a training run on disk: all trained parameters and both moments as flat tensors, and
- * the step in the metadata. Files are written atomically and the two newest are kept, so that one
- * is usable at every moment.
+ * The state of a training run on disk: all trained parameters and both moments as flat tensors,
+ * what else the run's course depends on, and the step in the metadata. Files are written atomically
+ * and the two newest are kept, so that one is usable at every moment.
  */
 public final class Checkpoints {
 
@@ -29,18 +30,28 @@ public final class Checkpoints {
 
   private final Path folder;
   private final String fingerprint;
+  private final List<Tensor> state;
 
   /**
    * @param fingerprint of everything that the run's course depends on; a checkpoint of another is
    *     refused
    */
   public Checkpoints(Path folder, String fingerprint) {
+    this(folder, fingerprint, List.of());
+  }
+
+  /**
+   * @param state that the run's course depends on beside parameters and moments, in an order that
+   *     does not change; a restored checkpoint overwrites it
+   */
+  public Checkpoints(Path folder, String fingerprint, List<Tensor> state) {
     this.folder = folder;
     this.fingerprint = fingerprint;
+    this.state = state;
   }
 
   /** A checkpoint as found on disk. */
-  public record Saved(Path file, long step, double seconds) {
+  public record Saved(Path file, long step, double seconds, List<Tensor> state) {
 
     /** Overwrites parameters and moments, bit for bit as they were. */
     public void restore(AdamW optimizer) {
@@ -48,6 +59,9 @@ public final class Checkpoints {
         copy(tensors, "parameters", optimizer.parameters().values());
         copy(tensors, "first_moment", optimizer.firstMoment());
         copy(tensors, "second_moment", optimizer.secondMoment());
+        for (int i = 0; i < state.size(); i++) {
+          copy(tensors, stateName(i), state.get(i));
+        }
       }
     }
 
@@ -67,18 +81,26 @@ public final class Checkpoints {
       throw new UncheckedIOException(folder + " cannot be made", e);
     }
     Path file = folder.resolve("step-%06d.safetensors".formatted(step));
+    List<Safetensors.Output> tensors = new ArrayList<>();
+    tensors.add(Safetensors.Output.vector("parameters", optimizer.parameters().values()));
+    tensors.add(Safetensors.Output.vector("first_moment", optimizer.firstMoment()));
+    tensors.add(Safetensors.Output.vector("second_moment", optimizer.secondMoment()));
+    for (int i = 0; i < state.size(); i++) {
+      tensors.add(Safetensors.Output.vector(stateName(i), state.get(i)));
+    }
     Safetensors.write(
         file,
-        List.of(
-            Safetensors.Output.vector("parameters", optimizer.parameters().values()),
-            Safetensors.Output.vector("first_moment", optimizer.firstMoment()),
-            Safetensors.Output.vector("second_moment", optimizer.secondMoment())),
+        tensors,
         Map.of(
             "step", String.valueOf(step),
             "seconds", String.valueOf(seconds),
             "fingerprint", fingerprint));
     files().skip(KEPT).forEach(Checkpoints::delete);
     return file;
+  }
+
+  private static String stateName(int index) {
+    return "state." + index;
   }
 
   public Optional<Path> latestFile() {
@@ -100,7 +122,8 @@ public final class Checkpoints {
       return new Saved(
           file,
           Long.parseLong(metadata.getOrDefault("step", "")),
-          Double.parseDouble(metadata.getOrDefault("seconds", "")));
+          Double.parseDouble(metadata.getOrDefault("seconds", "")),
+          state);
     } catch (NumberFormatException e) {
       throw new InputException(file, "is no checkpoint: its metadata lack step or seconds");
     }

@@ -56,7 +56,7 @@ class OtherCommandsTest {
         "train-sae --model MODEL --data DATA --out TEMP/out | --layer",
         "train-sae --model MODEL --data DATA --out TEMP/out --layer -1 | --layer -1",
         "train-sae --model MODEL --data DATA --out TEMP/out --layer 4 | --layer 4",
-        "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --arch gated | --arch gated",
+        "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --arch sparse | --arch sparse",
         "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --objective x | --objective x",
         "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --k 5000 | --k 5000",
         "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --latents 0 | --latents 0",

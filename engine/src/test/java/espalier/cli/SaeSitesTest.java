@@ -54,6 +54,7 @@ class SaeSitesTest {
               wDec,
               zeros(device, 1, width),
               null,
+              null,
               0,
               false,
               hook,

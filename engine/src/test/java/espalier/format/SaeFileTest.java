@@ -61,6 +61,7 @@ class SaeFileTest {
             tensor(3, 2, 3),
             tensor(1, 2, 4),
             jumpRelu ? tensor(1, 3, 5) : null,
+            null,
             activation == Activation.TOPK ? 2 : 0,
             true,
             "blocks.7.hook_resid_post",

@@ -196,7 +196,17 @@ class SaeTrainingTest extends KernelTest {
     MemorySegment threshold = buffers.changing(0.5f);
     boolean enough =
         kernels.saeBatchTopk(
-            index, value, count, capacity, k, buffers.input(keep), threshold, 0.25f, tokens, m);
+            index,
+            value,
+            count,
+            capacity,
+            k,
+            buffers.input(keep),
+            threshold,
+            0.25f,
+            NULL,
+            tokens,
+            m);
     assertTrue(enough);
     List<Entry> found = new ArrayList<>();
     int[] indices = TestBuffers.toInts(index);
@@ -221,7 +231,8 @@ class SaeTrainingTest extends KernelTest {
     MemorySegment count = buffers.input(2, 2);
     MemorySegment threshold = buffers.input(-1f);
     // Row 0 keeps both of its entries, and may have had a third that is above row 1's.
-    assertFalse(kernels.saeBatchTopk(indices, values, count, 2, 1, NULL, threshold, 0.1f, 2, 3));
+    assertFalse(
+        kernels.saeBatchTopk(indices, values, count, 2, 1, NULL, threshold, 0.1f, NULL, 2, 3));
     // With m = 2 there is no third.
     MemorySegment i = buffers.ints(4);
     i.copyFrom(MemorySegment.ofArray(index));
@@ -229,7 +240,7 @@ class SaeTrainingTest extends KernelTest {
     MemorySegment c = buffers.ints(2);
     c.copyFrom(MemorySegment.ofArray(new int[] {2, 2}));
     MemorySegment first = buffers.changing(-1);
-    assertTrue(kernels.saeBatchTopk(i, v, c, 2, 1, NULL, first, 0.1f, 2, 2));
+    assertTrue(kernels.saeBatchTopk(i, v, c, 2, 1, NULL, first, 0.1f, NULL, 2, 2));
     assertArrayEquals(new int[] {2, 0}, TestBuffers.toInts(c));
     assertArrayEquals(new float[] {4}, TestBuffers.toFloats(first));
   }
@@ -244,7 +255,7 @@ class SaeTrainingTest extends KernelTest {
     MemorySegment threshold = buffers.changing(0.5f);
     byte[] keep = {1, 0};
     MemorySegment kept = buffers.input(keep);
-    assertTrue(kernels.saeBatchTopk(index, value, count, 1, 1, kept, threshold, 0.1f, 2, 1));
+    assertTrue(kernels.saeBatchTopk(index, value, count, 1, 1, kept, threshold, 0.1f, NULL, 2, 1));
     assertArrayEquals(new int[] {0, 1}, TestBuffers.toInts(count));
     assertTrue(Float.isNaN(TestBuffers.toFloats(value)[1]));
     assertEquals(0.5f, TestBuffers.toFloats(threshold)[0]);

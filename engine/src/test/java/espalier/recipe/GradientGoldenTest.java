@@ -18,14 +18,14 @@ import espalier.lora.LoraAdapter;
 import espalier.model.LanguageModel;
 import espalier.model.TokenBatch;
 import espalier.nn.Adapters;
-import espalier.sae.ReconstructionLoss;
 import espalier.sae.Sae;
+import espalier.sae.SaeDesign;
 import espalier.sae.Sparsity;
-import espalier.sae.Splice;
+import espalier.sae.TrainableSae;
+import espalier.sae.TrainedSplice;
 import espalier.tensor.Tensor;
 import espalier.train.AdamW;
 import java.lang.foreign.MemorySegment;
-import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.SortedMap;
@@ -229,28 +229,38 @@ class GradientGoldenTest {
     LanguageModel model = Golden.model(device, "llama");
     TokenBatch batch = Golden.batch(device, model.config());
     for (boolean endToEnd : List.of(false, true)) {
-      ParameterSet parameters = trainable(Golden.sae(device, kind));
-      Sae sae = withParameters(Golden.sae(device, kind), parameters);
       JsonNode expected = Golden.scalars().at("/train_sae/" + kind);
-      Sparsity sparsity = new Sparsity(device, (float) expected.path("bandwidth").asDouble(1));
+      Sae from = Golden.sae(device, kind);
+      float bandwidth = (float) expected.path("bandwidth").asDouble(1);
+      SaeDesign design = TrainableSae.designOf(from, 0, bandwidth, 1000);
+      ParameterSet parameters =
+          new ParameterSet(device, TrainableSae.shapes("", design, from.inputs()));
+      TrainableSae trainable = TrainableSae.from(device, parameters, "", design, from);
+      Sparsity sparsity = new Sparsity(device, 1);
       int n = 66;
+      if (!endToEnd) {
+        float coefficient = (float) expected.get("sparsity").doubleValue() / n;
+        sparsity.prepare(
+            0,
+            kind.equals("standard") ? coefficient : 0,
+            kind.equals("jumprelu") ? coefficient : 0,
+            0);
+        sparsity.upload(0);
+      }
       Tape tape = new Tape(device);
       Var x = model.embed(tape, batch);
       for (int layer = 0; layer <= Golden.LAYER; layer++) {
         x = model.block(tape, layer, x, batch, Adapters.NONE);
       }
-      Splice splice = Splice.into(tape, x, sae, batch.keep(), sparsity);
-      Var loss;
-      if (endToEnd) {
-        loss = throughTheRest(tape, model, batch, x, splice);
-      } else {
-        float coefficient = (float) expected.get("sparsity").doubleValue() / n;
-        sparsity.set(
-            kind.equals("standard") ? coefficient : 0,
-            kind.equals("jumprelu") ? coefficient : 0,
-            0);
-        loss = ReconstructionLoss.record(tape, splice, 1f / n);
-      }
+      TrainedSplice splice =
+          TrainedSplice.into(
+              tape,
+              x,
+              trainable,
+              batch.keep(),
+              sparsity,
+              new TrainedSplice.Losses(endToEnd ? 0 : 1f / n, 0));
+      Var loss = endToEnd ? throughTheRest(tape, model, batch, x, splice) : splice.error();
       tape.bind(device);
       tape.forward();
       tape.backward();
@@ -268,7 +278,7 @@ class GradientGoldenTest {
   }
 
   private Var throughTheRest(
-      Tape tape, LanguageModel model, TokenBatch batch, Var teacher, Splice splice) {
+      Tape tape, LanguageModel model, TokenBatch batch, Var teacher, TrainedSplice splice) {
     Var student = splice.output();
     for (int layer = Golden.LAYER + 1; layer < model.layers(); layer++) {
       teacher = model.block(tape, layer, teacher, batch, Adapters.NONE);
@@ -283,30 +293,6 @@ class GradientGoldenTest {
             MemorySegment.NULL,
             1f / batch.batch())
         .kl();
-  }
-
-  private ParameterSet trainable(Sae sae) {
-    List<ParameterSet.Shape> shapes = new ArrayList<>();
-    for (Parameter p : sae.parameters()) {
-      shapes.add(new ParameterSet.Shape(p.name(), p.rows(), p.cols()));
-    }
-    ParameterSet set = new ParameterSet(device, shapes);
-    for (Parameter p : sae.parameters()) {
-      device.kernels().copy(p.data(), set.get(p.name()).data(), p.value().size());
-    }
-    return set;
-  }
-
-  private static Sae withParameters(Sae sae, ParameterSet set) {
-    return Sae.plain(
-        sae.activation(),
-        sae.k(),
-        set.get("W_enc"),
-        set.get("b_enc"),
-        set.get("W_dec"),
-        set.get("b_dec"),
-        sae.threshold() == null ? null : set.get("threshold"),
-        sae.subtractsDecoderBias());
   }
 
   private float[] golden(String file, String name) {

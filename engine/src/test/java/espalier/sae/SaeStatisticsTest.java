@@ -8,6 +8,7 @@ import espalier.autograd.Var;
 import espalier.device.Device;
 import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
+import java.util.Set;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 
@@ -48,7 +49,7 @@ class SaeStatisticsTest {
   }
 
   private Latents lists(int tokens, int m, int[] index, float[] value, int... count) {
-    Latents latents = new Latents(device, tokens, m, value.length / tokens, false, false, false);
+    Latents latents = new Latents(device, tokens, m, value.length / tokens, Set.of());
     latents.index().copyFrom(MemorySegment.ofArray(index));
     latents.value().copyFrom(MemorySegment.ofArray(value));
     latents.count().copyFrom(MemorySegment.ofArray(count));

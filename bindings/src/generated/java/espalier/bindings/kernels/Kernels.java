@@ -3709,6 +3709,7 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_POINTER,
             Kernels.C_FLOAT,
+            Kernels.C_POINTER,
             Kernels.C_LONG,
             Kernels.C_LONG
         );
@@ -3721,7 +3722,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k, const uint8_t *keep, float *threshold, float rate, int64_t tokens, int64_t m)
+     * int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k, const uint8_t *keep, float *threshold, float rate, int32_t *overflow, int64_t tokens, int64_t m)
      * }
      */
     public static FunctionDescriptor esp_sae_batch_topk$descriptor() {
@@ -3731,7 +3732,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k, const uint8_t *keep, float *threshold, float rate, int64_t tokens, int64_t m)
+     * int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k, const uint8_t *keep, float *threshold, float rate, int32_t *overflow, int64_t tokens, int64_t m)
      * }
      */
     public static MethodHandle esp_sae_batch_topk$handle() {
@@ -3741,7 +3742,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k, const uint8_t *keep, float *threshold, float rate, int64_t tokens, int64_t m)
+     * int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k, const uint8_t *keep, float *threshold, float rate, int32_t *overflow, int64_t tokens, int64_t m)
      * }
      */
     public static MemorySegment esp_sae_batch_topk$address() {
@@ -3750,16 +3751,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k, const uint8_t *keep, float *threshold, float rate, int64_t tokens, int64_t m)
+     * int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k, const uint8_t *keep, float *threshold, float rate, int32_t *overflow, int64_t tokens, int64_t m)
      * }
      */
-    public static int esp_sae_batch_topk(MemorySegment index, MemorySegment value, MemorySegment count, long capacity, long k, MemorySegment keep, MemorySegment threshold, float rate, long tokens, long m) {
+    public static int esp_sae_batch_topk(MemorySegment index, MemorySegment value, MemorySegment count, long capacity, long k, MemorySegment keep, MemorySegment threshold, float rate, MemorySegment overflow, long tokens, long m) {
         var mh$ = esp_sae_batch_topk.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_sae_batch_topk", index, value, count, capacity, k, keep, threshold, rate, tokens, m);
+                traceDowncall("esp_sae_batch_topk", index, value, count, capacity, k, keep, threshold, rate, overflow, tokens, m);
             }
-            return (int)mh$.invokeExact(index, value, count, capacity, k, keep, threshold, rate, tokens, m);
+            return (int)mh$.invokeExact(index, value, count, capacity, k, keep, threshold, rate, overflow, tokens, m);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }

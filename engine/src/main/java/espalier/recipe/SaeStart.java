@@ -1,0 +1,150 @@
+package espalier.recipe;
+
+import espalier.autograd.ParameterSet;
+import espalier.autograd.Tape;
+import espalier.autograd.Var;
+import espalier.device.Device;
+import espalier.format.InputException;
+import espalier.model.LanguageModel;
+import espalier.model.TokenBatch;
+import espalier.nn.Adapters;
+import espalier.sae.ActivationSample;
+import espalier.sae.Architecture;
+import espalier.sae.Sae;
+import espalier.sae.SaeDesign;
+import espalier.sae.TrainableSae;
+import espalier.train.Seeds;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Locale;
+import java.util.SortedMap;
+import java.util.SplittableRandom;
+import java.util.TreeMap;
+
+/** The SAEs that a run of {@code train-sae} begins with. */
+record SaeStart(
+    TrainSaeSettings settings,
+    Device device,
+    LanguageModel model,
+    BatchSource source,
+    TokenBatch batch) {
+
+  /** Parts of a Matryoshka SAE's width that reconstruct by themselves, unless told. */
+  private static final int[] NESTED = {16, 8, 4, 2};
+
+  /**
+   * @param saes by layer
+   * @param parameters of all of them
+   */
+  record Started(SortedMap<Integer, TrainableSae> saes, ParameterSet parameters) {}
+
+  /** Untrained ones, from the activations of the first batch. */
+  Started fresh() {
+    TrainSaeSettings.Shape shape = settings.shape();
+    Architecture architecture = Architecture.valueOf(shape.arch().toUpperCase(Locale.ROOT));
+    SaeDesign design =
+        new SaeDesign(
+            architecture,
+            shape.latents(),
+            shape.k().orElseThrow(),
+            prefixes(architecture),
+            (float) shape.bandwidth(),
+            shape.deadAfter());
+    long d = model.config().hiddenSize();
+    List<ParameterSet.Shape> shapes = new ArrayList<>();
+    for (int layer : settings.layers()) {
+      shapes.addAll(TrainableSae.shapes(prefix(layer), design, d));
+    }
+    ParameterSet parameters = new ParameterSet(device, shapes);
+    SortedMap<Integer, TrainableSae> saes = new TreeMap<>();
+    samples()
+        .forEach(
+            (layer, sample) ->
+                saes.put(
+                    layer,
+                    TrainableSae.create(
+                        device,
+                        parameters,
+                        prefix(layer),
+                        design,
+                        sample,
+                        shape.decoderBias(),
+                        new SplittableRandom(Seeds.at(settings.seed(), layer)))));
+    return new Started(saes, parameters);
+  }
+
+  /** Trained ones, to be trained further. */
+  Started from(Saes initial) {
+    TrainSaeSettings.Shape shape = settings.shape();
+    SortedMap<Integer, SaeDesign> designs = new TreeMap<>();
+    List<ParameterSet.Shape> shapes = new ArrayList<>();
+    initial
+        .byLayer()
+        .forEach(
+            (layer, sae) -> {
+              if (!TrainableSae.canContinue(sae)) {
+                throw new InputException(
+                    "--init-sae: the SAE of layer %d is not trained further: only plain SAEs of the"
+                            .formatted(layer)
+                        + " residual stream are, and no GroupMax");
+              }
+              SaeDesign design =
+                  TrainableSae.designOf(
+                      sae, shape.k().orElse(0), (float) shape.bandwidth(), shape.deadAfter());
+              designs.put(layer, design);
+              shapes.addAll(TrainableSae.shapes(prefix(layer), design, sae.inputs()));
+            });
+    ParameterSet parameters = new ParameterSet(device, shapes);
+    SortedMap<Integer, TrainableSae> saes = new TreeMap<>();
+    designs.forEach(
+        (layer, design) -> {
+          Sae sae = initial.byLayer().get(layer);
+          saes.put(layer, TrainableSae.from(device, parameters, prefix(layer), design, sae));
+        });
+    return new Started(saes, parameters);
+  }
+
+  private static String prefix(int layer) {
+    return "layer." + layer + ".";
+  }
+
+  private List<Integer> prefixes(Architecture architecture) {
+    int m = settings.shape().latents();
+    List<Integer> prefixes = new ArrayList<>();
+    if (architecture == Architecture.MATRYOSHKA) {
+      prefixes.addAll(settings.shape().prefixes());
+      for (int part : NESTED) {
+        int size = m / part;
+        if (settings.shape().prefixes().isEmpty() && size > 0 && !prefixes.contains(size)) {
+          prefixes.add(size);
+        }
+      }
+    }
+    if (prefixes.isEmpty() || prefixes.getLast() < m) {
+      prefixes.add(m);
+    }
+    return prefixes;
+  }
+
+  /** Activations of the first batch, special positions left out, by layer. */
+  private SortedMap<Integer, ActivationSample> samples() {
+    source.load(0, batch);
+    Tape tape = new Tape(device);
+    SortedMap<Integer, Var> streams = new TreeMap<>();
+    Var x = model.embed(tape, batch);
+    int last = settings.layers().stream().mapToInt(Integer::intValue).max().orElseThrow();
+    for (int layer = 0; layer <= last; layer++) {
+      x = model.block(tape, layer, x, batch, Adapters.NONE);
+      if (settings.layers().contains(layer)) {
+        streams.put(layer, tape.output(x));
+      }
+    }
+    tape.bind(device);
+    tape.forward();
+    SortedMap<Integer, ActivationSample> samples = new TreeMap<>();
+    streams.forEach(
+        (layer, stream) ->
+            samples.put(layer, ActivationSample.of(stream.value(), batch::isSpecial)));
+    return samples;
+  }
+}

@@ -1,0 +1,244 @@
+package espalier.recipe;
+
+import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.autograd.Elementwise;
+import espalier.autograd.LanguageModelHead;
+import espalier.autograd.SquaredError;
+import espalier.autograd.Tape;
+import espalier.autograd.Var;
+import espalier.device.Device;
+import espalier.model.LanguageModel;
+import espalier.model.TokenBatch;
+import espalier.nn.Adapters;
+import espalier.sae.AuxiliaryLoss;
+import espalier.sae.Sparsity;
+import espalier.sae.TrainableSae;
+import espalier.sae.TrainedSplice;
+import espalier.tensor.Tensor;
+import java.lang.foreign.MemorySegment;
+import java.util.ArrayList;
+import java.util.List;
+
+/**
+ * One SAE's losses on a tape, and what they are.
+ *
+ * <p>Means are over all tokens of a batch. The reconstruction error is that of scaled activations,
+ * whose variance is 1, divided by the width: the fraction of variance unexplained. Each prefix of a
+ * Matryoshka SAE has one of its own, and they are summed. The whole loss is
+ *
+ * <pre>
+ *   mse          FVU + auxiliary AuxK + sparsity
+ *   e2e          KL + sparsity
+ *   e2e+ds       kl KL + downstream (mean over the later streams of their squared error) + sparsity
+ *   kl-finetune  (FVU + a KL) / 2 + sparsity, a = FVU / KL taken for a constant
+ * </pre>
+ *
+ * Sparsity is l1 times the sum of latents (standard; gated: of gates, which also reconstruct by
+ * themselves), or l0 ((L0 / k) - 1)^2 (jumprelu).
+ */
+final class SaeTrainer {
+
+  /** Numbers of a batch that are added up over a step. */
+  static final int SUMS = 7;
+
+  private static final int ERROR = 0;
+  private static final int AUXILIARY = 1;
+  private static final int KL = 2;
+  private static final int DOWNSTREAM = 3;
+  private static final int ACTIVE = 4;
+  private static final int APPLIED = 5;
+  private static final int DEAD = 6;
+
+  private final int layer;
+  private final TrainableSae sae;
+  private final Device device;
+  private final SaeLoss loss;
+  private final SaeLossWeights weights;
+  private final TokenBatch batch;
+  private final Tape tape;
+  private final double perToken;
+  private final Sparsity sparsity;
+  private final TrainedSplice splice;
+  private final Var auxiliary; // null without
+  private final List<Var> downstream = new ArrayList<>();
+  private final List<Tensor> before; // the SAE's state, as the step found it
+  private Var kl; // null without
+
+  /**
+   * @param x the residual stream after the SAE's block
+   * @param accumulate batches an update
+   */
+  SaeTrainer(
+      Device device,
+      Tape tape,
+      int layer,
+      Var x,
+      TrainableSae sae,
+      SaeLoss loss,
+      SaeLossWeights weights,
+      TokenBatch batch,
+      int accumulate) {
+    this.tape = tape;
+    this.layer = layer;
+    this.sae = sae;
+    this.loss = loss;
+    this.weights = weights;
+    this.batch = batch;
+    perToken = 1.0 / (batch.tokens() * accumulate);
+    before = sae.state().stream().map(t -> Tensor.allocate(device, 1, t.size())).toList();
+    this.device = device;
+    sparsity = new Sparsity(device, accumulate);
+    double perElement = perToken / sae.sae().inputs();
+    double half = loss == SaeLoss.KL_FINETUNE ? 0.5 : 1;
+    Var scaled = sae.scale() == 1 ? x : Elementwise.scale(tape, x, 1 / sae.scale());
+    splice =
+        TrainedSplice.into(
+            tape,
+            scaled,
+            sae,
+            batch.keep(),
+            sparsity,
+            new TrainedSplice.Losses(
+                (float) (loss.hasReconstruction() ? half * perElement : 0),
+                (float) (half * perElement)));
+    auxiliary =
+        weights.auxiliary() > 0 && loss.hasReconstruction()
+            ? AuxiliaryLoss.record(
+                tape, splice, auxiliaryLatents(), (float) (half * weights.auxiliary() * perElement))
+            : null;
+  }
+
+  private int auxiliaryLatents() {
+    long half = Math.max(1, sae.sae().inputs() / 2);
+    long wanted = weights.auxiliaryLatents() > 0 ? weights.auxiliaryLatents() : half;
+    return (int) Math.min(wanted, sae.sae().latents());
+  }
+
+  /** Each later residual stream of the original, and the one that the final norm reads. */
+  record Teacher(List<Var> streams, Var hidden) {}
+
+  /** Records the rest of the model behind the SAE. */
+  void throughModel(LanguageModel model, Teacher teacher) {
+    Var student =
+        sae.scale() == 1 ? splice.output() : Elementwise.scale(tape, splice.output(), sae.scale());
+    int last = model.layers() - 1;
+    for (int i = layer + 1; i <= last; i++) {
+      student = model.block(tape, i, student, batch, Adapters.NONE);
+      if (loss == SaeLoss.E2E_DOWNSTREAM && i < last) {
+        double streams = last - 1.0 - layer;
+        double scale = sae.sae().inputs() * (double) sae.scale() * sae.scale();
+        double coefficient = weights.downstream() * perToken / (streams * scale);
+        downstream.add(SquaredError.of(tape, student, teacher.streams.get(i), (float) coefficient));
+      }
+    }
+    double coefficient = loss == SaeLoss.E2E_DOWNSTREAM ? weights.kl() : 1;
+    kl =
+        LanguageModelHead.kl(
+                tape,
+                model.finalNorm(tape, student),
+                teacher.hidden,
+                model.head(),
+                model.finalSoftcap(),
+                MemorySegment.NULL,
+                (float) (coefficient * perToken))
+            .kl();
+    if (loss == SaeLoss.KL_FINETUNE) {
+      splice.balance(kl, (float) (0.5 / sae.sae().inputs()));
+    }
+  }
+
+  int layer() {
+    return layer;
+  }
+
+  TrainableSae sae() {
+    return sae;
+  }
+
+  /** The host's part of a batch of a step, counted from 0. */
+  void prepare(long step, int slot) {
+    double warmth =
+        weights.sparsityWarmup() == 0 ? 1 : Math.min(1, (step + 1.0) / weights.sparsityWarmup());
+    double l1 = sae.design().architecture().hasL1() ? weights.l1() : 0;
+    // The pull is of means over the tokens already; accumulated batches share it.
+    double share = perToken * batch.tokens();
+    sparsity.prepare(
+        slot, (float) (warmth * l1 * perToken), 0, (float) (warmth * weights.l0() * share));
+  }
+
+  /** Queued before the batch goes through the tape. */
+  void begin(int slot) {
+    sparsity.upload(slot);
+    if (slot == 0) {
+      copyState(sae.state(), before);
+    }
+  }
+
+  /** The step begins anew: what its batches left in the SAE's state is taken back. */
+  void takeBack() {
+    copyState(before, sae.state());
+  }
+
+  private void copyState(List<Tensor> from, List<Tensor> to) {
+    for (int i = 0; i < from.size(); i++) {
+      device.kernels().copyFloats(from.get(i).data(), to.get(i).data(), from.get(i).size());
+    }
+  }
+
+  /**
+   * Queued after the batch has been through the tape: writes what it adds to a step's sums.
+   *
+   * @param total float64: the sum of all losses, added to
+   * @param own float64 {@code [SUMS]}, overwritten
+   */
+  void count(MemorySegment total, MemorySegment own) {
+    add(splice.error(), ERROR, total, own, false);
+    if (auxiliary != null) {
+      add(auxiliary, AUXILIARY, total, own, false);
+    }
+    if (kl != null) {
+      add(kl, KL, total, own, false);
+    }
+    for (int i = 0; i < downstream.size(); i++) {
+      add(downstream.get(i), DOWNSTREAM, total, own, i > 0);
+    }
+    // Three float64, moved as they are: entries, tokens, dead latents.
+    device
+        .kernels()
+        .copyFloats(splice.activity().data(), number(own, ACTIVE), 3 * Double.BYTES / Float.BYTES);
+  }
+
+  private void add(
+      Var losses, int number, MemorySegment total, MemorySegment own, boolean accumulate) {
+    device.kernels().sum(losses.data(), losses.size(), number(own, number), accumulate);
+    device.kernels().sum(losses.data(), losses.size(), total, true);
+    device.kernels().sum(losses.data(), losses.size(), device.control().lossData(), true);
+  }
+
+  private static MemorySegment number(MemorySegment numbers, int at) {
+    return numbers.asSlice((long) at * Double.BYTES);
+  }
+
+  /** Means over a step, from what {@link #count} wrote of its batches. */
+  ObjectNode describe(double[] sums, int at, long microBatches) {
+    ObjectNode line = JsonNodeFactory.instance.objectNode();
+    double tokens = (double) microBatches * batch.tokens();
+    double d = sae.sae().inputs();
+    double elements = sums[at + APPLIED] * d;
+    line.put("fvu", sums[at + ERROR] / elements);
+    if (kl != null) {
+      line.put("kl", sums[at + KL] / tokens);
+    }
+    if (!downstream.isEmpty()) {
+      double scale = (double) sae.scale() * sae.scale() * d;
+      line.put("downstream", sums[at + DOWNSTREAM] / (downstream.size() * tokens * scale));
+    }
+    if (auxiliary != null) {
+      line.put("auxiliary", sums[at + AUXILIARY] / elements);
+    }
+    line.put("l0", sums[at + ACTIVE] / sums[at + APPLIED]);
+    line.put("dead", sums[at + DEAD] / (microBatches * sae.design().latents()));
+    return line;
+  }
+}

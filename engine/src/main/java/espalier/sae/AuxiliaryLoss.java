@@ -1,0 +1,177 @@
+package espalier.sae;
+
+import espalier.autograd.Tape;
+import espalier.autograd.Var;
+import espalier.device.Kernels;
+import espalier.tensor.Tensor;
+import java.lang.foreign.MemorySegment;
+import java.util.EnumSet;
+
+/**
+ * AuxK (Gao et al. 2024, A.2): what the SAE leaves out, e = x - y, is reconstructed by the k
+ * largest of its dead latents, whose loss |e - eHat|^2 brings them back; e is taken for a constant.
+ *
+ * <p>The loss depends on nothing behind it, so its gradients are computed in the forward pass, and
+ * nothing of it lives until the backward pass.
+ */
+public final class AuxiliaryLoss {
+
+  private final TrainedSplice splice;
+  private final TrainableSae trainable;
+  private final Sae sae;
+  private final Latents latents;
+  private final Tensor noBias;
+  private final MemorySegment bPre;
+  private final float scale;
+  private final int k;
+  private final long tokens;
+  private final long d;
+  private final long m;
+  private final Var residual;
+  private final Var reconstruction;
+  private final Var gradient; // of the reconstruction, then of what is encoded
+  private final Var scratch;
+  private final Var offsets;
+  private final Var loss;
+
+  private AuxiliaryLoss(Tape tape, TrainedSplice splice, int k, float scale) {
+    this.splice = splice;
+    this.scale = scale;
+    this.k = k;
+    trainable = splice.trainable();
+    sae = trainable.sae();
+    tokens = splice.input().rows();
+    d = sae.inputs();
+    m = sae.latents();
+    bPre = sae.bPre() == null ? MemorySegment.NULL : sae.bPre().data();
+    latents =
+        new Latents(
+            tape.device(), tokens, m, k, EnumSet.of(Latents.Need.GRADIENT, Latents.Need.BY_LATENT));
+    noBias = Tensor.allocate(tape.device(), 1, d);
+    tape.kernels().fill(noBias.data(), 0, d);
+    residual = tape.value(tokens, d, false);
+    reconstruction = tape.value(tokens, d, false);
+    gradient = tape.value(tokens, d, false);
+    scratch = tape.value(1, tape.kernels().saeEncodeScratch(d, m));
+    offsets = tape.value(1, m + 1);
+    loss = tape.output(tape.value(1, tokens));
+  }
+
+  /**
+   * The loss of each token, {@code [1, tokens]}; the whole loss has {@code scale} times their sum.
+   *
+   * @param k dead latents of a token at most
+   */
+  public static Var record(Tape tape, TrainedSplice splice, int k, float scale) {
+    if (splice.input().needsGradient()) {
+      throw new IllegalArgumentException("the auxiliary loss has no gradient for its input");
+    }
+    AuxiliaryLoss auxiliary = new AuxiliaryLoss(tape, splice, k, scale);
+    tape.op("saeAuxiliary")
+        .reads(splice.input(), splice.output())
+        .writes(
+            auxiliary.residual,
+            auxiliary.reconstruction,
+            auxiliary.gradient,
+            auxiliary.scratch,
+            auxiliary.offsets,
+            auxiliary.loss)
+        .forward(auxiliary::run);
+    return auxiliary.loss;
+  }
+
+  private void run(Kernels kernels) {
+    Var x = splice.input();
+    kernels.copy(x.data(), residual.data(), x.size());
+    kernels.axpy(-1, splice.output().data(), residual.data(), x.size());
+    kernels.saeEncodeSilent(
+        x.data(),
+        sae.wEnc().matrix().data(),
+        sae.bEnc().data(),
+        bPre,
+        trainable.silent().data(),
+        trainable.design().deadAfter(),
+        k,
+        splice.keep(),
+        latents.index(),
+        latents.value(),
+        latents.count(),
+        latents.capacity(),
+        scratch.data(),
+        tokens,
+        d,
+        m);
+    kernels.saeDecode(
+        latents.index(),
+        latents.value(),
+        latents.count(),
+        latents.capacity(),
+        sae.wDec().matrix().data(),
+        noBias.data(),
+        MemorySegment.NULL,
+        MemorySegment.NULL,
+        reconstruction.data(),
+        tokens,
+        d);
+    kernels.saeMse(
+        residual.data(),
+        reconstruction.data(),
+        splice.keep(),
+        loss.data(),
+        gradient.data(),
+        scale,
+        tokens,
+        d);
+    gradients(kernels);
+  }
+
+  private void gradients(Kernels kernels) {
+    kernels.saeDecodeBackward(
+        gradient.data(),
+        latents.index(),
+        latents.count(),
+        latents.capacity(),
+        sae.wDec().matrix().data(),
+        latents.gradient(),
+        tokens,
+        d);
+    kernels.saeByLatent(
+        latents.index(),
+        latents.count(),
+        latents.capacity(),
+        offsets.data(),
+        latents.byLatent(),
+        tokens,
+        m);
+    kernels.saeWeightBackward(
+        splice.input().data(),
+        bPre,
+        gradient.data(),
+        latents.value(),
+        latents.gradient(),
+        offsets.data(),
+        latents.byLatent(),
+        latents.capacity(),
+        sae.wEnc().gradientData(),
+        sae.bEnc().gradientData(),
+        sae.wDec().gradientData(),
+        d,
+        m);
+    if (sae.bPre() != null) {
+      kernels.saeEncodeBackward(
+          latents.gradient(),
+          latents.index(),
+          latents.count(),
+          latents.capacity(),
+          sae.wEnc().matrix().data(),
+          MemorySegment.NULL,
+          MemorySegment.NULL,
+          gradient.data(),
+          false,
+          tokens,
+          d);
+      kernels.columnSum(
+          gradient.data(), d, splice.keep(), -1, sae.bPre().gradientData(), tokens, d);
+    }
+  }
+}
