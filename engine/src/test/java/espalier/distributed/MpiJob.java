@@ -90,9 +90,24 @@ public final class MpiJob {
     return Files.readString(err);
   }
 
-  /** The launcher. */
-  public Process process() {
-    return process;
+  /** The process of a rank. */
+  public ProcessHandle rank(int rank) {
+    return process
+        .descendants()
+        .filter(p -> isRank(p, rank))
+        .findFirst()
+        .orElseThrow(() -> new AssertionError("there is no process of rank " + rank));
+  }
+
+  private static boolean isRank(ProcessHandle candidate, int rank) {
+    try {
+      List<String> variables =
+          List.of(Files.readString(Path.of("/proc", "" + candidate.pid(), "environ")).split("\0"));
+      return variables.contains("OMPI_COMM_WORLD_RANK=" + rank)
+          || variables.contains("PMI_RANK=" + rank);
+    } catch (IOException gone) {
+      return false;
+    }
   }
 
   /**

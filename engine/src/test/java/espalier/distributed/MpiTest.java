@@ -3,11 +3,13 @@ package espalier.distributed;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 
 import java.util.stream.Stream;
+import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.MethodSource;
 
 /** The collectives, on two and three real processes of each MPI that is installed. */
+@Tag("mpi")
 class MpiTest {
 
   static Stream<Arguments> jobs() {

@@ -1,0 +1,178 @@
+package espalier.cli;
+
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertNotEquals;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assertions.fail;
+
+import espalier.Golden;
+import espalier.distributed.FailingProgram;
+import espalier.distributed.MpiJob;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.Random;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+
+/**
+ * A rank that is killed, stopped, hangs or throws ends the job within half a minute, with one line
+ * that names it and the last checkpoint.
+ */
+@Tag("mpi")
+class DeadRankTest {
+
+  private static final double LIMIT_SECONDS = 30;
+
+  @TempDir private Path temp;
+
+  private String[] adapt(String name, int steps, boolean resume) {
+    List<String> arguments =
+        new ArrayList<>(
+            List.of(
+                "adapt",
+                "--model",
+                Golden.folder("llama").toString(),
+                "--sae",
+                "1=" + Golden.folder("sae-topk"),
+                "--data",
+                Golden.folder("tokens.npy").toString(),
+                "--out",
+                temp.resolve(name).toString()));
+    arguments.addAll(List.of("--layers", "all", "--rank", "4", "--checkpoint-every", "5"));
+    arguments.addAll(List.of("--steps", String.valueOf(steps)));
+    if (resume) {
+      arguments.add("--resume");
+    }
+    return arguments.toArray(String[]::new);
+  }
+
+  /** Waits until the run has a checkpoint beyond a step. */
+  private long checkpointBeyond(String name, long step) throws Exception {
+    for (int i = 0; i < 1200; i++) {
+      long newest = newest(temp.resolve(name).resolve("checkpoints"));
+      if (newest > step) {
+        return newest;
+      }
+      Thread.sleep(50);
+    }
+    return fail("no checkpoint beyond step " + step);
+  }
+
+  private static long newest(Path checkpoints) throws IOException {
+    if (!Files.isDirectory(checkpoints)) {
+      return -1;
+    }
+    try (Stream<Path> files = Files.list(checkpoints)) {
+      return files
+          .map(file -> file.getFileName().toString())
+          .filter(file -> file.matches("step-\\d+\\.safetensors"))
+          .mapToLong(file -> Long.parseLong(file.replaceAll("\\D", "")))
+          .max()
+          .orElse(-1);
+    }
+  }
+
+  private static void signal(String signal, ProcessHandle process) throws Exception {
+    assertEquals(0, new ProcessBuilder("kill", "-" + signal, "" + process.pid()).start().waitFor());
+  }
+
+  /** The line that the job has ended with. */
+  private static String only(MpiJob.Outcome outcome) {
+    List<String> ours = outcome.err().lines().filter(l -> l.startsWith("espalier:")).toList();
+    assertEquals(1, ours.size(), outcome.err());
+    assertNotEquals(0, outcome.code());
+    return ours.getFirst();
+  }
+
+  private static void assertEnded(long since, MpiJob.Outcome outcome, String... named) {
+    double seconds = (System.nanoTime() - since) * 1e-9;
+    String line = only(outcome);
+    for (String part : named) {
+      assertTrue(line.contains(part), line);
+    }
+    assertTrue(seconds < LIMIT_SECONDS, "took " + seconds + " s");
+  }
+
+  /** Killed again and again at random moments, a run comes to where it would have come anyway. */
+  @ParameterizedTest
+  @CsvSource({"openmpi", "mpich"})
+  void killedRanksCostNothingButTime(String mpi) throws Exception {
+    int steps = 120;
+    MpiJob whole = MpiJob.start(mpi, 2, Map.of(), Main.class, adapt("whole", steps, false));
+    assertEquals(0, whole.await().code());
+
+    long seed = new Random().nextLong();
+    System.out.println("seed of the kills: " + seed);
+    Random random = new Random(seed);
+    long reached = -1;
+    for (int kill = 0; kill < 3 && reached < steps - 20; kill++) {
+      MpiJob job = MpiJob.start(mpi, 2, Map.of(), Main.class, adapt("run", steps, kill > 0));
+      reached = checkpointBeyond("run", reached);
+      Thread.sleep(random.nextInt(400));
+      int victim = random.nextInt(2);
+      ProcessHandle process = job.rank(victim);
+      long since = System.nanoTime();
+      signal("KILL", process);
+      assertEnded(
+          since, job.await(), "rank %d of 2 died".formatted(victim), "the last checkpoint is");
+      reached = Math.max(reached, newest(temp.resolve("run/checkpoints")));
+    }
+    MpiJob last = MpiJob.start(mpi, 2, Map.of(), Main.class, adapt("run", steps, true));
+    assertEquals(0, last.await().code());
+    assertArrayEquals(
+        Files.readAllBytes(temp.resolve("whole/adapter_model.safetensors")),
+        Files.readAllBytes(temp.resolve("run/adapter_model.safetensors")));
+    assertNothingHalfWritten(temp.resolve("run"));
+  }
+
+  private static void assertNothingHalfWritten(Path run) throws IOException {
+    try (Stream<Path> files = Files.walk(run)) {
+      assertEquals(List.of(), files.filter(file -> file.toString().endsWith(".tmp")).toList());
+    }
+  }
+
+  @ParameterizedTest
+  @CsvSource({"openmpi,1", "openmpi,0", "mpich,1"})
+  void aStoppedRankIsMissed(String mpi, int victim) throws Exception {
+    MpiJob job = MpiJob.start(mpi, 2, Map.of(), Main.class, adapt("run", 100_000, false));
+    checkpointBeyond("run", 0);
+    ProcessHandle process = job.rank(victim);
+    long since = System.nanoTime();
+    signal("STOP", process);
+    try {
+      assertEnded(
+          since,
+          job.await(),
+          "rank %d of 2 has not been heard of".formatted(victim),
+          "the last checkpoint is");
+    } finally {
+      process.destroyForcibly();
+    }
+  }
+
+  @ParameterizedTest
+  @CsvSource({"openmpi,0", "openmpi,2", "mpich,1"})
+  void aRankThatThrowsIsNamed(String mpi, int victim) throws Exception {
+    long since = System.nanoTime();
+    MpiJob.Outcome outcome =
+        MpiJob.run(mpi, 3, FailingProgram.class, "throw", String.valueOf(victim));
+    assertEnded(since, outcome, "rank %d of 3: its own fault".formatted(victim), "the checkpoint");
+    assertEquals(7, outcome.code());
+  }
+
+  @Test
+  void aRankWhoseWorkHangsIsNamed() throws Exception {
+    MpiJob job = MpiJob.start("openmpi", 2, Map.of(), FailingProgram.class, "hang", "1");
+    long since = System.nanoTime();
+    assertEnded(since, job.await(), "rank 1 of 2: hangs", "the checkpoint");
+  }
+}
