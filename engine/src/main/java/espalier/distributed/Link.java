@@ -19,6 +19,8 @@ final class Link {
     CHECKPOINT,
     /** The rank has failed; the exit code and why. */
     FAILED,
+    /** Somebody has said why the job ends: what is left is to end, with an exit code. */
+    END,
     /** No more is to come, and that is all right. */
     BYE
   }

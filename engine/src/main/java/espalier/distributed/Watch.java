@@ -48,7 +48,7 @@ final class Watch implements AutoCloseable {
   private final List<Link> links = Collections.synchronizedList(new ArrayList<>());
   private final AtomicBoolean over = new AtomicBoolean();
   private final Thread goodbye = new Thread(this::sayGoodbye, "watch-goodbye");
-  private volatile String checkpoint = "";
+  private volatile String lastCheckpoint = "";
   private volatile long workSince;
   private volatile long longestWork;
 
@@ -161,16 +161,21 @@ final class Watch implements AutoCloseable {
 
   /** What a peer says, until it ends. */
   private void hear(Link link, int peer, String name) {
+    String died = "%s died (%s)".formatted(rank(peer), name);
     try {
       while (true) {
         Message message = link.receive();
         switch (message.kind()) {
           case BEAT -> {}
-          case CHECKPOINT -> checkpoint = message.text();
+          case CHECKPOINT -> remember(message.text());
           case FAILED -> {
             String[] codeAndReason = message.text().split(" ", 2);
             end(rank(peer) + ": " + codeAndReason[1], Integer.parseInt(codeAndReason[0]));
             return;
+          }
+          case END -> {
+            pause(LAST_WAIT_MILLIS); // the launcher is faster if it ends all
+            Runtime.getRuntime().halt(Integer.parseInt(message.text()));
           }
           case BYE -> {
             return;
@@ -179,17 +184,19 @@ final class Watch implements AutoCloseable {
         }
       }
     } catch (SocketTimeoutException e) {
-      lost(peer, "has not been heard of for %d s".formatted(SILENCE_MILLIS / 1000), name);
+      lost(
+          "%s has not been heard of for %d s (%s)"
+              .formatted(rank(peer), SILENCE_MILLIS / 1000, name));
     } catch (IOException e) {
-      lost(peer, "died", name);
+      lost(died);
     }
   }
 
-  private void lost(int peer, String how, String name) {
+  private void lost(String how) {
     if (launch.rank() > 1) { // rank 0 is lost to all: rank 1 speaks first
       pause(LAST_WAIT_MILLIS);
     }
-    end("%s %s (%s)".formatted(rank(peer), how, name), 1);
+    end(how, 1);
   }
 
   private String rank(int rank) {
@@ -227,8 +234,12 @@ final class Watch implements AutoCloseable {
     longestWork = Math.max(longestWork, System.nanoTime() - start);
   }
 
+  private void remember(String file) {
+    lastCheckpoint = file.isEmpty() ? "" : "; the last checkpoint is " + file;
+  }
+
   void checkpoint(String file) {
-    checkpoint = file;
+    remember(file);
     links.forEach(link -> link.send(Kind.CHECKPOINT, file));
   }
 
@@ -251,16 +262,14 @@ final class Watch implements AutoCloseable {
       pause(LAST_WAIT_MILLIS); // another thread is at it
       Runtime.getRuntime().halt(exitCode);
     }
-    System.err.println("espalier: " + why + lastCheckpoint());
+    // A launcher may be about to kill this rank as well: no formatting, which first loads classes.
+    byte[] line = "espalier: ".concat(why).concat(lastCheckpoint).concat("\n").getBytes();
+    System.err.write(line, 0, line.length);
     System.err.flush();
-    links.forEach(link -> link.send(Kind.BYE, ""));
+    links.forEach(link -> link.send(Kind.END, String.valueOf(exitCode)));
     daemon("watch-abort", () -> abort.accept(exitCode));
     pause(LAST_WAIT_MILLIS);
     Runtime.getRuntime().halt(exitCode);
-  }
-
-  private String lastCheckpoint() {
-    return checkpoint.isEmpty() ? "" : "; the last checkpoint is " + checkpoint;
   }
 
   /** The virtual machine ends because it was told to. */

@@ -48,6 +48,8 @@ public final class MpiJob {
     List<String> command = new ArrayList<>(List.of(mpirun.toString(), "-np", "" + ranks));
     if (mpi.equals("openmpi")) {
       command.addAll(List.of("--allow-run-as-root", "--oversubscribe"));
+    } else { // else it kills all at once where one dies, before anybody can say which
+      command.add("-disable-auto-cleanup");
     }
     command.addAll(
         List.of(
