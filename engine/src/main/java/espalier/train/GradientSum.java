@@ -1,6 +1,7 @@
 package espalier.train;
 
 import espalier.device.Device;
+import espalier.device.ElementType;
 import espalier.distributed.Ranks;
 import espalier.tensor.Tensor;
 import java.util.ArrayList;
@@ -119,8 +120,8 @@ public final class GradientSum {
     }
     if (i + 1 < accumulate) {
       device
-          .kernels()
-          .copyFloats(gradients.data(), buffers.get(held.size()).data(), gradients.size());
+          .kernels(ElementType.F32)
+          .copy(gradients.data(), buffers.get(held.size()).data(), gradients.size());
       held.add(node);
     }
   }
@@ -154,7 +155,9 @@ public final class GradientSum {
     Tensor whole = gradients.columns(at, n);
     if (own > 0) {
       Tensor sum = sumSlices(slice, own);
-      device.kernels().copyFloats(sum.data(), whole.columns(ranks.rank() * slice, own).data(), own);
+      device
+          .kernels(ElementType.F32)
+          .copy(sum.data(), whole.columns(ranks.rank() * slice, own).data(), own);
     }
     ranks.collect(whole.data(), n, slice);
   }
@@ -214,6 +217,6 @@ public final class GradientSum {
 
   /** {@code into += from}; floats' sums do not depend on which comes first. */
   private void addTo(Tensor into, Tensor from) {
-    device.kernels().addFloats(from.data(), into.data(), into.size());
+    device.kernels(ElementType.F32).axpy(1, from.data(), into.data(), into.size());
   }
 }
