@@ -45,12 +45,17 @@ public final class Transfer {
 
   /** Fills device memory with zeros. */
   public static void clear(MemorySegment device) {
+    fill(device, (byte) 0);
+  }
+
+  /** Fills device memory with one byte. */
+  public static void fill(MemorySegment device, byte value) {
     if (Direct.IS) {
-      device.fill((byte) 0);
+      device.fill(value);
       return;
     }
     try (Arena arena = Arena.ofConfined()) {
-      copy(arena.allocate(device.byteSize()), device);
+      copy(arena.allocate(device.byteSize()).fill(value), device);
     }
   }
 
@@ -76,16 +81,23 @@ public final class Transfer {
 
   /** Overwrites the start of device memory. */
   public static void write(MemorySegment device, float... values) {
-    writeHeap(device, MemorySegment.ofArray(values));
+    write(device, MemorySegment.ofArray(values));
   }
 
   public static void write(MemorySegment device, int... values) {
-    writeHeap(device, MemorySegment.ofArray(values));
+    write(device, MemorySegment.ofArray(values));
   }
 
-  private static void writeHeap(MemorySegment device, MemorySegment values) {
+  public static void write(MemorySegment device, byte... values) {
+    write(device, MemorySegment.ofArray(values));
+  }
+
+  /**
+   * @param values of any kind, a Java array's too
+   */
+  public static void write(MemorySegment device, MemorySegment values) {
     if (Direct.IS) {
-      device.copyFrom(values);
+      MemorySegment.copy(values, 0, device, 0, values.byteSize());
       return;
     }
     try (Arena arena = Arena.ofConfined()) {

@@ -8,6 +8,8 @@ import espalier.autograd.SquaredError;
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
 import espalier.device.Device;
+import espalier.device.ElementType;
+import espalier.device.Kernels;
 import espalier.model.LanguageModel;
 import espalier.model.TokenBatch;
 import espalier.nn.Adapters;
@@ -53,6 +55,7 @@ final class SaeTrainer {
   private final int layer;
   private final TrainableSae sae;
   private final Device device;
+  private final Kernels floats; // float32, whatever the type of activations
   private final SaeLoss loss;
   private final SaeLossWeights weights;
   private final TokenBatch batch;
@@ -88,6 +91,7 @@ final class SaeTrainer {
     perToken = 1.0 / (batch.tokens() * accumulate);
     before = sae.state().stream().map(t -> Tensor.allocate(device, 1, t.size())).toList();
     this.device = device;
+    floats = device.kernels(ElementType.F32);
     sparsity = new Sparsity(device, accumulate);
     double perElement = perToken / sae.sae().inputs();
     double half = loss == SaeLoss.KL_FINETUNE ? 0.5 : 1;
@@ -182,7 +186,7 @@ final class SaeTrainer {
 
   private void copyState(List<Tensor> from, List<Tensor> to) {
     for (int i = 0; i < from.size(); i++) {
-      device.kernels().copyFloats(from.get(i).data(), to.get(i).data(), from.get(i).size());
+      floats.copy(from.get(i).data(), to.get(i).data(), from.get(i).size());
     }
   }
 
@@ -204,9 +208,7 @@ final class SaeTrainer {
       add(downstream.get(i), DOWNSTREAM, total, own, i > 0);
     }
     // Three float64, moved as they are: entries, tokens, dead latents.
-    device
-        .kernels()
-        .copyFloats(splice.activity().data(), number(own, ACTIVE), 3 * Double.BYTES / Float.BYTES);
+    floats.copy(splice.activity().data(), number(own, ACTIVE), 3 * Double.BYTES / Float.BYTES);
   }
 
   private void add(

@@ -5,9 +5,9 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 
 import espalier.device.Device;
+import espalier.device.Transfer;
 import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -42,7 +42,7 @@ class FamiliesTapeTest {
 
   @BeforeAll
   static void open() {
-    device = Device.openCpu();
+    device = Device.open();
   }
 
   @AfterAll
@@ -74,10 +74,14 @@ class FamiliesTapeTest {
       }
       MemorySegment ids = device.allocate(TOKENS * Integer.BYTES);
       MemorySegment targets = device.allocate(TOKENS * Integer.BYTES);
+      int[] id = new int[TOKENS];
+      int[] target = new int[TOKENS];
       for (int t = 0; t < TOKENS; t++) {
-        ids.setAtIndex(ValueLayout.JAVA_INT, t, random.nextInt(VOCAB));
-        targets.setAtIndex(ValueLayout.JAVA_INT, t, random.nextInt(VOCAB));
+        id[t] = random.nextInt(VOCAB);
+        target[t] = random.nextInt(VOCAB);
       }
+      Transfer.write(ids, id);
+      Transfer.write(targets, target);
       Tensor cos = Tensor.allocate(device, SEQ, ROTARY / 2);
       Tensor sin = Tensor.allocate(device, SEQ, ROTARY / 2);
       fill(cos, 1, 0);

@@ -7,9 +7,9 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.sun.management.ThreadMXBean;
 import espalier.device.Device;
+import espalier.device.Transfer;
 import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.lang.management.ManagementFactory;
 import java.util.ArrayList;
 import java.util.List;
@@ -38,7 +38,7 @@ class TapeTest {
 
   @BeforeAll
   static void open() {
-    device = Device.openCpu();
+    device = Device.open();
   }
 
   @AfterAll
@@ -58,12 +58,15 @@ class TapeTest {
     int next;
 
     Network(float dropout, boolean trainWeights) {
+      int[] id = new int[TOKENS];
+      int[] target = new int[TOKENS];
       for (int t = 0; t < TOKENS; t++) {
-        ids.setAtIndex(ValueLayout.JAVA_INT, t, random.nextInt(VOCAB));
-        targets.setAtIndex(
-            ValueLayout.JAVA_INT, t, t % SEQ == SEQ - 1 ? -1 : random.nextInt(VOCAB));
+        id[t] = random.nextInt(VOCAB);
+        target[t] = t % SEQ == SEQ - 1 ? -1 : random.nextInt(VOCAB);
       }
-      seed.set(ValueLayout.JAVA_LONG, 0, 77);
+      Transfer.write(ids, id);
+      Transfer.write(targets, target);
+      Transfer.write(seed, MemorySegment.ofArray(new long[] {77}));
       List<ParameterSet.Shape> shapes = new ArrayList<>();
       if (trainWeights) {
         shapes.add(new ParameterSet.Shape("embedding", VOCAB, HIDDEN));
@@ -161,9 +164,7 @@ class TapeTest {
   /** Fresh memory full of NaN, so that reading before writing shows. */
   private static MemorySegment poisoned(long bytes) {
     MemorySegment memory = device.allocate(bytes);
-    for (long i = 0; i < bytes / Float.BYTES; i++) {
-      memory.setAtIndex(ValueLayout.JAVA_FLOAT, i, Float.NaN);
-    }
+    Transfer.fill(memory, (byte) -1);
     return memory;
   }
 

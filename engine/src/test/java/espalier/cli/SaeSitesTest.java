@@ -36,7 +36,7 @@ class SaeSitesTest {
   /** y = gain x: latents are the positive and the negative part of each element. */
   private Path sae(String hook, int width, float gain) {
     Path folder = temp.resolve(hook + " times " + gain);
-    try (Device device = Device.openCpu()) {
+    try (Device device = Device.open()) {
       Tensor wEnc = zeros(device, width, 2 * width);
       Tensor wDec = zeros(device, 2 * width, width);
       for (int i = 0; i < width; i++) {

@@ -4,7 +4,6 @@ import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -45,7 +44,7 @@ class DistanceTest extends KernelTest {
         sequences,
         length,
         d);
-    return out.toArray(ValueLayout.JAVA_DOUBLE);
+    return TestBuffers.toDoubles(out);
   }
 
   @ParameterizedTest

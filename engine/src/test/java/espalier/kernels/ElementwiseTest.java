@@ -29,13 +29,17 @@ class ElementwiseTest extends KernelTest {
     MemorySegment scaled = buffers.changing(y);
     kernels.axpy(-0.3f, buffers.input(x), scaled, n);
 
+    float[] filledValues = TestBuffers.toFloats(filled);
+    float[] copiedValues = TestBuffers.toFloats(copied);
+    float[] sumValues = TestBuffers.toFloats(sum);
+    float[] inPlaceValues = TestBuffers.toFloats(inPlace);
     double[] axpy = new double[n];
     double[] bound = new double[n];
     for (int i = 0; i < n; i++) {
-      assertEquals(2.5f, filled.getAtIndex(ValueLayout.JAVA_FLOAT, i));
-      assertEquals(x[i], copied.getAtIndex(ValueLayout.JAVA_FLOAT, i));
-      assertEquals(x[i] + y[i], sum.getAtIndex(ValueLayout.JAVA_FLOAT, i));
-      assertEquals(x[i] + y[i], inPlace.getAtIndex(ValueLayout.JAVA_FLOAT, i));
+      assertEquals(2.5f, filledValues[i]);
+      assertEquals(x[i], copiedValues[i]);
+      assertEquals(x[i] + y[i], sumValues[i]);
+      assertEquals(x[i] + y[i], inPlaceValues[i]);
       axpy[i] = y[i] + (double) -0.3f * x[i];
       bound[i] = EPS * (Math.abs(y[i]) + Math.abs(0.3f * x[i])); // a product and a sum
     }
@@ -48,8 +52,9 @@ class ElementwiseTest extends KernelTest {
     float[] row = random(101);
     MemorySegment out = buffers.floats(rows * 101);
     kernels.fillRows(buffers.input(row), out, rows, 101);
+    float[] written = TestBuffers.toFloats(out);
     for (int i = 0; i < rows * 101; i++) {
-      assertEquals(row[i % 101], out.getAtIndex(ValueLayout.JAVA_FLOAT, i));
+      assertEquals(row[i % 101], written[i]);
     }
   }
 
@@ -134,15 +139,17 @@ class ElementwiseTest extends KernelTest {
     MemorySegment source = buffers.input(bytes.array());
     MemorySegment out = buffers.floats(n);
     kernels.convert(source, 1, out, n);
+    float[] fromBf16 = TestBuffers.toFloats(out);
     for (int i = 0; i < n; i++) {
       float expected = Float.intBitsToFloat(i << 16);
-      float actual = out.getAtIndex(ValueLayout.JAVA_FLOAT, i);
+      float actual = fromBf16[i];
       assertEquals(Float.floatToIntBits(expected), Float.floatToIntBits(actual));
     }
     kernels.convert(source, 2, out, n);
+    float[] fromF16 = TestBuffers.toFloats(out);
     for (int i = 0; i < n; i++) {
       float expected = Float.float16ToFloat((short) i);
-      float actual = out.getAtIndex(ValueLayout.JAVA_FLOAT, i);
+      float actual = fromF16[i];
       assertEquals(Float.floatToIntBits(expected), Float.floatToIntBits(actual), "half " + i);
     }
   }

@@ -2,8 +2,8 @@ package espalier.kernels;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 
+import espalier.device.Transfer;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
@@ -90,7 +90,7 @@ class GemmTest extends KernelTest {
     MemorySegment c = buffers.floats(m * n);
     assertSameForAnyThreads(
         () -> {
-          c.fill((byte) -1);
+          Transfer.fill(c, (byte) -1);
           kernels.gemm(transA, transB, m, n, k, 1, a, transA ? m : k, b, transB ? k : n, 0, c, n);
           return TestBuffers.toFloats(c);
         });
@@ -120,8 +120,8 @@ class GemmTest extends KernelTest {
   void aSumOverNothingIsZero(float beta) {
     MemorySegment c = beta == 0 ? buffers.floats(6) : buffers.changing(2, 2, 2, 2, 2, 2);
     kernels.gemm(false, false, 2, 3, 0, 1, buffers.floats(0), 1, buffers.floats(0), 3, beta, c, 3);
-    for (long i = 0; i < 6; i++) {
-      assertEquals(2 * beta, c.getAtIndex(ValueLayout.JAVA_FLOAT_UNALIGNED, i));
+    for (float value : TestBuffers.toFloats(c)) {
+      assertEquals(2 * beta, value);
     }
   }
 }

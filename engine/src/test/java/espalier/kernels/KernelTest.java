@@ -36,18 +36,13 @@ abstract class KernelTest {
   static Device device;
   static Kernels kernels;
 
-  final TestBuffers buffers = new TestBuffers();
+  final TestBuffers buffers = new TestBuffers(device);
   private final Random random = new Random(20240607);
 
   /** The implementation under test: system property {@code espalier.device}. */
   @BeforeAll
   static void openDevice() {
-    String name = System.getProperty("espalier.device", "cpu");
-    device =
-        switch (name) {
-          case "cpu" -> Device.openCpu();
-          default -> fail("no such device: " + name);
-        };
+    device = Device.open();
     kernels = device.kernels();
   }
 

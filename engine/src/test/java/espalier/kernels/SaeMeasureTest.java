@@ -3,8 +3,8 @@ package espalier.kernels;
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 
+import espalier.device.Transfer;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 import java.util.Random;
 import org.junit.jupiter.api.Test;
@@ -61,8 +61,8 @@ class SaeMeasureTest extends KernelTest {
   private Stats run(float[] x, float[] y, Lists lists, byte[] keep, int d, int times) {
     MemorySegment stats = buffers.doubles(HEADER + d);
     MemorySegment fired = buffers.longs(lists.m());
-    stats.fill((byte) 0);
-    fired.fill((byte) 0);
+    Transfer.clear(stats);
+    Transfer.clear(fired);
     for (int i = 0; i < times; i++) {
       kernels.saeStats(
           buffers.input(x),
@@ -78,7 +78,7 @@ class SaeMeasureTest extends KernelTest {
           d,
           lists.m());
     }
-    return new Stats(stats.toArray(ValueLayout.JAVA_DOUBLE), fired.toArray(ValueLayout.JAVA_LONG));
+    return new Stats(TestBuffers.toDoubles(stats), TestBuffers.toLongs(fired));
   }
 
   @ParameterizedTest

@@ -7,6 +7,7 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import espalier.bindings.NativeException;
+import espalier.device.Transfer;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
@@ -31,7 +32,7 @@ class SaeTrainingTest extends KernelTest {
   }
 
   private static double[] toDoubles(MemorySegment buffer) {
-    return buffer.toArray(ValueLayout.JAVA_DOUBLE_UNALIGNED);
+    return TestBuffers.toDoubles(buffer);
   }
 
   @Test
@@ -72,7 +73,7 @@ class SaeTrainingTest extends KernelTest {
   @Test
   void l0PullOfNothingIsNone() {
     MemorySegment activity = buffers.doubles(3);
-    activity.fill((byte) 0);
+    Transfer.clear(activity);
     MemorySegment sparsity = buffers.changing(0, 7, 1);
     kernels.saeL0Pull(activity, 5, sparsity);
     assertArrayEquals(new float[] {0, 0, 1}, TestBuffers.toFloats(sparsity));
@@ -189,10 +190,10 @@ class SaeTrainingTest extends KernelTest {
     expected.sort(Comparator.comparingInt(Entry::row).thenComparingInt(Entry::latent));
 
     MemorySegment index = buffers.ints(tokens * capacity);
-    index.copyFrom(MemorySegment.ofArray(lists.index()));
+    Transfer.write(index, lists.index());
     MemorySegment value = buffers.changing(lists.value());
     MemorySegment count = buffers.ints(tokens);
-    count.copyFrom(MemorySegment.ofArray(lists.count()));
+    Transfer.write(count, lists.count());
     MemorySegment threshold = buffers.changing(0.5f);
     boolean enough =
         kernels.saeBatchTopk(
@@ -235,10 +236,10 @@ class SaeTrainingTest extends KernelTest {
         kernels.saeBatchTopk(indices, values, count, 2, 1, NULL, threshold, 0.1f, NULL, 2, 3));
     // With m = 2 there is no third.
     MemorySegment i = buffers.ints(4);
-    i.copyFrom(MemorySegment.ofArray(index));
+    Transfer.write(i, index);
     MemorySegment v = buffers.changing(value);
     MemorySegment c = buffers.ints(2);
-    c.copyFrom(MemorySegment.ofArray(new int[] {2, 2}));
+    Transfer.write(c, new int[] {2, 2});
     MemorySegment first = buffers.changing(-1);
     assertTrue(kernels.saeBatchTopk(i, v, c, 2, 1, NULL, first, 0.1f, NULL, 2, 2));
     assertArrayEquals(new int[] {2, 0}, TestBuffers.toInts(c));
@@ -248,10 +249,10 @@ class SaeTrainingTest extends KernelTest {
   @Test
   void batchTopkKeepsNaN() {
     MemorySegment index = buffers.ints(2);
-    index.copyFrom(MemorySegment.ofArray(new int[] {1, 0}));
+    Transfer.write(index, new int[] {1, 0});
     MemorySegment value = buffers.changing(3, Float.NaN);
     MemorySegment count = buffers.ints(2);
-    count.copyFrom(MemorySegment.ofArray(new int[] {1, 1}));
+    Transfer.write(count, new int[] {1, 1});
     MemorySegment threshold = buffers.changing(0.5f);
     byte[] keep = {1, 0};
     MemorySegment kept = buffers.input(keep);

@@ -2,8 +2,9 @@ package espalier.kernels;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 
+import espalier.device.Device;
 import espalier.device.ElementType;
-import java.lang.foreign.Arena;
+import espalier.device.Transfer;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
@@ -20,13 +21,17 @@ final class TestBuffers implements AutoCloseable {
   private static final byte POISON = -1; // NaN as float or double, -1 as an integer
 
   private int alignment = 1;
-  private final Arena arena = Arena.ofConfined();
+  private final TestMemory memory;
   private final List<Buffer> buffers = new ArrayList<>();
 
   /**
    * @param original the content that must not change, or null for an output
    */
   private record Buffer(MemorySegment guarded, MemorySegment content, byte[] original) {}
+
+  TestBuffers(Device device) {
+    memory = TestMemory.of(device);
+  }
 
   MemorySegment input(float... values) {
     return input(MemorySegment.ofArray(values), Float.BYTES);
@@ -46,9 +51,9 @@ final class TestBuffers implements AutoCloseable {
 
   private MemorySegment input(MemorySegment values, int elementBytes) {
     MemorySegment content = allocate(values.byteSize(), elementBytes);
-    content.copyFrom(values);
+    Transfer.write(content, values);
     Buffer last = buffers.removeLast();
-    buffers.add(new Buffer(last.guarded, content, content.toArray(ValueLayout.JAVA_BYTE)));
+    buffers.add(new Buffer(last.guarded, content, values.toArray(ValueLayout.JAVA_BYTE)));
     return content;
   }
 
@@ -73,7 +78,8 @@ final class TestBuffers implements AutoCloseable {
   /** Activations that a kernel changes in place, rounded to their type. */
   MemorySegment changing(ElementType type, float... values) {
     MemorySegment buffer = output(type, values.length);
-    buffer.copyFrom(
+    Transfer.write(
+        buffer,
         type == ElementType.F32
             ? MemorySegment.ofArray(values)
             : MemorySegment.ofArray(Bfloat16.encode(values)));
@@ -83,7 +89,8 @@ final class TestBuffers implements AutoCloseable {
   static float[] toFloats(ElementType type, MemorySegment buffer) {
     return switch (type) {
       case F32 -> toFloats(buffer);
-      case BF16 -> Bfloat16.decode(buffer.toArray(ValueLayout.JAVA_SHORT));
+      case BF16 ->
+          Bfloat16.decode(Transfer.onHost(buffer).toArray(ValueLayout.JAVA_SHORT_UNALIGNED));
     };
   }
 
@@ -110,45 +117,55 @@ final class TestBuffers implements AutoCloseable {
   /** Floats that a kernel adds to or changes in place. */
   MemorySegment changing(float... values) {
     MemorySegment buffer = floats(values.length);
-    buffer.copyFrom(MemorySegment.ofArray(values));
+    Transfer.write(buffer, values);
     return buffer;
   }
 
   static float[] toFloats(MemorySegment buffer) {
-    return buffer.toArray(ValueLayout.JAVA_FLOAT);
+    return Transfer.onHost(buffer).toArray(ValueLayout.JAVA_FLOAT_UNALIGNED);
   }
 
   static int[] toInts(MemorySegment buffer) {
-    return buffer.toArray(ValueLayout.JAVA_INT);
+    return Transfer.onHost(buffer).toArray(ValueLayout.JAVA_INT_UNALIGNED);
+  }
+
+  static long[] toLongs(MemorySegment buffer) {
+    return Transfer.onHost(buffer).toArray(ValueLayout.JAVA_LONG_UNALIGNED);
+  }
+
+  static double[] toDoubles(MemorySegment buffer) {
+    return Transfer.onHost(buffer).toArray(ValueLayout.JAVA_DOUBLE_UNALIGNED);
   }
 
   void verify() {
     for (Buffer buffer : buffers) {
       long start = buffer.content.address() - buffer.guarded.address();
       long end = start + buffer.content.byteSize();
-      for (long i = 0; i < buffer.guarded.byteSize(); i++) {
+      MemorySegment guarded = Transfer.onHost(buffer.guarded);
+      for (long i = 0; i < guarded.byteSize(); i++) {
         if (i >= start && i < end) continue;
-        byte found = buffer.guarded.get(ValueLayout.JAVA_BYTE, i);
+        byte found = guarded.get(ValueLayout.JAVA_BYTE, i);
         long at = i - start;
         assertEquals(
             POISON, found, () -> "written outside a buffer of " + (end - start) + " at byte " + at);
       }
       if (buffer.original != null) {
         MemorySegment original = MemorySegment.ofArray(buffer.original);
-        assertEquals(-1, original.mismatch(buffer.content), "an input was written to");
+        assertEquals(
+            -1, original.mismatch(guarded.asSlice(start, end - start)), "an input was written to");
       }
     }
   }
 
   @Override
   public void close() {
-    arena.close();
+    memory.close();
   }
 
   private MemorySegment allocate(long bytes, int elementBytes) {
     int offset = Math.max(elementBytes, alignment);
-    MemorySegment guarded = arena.allocate(2 * GUARD_BYTES + offset + bytes, 64);
-    guarded.fill(POISON);
+    MemorySegment guarded = memory.allocate(2 * GUARD_BYTES + offset + bytes);
+    Transfer.fill(guarded, POISON);
     MemorySegment content = guarded.asSlice(GUARD_BYTES + offset, bytes);
     buffers.add(new Buffer(guarded, content, null));
     return content;

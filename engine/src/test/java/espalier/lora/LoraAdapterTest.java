@@ -35,7 +35,7 @@ class LoraAdapterTest {
 
   @BeforeEach
   void open() {
-    device = Device.openCpu();
+    device = Device.open();
   }
 
   @AfterEach

@@ -33,7 +33,7 @@ class FamilyGoldenTest {
       strings = {"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gpt2", "gpt_neox"})
   void computesWhatTransformersDoes(String family) {
     Path root = Path.of("src/test/resources/families", family);
-    try (Device device = Device.openCpu();
+    try (Device device = Device.open();
         ModelFolder folder = ModelFolder.open(root.resolve("model"));
         PeftAdapter file = PeftAdapter.open(root.resolve("adapter"));
         Safetensors expected = Safetensors.open(root.resolve("expected.safetensors"))) {

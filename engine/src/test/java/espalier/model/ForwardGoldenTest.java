@@ -30,7 +30,7 @@ class ForwardGoldenTest {
 
   @BeforeEach
   void open() {
-    device = Device.openCpu();
+    device = Device.open();
   }
 
   @AfterEach

@@ -92,7 +92,7 @@ class TapsTest {
 
   private static Run run(String family, List<Var> seen, Tapping tapping) {
     Path root = Path.of("src/test/resources/families", family);
-    try (Device device = Device.openCpu();
+    try (Device device = Device.open();
         ModelFolder folder = ModelFolder.open(root.resolve("model"))) {
       LanguageModel model = LanguageModel.load(device, folder);
       TokenRows rows =

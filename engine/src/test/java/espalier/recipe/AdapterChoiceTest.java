@@ -33,7 +33,7 @@ class AdapterChoiceTest {
         "gpt_neox | dense | attention.dense"
       })
   void layersOfOneBlock(String family, String targets, String names) {
-    try (Device device = Device.openCpu()) {
+    try (Device device = Device.open()) {
       LanguageModel model = Golden.model(device, "../families/" + family + "/model");
       assertEquals(
           names
@@ -48,7 +48,7 @@ class AdapterChoiceTest {
 
   @Test
   void refusesWhatNoLayerIsCalled() {
-    try (Device device = Device.openCpu()) {
+    try (Device device = Device.open()) {
       LanguageModel model = Golden.model(device, "../families/gpt2/model");
       InputException e =
           assertThrows(

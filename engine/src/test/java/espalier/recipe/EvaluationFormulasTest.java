@@ -25,7 +25,7 @@ class EvaluationFormulasTest {
   private static final int BOS = 1;
   private static final int EOS = 2;
 
-  private final Device device = Device.openCpu();
+  private final Device device = Device.open();
   private final Tape tape = new Tape(device);
 
   @AfterEach

@@ -51,7 +51,7 @@ class GradientGoldenTest {
 
   @BeforeEach
   void open() {
-    device = Device.openCpu();
+    device = Device.open();
   }
 
   @AfterEach

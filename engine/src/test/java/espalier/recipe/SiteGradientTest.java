@@ -61,7 +61,7 @@ class SiteGradientTest {
   /** Of all LoRA matrices, for the KL to the model without adapter and SAE. */
   private static float[] gradient(String family, SaeSite.Kind site, Normalisation normalisation) {
     Path root = Path.of("src/test/resources/families", family);
-    try (Device device = Device.openCpu();
+    try (Device device = Device.open();
         ModelFolder folder = ModelFolder.open(root.resolve("model"));
         PeftAdapter file = PeftAdapter.open(root.resolve("adapter"))) {
       LanguageModel model = LanguageModel.load(device, folder);

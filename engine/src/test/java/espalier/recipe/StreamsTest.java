@@ -31,7 +31,7 @@ class StreamsTest {
       value = SaeSite.Kind.class,
       names = {"RESIDUAL", "ATTENTION_OUT", "MLP_OUT"})
   void variantsPartWhereTheyDiffer(SaeSite.Kind site) {
-    try (Device device = Device.openCpu()) {
+    try (Device device = Device.open()) {
       LanguageModel model = Golden.model(device, "llama");
       TokenBatch batch = Golden.batch(device, model.config());
       Sae s = Golden.sae(device, "topk");

@@ -47,7 +47,7 @@ class SaeFormatsTest {
   void agreesWithItsLibrary(String name) {
     Path folder = CASES.resolve(name);
     StrictJson facts = StrictJson.read(folder.resolve("case.json"));
-    try (Device device = Device.openCpu();
+    try (Device device = Device.open();
         SaeFile file = SaeFile.open(folder.resolve(facts.text("path")));
         Safetensors expected = Safetensors.open(folder.resolve("expected.safetensors"))) {
       SaeWeights weights = file.weights();

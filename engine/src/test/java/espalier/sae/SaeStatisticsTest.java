@@ -6,6 +6,7 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
 import espalier.device.Device;
+import espalier.device.Transfer;
 import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
 import java.util.Set;
@@ -15,7 +16,7 @@ import org.junit.jupiter.api.Test;
 /** The formulas, on numbers small enough to be worked out by hand. */
 class SaeStatisticsTest {
 
-  private final Device device = Device.openCpu();
+  private final Device device = Device.open();
   private SaeStatistics statistics;
 
   @AfterEach
@@ -30,7 +31,7 @@ class SaeStatisticsTest {
     float[] value = {1, 2, 9, 9, 3, 0, 5, 0}; // latent 3 is listed, but not active
     Latents latents = lists(4, 4, index, value, 2, 2, 2, 1);
     MemorySegment keep = device.allocate(4);
-    keep.copyFrom(MemorySegment.ofArray(new byte[] {0, 1, 0, 0}));
+    Transfer.write(keep, new byte[] {0, 1, 0, 0});
     Splice splice =
         new Splice(null, floats(tape, 4, 2, x), floats(tape, 4, 2, y), latents, keep, null);
     statistics = new SaeStatistics(device, 2, 4);
@@ -50,9 +51,9 @@ class SaeStatisticsTest {
 
   private Latents lists(int tokens, int m, int[] index, float[] value, int... count) {
     Latents latents = new Latents(device, tokens, m, value.length / tokens, Set.of());
-    latents.index().copyFrom(MemorySegment.ofArray(index));
-    latents.value().copyFrom(MemorySegment.ofArray(value));
-    latents.count().copyFrom(MemorySegment.ofArray(count));
+    Transfer.write(latents.index(), index);
+    Transfer.write(latents.value(), value);
+    Transfer.write(latents.count(), count);
     return latents;
   }
 

@@ -9,6 +9,7 @@ import espalier.autograd.Parameter;
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
 import espalier.device.Device;
+import espalier.device.Transfer;
 import espalier.format.SaeSite;
 import espalier.format.SaeWeights.Activation;
 import espalier.format.SaeWeights.Normalisation;
@@ -28,7 +29,7 @@ class SpliceTest {
   private static final int TOKENS = 5;
   private static final int KEPT = 2;
 
-  private final Device device = Device.openCpu();
+  private final Device device = Device.open();
   private final Random random = new Random(11);
 
   @AfterEach
@@ -174,7 +175,7 @@ class SpliceTest {
     MemorySegment keep = MemorySegment.NULL;
     if (keeps) {
       keep = device.allocate(TOKENS);
-      keep.copyFrom(MemorySegment.ofArray(new byte[] {0, 0, 1, 0, 0}));
+      Transfer.write(keep, new byte[] {0, 0, 1, 0, 0});
     }
     float[] x = random("x", TOKENS, dIn, 3).value().toArray();
     float[] weight = random("weight", TOKENS, dOut, 1).value().toArray();
@@ -278,7 +279,7 @@ class SpliceTest {
   void zerosHaveNoConstantNorm() {
     Sae sae = sae(Activation.TOPK, 3, 4, 4, 12, false, Normalisation.CONSTANT_NORM, true);
     MemorySegment keep = device.allocate(2);
-    keep.copyFrom(MemorySegment.ofArray(new byte[] {0, 1}));
+    Transfer.write(keep, new byte[] {0, 1});
     Tensor x = Tensor.allocate(device, 2, 4);
     x.copyFrom(new float[8]);
     Tape tape = new Tape(device);
@@ -306,7 +307,7 @@ class SpliceTest {
       boolean normalised = normalisation != Normalisation.NONE;
       Sae sae = sae(Activation.RELU, 0, 5, 5, 12, false, normalisation, normalised);
       MemorySegment keep = device.allocate(2);
-      keep.copyFrom(MemorySegment.ofArray(new byte[] {0, 1}));
+      Transfer.write(keep, new byte[] {0, 1});
       Tensor x = random("x", 2, 5, 9).value();
       Tape tape = new Tape(device);
       Splice splice = Splice.into(tape, tape.constant(x), sae, keep);
