@@ -4,7 +4,6 @@ import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import org.junit.jupiter.api.Test;
@@ -100,7 +99,7 @@ class ElementwiseTest extends KernelTest {
     x[1001] = -3e7f;
     MemorySegment out = buffers.changing(0);
     kernels.columnSum(buffers.input(x), 1, NULL, 1, out, 1002, 1);
-    assertEquals(250, out.get(ValueLayout.JAVA_FLOAT, 0));
+    assertEquals(250, TestBuffers.toFloats(out)[0]);
   }
 
   @ParameterizedTest
@@ -114,7 +113,7 @@ class ElementwiseTest extends KernelTest {
     for (int threads = 1; threads <= 3; threads++) {
       kernels.setThreads(threads);
       kernels.sum(input, n, out);
-      assertEquals(expected, out.get(ValueLayout.JAVA_DOUBLE, 0), 1e-13 * Math.max(1, n));
+      assertEquals(expected, TestBuffers.toDoubles(out)[0], 1e-13 * Math.max(1, n));
     }
   }
 
@@ -125,10 +124,10 @@ class ElementwiseTest extends KernelTest {
     MemorySegment out = buffers.doubles(1);
     kernels.setThreads(1);
     kernels.sum(input, n, out);
-    double expected = out.get(ValueLayout.JAVA_DOUBLE, 0);
+    double expected = TestBuffers.toDoubles(out)[0];
     kernels.setThreads(3);
     kernels.sum(input, n, out);
-    assertEquals(expected, out.get(ValueLayout.JAVA_DOUBLE, 0), 0.0);
+    assertEquals(expected, TestBuffers.toDoubles(out)[0], 0.0);
   }
 
   @Test

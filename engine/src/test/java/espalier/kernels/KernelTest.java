@@ -8,6 +8,7 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import espalier.bindings.NativeException;
 import espalier.device.Device;
+import espalier.device.DeviceChoice;
 import espalier.device.ElementType;
 import espalier.device.Kernels;
 import java.lang.foreign.MemorySegment;
@@ -61,6 +62,11 @@ abstract class KernelTest {
       }
     }
     return other;
+  }
+
+  /** Skips what other devices than the CPU do not promise. */
+  static void onTheCpuOnly(String why) {
+    assumeTrue(DeviceChoice.current().kind() == DeviceChoice.Kind.CPU, why);
   }
 
   @AfterAll

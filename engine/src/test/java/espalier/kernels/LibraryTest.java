@@ -71,6 +71,7 @@ class LibraryTest extends KernelTest {
 
   @Test
   void threadsAreCountedAndRefused() {
+    onTheCpuOnly("a GPU's kernels have no threads of the host");
     kernels.setThreads(3);
     assertEquals(3, kernels.threads());
     kernels.setThreads(0);
@@ -97,6 +98,7 @@ class LibraryTest extends KernelTest {
   /** A second copy of the library has state of its own: no product is registered in it. */
   @Test
   void aProductNeedsACblas(@TempDir Path folder) throws Throwable {
+    onTheCpuOnly("a GPU's products are cuBLAS's");
     Path library = assertInstanceOf(Availability.Available.class, NativeLibraries.kernels()).path();
     Path copy = Files.copy(library, folder.resolve("second.so"));
     try (Arena arena = Arena.ofConfined()) {
@@ -163,6 +165,12 @@ class LibraryTest extends KernelTest {
     assertRefused(() -> kernels.rope(x, 4, x, x, 1, 1, 1, 1, 4, 3), "rotary_dim=3");
     assertRefused(() -> kernels.gatedForward(x, 4, x, 1, 2), "no activation 4");
     assertRefused(() -> kernels.activationForward(x, -1, x, 1), "no activation -1");
+  }
+
+  @Test
+  void idsOutsideTheTableAreRefused() {
+    onTheCpuOnly("the host cannot look at what is in a GPU's memory");
+    MemorySegment x = buffers.floats(64);
     assertRefused(
         () -> kernels.embeddingForward(buffers.input(0, 4), x, 1, x, 2, 4, 2), "ids[1] = 4");
     assertRefused(

@@ -7,7 +7,6 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import espalier.bindings.NativeException;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
@@ -234,8 +233,7 @@ class SaeTrainTest extends KernelTest {
     double above = meanLoss(z, theta + bandwidth / 2, slope, l0);
     double below = meanLoss(z, theta - bandwidth / 2, slope, l0);
     double expected = (above - below) / bandwidth;
-    assertEquals(
-        expected, dThreshold.get(ValueLayout.JAVA_FLOAT_UNALIGNED, 0), 1e-5 * Math.abs(expected));
+    assertEquals(expected, TestBuffers.toFloats(dThreshold)[0], 1e-5 * Math.abs(expected));
   }
 
   private static double meanLoss(float[] z, double theta, double slope, double l0) {

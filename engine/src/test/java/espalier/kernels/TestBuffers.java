@@ -122,7 +122,8 @@ final class TestBuffers implements AutoCloseable {
   }
 
   static float[] toFloats(MemorySegment buffer) {
-    return Transfer.onHost(buffer).toArray(ValueLayout.JAVA_FLOAT_UNALIGNED);
+    return (buffer.isNative() ? Transfer.onHost(buffer) : buffer)
+        .toArray(ValueLayout.JAVA_FLOAT_UNALIGNED);
   }
 
   static int[] toInts(MemorySegment buffer) {
