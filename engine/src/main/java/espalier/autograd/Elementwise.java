@@ -1,5 +1,6 @@
 package espalier.autograd;
 
+import java.lang.foreign.MemorySegment;
 import java.util.List;
 
 /** Sums and scalings of whole matrices. */
@@ -57,6 +58,54 @@ public final class Elementwise {
               x.accumulates(); // both hold the result's gradient from here on
               branch.accumulates();
             });
+    return out;
+  }
+
+  /**
+   * out = x + branch, but x where keep.
+   *
+   * @param keep bytes {@code [rows]} in device memory; NULL: nowhere
+   */
+  public static Var addUnless(Tape tape, Var x, Var branch, MemorySegment keep) {
+    if (x.rows() != branch.rows() || x.cols() != branch.cols()) {
+      throw new IllegalArgumentException("sum of " + x + " and " + branch);
+    }
+    Var out = tape.value(x.rows(), x.cols(), x.needsGradient() || branch.needsGradient());
+    Var kept = tape.value(x.rows(), x.cols(), false);
+    Var keptGradient = tape.value(x.rows(), x.cols(), false);
+    long n = out.size();
+    tape.op("addUnless")
+        .reads(x, branch)
+        .writes(out, kept)
+        .forward(
+            k -> {
+              // branch - branch is 0 exactly, and x + 0 is x
+              k.keepRows(branch.data(), keep, kept.data(), x.rows(), x.cols());
+              k.copy(branch.data(), out.data(), n);
+              k.axpy(-1, kept.data(), out.data(), n);
+              k.axpy(1, x.data(), out.data(), n);
+            })
+        .backward(
+            List.of(),
+            List.of(x, branch),
+            k -> {
+              if (x.needsGradient()) {
+                if (x.accumulates()) {
+                  k.axpy(1, out.gradientData(), x.gradientData(), n);
+                } else {
+                  k.copy(out.gradientData(), x.gradientData(), n);
+                }
+              }
+              if (branch.needsGradient()) {
+                if (branch.accumulates()) {
+                  throw new IllegalStateException("the branch of a sum is read by it only");
+                }
+                k.keepRows(out.gradientData(), keep, keptGradient.data(), x.rows(), x.cols());
+                k.copy(out.gradientData(), branch.gradientData(), n);
+                k.axpy(-1, keptGradient.data(), branch.gradientData(), n);
+              }
+            })
+        .backwardScratch(keptGradient);
     return out;
   }
 }

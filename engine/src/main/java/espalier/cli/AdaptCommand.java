@@ -53,6 +53,18 @@ final class AdaptCommand implements Callable<Integer> {
   private Path out;
 
   @Option(
+      names = "--train",
+      description =
+          "lora; to compare with it: linear or mlp (an adapter at each SAE's output), sae (the SAEs"
+              + " themselves), lora+sae (default: lora)")
+  private String train = "lora";
+
+  @Option(
+      names = "--objective",
+      description = "kl (to the original model) or ce (of the text) (default: kl)")
+  private String objective = "kl";
+
+  @Option(
       names = "--rank",
       description = "rank of the adapters (default: that of --init-adapter, else 64)")
   private Integer rank;
@@ -142,6 +154,8 @@ final class AdaptCommand implements Callable<Integer> {
             saes.stream().map(Located::sae).toList(),
             data,
             out,
+            train,
+            objective,
             rank == null ? OptionalInt.empty() : OptionalInt.of(rank),
             alpha,
             dropout,

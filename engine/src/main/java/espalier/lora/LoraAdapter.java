@@ -42,7 +42,8 @@ public final class LoraAdapter {
   private final Device device;
 
   /** Matrices of undefined value: {@link #initialise} or {@link #load} them. */
-  private LoraAdapter(Device device, LanguageModel model, LoraSettings settings) {
+  private LoraAdapter(
+      Device device, LanguageModel model, LoraSettings settings, List<ParameterSet.Shape> beside) {
     this.settings = settings;
     this.device = device;
     storedTransposed = model.config().family().storesTransposed();
@@ -62,6 +63,7 @@ public final class LoraAdapter {
       }
       adapted.addAll(chosen);
     }
+    shapes.addAll(beside);
     parameters = new ParameterSet(device, shapes);
     for (Projection p : adapted) {
       updates.put(
@@ -85,10 +87,16 @@ public final class LoraAdapter {
 
   /**
    * New updates that change nothing yet: A uniform in +-1/sqrt(in), as PEFT draws it, and B zero.
+   *
+   * @param beside further parameters, laid out with those of the updates and trained with them
    */
   public static LoraAdapter initialise(
-      Device device, LanguageModel model, LoraSettings settings, RandomGenerator random) {
-    LoraAdapter adapter = new LoraAdapter(device, model, settings);
+      Device device,
+      LanguageModel model,
+      LoraSettings settings,
+      List<ParameterSet.Shape> beside,
+      RandomGenerator random) {
+    LoraAdapter adapter = new LoraAdapter(device, model, settings, beside);
     for (LowRank update : adapter.updates.values()) {
       Tensor a = update.a().value();
       double bound = 1 / Math.sqrt(a.cols());
@@ -109,13 +117,28 @@ public final class LoraAdapter {
    */
   public static LoraAdapter load(
       Device device, LanguageModel model, PeftAdapter file, double dropout) {
+    return load(device, model, file, dropout, List.of());
+  }
+
+  /**
+   * Likewise, with further parameters.
+   *
+   * @param beside as in {@link #initialise}
+   */
+  public static LoraAdapter load(
+      Device device,
+      LanguageModel model,
+      PeftAdapter file,
+      double dropout,
+      List<ParameterSet.Shape> beside) {
     file.requireFits(model.config());
     SortedMap<String, LoraSettings.Layer> layers = new TreeMap<>();
     file.layers()
         .forEach(
             (path, layer) -> layers.put(path, new LoraSettings.Layer(layer.rank(), layer.alpha())));
     LoraAdapter adapter =
-        new LoraAdapter(device, model, new LoraSettings(layers, file.rankStabilised(), dropout));
+        new LoraAdapter(
+            device, model, new LoraSettings(layers, file.rankStabilised(), dropout), beside);
     file.layers()
         .forEach(
             (path, layer) -> {

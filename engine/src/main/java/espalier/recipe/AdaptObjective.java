@@ -7,26 +7,33 @@ import espalier.autograd.Var;
 import espalier.device.Device;
 import espalier.model.LanguageModel;
 import espalier.model.TokenBatch;
-import espalier.nn.Adapters;
-import espalier.sae.Sae;
 import espalier.train.Objective;
 import espalier.train.Seeds;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.List;
-import java.util.SortedMap;
 
 /**
  * KL(original || spliced and adapted), summed over a sequence and averaged over the batch (Chen,
- * Engels and Tegmark 2025, section 3). Teacher and student share everything below the first SAE and
- * the first adapter.
+ * Engels and Tegmark 2025, section 3); or the cross-entropy of the spliced and adapted model, for
+ * which the original does not run. Teacher and student share everything below the first SAE and the
+ * first adapter.
  */
 final class AdaptObjective implements Objective {
+
+  /** What the student learns from. */
+  enum Loss {
+    /** The original's predictions. */
+    KL,
+    /** The text. */
+    CE
+  }
 
   private final Tape tape;
   private final TokenBatch batch;
   private final BatchSource source;
-  private final LanguageModelHead.Divergence divergence;
+  private final Loss kind;
+  private final Var loss;
   private final Device device;
   private final long seed;
   private final MemorySegment seeds; // uint64, one a slot
@@ -34,8 +41,8 @@ final class AdaptObjective implements Objective {
   AdaptObjective(
       Device device,
       LanguageModel model,
-      SortedMap<Integer, Sae> saes,
-      Adapters adapters,
+      Streams.Variant student,
+      Loss kind,
       BatchSource source,
       TokenBatch batch,
       int accumulate,
@@ -43,24 +50,36 @@ final class AdaptObjective implements Objective {
     this.device = device;
     this.batch = batch;
     this.source = source;
+    this.kind = kind;
     this.seed = seed;
     seeds = device.allocateStaging((long) accumulate * Long.BYTES);
     tape = new Tape(device);
+    float scale = 1f / (batch.batch() * accumulate);
+    loss =
+        switch (kind) {
+          case KL -> divergence(model, student, scale);
+          case CE -> crossEntropy(model, student, scale);
+        };
+  }
+
+  private Var divergence(LanguageModel model, Streams.Variant student, float scale) {
     List<Streams.Pass> passes =
-        Streams.record(
-            tape,
-            model,
-            batch,
-            List.of(Streams.Variant.ORIGINAL, new Streams.Variant(saes, adapters)));
-    divergence =
-        LanguageModelHead.kl(
+        Streams.record(tape, model, batch, List.of(Streams.Variant.ORIGINAL, student));
+    return LanguageModelHead.kl(
             tape,
             passes.get(1).hidden(),
             passes.get(0).hidden(),
             model.head(),
             model.finalSoftcap(),
             MemorySegment.NULL,
-            1f / (batch.batch() * accumulate));
+            scale)
+        .kl();
+  }
+
+  private Var crossEntropy(LanguageModel model, Streams.Variant student, float scale) {
+    Streams.Pass pass = Streams.record(tape, model, batch, List.of(student)).getFirst();
+    return LanguageModelHead.crossEntropy(
+        tape, pass.hidden(), model.head(), model.finalSoftcap(), batch.targets(), scale);
   }
 
   Tape tape() {
@@ -90,9 +109,8 @@ final class AdaptObjective implements Objective {
     device.upload(own, device.control().seedData());
     tape.forward();
     tape.backward();
-    Var kl = divergence.kl();
-    device.kernels().sum(kl.data(), kl.size(), numbers);
-    device.kernels().sum(kl.data(), kl.size(), device.control().lossData(), true);
+    device.kernels().sum(loss.data(), loss.size(), numbers);
+    device.kernels().sum(loss.data(), loss.size(), device.control().lossData(), true);
   }
 
   @Override
@@ -102,6 +120,9 @@ final class AdaptObjective implements Objective {
 
   @Override
   public void describe(ObjectNode line, double[] sums, long microBatches) {
-    line.put("kl", sums[0] / (microBatches * batch.tokens()));
+    switch (kind) {
+      case KL -> line.put("kl", sums[0] / (microBatches * batch.tokens()));
+      case CE -> line.put("ce", sums[0] / (microBatches * batch.predictions()));
+    }
   }
 }

@@ -5,12 +5,8 @@ import espalier.data.TokenCache;
 import espalier.data.TokenRows;
 import espalier.device.Device;
 import espalier.distributed.Ranks;
-import espalier.format.InputException;
 import espalier.format.ModelConfig;
 import espalier.format.ModelFolder;
-import espalier.format.PeftAdapter;
-import espalier.lora.LoraAdapter;
-import espalier.lora.LoraSettings;
 import espalier.model.LanguageModel;
 import espalier.model.TokenBatch;
 import espalier.train.AdamW;
@@ -20,16 +16,12 @@ import espalier.train.MetricsLog;
 import espalier.train.TrainingLoop;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
+import java.util.Locale;
 import java.util.Optional;
-import java.util.Set;
-import java.util.SortedSet;
-import java.util.SplittableRandom;
-import java.util.TreeSet;
-import java.util.stream.Collectors;
 
 /**
  * {@code espalier adapt}: trains adapters around frozen SAEs until the model behaves like itself
- * again (Chen, Engels and Tegmark 2025).
+ * again (Chen, Engels and Tegmark 2025), or what that is compared with.
  */
 public final class AdaptRecipe {
 
@@ -54,7 +46,7 @@ public final class AdaptRecipe {
   private record Inputs(
       LanguageModel model,
       Saes saes,
-      LoraAdapter lora,
+      Adaptation adaptation,
       TokenRows rows,
       Optional<TokenRows> evalRows) {}
 
@@ -83,34 +75,8 @@ public final class AdaptRecipe {
     Saes saes = Saes.load(device, settings.saes(), config, console);
     int positions = Math.max(rows.context(), evalRows.map(TokenRows::context).orElse(0));
     LanguageModel model = LanguageModel.load(device, files, positions);
-    return new Inputs(model, saes, adapter(device, model), rows, evalRows);
-  }
-
-  private LoraAdapter adapter(Device device, LanguageModel model) {
-    if (settings.initAdapter().isEmpty()) {
-      LoraSettings lora =
-          LoraSettings.uniform(
-              AdapterChoice.paths(
-                  settings.targets(),
-                  AdapterChoice.layers(settings.layers(), settings.saes(), model.layers()),
-                  model),
-              settings.rank().orElse(AdaptSettings.DEFAULT_RANK),
-              settings.alpha(),
-              settings.dropout());
-      return LoraAdapter.initialise(device, model, lora, new SplittableRandom(settings.seed()));
-    }
-    try (PeftAdapter file = PeftAdapter.open(settings.initAdapter().get())) {
-      SortedSet<Integer> ranks = new TreeSet<>();
-      file.layers().values().forEach(layer -> ranks.add(layer.rank()));
-      if (settings.rank().isPresent() && !ranks.equals(Set.of(settings.rank().getAsInt()))) {
-        throw new InputException(
-            "--rank %d: the adapter of --init-adapter has rank %s"
-                .formatted(
-                    settings.rank().getAsInt(),
-                    ranks.stream().map(String::valueOf).collect(Collectors.joining(", "))));
-      }
-      return LoraAdapter.load(device, model, file, settings.dropout());
-    }
+    Adaptation adaptation = Adaptation.begin(device, model, saes.byLayer(), settings);
+    return new Inputs(model, saes, adaptation, rows, evalRows);
   }
 
   private TrainingLoop.End train(Device device, RunFolder folder, Inputs in) {
@@ -125,15 +91,22 @@ public final class AdaptRecipe {
         new AdaptObjective(
             device,
             in.model,
-            in.saes.byLayer(),
-            in.lora.adapters(),
+            in.adaptation.student(),
+            loss(),
             new BatchSource(in.rows, settings.order().over(in.rows.count(), settings.seed())),
             batch,
             microBatches(),
             settings.seed());
     Optional<Evaluator> evaluator =
         in.evalRows.map(
-            data -> new Evaluator(device, in.model, in.saes.byLayer(), in.lora.adapters(), data));
+            data ->
+                new Evaluator(
+                    device,
+                    in.model,
+                    in.saes.byLayer(),
+                    Optional.of(in.adaptation.measured()),
+                    data,
+                    MetricSet.BASIC));
     // What an evaluation before the first step does not tell, a sample does.
     Optional<SaeFit> fit =
         evaluator.isPresent() || settings.resume()
@@ -155,7 +128,7 @@ public final class AdaptRecipe {
     AdamW optimizer =
         AdamW.create(
             device,
-            in.lora.parameters(),
+            in.adaptation.parameters(),
             AdamW.Hyperparameters.of(settings.weightDecay(), settings.clip()));
     ranks.gather(); // what one rank refuses, nobody has begun
     if (ranks.isFirst()) {
@@ -166,7 +139,7 @@ public final class AdaptRecipe {
             device,
             "adapt",
             console,
-            "kl",
+            settings.objective(),
             steps,
             evaluator.map(e -> step -> evaluate(e, in.saes)));
     try (MetricsLog metrics = ranks.isFirst() ? new MetricsLog(folder.metrics()) : null;
@@ -191,7 +164,12 @@ public final class AdaptRecipe {
               interruption);
       TrainingLoop.End end = run.train(loop, saved, checkpoints, folder.path());
       if (end == TrainingLoop.End.DONE && ranks.isFirst()) {
-        in.lora.save(folder.path(), settings.model().getFileName().toString());
+        in.adaptation.save(
+            device,
+            folder.path(),
+            settings.model().getFileName().toString(),
+            in.rows.context(),
+            in.model.config().bos().isPresent());
       }
       return end;
     }
@@ -204,6 +182,10 @@ public final class AdaptRecipe {
       SaeFit.check(saes, evaluation.saes(), console);
     }
     return evaluation.toJson();
+  }
+
+  private AdaptObjective.Loss loss() {
+    return AdaptObjective.Loss.valueOf(settings.objective().toUpperCase(Locale.ROOT));
   }
 
   private int onePass(TokenRows rows) {

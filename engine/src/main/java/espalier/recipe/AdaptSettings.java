@@ -10,6 +10,8 @@ import java.util.OptionalInt;
 /**
  * Everything that {@code espalier adapt} is told.
  *
+ * @param train {@code lora}, {@code linear}, {@code mlp}, {@code sae} or {@code lora+sae}
+ * @param objective {@code kl} (to the original) or {@code ce} (of the text)
  * @param rank not given: the initial adapter's, or else 64
  * @param layers {@code after} the first SAE, {@code all}, or a list such as {@code 3,5-9}
  * @param targets {@code both}, {@code attn}, {@code mlp}, {@code all-linear}, or names of linear
@@ -22,6 +24,8 @@ public record AdaptSettings(
     List<SaeSpec> saes,
     List<Path> data,
     Path out,
+    String train,
+    String objective,
     OptionalInt rank,
     double alpha,
     double dropout,
@@ -47,7 +51,71 @@ public record AdaptSettings(
   public static final int DEFAULT_RANK = 64;
   public static final double DEFAULT_ALPHA = 32;
 
+  /** Low-rank adapters, trained on the KL. */
+  public AdaptSettings(
+      Path model,
+      List<SaeSpec> saes,
+      List<Path> data,
+      Path out,
+      OptionalInt rank,
+      double alpha,
+      double dropout,
+      String layers,
+      String targets,
+      double lr,
+      Schedule schedule,
+      int warmup,
+      double weightDecay,
+      double clip,
+      int batch,
+      int accumulate,
+      int context,
+      OptionalInt steps,
+      long seed,
+      Optional<Path> evalData,
+      int evalEvery,
+      Optional<Path> initAdapter,
+      RowOrdering order,
+      boolean resume,
+      int checkpointEvery) {
+    this(
+        model,
+        saes,
+        data,
+        out,
+        "lora",
+        "kl",
+        rank,
+        alpha,
+        dropout,
+        layers,
+        targets,
+        lr,
+        schedule,
+        warmup,
+        weightDecay,
+        clip,
+        batch,
+        accumulate,
+        context,
+        steps,
+        seed,
+        evalData,
+        evalEvery,
+        initAdapter,
+        order,
+        resume,
+        checkpointEvery);
+  }
+
   public AdaptSettings {
+    AdaptTarget target = AdaptTarget.parse(train);
+    if (!objective.equals("kl") && !objective.equals("ce")) {
+      throw new InputException("--objective " + objective + ": supported are kl and ce");
+    }
+    if (initAdapter.isPresent() && !target.hasLora()) {
+      throw new InputException("--init-adapter: --train " + train + " trains no such adapter");
+    }
     if (saes.isEmpty()) {
       throw new InputException("--sae: at least one is needed");
     }

@@ -8,12 +8,15 @@ import espalier.data.TokenRows;
 import espalier.device.Device;
 import espalier.format.ModelConfig;
 import espalier.format.ModelFolder;
+import espalier.format.OutputAdapterFile;
 import espalier.format.PeftAdapter;
 import espalier.lora.LoraAdapter;
 import espalier.model.LanguageModel;
 import espalier.nn.Adapters;
+import espalier.sae.Sae;
 import espalier.sae.SaeStatistics;
 import java.nio.file.Path;
+import java.util.Map;
 import java.util.Optional;
 import java.util.SortedMap;
 
@@ -80,15 +83,26 @@ public final class EvaluateRecipe {
         TokenRows.read(settings.data(), config, settings.model(), settings.context(), cache);
     Saes saes = Saes.load(device, settings.saes(), config, console);
     LanguageModel model = LanguageModel.load(device, files, rows.context());
-    Adapters adapters =
-        settings.adapter().map(path -> load(device, model, path)).orElse(Adapters.NONE);
+    Optional<Streams.Variant> student =
+        settings.adapter().flatMap(path -> load(device, model, saes.byLayer(), path));
     return new Inputs(
-        saes, new Evaluator(device, model, saes.byLayer(), adapters, rows, settings.metrics()));
+        saes, new Evaluator(device, model, saes.byLayer(), student, rows, settings.metrics()));
   }
 
-  private static Adapters load(Device device, LanguageModel model, Path path) {
+  private static Optional<Streams.Variant> load(
+      Device device, LanguageModel model, SortedMap<Integer, Sae> saes, Path path) {
+    if (OutputAdapterFile.isIn(path)) {
+      return Optional.of(
+          new Streams.Variant(
+              saes,
+              Adapters.NONE,
+              Map.of(),
+              false,
+              Map.of(),
+              OutputAdapters.load(device, path, saes)));
+    }
     try (PeftAdapter file = PeftAdapter.open(path)) {
-      return LoraAdapter.load(device, model, file, 0).adapters();
+      return Evaluator.adapted(saes, LoraAdapter.load(device, model, file, 0).adapters());
     }
   }
 }

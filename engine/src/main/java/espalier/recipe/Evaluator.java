@@ -64,17 +64,24 @@ final class Evaluator {
       SortedMap<Integer, Sae> saes,
       Adapters adapters,
       TokenRows rows) {
-    this(device, model, saes, adapters, rows, MetricSet.BASIC);
+    this(device, model, saes, adapted(saes, adapters), rows, MetricSet.BASIC);
+  }
+
+  /** The model with its SAEs and frozen adapters; empty without any. */
+  static Optional<Streams.Variant> adapted(SortedMap<Integer, Sae> saes, Adapters adapters) {
+    return adapters.byPath().isEmpty()
+        ? Optional.empty()
+        : Optional.of(new Streams.Variant(saes, adapters.frozen()));
   }
 
   /**
-   * @param adapters {@link Adapters#NONE} to measure the SAEs alone
+   * @param student the adapted model, nothing of it trained; empty to measure the SAEs alone
    */
   Evaluator(
       Device device,
       LanguageModel model,
       SortedMap<Integer, Sae> saes,
-      Adapters adapters,
+      Optional<Streams.Variant> student,
       TokenRows rows,
       MetricSet metrics) {
     this.device = device;
@@ -85,10 +92,7 @@ final class Evaluator {
     inOrder = new BatchSource(rows, RowOrder.sequential(rows.count()));
     batch = new TokenBatch(device, batchSize(rows), rows.context(), model.config().specialIds());
     unadapted = record(unadapted(), true);
-    adapted =
-        adapters.byPath().isEmpty()
-            ? null
-            : record(List.of(new Streams.Variant(saes, adapters.frozen())), false);
+    adapted = student.map(variant -> record(List.of(variant), false)).orElse(null);
   }
 
   /** Memory that {@link #bind} needs. */

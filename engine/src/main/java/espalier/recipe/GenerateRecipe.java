@@ -111,7 +111,7 @@ public final class GenerateRecipe {
     Tape tape = new Tape(device);
     Var hidden =
         Streams.record(
-                tape, model, batch, List.of(new Streams.Variant(saes, adapters, steering(), false)))
+                tape, model, batch, List.of(Streams.Variant.steered(saes, adapters, steering())))
             .getFirst()
             .hidden();
     tape.output(hidden);

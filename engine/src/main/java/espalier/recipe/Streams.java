@@ -3,13 +3,17 @@ package espalier.recipe;
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
 import espalier.format.SaeSite;
+import espalier.lora.OutputAdapter;
 import espalier.model.LanguageModel;
 import espalier.model.TokenBatch;
 import espalier.nn.Adapters;
 import espalier.nn.Taps;
 import espalier.sae.Sae;
+import espalier.sae.Sparsity;
 import espalier.sae.Splice;
 import espalier.sae.SteeredLatents;
+import espalier.sae.TrainableSae;
+import espalier.sae.TrainedSplice;
 import espalier.sae.ZeroAblation;
 import java.util.ArrayList;
 import java.util.HashMap;
@@ -32,22 +36,31 @@ final class Streams {
    *
    * @param steering latents held at values, by layer
    * @param ablated whether zeros stand in for the SAEs' reconstructions
+   * @param trained SAEs in training, by layer, in the place of those
+   * @param outputs adapters at the SAEs' outputs, by layer
    */
   record Variant(
       SortedMap<Integer, Sae> saes,
       Adapters adapters,
       Map<Integer, List<Steering>> steering,
-      boolean ablated) {
+      boolean ablated,
+      Map<Integer, TrainableSae> trained,
+      Map<Integer, OutputAdapter> outputs) {
 
     static final Variant ORIGINAL = new Variant(new TreeMap<>(), Adapters.NONE);
 
     Variant(SortedMap<Integer, Sae> saes, Adapters adapters) {
-      this(saes, adapters, Map.of(), false);
+      this(saes, adapters, Map.of(), false, Map.of(), Map.of());
+    }
+
+    static Variant steered(
+        SortedMap<Integer, Sae> saes, Adapters adapters, Map<Integer, List<Steering>> steering) {
+      return new Variant(saes, adapters, steering, false, Map.of(), Map.of());
     }
 
     /** The original with zeros wherever these SAEs would be applied. */
     static Variant ablated(SortedMap<Integer, Sae> saes) {
-      return new Variant(saes, Adapters.NONE, Map.of(), true);
+      return new Variant(saes, Adapters.NONE, Map.of(), true, Map.of(), Map.of());
     }
   }
 
@@ -68,14 +81,24 @@ final class Streams {
   }
 
   /** What happens at an SAE's site. */
-  private record Replacement(Sae sae, boolean ablated, List<Steering> steering) {
+  private record Replacement(
+      Sae sae,
+      boolean ablated,
+      List<Steering> steering,
+      TrainableSae trained,
+      OutputAdapter adapter) {
 
     /** What a variant has at a layer; null for nothing. */
     static Replacement of(Variant variant, int layer) {
       Sae sae = variant.saes.get(layer);
       return sae == null
           ? null
-          : new Replacement(sae, variant.ablated, variant.steering.getOrDefault(layer, List.of()));
+          : new Replacement(
+              sae,
+              variant.ablated,
+              variant.steering.getOrDefault(layer, List.of()),
+              variant.trained.get(layer),
+              variant.outputs.get(layer));
     }
 
     boolean isInsideBlock() {
@@ -86,17 +109,31 @@ final class Streams {
       if (ablated) {
         return new Replaced(ZeroAblation.into(tape, x, batch.keep()), null);
       }
+      if (trained != null) {
+        return new Replaced(adapted(tape, training(tape, x, batch), batch), null);
+      }
       Splice splice = Splice.into(tape, x, sae, batch.keep());
       Var out = splice.output();
       for (Steering held : steering) {
         out = SteeredLatents.hold(tape, splice, out, held.latent(), held.value());
       }
-      return new Replaced(out, splice);
+      return new Replaced(adapted(tape, out, batch), splice);
+    }
+
+    /** What comes behind it is all that the SAE learns from. */
+    private Var training(Tape tape, Var x, TokenBatch batch) {
+      Sparsity none = new Sparsity(tape.device(), 1);
+      TrainedSplice.Losses nothing = new TrainedSplice.Losses(0, 0);
+      return TrainedSplice.into(tape, x, trained, batch.keep(), none, nothing).output();
+    }
+
+    private Var adapted(Tape tape, Var out, TokenBatch batch) {
+      return adapter == null ? out : adapter.apply(tape, out, batch.keep());
     }
   }
 
   /**
-   * @param splice null where nothing is spliced in
+   * @param splice null where nothing frozen is spliced in
    */
   private record Replaced(Var out, Splice splice) {}
 

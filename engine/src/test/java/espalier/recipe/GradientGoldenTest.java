@@ -137,8 +137,8 @@ class GradientGoldenTest {
           new AdaptObjective(
               device,
               model,
-              saes,
-              lora.adapters(),
+              new Streams.Variant(saes, lora.adapters()),
+              AdaptObjective.Loss.KL,
               new BatchSource(rows, RowOrder.sequential(rows.count())),
               batch,
               accumulate,
