@@ -1,5 +1,6 @@
 /*
- * LayerNorm (Ba et al. 2016): out = (x - mean) * rstd * weight + bias, rstd = 1 / sqrt(variance + eps).
+ * LayerNorm (Ba et al. 2016): out = (x - mean) * rstd * weight + bias, rstd = 1 / sqrt(variance + eps), also of a sum
+ * that is stored on the way.
  *
  * Bytes: 8 rows d forward (a row is read again from cache), 16 to 20 rows d backward; about 6 and 14 FLOPs an element:
  * bound by memory. Threads take rows; the gradients of weight and bias are sums over rows and go by blocks of columns,
@@ -12,19 +13,26 @@
 
 #include "kernel.h"
 
-int32_t esp_layer_norm_forward(const void *x_, const float *weight, const float *bias, float eps, void *out_,
-                               float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *x = static_cast<const float *>(x_);
-  auto *out = static_cast<float *>(out_);
+namespace {
+
+/* y: what is added to x first, and sum, which receives the result; or both NULL. */
+int32_t forward(const float *x, const float *y, const float *weight, const float *bias, float eps, float *sum,
+                float *out, float *mean, float *rstd, int64_t rows, int64_t d) {
   ESP_REQUIRE(rows >= 0 && d > 0, "bad sizes: rows=%ld d=%ld", rows, d);
   esp::parallel_rows(rows, 4 * d, [=](int64_t r) {
-    const float *__restrict in = x + r * d;
+    const float *in = x + r * d;
+    if (sum != nullptr) {
+      const float *other = y + r * d;
+      float *stored = sum + r * d; /* which may be x or y */
+#pragma omp simd
+      for (int64_t c = 0; c < d; c++) stored[c] = in[c] + other[c];
+      in = stored;
+    }
     float *__restrict result = out + r * d;
-    double sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t c = 0; c < d; c++) sum += static_cast<double>(in[c]);
-    const float centre = static_cast<float>(sum / static_cast<double>(d));
+    double total = 0;
+#pragma omp simd reduction(+ : total)
+    for (int64_t c = 0; c < d; c++) total += static_cast<double>(in[c]);
+    const float centre = static_cast<float>(total / static_cast<double>(d));
     double squares = 0, rest = 0; /* rest: what rounding the mean left */
 #pragma omp simd reduction(+ : squares, rest)
     for (int64_t c = 0; c < d; c++) {
@@ -41,6 +49,23 @@ int32_t esp_layer_norm_forward(const void *x_, const float *weight, const float 
     for (int64_t c = 0; c < d; c++) result[c] = (in[c] - centre) * scale * weight[c] + bias[c];
   });
   return ESP_OK;
+}
+
+}  // namespace
+
+int32_t esp_layer_norm_forward(const void *x, const float *weight, const float *bias, float eps, void *out, float *mean,
+                               float *rstd, int64_t rows, int64_t d, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  return forward(static_cast<const float *>(x), nullptr, weight, bias, eps, nullptr, static_cast<float *>(out), mean,
+                 rstd, rows, d);
+}
+
+int32_t esp_add_layer_norm_forward(const void *x, const void *y, const float *weight, const float *bias, float eps,
+                                   void *sum, void *out, float *mean, float *rstd, int64_t rows, int64_t d,
+                                   int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  return forward(static_cast<const float *>(x), static_cast<const float *>(y), weight, bias, eps,
+                 static_cast<float *>(sum), static_cast<float *>(out), mean, rstd, rows, d);
 }
 
 int32_t esp_layer_norm_backward(const void *x_, const float *weight, const float *mean, const float *rstd,

@@ -1,5 +1,6 @@
 /*
- * RMSNorm (Zhang & Sennrich 2019): out = x * rstd * (weight_offset + weight), rstd = 1 / sqrt(mean(x^2) + eps).
+ * RMSNorm (Zhang & Sennrich 2019): out = x * rstd * (weight_offset + weight), rstd = 1 / sqrt(mean(x^2) + eps), also of
+ * a sum that is stored on the way.
  *
  * Bytes: 8 rows d forward, 16 to 20 rows d backward; about 3 and 10 FLOPs an element: bound by memory. Threads take
  * rows; the weight's gradient is a sum over rows and goes by blocks of columns, rows in order. Sums in float64: rows
@@ -11,14 +12,21 @@
 
 #include "kernel.h"
 
-int32_t esp_rms_norm_forward(const void *x_, const float *weight, float weight_offset, float eps, void *out_,
-                             float *rstd, int64_t rows, int64_t d, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *x = static_cast<const float *>(x_);
-  auto *out = static_cast<float *>(out_);
+namespace {
+
+/* y: what is added to x first, and sum, which receives the result; or both NULL. */
+int32_t forward(const float *x, const float *y, const float *weight, float weight_offset, float eps, float *sum,
+                float *out, float *rstd, int64_t rows, int64_t d) {
   ESP_REQUIRE(rows >= 0 && d > 0, "bad sizes: rows=%ld d=%ld", rows, d);
   esp::parallel_rows(rows, 2 * d, [=](int64_t r) {
-    const float *__restrict in = x + r * d;
+    const float *in = x + r * d;
+    if (sum != nullptr) {
+      const float *other = y + r * d;
+      float *total = sum + r * d; /* which may be x or y */
+#pragma omp simd
+      for (int64_t c = 0; c < d; c++) total[c] = in[c] + other[c];
+      in = total;
+    }
     float *__restrict result = out + r * d;
     double squares = 0;
 #pragma omp simd reduction(+ : squares)
@@ -29,6 +37,22 @@ int32_t esp_rms_norm_forward(const void *x_, const float *weight, float weight_o
     for (int64_t c = 0; c < d; c++) result[c] = in[c] * scale * (weight_offset + weight[c]);
   });
   return ESP_OK;
+}
+
+}  // namespace
+
+int32_t esp_rms_norm_forward(const void *x, const float *weight, float weight_offset, float eps, void *out, float *rstd,
+                             int64_t rows, int64_t d, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  return forward(static_cast<const float *>(x), nullptr, weight, weight_offset, eps, nullptr, static_cast<float *>(out),
+                 rstd, rows, d);
+}
+
+int32_t esp_add_rms_norm_forward(const void *x, const void *y, const float *weight, float weight_offset, float eps,
+                                 void *sum, void *out, float *rstd, int64_t rows, int64_t d, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  return forward(static_cast<const float *>(x), static_cast<const float *>(y), weight, weight_offset, eps,
+                 static_cast<float *>(sum), static_cast<float *>(out), rstd, rows, d);
 }
 
 int32_t esp_rms_norm_backward(const void *x_, const float *weight, float weight_offset, const float *rstd,

@@ -129,6 +129,12 @@ int32_t esp_layer_norm_forward(const void *x, const float *weight, const float *
   return run_forward(x, nullptr, weight, bias, eps, nullptr, out, mean, rstd, rows, d, dtype);
 }
 
+int32_t esp_add_layer_norm_forward(const void *x, const void *y, const float *weight, const float *bias, float eps,
+                                   void *sum, void *out, float *mean, float *rstd, int64_t rows, int64_t d,
+                                   int32_t dtype) {
+  return run_forward(x, y, weight, bias, eps, sum, out, mean, rstd, rows, d, dtype);
+}
+
 int32_t esp_layer_norm_backward(const void *x, const float *weight, const float *mean, const float *rstd,
                                 const void *d_out, void *d_x, int32_t accumulate, float *d_weight, float *d_bias,
                                 int64_t rows, int64_t d, int32_t dtype) {

@@ -103,6 +103,11 @@ int32_t esp_rms_norm_forward(const void *x, const float *weight, float weight_of
   return run_forward(x, nullptr, weight, weight_offset, eps, nullptr, out, rstd, rows, d, dtype);
 }
 
+int32_t esp_add_rms_norm_forward(const void *x, const void *y, const float *weight, float weight_offset, float eps,
+                                 void *sum, void *out, float *rstd, int64_t rows, int64_t d, int32_t dtype) {
+  return run_forward(x, y, weight, weight_offset, eps, sum, out, rstd, rows, d, dtype);
+}
+
 int32_t esp_rms_norm_backward(const void *x, const float *weight, float weight_offset, const float *rstd,
                               const void *d_out, void *d_x, int32_t accumulate, float *d_weight, int64_t rows,
                               int64_t d, int32_t dtype) {

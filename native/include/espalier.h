@@ -38,7 +38,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a declaration below changes; the loader compares it with the bindings' value. */
-#define ESP_ABI_VERSION 3
+#define ESP_ABI_VERSION 4
 
 typedef enum {
   ESP_OK = 0,
@@ -116,7 +116,8 @@ ESP_API int32_t esp_dropout(const void *x, void *out, int64_t n, float p, const 
 
 /* ---- embedding ---------------------------------------------------------------------------------------------- */
 
-/* out[t] = scale * table[ids[t]]; ids in [0, vocab). */
+/* out[t] = scale * table[ids[t]]; ids in [0, vocab). ESP_CPU refuses an id outside; ESP_CUDA, which cannot look before
+ * it runs, gives its row NaN, and no gradient. */
 ESP_API int32_t esp_embedding_forward(const int32_t *ids, const void *table, float scale, void *out, int64_t tokens,
                                       int64_t vocab, int64_t d, int32_t dtype);
 /* d_table[ids[t]] += scale * d_out[t] */
@@ -142,6 +143,12 @@ ESP_API int32_t esp_rms_norm_backward(const void *x, const float *weight, float 
                                       const void *d_out, void *d_x, int32_t accumulate, float *d_weight, int64_t rows,
                                       int64_t d, int32_t dtype);
 
+/* sum = x + y, out = RMSNorm of sum, in one pass. Backward is esp_rms_norm_backward of sum, which adds to the gradient
+ * that x, y and sum share. sum may be x or y. */
+ESP_API int32_t esp_add_rms_norm_forward(const void *x, const void *y, const float *weight, float weight_offset,
+                                         float eps, void *sum, void *out, float *rstd, int64_t rows, int64_t d,
+                                         int32_t dtype);
+
 /* LayerNorm (Ba et al. 2016): out = (x - mean) * rstd * weight + bias, rstd[r] = 1 / sqrt(variance + eps). */
 ESP_API int32_t esp_layer_norm_forward(const void *x, const float *weight, const float *bias, float eps, void *out,
                                        float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype);
@@ -150,6 +157,11 @@ ESP_API int32_t esp_layer_norm_forward(const void *x, const float *weight, const
 ESP_API int32_t esp_layer_norm_backward(const void *x, const float *weight, const float *mean, const float *rstd,
                                         const void *d_out, void *d_x, int32_t accumulate, float *d_weight,
                                         float *d_bias, int64_t rows, int64_t d, int32_t dtype);
+
+/* sum = x + y, out = LayerNorm of sum, as esp_add_rms_norm_forward. */
+ESP_API int32_t esp_add_layer_norm_forward(const void *x, const void *y, const float *weight, const float *bias,
+                                           float eps, void *sum, void *out, float *mean, float *rstd, int64_t rows,
+                                           int64_t d, int32_t dtype);
 
 /* RMSNorm of each head of a fused projection, for queries and keys (Henry et al. 2020). x: [tokens, (n_heads + 2
  * n_kv_heads) * head_dim], queries, then keys, then values; the weights, [head_dim], are shared by the heads of a kind.
@@ -210,7 +222,7 @@ ESP_API int32_t esp_gated_backward(const void *gate_up, int32_t activation, cons
 
 /* Logits are z = softcap(h head^T), head: [vocab, d]; softcap(z) = cap * tanh(z / cap) if cap > 0, else z.
  * They exist for `chunk` tokens at a time only. targets[t] in [0, vocab), or negative for "no target": such rows
- * count nothing. */
+ * count nothing. ESP_CPU refuses a target that is too large; of ESP_CUDA, which cannot look, its loss is NaN. */
 
 /* kl[t] = KL(softmax(z_teacher) || softmax(z_student)) in nats; ce_*[t] = -log softmax(z)[targets[t]] (0 without a
  * target). d_student [tokens, d] = grad_scale * d(sum of kl) / d(student), overwritten, or NULL.

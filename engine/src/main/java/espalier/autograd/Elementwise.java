@@ -37,15 +37,7 @@ public final class Elementwise {
    * SharedGradients}), so the backward pass costs nothing.
    */
   public static Var residual(Tape tape, Var x, Var branch) {
-    if (x.rows() != branch.rows() || x.cols() != branch.cols()) {
-      throw new IllegalArgumentException("residual sum of " + x + " and " + branch);
-    }
-    Var out = tape.value(x.rows(), x.cols(), x.needsGradient() || branch.needsGradient());
-    for (Var input : List.of(x, branch)) {
-      if (input.needsGradient()) {
-        input.shareGradientWith(out);
-      }
-    }
+    Var out = sumOf(tape, x, branch);
     long n = out.size();
     tape.op("residual")
         .reads(x, branch)
@@ -107,5 +99,19 @@ public final class Elementwise {
             })
         .backwardScratch(keptGradient);
     return out;
+  }
+
+  /** The place of a residual sum, whose gradient both share. */
+  static Var sumOf(Tape tape, Var x, Var branch) {
+    if (x.rows() != branch.rows() || x.cols() != branch.cols()) {
+      throw new IllegalArgumentException("residual sum of " + x + " and " + branch);
+    }
+    Var sum = tape.value(x.rows(), x.cols(), x.needsGradient() || branch.needsGradient());
+    for (Var input : List.of(x, branch)) {
+      if (input.needsGradient()) {
+        input.shareGradientWith(sum);
+      }
+    }
+    return sum;
   }
 }

@@ -371,6 +371,37 @@ public final class Kernels extends SaeTrainingKernels {
         esp_rms_norm_forward(x, weight, weightOffset, eps, out, rstd, rows, d, dtype));
   }
 
+  /** {@code sum = x + y}, and RMSNorm of it. */
+  public void addRmsNormForward(
+      MemorySegment x,
+      MemorySegment y,
+      MemorySegment weight,
+      float weightOffset,
+      float eps,
+      MemorySegment sum,
+      MemorySegment out,
+      MemorySegment rstd,
+      long rows,
+      long d) {
+    String kernel = "esp_add_rms_norm_forward";
+    summedSizes(kernel, x, y, sum, rows, d);
+    floats(kernel, "weight", weight, d);
+    elements(kernel, "out", out, rows, d);
+    floats(kernel, "rstd", rstd, rows);
+    check(
+        kernel,
+        esp_add_rms_norm_forward(x, y, weight, weightOffset, eps, sum, out, rstd, rows, d, dtype));
+  }
+
+  private void summedSizes(
+      String kernel, MemorySegment x, MemorySegment y, MemorySegment sum, long rows, long d) {
+    size(kernel, "rows", rows);
+    positive(kernel, "d", d);
+    elements(kernel, "x", x, rows, d);
+    elements(kernel, "y", y, rows, d);
+    elements(kernel, "sum", sum, rows, d);
+  }
+
   public void rmsNormBackward(
       MemorySegment x,
       MemorySegment weight,
@@ -417,6 +448,31 @@ public final class Kernels extends SaeTrainingKernels {
     floats(kernel, "mean", mean, rows);
     floats(kernel, "rstd", rstd, rows);
     check(kernel, esp_layer_norm_forward(x, weight, bias, eps, out, mean, rstd, rows, d, dtype));
+  }
+
+  /** {@code sum = x + y}, and LayerNorm of it. */
+  public void addLayerNormForward(
+      MemorySegment x,
+      MemorySegment y,
+      MemorySegment weight,
+      MemorySegment bias,
+      float eps,
+      MemorySegment sum,
+      MemorySegment out,
+      MemorySegment mean,
+      MemorySegment rstd,
+      long rows,
+      long d) {
+    String kernel = "esp_add_layer_norm_forward";
+    summedSizes(kernel, x, y, sum, rows, d);
+    floats(kernel, "weight", weight, d);
+    floats(kernel, "bias", bias, d);
+    elements(kernel, "out", out, rows, d);
+    floats(kernel, "mean", mean, rows);
+    floats(kernel, "rstd", rstd, rows);
+    check(
+        kernel,
+        esp_add_layer_norm_forward(x, y, weight, bias, eps, sum, out, mean, rstd, rows, d, dtype));
   }
 
   public void layerNormBackward(

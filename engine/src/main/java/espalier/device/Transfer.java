@@ -22,8 +22,11 @@ public final class Transfer {
     static final boolean IS = isCpu();
 
     private static boolean isCpu() {
+      if (DeviceChoice.current().kind() != DeviceChoice.Kind.CPU) {
+        return false;
+      }
       NativeLibraries.require(); // tensors are read and written before a device is opened, too
-      return esp_library_backend() == ESP_CPU();
+      return true;
     }
   }
 

@@ -8,6 +8,7 @@ import java.lang.foreign.MemorySegment;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
 
 class RmsNormTest extends KernelTest {
 
@@ -174,6 +175,51 @@ class RmsNormTest extends KernelTest {
     Gradient gradient = backward(x, weight, 1, rstd, dOut);
     assertGradient(v -> dot(forward(v, weight, 1, 1e-5).out, dOut), x, gradient.dX);
     assertGradient(v -> dot(forward(x, v, 1, 1e-5).out, dOut), weight, gradient.dWeight);
+  }
+
+  @ParameterizedTest
+  @EnumSource
+  void ofASumIsTheSumThenTheNorm(ElementType type) {
+    Kernels kernels = kernels(type);
+    for (int d : new int[] {33, 576}) {
+      buffers.alignTo16(d == 576);
+      int n = 7 * d;
+      float[] x = random(n);
+      float[] y = random(n, 2);
+      MemorySegment weight = buffers.input(random(d));
+      MemorySegment sum = buffers.output(type, n);
+      MemorySegment out = buffers.output(type, n);
+      MemorySegment rstd = buffers.floats(7);
+      kernels.add(buffers.input(type, x), buffers.input(type, y), sum, n);
+      kernels.rmsNormForward(sum, weight, 1, 1e-5f, out, rstd, 7, d);
+      float[] expected = concat(type, sum, out, rstd);
+
+      MemorySegment fusedSum = buffers.output(type, n);
+      kernels.addRmsNormForward(
+          buffers.input(type, x),
+          buffers.input(type, y),
+          weight,
+          1,
+          1e-5f,
+          fusedSum,
+          out,
+          rstd,
+          7,
+          d);
+      assertSameBits(expected, concat(type, fusedSum, out, rstd), "fused");
+      MemorySegment inPlace = buffers.changing(type, x);
+      kernels.addRmsNormForward(
+          inPlace, buffers.input(type, y), weight, 1, 1e-5f, inPlace, out, rstd, 7, d);
+      assertSameBits(expected, concat(type, inPlace, out, rstd), "in place");
+    }
+  }
+
+  private static float[] concat(
+      ElementType type, MemorySegment sum, MemorySegment out, MemorySegment rstd) {
+    return concat(
+        MemorySegment.ofArray(TestBuffers.toFloats(type, sum)),
+        MemorySegment.ofArray(TestBuffers.toFloats(type, out)),
+        rstd);
   }
 
   /** Attention sinks: one element a million times the others. */

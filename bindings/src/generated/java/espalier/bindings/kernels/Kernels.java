@@ -68,10 +68,10 @@ public class Kernels {
     public static final AddressLayout C_POINTER = ValueLayout.ADDRESS
             .withTargetLayout(MemoryLayout.sequenceLayout(java.lang.Long.MAX_VALUE, JAVA_BYTE));
     public static final ValueLayout.OfLong C_LONG = ValueLayout.JAVA_LONG;
-    private static final int ESP_ABI_VERSION = (int)3L;
+    private static final int ESP_ABI_VERSION = (int)4L;
     /**
      * {@snippet lang=c :
-     * #define ESP_ABI_VERSION 3
+     * #define ESP_ABI_VERSION 4
      * }
      */
     public static int ESP_ABI_VERSION() {
@@ -1852,6 +1852,74 @@ public class Kernels {
         }
     }
 
+    private static class esp_add_rms_norm_forward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_FLOAT,
+            Kernels.C_FLOAT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_INT
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_add_rms_norm_forward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_add_rms_norm_forward(const void *x, const void *y, const float *weight, float weight_offset, float eps, void *sum, void *out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * }
+     */
+    public static FunctionDescriptor esp_add_rms_norm_forward$descriptor() {
+        return esp_add_rms_norm_forward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_add_rms_norm_forward(const void *x, const void *y, const float *weight, float weight_offset, float eps, void *sum, void *out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * }
+     */
+    public static MethodHandle esp_add_rms_norm_forward$handle() {
+        return esp_add_rms_norm_forward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_add_rms_norm_forward(const void *x, const void *y, const float *weight, float weight_offset, float eps, void *sum, void *out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * }
+     */
+    public static MemorySegment esp_add_rms_norm_forward$address() {
+        return esp_add_rms_norm_forward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_add_rms_norm_forward(const void *x, const void *y, const float *weight, float weight_offset, float eps, void *sum, void *out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * }
+     */
+    public static int esp_add_rms_norm_forward(MemorySegment x, MemorySegment y, MemorySegment weight, float weight_offset, float eps, MemorySegment sum, MemorySegment out, MemorySegment rstd, long rows, long d, int dtype) {
+        var mh$ = esp_add_rms_norm_forward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_add_rms_norm_forward", x, y, weight, weight_offset, eps, sum, out, rstd, rows, d, dtype);
+            }
+            return (int)mh$.invokeExact(x, y, weight, weight_offset, eps, sum, out, rstd, rows, d, dtype);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
     private static class esp_layer_norm_forward {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Kernels.C_INT,
@@ -1983,6 +2051,75 @@ public class Kernels {
                 traceDowncall("esp_layer_norm_backward", x, weight, mean, rstd, d_out, d_x, accumulate, d_weight, d_bias, rows, d, dtype);
             }
             return (int)mh$.invokeExact(x, weight, mean, rstd, d_out, d_x, accumulate, d_weight, d_bias, rows, d, dtype);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_add_layer_norm_forward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_FLOAT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_INT
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_add_layer_norm_forward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_add_layer_norm_forward(const void *x, const void *y, const float *weight, const float *bias, float eps, void *sum, void *out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * }
+     */
+    public static FunctionDescriptor esp_add_layer_norm_forward$descriptor() {
+        return esp_add_layer_norm_forward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_add_layer_norm_forward(const void *x, const void *y, const float *weight, const float *bias, float eps, void *sum, void *out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * }
+     */
+    public static MethodHandle esp_add_layer_norm_forward$handle() {
+        return esp_add_layer_norm_forward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_add_layer_norm_forward(const void *x, const void *y, const float *weight, const float *bias, float eps, void *sum, void *out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * }
+     */
+    public static MemorySegment esp_add_layer_norm_forward$address() {
+        return esp_add_layer_norm_forward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_add_layer_norm_forward(const void *x, const void *y, const float *weight, const float *bias, float eps, void *sum, void *out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * }
+     */
+    public static int esp_add_layer_norm_forward(MemorySegment x, MemorySegment y, MemorySegment weight, MemorySegment bias, float eps, MemorySegment sum, MemorySegment out, MemorySegment mean, MemorySegment rstd, long rows, long d, int dtype) {
+        var mh$ = esp_add_layer_norm_forward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_add_layer_norm_forward", x, y, weight, bias, eps, sum, out, mean, rstd, rows, d, dtype);
+            }
+            return (int)mh$.invokeExact(x, y, weight, bias, eps, sum, out, mean, rstd, rows, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
