@@ -135,6 +135,7 @@ void resume(unsigned thread) {
   sanitizer::leave(&block->scheduler_fake_stack, stack_of(thread), kStack);
   esp_emulator_switch(&block->scheduler, fiber.stack_pointer);
   sanitizer::enter(block->scheduler_fake_stack, nullptr, nullptr);
+  esp_emulated_place = nullptr;
 }
 
 void yield() {

@@ -86,7 +86,7 @@ void async_wait(int groups_left);
 
 }  // namespace emulator
 
-/* Of the fiber that runs on this host thread. */
+/* Of the fiber that runs on this host thread; NULL where none does. */
 extern __thread const emulator::Place *esp_emulated_place;
 
 #endif

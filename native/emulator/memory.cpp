@@ -186,7 +186,7 @@ cudaError_t cudaMemcpy(void *target, const void *source, size_t bytes, cudaMemcp
     if (const cudaError_t error = emulator::refuse_during_capture()) return error;
     if (!emulator::is_direction(target, source, bytes, kind)) return cudaErrorInvalidValue;
     if (const cudaError_t error = emulator::run_stream(nullptr)) return error;
-    std::memmove(target, source, bytes);
+    if (bytes > 0) std::memmove(target, source, bytes);
     return cudaSuccess;
   });
 }
@@ -196,6 +196,7 @@ cudaError_t cudaMemcpy(void *target, const void *source, size_t bytes, cudaMemcp
 cudaError_t cudaMemcpyAsync(void *target, const void *source, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   return call("cudaMemcpyAsync", [&] {
     if (!emulator::is_direction(target, source, bytes, kind)) return cudaErrorInvalidValue;
+    if (bytes == 0) return cudaSuccess;
     const bool from_pageable = emulator::memory_of(source) == Memory::kHost;
     const bool to_pageable = emulator::memory_of(target) == Memory::kHost;
     if ((from_pageable || to_pageable) && emulator::is_capturing(stream)) return emulator::refuse_during_capture();
@@ -216,6 +217,7 @@ cudaError_t cudaMemcpyAsync(void *target, const void *source, size_t bytes, cuda
 
 cudaError_t cudaMemsetAsync(void *target, int value, size_t bytes, cudaStream_t stream) {
   return call("cudaMemsetAsync", [&] {
+    if (bytes == 0) return cudaSuccess;
     if (!emulator::is_device(target, bytes)) return cudaErrorInvalidValue;
     return emulator::enqueue(stream, [=] {
       std::memset(target, value, bytes);

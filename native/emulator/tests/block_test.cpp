@@ -129,6 +129,59 @@ TEST(a_missing_barrier_shows_under_some_schedule) {
   }
 }
 #else
+namespace {
+
+/* A warp's own exchange by shared memory; shuffles in between order nothing. */
+template <bool barrier>
+__global__ void within_warps(int *out) {
+  __shared__ int tile[kThreads];
+  const int i = static_cast<int>(threadIdx.x);
+  for (int round = 0; round < 3; round++) {
+    tile[i] = i + round;
+    __shfl_sync(0xffffffffu, i, 0);
+    if (barrier) __syncwarp();
+    out[i] = tile[i ^ 1];
+    __syncwarp();
+  }
+}
+
+__global__ void across_blocks(int *out) {
+  if (threadIdx.x == 0) out[blockIdx.x / 2] = 1;
+}
+
+__global__ void counted_and_read(int *sum, bool barrier) {
+  atomicAdd(sum, 1);
+  if (barrier) __syncthreads();
+  if (threadIdx.x == 0) sum[1] = sum[0];
+}
+
+__global__ void crooked_load(const float *in, double *out) { out[0] = *reinterpret_cast<const double *>(in); }
+
+}  // namespace
+
+TEST(races_within_warps_across_blocks_and_with_atomics_are_found) {
+  const Buffer<int> out(std::vector<int>(kThreads, 0));
+  CHECK(ESP_LAUNCH(within_warps<true>, 1, kThreads, out.device) == ESP_OK);
+  CHECK(cudaDeviceSynchronize() == cudaSuccess);
+  CHECK(ESP_LAUNCH(within_warps<false>, 1, kThreads, out.device) == ESP_OK);
+  CHECK(failed_with("race"));
+  CHECK(ESP_LAUNCH(across_blocks, 2, 32, out.device) == ESP_OK);
+  CHECK(failed_with("which another block has written"));
+  CHECK(ESP_LAUNCH(counted_and_read, 1, 64, out.device, true) == ESP_OK);
+  CHECK(cudaDeviceSynchronize() == cudaSuccess);
+  CHECK(ESP_LAUNCH(counted_and_read, 1, 64, out.device, false) == ESP_OK);
+  CHECK(failed_with("race"));
+}
+
+TEST(loads_must_be_aligned) {
+  const Buffer<float> in(std::vector<float>(4, 0));
+  const Buffer<double> out(1);
+  CHECK(ESP_LAUNCH(crooked_load, 1, 1, in.device + 2, out.device) == ESP_OK);
+  CHECK_EQUAL(0, out.get()[0]);
+  CHECK(ESP_LAUNCH(crooked_load, 1, 1, in.device + 1, out.device) == ESP_OK);
+  CHECK(failed_with("not aligned"));
+}
+
 TEST(a_missing_barrier_is_a_race_under_every_schedule) {
   for (int schedule = 0; schedule < tests::kSchedules; schedule++) {
     espalier_emulator_schedule(schedule);
