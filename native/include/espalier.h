@@ -333,8 +333,9 @@ ESP_API int32_t esp_sae_encode_silent(const void *x, const void *w_enc, const fl
  * k largest of all rows together, n the number of rows without keep (ties: the lower row, then the lower index; NaN is
  * the largest). What is left of a row moves to its front. threshold [1] follows the smallest value kept: it becomes
  * that value where it was negative, else threshold + rate (smallest - threshold); nothing kept, or NaN: it stays.
- * ESP_CAPACITY if a row whose list is full, with capacity < m, keeps all of it: it may have more of the largest than
- * its list has room for. Nothing is changed then. */
+ * A row whose list is full, with capacity < m, and keeps all of it may have more of the largest than its list has room
+ * for: ESP_CPU then returns ESP_CAPACITY and changes nothing, ESP_CUDA raises overflow[0] to capacity + 1 (see
+ * esp_sae_encode), and threshold stays while overflow[0] is not 0. tokens * capacity < 2^31. */
 ESP_API int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k,
                                    const uint8_t *keep, float *threshold, float rate, int32_t *overflow, int64_t tokens,
                                    int64_t m);

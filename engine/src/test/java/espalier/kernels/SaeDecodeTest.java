@@ -2,6 +2,7 @@ package espalier.kernels;
 
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assumptions.assumeFalse;
 
 import espalier.bindings.NativeException;
 import java.lang.foreign.MemorySegment;
@@ -172,6 +173,7 @@ class SaeDecodeTest extends KernelTest {
 
   @Test
   void refusesACountBeyondTheCapacity() {
+    assumeFalse(kernelsAreCuda());
     MemorySegment x = buffers.floats(8);
     NativeException e =
         assertThrows(

@@ -232,8 +232,12 @@ class SaeTrainingTest extends KernelTest {
     MemorySegment count = buffers.input(2, 2);
     MemorySegment threshold = buffers.input(-1f);
     // Row 0 keeps both of its entries, and may have had a third that is above row 1's.
-    assertFalse(
-        kernels.saeBatchTopk(indices, values, count, 2, 1, NULL, threshold, 0.1f, NULL, 2, 3));
+    if (kernelsAreCuda()) {
+      assertBatchTopkRaisesOverflow(index, value);
+    } else {
+      assertFalse(
+          kernels.saeBatchTopk(indices, values, count, 2, 1, NULL, threshold, 0.1f, NULL, 2, 3));
+    }
     // With m = 2 there is no third.
     MemorySegment i = buffers.ints(4);
     Transfer.write(i, index);
@@ -244,6 +248,18 @@ class SaeTrainingTest extends KernelTest {
     assertTrue(kernels.saeBatchTopk(i, v, c, 2, 1, NULL, first, 0.1f, NULL, 2, 2));
     assertArrayEquals(new int[] {2, 0}, TestBuffers.toInts(c));
     assertArrayEquals(new float[] {4}, TestBuffers.toFloats(first));
+  }
+
+  private void assertBatchTopkRaisesOverflow(int[] index, float[] value) {
+    MemorySegment threshold = buffers.input(-1f);
+    MemorySegment overflow = buffers.changing(0); // whose bits are those of the integer
+    MemorySegment i = buffers.ints(4);
+    Transfer.write(i, index);
+    MemorySegment v = buffers.changing(value);
+    MemorySegment c = buffers.ints(2);
+    Transfer.write(c, new int[] {2, 2});
+    assertTrue(kernels.saeBatchTopk(i, v, c, 2, 1, NULL, threshold, 0.1f, overflow, 2, 3));
+    assertArrayEquals(new int[] {3}, TestBuffers.toInts(overflow));
   }
 
   @Test

@@ -1,0 +1,32 @@
+/*
+ * The k largest pre-activations among silent latents, for the auxiliary loss that brings them back.
+ *
+ * How many are silent is known to the device alone, so that z is made of all latents, a chunk of rows at a time, and
+ * the others are left out when the largest are searched: 2 tokens d m FLOPs, as much as encoding itself. Once training
+ * runs well few latents are silent; a product of their rows alone would save what they are too few for.
+ * Not run on a GPU yet.
+ */
+#include "sae_dense.cuh"
+#include "sae_largest.cuh"
+
+int32_t esp_sae_encode_silent(const void *x, const void *w_enc, const float *b_enc, const float *b_pre,
+                              const float *silent, float limit, int64_t k, const uint8_t *keep, int32_t *index,
+                              float *value, int32_t *count, int64_t capacity, float *scratch, int64_t tokens, int64_t d,
+                              int64_t m, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32 || dtype == ESP_BF16, "activations are float32 or bfloat16, not of type %d", dtype);
+  ESP_REQUIRE(tokens >= 0 && d > 0 && m > 0, "bad sizes: tokens=%ld d=%ld m=%ld", tokens, d, m);
+  ESP_REQUIRE(k > 0 && k <= m && capacity >= k, "k must be in [1, %ld], got %ld", std::min(m, capacity), k);
+  const esp::Encoder encoder{x, w_enc, b_enc, b_pre, d, m, dtype};
+  const esp::Scratch parts(scratch, d, m);
+  const esp::Lists lists{index, value, nullptr, count, keep, capacity, nullptr};
+  int32_t status = encoder.prepare(parts);
+  const int64_t chunk = esp::chunk_rows(m);
+  for (int64_t first = 0; first < tokens && status == ESP_OK; first += chunk) {
+    const int64_t rows = std::min(chunk, tokens - first);
+    status = encoder.multiply(parts, first, rows);
+    if (status != ESP_OK) break;
+    status = ESP_LAUNCH(esp::list_rows<esp::Largest>, rows, esp::kThreads,
+                        esp::Largest{parts.rows, encoder.bias(parts), k, silent, limit}, lists.from(first));
+  }
+  return status;
+}

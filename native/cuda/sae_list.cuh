@@ -1,0 +1,170 @@
+/*
+ * From pre-activations to lists of active latents, a block a row. Internal.
+ *
+ * The block goes through the row in strips of 32 columns a thread. A source says which of a thread's 32 are active, as
+ * the bits of a word; a prefix sum over the strip's counts gives each thread its place in the list, to which it writes
+ * its entries. So indices ascend, and nothing depends on the order in which threads run. Sources:
+ *
+ *   Marked   words that the encoder's kernel left with the z they stand for (sae_tile.cuh): 1/32 of the dense z is read
+ *   Dense    z of a library's product: a warp looks at 32 columns at a time and votes
+ *   Largest  likewise, those of the k largest z above 0, whose smallest is searched first
+ */
+#ifndef ESPALIER_CUDA_SAE_LIST_CUH
+#define ESPALIER_CUDA_SAE_LIST_CUH
+
+#include "scan.cuh"
+
+namespace esp {
+
+/* Words of 32 columns in a row of m. */
+__host__ __device__ inline int64_t words_of(int64_t m) { return (m + 31) / 32; }
+
+/* Rows of z, each as long as whole words. */
+struct Rows {
+  float *z;
+  uint32_t *words;
+  int64_t m;
+
+  __host__ __device__ int64_t ld() const { return 32 * words_of(m); }
+};
+
+/* Lists of a chunk of rows. */
+struct Lists {
+  int32_t *index;
+  float *value, *pre; /* pre: or NULL */
+  int32_t *count;
+  const uint8_t *keep; /* or NULL */
+  int64_t capacity;
+  int32_t *overflow; /* or NULL */
+
+  Lists from(int64_t row) const {
+    return {index + row * capacity,
+            value + row * capacity,
+            pre == nullptr ? nullptr : pre + row * capacity,
+            count + row,
+            keep == nullptr ? nullptr : keep + row,
+            capacity,
+            overflow};
+  }
+  __device__ bool keeps(int64_t t) const { return keep != nullptr && keep[t] != 0; }
+  __device__ void put(int64_t t, int64_t at, int64_t latent, float v, float z) const {
+    if (at >= capacity) return;
+    index[t * capacity + at] = static_cast<int32_t>(latent);
+    value[t * capacity + at] = v;
+    if (pre != nullptr) pre[t * capacity + at] = z;
+  }
+  /* By one thread, after all entries have been put. A row with NaN has it for its only entry. */
+  __device__ void finish(int64_t t, int32_t entries, bool nan) const {
+    if (nan) {
+      const float z = __uint_as_float(0x7fc00000u);
+      put(t, 0, 0, z, z);
+      entries = 1;
+    }
+    count[t] = static_cast<int32_t>(entries < capacity ? entries : capacity);
+    if (entries > capacity && overflow != nullptr) atomicMax(overflow, entries);
+  }
+};
+
+/* Which z are entries, and with what value: those of ESP_RELU and ESP_JUMPRELU. NaN is an entry, so that it is seen. */
+struct Gate {
+  const float *threshold; /* NULL for ESP_RELU */
+  float margin;
+
+  __device__ bool takes(float z, int64_t i) const {
+    const float theta = threshold == nullptr ? 0 : threshold[i];
+    return z > theta || (threshold != nullptr && fabsf(z - theta) < margin) || z != z;
+  }
+  __device__ float value(float z, int64_t i) const {
+    return z > 0 && z > (threshold == nullptr ? 0 : threshold[i]) ? z : 0.0f;
+  }
+};
+
+__device__ inline int lane_index() { return static_cast<int>(threadIdx.x % 32); }
+
+/* The word of this thread's 32 columns of a strip that starts at column `strip`, of which takes(c) says which count. */
+template <typename Takes>
+__device__ inline uint32_t vote(int64_t strip, int64_t m, const Takes &takes) {
+  const int64_t first = strip + 32 * (threadIdx.x / 32 * 32); /* of the warp */
+  uint32_t own = 0;
+#pragma unroll 8
+  for (int word = 0; word < 32 && first + 32 * word < m; word++) { /* the whole warp */
+    const int64_t c = first + 32 * word + lane_index();
+    const uint32_t taken = __ballot_sync(kAllLanes, c < m && takes(c));
+    if (lane_index() == word) own = taken;
+  }
+  return own;
+}
+
+struct Marked {
+  Rows rows;
+  Gate gate;
+
+  struct Row {
+    const float *z;
+    const uint32_t *words;
+    int64_t m;
+    Gate gate;
+
+    __device__ bool start() const { return false; }
+    __device__ uint32_t active(int64_t strip) {
+      const int64_t word = strip / 32 + threadIdx.x;
+      return word < words_of(m) ? words[word] : 0;
+    }
+    __device__ float at(int64_t c) const { return z[c]; }
+    __device__ float value(float z_c, int64_t c) const { return gate.value(z_c, c); }
+  };
+
+  __device__ Row row(int64_t t) const {
+    return {rows.z + t * rows.ld(), rows.words + t * words_of(rows.m), rows.m, gate};
+  }
+};
+
+struct Dense {
+  Rows rows;
+  const float *bias;
+  Gate gate;
+
+  struct Row {
+    const float *z, *bias;
+    int64_t m;
+    Gate gate;
+
+    __device__ bool start() const { return false; }
+    __device__ uint32_t active(int64_t strip) {
+      return vote(strip, m, [this](int64_t c) { return gate.takes(at(c), c); });
+    }
+    __device__ float at(int64_t c) const { return z[c] + bias[c]; }
+    __device__ float value(float z_c, int64_t c) const { return gate.value(z_c, c); }
+  };
+
+  __device__ Row row(int64_t t) const { return {rows.z + t * rows.ld(), bias, rows.m, gate}; }
+};
+
+template <typename Source>
+__global__ void list_rows(Source source, Lists lists) {
+  const int64_t t = blockIdx.x;
+  if (lists.keeps(t)) {
+    if (threadIdx.x == 0) lists.count[t] = 0;
+    return;
+  }
+  auto row = source.row(t);
+  bool nan = row.start();
+  int32_t entries = 0, of_strip;
+  for (int64_t strip = 0; strip < source.rows.m; strip += 32 * kThreads) {
+    uint32_t word = row.active(strip);
+    int64_t at = entries + block_scan(__popc(word), of_strip);
+    entries += of_strip;
+    for (; word != 0; word &= word - 1) {
+      const int64_t c = strip + 32 * static_cast<int64_t>(threadIdx.x) + __ffs(static_cast<int>(word)) - 1;
+      const float z = row.at(c);
+      nan = nan || z != z;
+      lists.put(t, at++, c, row.value(z, c), z);
+    }
+  }
+  nan = __syncthreads_or(nan ? 1 : 0) != 0;
+  if (threadIdx.x == 0) lists.finish(t, entries, nan);
+}
+
+}  // namespace esp
+
+#endif
