@@ -19,6 +19,14 @@ INTEGERS = [[0, 1, 2], [40, 100, 127]]
 TEXTS = ["The vine is tied to the wall, and grows.", "  two  spaces\n\tand 1234 digits ", "naïve façade — 日本語 🌿", ""]
 
 
+def write_output_adapter(folder: Path) -> None:
+    """Espalier's own layout: adapters at the outputs of the SAEs of two layers."""
+    generator = torch.Generator().manual_seed(1)
+    save_file({f"layer.{layer}.{name}": torch.randn(*shape, generator=generator)
+               for layer in (3, 11) for name, shape in (("down", (2, 5)), ("up", (5, 2)))},
+              folder / "output_adapter.safetensors", metadata={"kind": "mlp", "format": "pt"})
+
+
 def write_safetensors(folder: Path) -> None:
     floats = dict(F64=torch.float64, F32=torch.float32, F16=torch.float16, BF16=torch.bfloat16)
     integers = dict(I64=torch.int64, I32=torch.int32, I16=torch.int16, I8=torch.int8, U64=torch.uint64,
@@ -63,5 +71,6 @@ if __name__ == "__main__":
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT
     target.mkdir(parents=True, exist_ok=True)
     write_safetensors(target)
+    write_output_adapter(target)
     write_arrays(target)
     write_tokenizer(target)

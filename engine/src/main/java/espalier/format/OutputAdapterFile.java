@@ -20,7 +20,7 @@ public final class OutputAdapterFile implements AutoCloseable {
 
   public static final String NAME = "output_adapter.safetensors";
 
-  private static final Pattern TENSOR = Pattern.compile("layer\\.(\\d{1,6})\\.(down|up)");
+  private static final Pattern TENSOR = Pattern.compile("layer\\.(0|[1-9]\\d{0,5})\\.(down|up)");
 
   private final Safetensors file;
   private final boolean linear;
@@ -58,7 +58,12 @@ public final class OutputAdapterFile implements AutoCloseable {
   private void requireMatching(Maps maps) {
     long[] down = maps.down.shape();
     long[] up = maps.up.shape();
-    if (down.length != 2 || up.length != 2 || down[0] != up[1] || down[1] != up[0]) {
+    if (down.length != 2
+        || up.length != 2
+        || down[0] < 1
+        || down[1] < 1
+        || down[0] != up[1]
+        || down[1] != up[0]) {
       throw new InputException(
           file.file(), "tensors " + maps.down.name() + " and " + maps.up.name() + " do not match");
     }

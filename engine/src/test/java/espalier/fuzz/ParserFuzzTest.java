@@ -6,6 +6,7 @@ import espalier.format.FormatAccess;
 import espalier.format.ModelConfig;
 import espalier.format.ModelFolder;
 import espalier.format.Npy;
+import espalier.format.OutputAdapterFile;
 import espalier.format.PeftAdapter;
 import espalier.format.SaeFile;
 import espalier.format.Safetensors;
@@ -74,6 +75,19 @@ class ParserFuzzTest {
   @FuzzTest
   void safetensors(byte[] content) {
     Parsing.check(folder.resolve("a.safetensors"), content, file -> Safetensors.open(file).close());
+  }
+
+  static Stream<byte[]> outputAdapter() {
+    return seeds("format/output_adapter.safetensors");
+  }
+
+  @MethodSource
+  @FuzzTest
+  void outputAdapter(byte[] content) {
+    Parsing.check(
+        folder.resolve(OutputAdapterFile.NAME),
+        content,
+        file -> OutputAdapterFile.open(folder).close());
   }
 
   static Stream<byte[]> npy() {

@@ -48,26 +48,31 @@ class TrainSaeRunTest {
       List<Integer> layers,
       List<SaeSpec> initial,
       Optional<Path> cache,
-      int steps) {
+      int steps,
+      double clip) {
 
     static Variant of(String arch, String objective) {
-      return new Variant(arch, objective, List.of(1), List.of(), Optional.empty(), STEPS);
+      return new Variant(arch, objective, List.of(1), List.of(), Optional.empty(), STEPS, 1);
     }
 
     Variant layers(Integer... wanted) {
-      return new Variant(arch, objective, List.of(wanted), initial, cache, steps);
+      return new Variant(arch, objective, List.of(wanted), initial, cache, steps, clip);
     }
 
     Variant from(Path sae) {
-      return new Variant(arch, objective, layers, List.of(new SaeSpec(1, sae)), cache, steps);
+      return new Variant(arch, objective, layers, List.of(new SaeSpec(1, sae)), cache, steps, clip);
     }
 
     Variant cached(Path folder) {
-      return new Variant(arch, objective, layers, initial, Optional.of(folder), steps);
+      return new Variant(arch, objective, layers, initial, Optional.of(folder), steps, clip);
     }
 
     Variant steps(int wanted) {
-      return new Variant(arch, objective, layers, initial, cache, wanted);
+      return new Variant(arch, objective, layers, initial, cache, wanted, clip);
+    }
+
+    Variant withoutClipping() {
+      return new Variant(arch, objective, layers, initial, cache, steps, 0);
     }
 
     TrainSaeSettings settings(Path out, boolean resume) {
@@ -90,7 +95,7 @@ class TrainSaeRunTest {
           5e-3,
           Schedule.LINEAR,
           2,
-          1,
+          clip,
           1,
           2,
           24,
@@ -207,6 +212,17 @@ class TrainSaeRunTest {
       try (SaeFile file = SaeFile.open(out.resolve("layer-" + layer))) {
         assertEquals(layer, file.weights().site().orElseThrow().layer());
       }
+    }
+  }
+
+  @ParameterizedTest
+  @CsvSource({"batchtopk, mse", "jumprelu, e2e"})
+  void severalLayersAreTrainedAsEachAlone(String arch, String objective) throws IOException {
+    Variant both = Variant.of(arch, objective).withoutClipping().layers(1, 2);
+    Path together = run("together", both, false);
+    for (int layer : List.of(1, 2)) {
+      Path alone = run("alone-" + layer, both.layers(layer), false);
+      assertArrayEquals(weights(alone), weights(together.resolve("layer-" + layer)));
     }
   }
 
