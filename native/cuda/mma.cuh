@@ -117,6 +117,14 @@ __device__ inline uint32_t pack(float low, float high) {
   return bits;
 }
 
+/* The left operand [16, 16] from accumulators of its left and its right half, rounded: C's layout is A's. */
+__device__ inline void pack_a(uint32_t (&a)[4], const float (&left)[4], const float (&right)[4]) {
+  a[0] = pack(left[0], left[1]);
+  a[1] = pack(left[2], left[3]);
+  a[2] = pack(right[0], right[1]);
+  a[3] = pack(right[2], right[3]);
+}
+
 }  // namespace esp
 
 #endif

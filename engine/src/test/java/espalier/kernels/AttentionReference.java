@@ -3,6 +3,9 @@ package espalier.kernels;
 /**
  * Causal grouped-query attention by plain loops in double precision, with the sizes of all terms
  * for error bounds.
+ *
+ * @param storage of every tensor between two operations of the plain chain: products, scaled and
+ *     capped scores, probabilities, and their gradients
  */
 record AttentionReference(
     int batch,
@@ -12,7 +15,12 @@ record AttentionReference(
     int d,
     double scale,
     double softcap,
-    int window) {
+    int window,
+    Storage storage) {
+
+  AttentionReference in(Storage other) {
+    return new AttentionReference(batch, seqLen, heads, kvHeads, d, scale, softcap, window, other);
+  }
 
   int tokens() {
     return batch * seqLen;
@@ -30,15 +38,26 @@ record AttentionReference(
     return j <= i && (window == 0 || i - j < window);
   }
 
-  private double score(double product) {
-    double s = scale * product;
-    return softcap > 0 ? softcap * Math.tanh(s / softcap) : s;
+  private double scaled(double product) {
+    return storage.keep(scale * storage.keep(product));
   }
 
-  private double scoreSlope(double product) {
-    if (softcap == 0) return scale;
-    double tanh = Math.tanh(scale * product / softcap);
-    return scale * (1 - tanh * tanh);
+  private double tanh(double product) {
+    return storage.keep(Math.tanh(storage.keep(scaled(product) / softcap)));
+  }
+
+  private double score(double product) {
+    return softcap > 0 ? storage.keep(softcap * tanh(product)) : scaled(product);
+  }
+
+  /** The gradient of a product, given that of its score. */
+  private double dProduct(double product, double dScore) {
+    double inner = dScore;
+    if (softcap > 0) {
+      double tanh = tanh(product);
+      inner = storage.keep(dScore * (1 - tanh * tanh));
+    }
+    return storage.keep(scale * inner);
   }
 
   /**
@@ -79,7 +98,7 @@ record AttentionReference(
         }
         f.lse[row] = Math.log(sum);
         for (int j = 0; j < seqLen; j++) {
-          f.p[row * seqLen + j] /= sum;
+          f.p[row * seqLen + j] = storage.keep(f.p[row * seqLen + j] / sum);
           for (int c = 0; c < d; c++) {
             double term = f.p[row * seqLen + j] * v[kvAt(start + j, h, c)];
             f.out[qAt(t, h, c)] += term;
@@ -88,6 +107,7 @@ record AttentionReference(
         }
       }
     }
+    keep(f.out);
     return f;
   }
 
@@ -126,7 +146,8 @@ record AttentionReference(
             dP += term;
             dPSize += Math.abs(term);
           }
-          double dS = p * (dP - delta) * scoreSlope(product);
+          double dScore = storage.keep(p * (storage.keep(dP) - delta));
+          double dS = dProduct(product, dScore);
           double dSSize = p * (dPSize + deltaSize) * scale;
           for (int c = 0; c < d; c++) {
             int qc = qAt(t, h, c);
@@ -141,7 +162,14 @@ record AttentionReference(
         }
       }
     }
+    keep(b.dQ);
+    keep(b.dK);
+    keep(b.dV);
     return b;
+  }
+
+  private void keep(double[] tensor) {
+    for (int i = 0; i < tensor.length; i++) tensor[i] = storage.keep(tensor[i]);
   }
 
   private int qAt(int token, int head, int c) {

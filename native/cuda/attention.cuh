@@ -1,0 +1,98 @@
+/* What all kernels of attention share: the shape, which keys a query sees, scores. */
+#ifndef ESPALIER_CUDA_ATTENTION_CUH
+#define ESPALIER_CUDA_ATTENTION_CUH
+
+#include "approximate.cuh"
+#include "bf16.cuh"
+#include "device.cuh"
+
+namespace esp::attention {
+
+constexpr int64_t kLargestHead = 256;
+constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
+
+struct Shape {
+  int64_t batch, ld_q, ld_kv;
+  int seq_len, n_heads, n_kv_heads, head_dim, window; /* window 0: none */
+  float scale, softcap;
+
+  __host__ __device__ int group() const { return n_heads / n_kv_heads; }
+  __host__ __device__ int64_t ld_out() const { return static_cast<int64_t>(n_heads) * head_dim; }
+
+  /* The first key that query i sees. */
+  __device__ int first_key(int i) const { return window > 0 && i >= window ? i - window + 1 : 0; }
+  /* One past the last query that sees key j. */
+  __device__ int end_query(int j) const { return window > 0 && window < seq_len - j ? j + window : seq_len; }
+  __device__ bool sees(int query, int key) const {
+    return key <= query && query < seq_len && (window == 0 || query - key < window);
+  }
+  /* Whether every query of [i, i + queries) sees every key of [j, j + keys). */
+  __device__ bool sees_all(int i, int queries, int j, int keys) const {
+    return sees(i, j + keys - 1) && sees(i + queries - 1, j);
+  }
+
+  /* Where a row of a head begins. */
+  __device__ int64_t query_at(int64_t sequence, int head, int row) const {
+    return (sequence * seq_len + row) * ld_q + static_cast<int64_t>(head) * head_dim;
+  }
+  __device__ int64_t key_at(int64_t sequence, int kv_head, int row) const {
+    return (sequence * seq_len + row) * ld_kv + static_cast<int64_t>(kv_head) * head_dim;
+  }
+  __device__ int64_t out_at(int64_t sequence, int head, int row) const {
+    return (sequence * seq_len + row) * ld_out() + static_cast<int64_t>(head) * head_dim;
+  }
+  /* In [tokens, n_heads]. */
+  __device__ int64_t statistic_at(int64_t sequence, int head, int row) const {
+    return (sequence * seq_len + row) * n_heads + head;
+  }
+};
+
+/* Scores in units of log 2, so that exp2 is all that is left, and ds/d(scale q.k) beside them. Approximate ones for
+ * bfloat16. */
+struct Scores {
+  float product_to_log2, product_to_cap, cap; /* cap 0: none */
+
+  __device__ explicit Scores(const Shape &s)
+      : product_to_log2(s.scale * kLog2E),
+        product_to_cap(s.softcap > 0 ? s.scale / s.softcap : 0),
+        cap(s.softcap > 0 ? s.softcap * kLog2E : 0) {}
+
+  /* Products become scores. */
+  template <int kTiles>
+  __device__ void apply(float (&p)[kTiles][4]) const {
+#pragma unroll
+    for (int n = 0; n < kTiles; n++) {
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        p[n][e] = cap > 0 ? cap * tanh_approximate(p[n][e] * product_to_cap) : p[n][e] * product_to_log2;
+      }
+    }
+  }
+
+  /* A product becomes p = exp(s - lse), and `slope` ds/d(scale product). */
+  __device__ float probability(float product, float lse_log2, float &slope) const {
+    if (cap > 0) {
+      const float t = tanh_approximate(product * product_to_cap);
+      slope = 1.0f - t * t;
+      return exp2_approximate(cap * t - lse_log2);
+    }
+    slope = 1.0f;
+    return exp2_approximate(product * product_to_log2 - lse_log2);
+  }
+};
+
+/* On tensor cores: head_dim, lds and pointers are multiples of 8 elements. */
+int32_t forward_by_tensor_cores(const Shape &s, const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, float *lse);
+int32_t backward_by_tensor_cores(const Shape &s, const bf16 *q, const bf16 *k, const bf16 *v, const float *lse,
+                                 const bf16 *d_out, const float *delta, bf16 *d_q, bf16 *d_k, bf16 *d_v);
+
+/* With FMAs: any shape. T: float or bf16. */
+template <typename T>
+int32_t forward_blocked(const Shape &s, const T *q, const T *k, const T *v, T *out, float *lse);
+template <typename T>
+int32_t backward_blocked(const Shape &s, const T *q, const T *k, const T *v, const float *lse, const T *d_out,
+                         const float *delta, T *d_q, T *d_k, T *d_v);
+
+}  // namespace esp::attention
+
+#endif

@@ -1,0 +1,108 @@
+/*
+ * Tiles of bfloat16 in shared memory, which tensor cores read: where elements lie, how they come and go.
+ *
+ * A row of kCols elements is kCols / 8 chunks of 16 bytes. ldmatrix reads a chunk of each of 8 rows at a time, and
+ * shared memory gives 128 bytes at a time, 8 chunks that must lie apart modulo 8. Rows one below the other would
+ * collide, so chunk c of row r lies at c ^ f(r): f takes, over 8 rows, as many values as rows that would collide. No
+ * room is lost, as it would be by longer rows.
+ */
+#ifndef ESPALIER_CUDA_TILE_CUH
+#define ESPALIER_CUDA_TILE_CUH
+
+#include "mma.cuh"
+#include "vector.cuh"
+
+namespace esp {
+
+template <int kCols>
+struct Tile {
+  static_assert(kCols % 16 == 0, "a step of mma is 16 columns");
+  static constexpr int kChunks = kCols / 8;
+  /* So many of 8 rows start at the same place modulo 128 bytes. */
+  static constexpr int kColliding = kChunks % 8 == 0 ? 8 : kChunks % 4 == 0 ? 4 : 2;
+
+  bf16 *data;
+
+  __device__ bf16 *at(int row, int chunk) const {
+    const int near = chunk % kColliding ^ row / (8 / kColliding) % kColliding; /* the rest is known when compiled */
+    return data + row * kCols + 8 * (chunk / kColliding * kColliding + near);
+  }
+
+  /* Fragments of mma.m16n8k16 from the 16 x 16 elements at (row, column), column a multiple of 16. */
+
+  /* A = tile. */
+  __device__ void load_a(uint32_t (&a)[4], int row, int column) const {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    ldmatrix_x4(a, at(row + lane % 16, column / 8 + lane / 16));
+  }
+  /* B = the tile's transpose: rows of the tile are columns of B. b[0] for the first 8, b[1] for the others. */
+  __device__ void load_b_of_rows(uint32_t (&b)[2][2], int row, int column) const {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    uint32_t r[4];
+    ldmatrix_x4(r, at(row + lane % 8 + lane / 16 * 8, column / 8 + lane / 8 % 2));
+    b[0][0] = r[0], b[0][1] = r[1], b[1][0] = r[2], b[1][1] = r[3];
+  }
+  /* B = tile: columns of the tile are columns of B. */
+  __device__ void load_b_of_columns(uint32_t (&b)[2][2], int row, int column) const {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    uint32_t r[4];
+    ldmatrix_x4_trans(r, at(row + lane % 16, column / 8 + lane / 16));
+    b[0][0] = r[0], b[0][1] = r[1], b[1][0] = r[2], b[1][1] = r[3];
+  }
+
+  /* A C fragment to and from 16 x 8 elements at (row, column), column a multiple of 8; rounded when stored. */
+  __device__ void store_c(const float (&c)[4], int row, int column) const {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    for (int half = 0; half < 2; half++) {
+      const uint32_t both = pack(c[2 * half], c[2 * half + 1]);
+      memcpy(at(row + lane / 4 + 8 * half, column / 8) + 2 * (lane % 4), &both, sizeof both);
+    }
+  }
+  __device__ void load_c(float (&c)[4], int row, int column) const {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    for (int half = 0; half < 2; half++) {
+      const bf16 *both = at(row + lane / 4 + 8 * half, column / 8) + 2 * (lane % 4);
+      c[2 * half] = to_float(both[0]);
+      c[2 * half + 1] = to_float(both[1]);
+    }
+  }
+
+  /* Which rows and columns of a tile exist: [first, end) of each. Columns are multiples of 8. */
+  struct Part {
+    int first_row, end_row, first_column, end_column;
+  };
+
+  /* Starts to copy kRows rows here: element (row, column) from source[offset + row * ld + column] where `part` has it,
+   * zeros elsewhere. By kThreads threads, of which this one is number `thread`. */
+  template <int kRows, int kThreads>
+  __device__ void fetch(const bf16 *source, int64_t offset, int64_t ld, Part part, int thread) const {
+#pragma unroll 1
+    for (int i = thread; i < kRows * kChunks; i += kThreads) {
+      const int row = i / kChunks, chunk = i % kChunks;
+      const bool valid =
+          row >= part.first_row && row < part.end_row && 8 * chunk >= part.first_column && 8 * chunk < part.end_column;
+      cp_async_16(at(row, chunk), source + (valid ? offset + row * ld + 8 * chunk : 0), valid);
+    }
+  }
+
+  /* The first `rows` rows of `cols` columns of a matrix. */
+  template <int kRows, int kThreads>
+  __device__ void fetch(const bf16 *source, int64_t ld, int rows, int cols, int thread) const {
+    fetch<kRows, kThreads>(source, 0, ld, {0, rows, 0, cols}, thread);
+  }
+
+  /* The way back, of rows [first, first + kRows). */
+  template <int kRows, int kThreads>
+  __device__ void store(int first, bf16 *target, int64_t ld, int64_t rows, int cols, int thread) const {
+#pragma unroll 1
+    for (int i = thread; i < kRows * kChunks; i += kThreads) {
+      const int row = i / kChunks, chunk = i % kChunks;
+      if (row >= rows || 8 * chunk >= cols) continue;
+      store_16(target + row * ld + 8 * chunk, load_16(at(first + row, chunk)));
+    }
+  }
+};
+
+}  // namespace esp
+
+#endif
