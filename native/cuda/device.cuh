@@ -67,23 +67,26 @@ int32_t launch(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 
   return launched(name);
 }
 
-/* What the GPU has, asked once: bytes of shared memory that a block may have, and multiprocessors. On the emulator as
- * many bytes as on Hopper, and so few multiprocessors that small shapes take the ways of large ones. */
+/* What the GPU has, asked once: compute capability, bytes of shared memory that a block may have, multiprocessors. The
+ * emulator is a Hopper with so few multiprocessors that small shapes take the ways of large ones. */
 struct Hardware {
+  int capability; /* 90 for 9.0 */
   int64_t shared_bytes, multiprocessors;
 };
 inline Hardware hardware() {
 #ifdef __CUDACC__
   static const Hardware found = [] {
-    int device = 0, bytes = 0, count = 0;
+    int device = 0, major = 0, minor = 0, bytes = 0, count = 0;
     cudaGetDevice(&device);
     cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-    return Hardware{bytes, count};
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    return Hardware{10 * major + minor, bytes, count};
   }();
   return found;
 #else
-  return {227 << 10, 4};
+  return {90, 227 << 10, 4};
 #endif
 }
 

@@ -38,7 +38,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a declaration below changes; the loader compares it with the bindings' value. */
-#define ESP_ABI_VERSION 4
+#define ESP_ABI_VERSION 5
 
 typedef enum {
   ESP_OK = 0,
@@ -79,6 +79,35 @@ typedef enum { ESP_F32 = 0, ESP_BF16 = 1, ESP_F16 = 2, ESP_F64 = 3 } esp_dtype;
 ESP_API int32_t esp_gemm(int32_t trans_a, int32_t trans_b, int64_t m, int64_t n, int64_t k, float alpha, const void *a,
                          int64_t lda, const void *b, int64_t ldb, float beta, void *c, int64_t ldc, int32_t dtype_c,
                          int32_t dtype);
+
+/* A low-rank term of a linear map: columns [from, from + n) of its result get scale * u op(v), with u [m, r]; op(v) is
+ * [r, n]. */
+typedef struct {
+  const void *u;
+  int64_t ld_u;
+  const void *v;
+  int64_t ld_v;
+  int64_t from, n, r;
+  float scale;
+  int32_t reserved;
+} esp_low_rank;
+enum { ESP_LARGEST_TERMS = 8 };
+
+/* How esp_linear computes. What can be chosen beside ESP_BY_SHAPE depends on device, type, sizes and alignment. */
+typedef enum {
+  ESP_BY_SHAPE = 0,     /* the fastest, by a rule */
+  ESP_SEPARATE = 1,     /* a product for the map, one for each term, added to it */
+  ESP_FUSED_NARROW = 2, /* one kernel on tensor cores, tiles of 128 x 128 */
+  ESP_FUSED_WIDE = 3    /* tiles of 128 x 256 */
+} esp_linear_way;
+
+/* y[m, n] = x op(w) + beta * y + the terms; op(w) is [k, n]. w and all v are transposed if the flag is 1: w is then
+ * [n, k], a term's v [n, r]; else [k, n] and [r, n]. beta = 0 never reads y. terms: `count` of them in the host's
+ * memory, at most ESP_LARGEST_TERMS, read before the call returns; their columns do not overlap. y is rounded after
+ * each product (ESP_SEPARATE), or once. */
+ESP_API int32_t esp_linear(int32_t transposed, int64_t m, int64_t n, int64_t k, const void *x, int64_t ldx,
+                           const void *w, int64_t ldw, const esp_low_rank *terms, int32_t count, float beta, void *y,
+                           int64_t ldy, int32_t way, int32_t dtype);
 
 /* ---- elementwise and reductions ----------------------------------------------------------------------------- */
 

@@ -1,6 +1,7 @@
 package espalier.autograd;
 
 import espalier.device.Kernels;
+import espalier.device.LowRankTerms;
 import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
@@ -59,17 +60,22 @@ public final class LinearMap {
       op.writes(product.forwardValues());
       keeps.add(product.xa());
     }
+    LowRankTerms terms = new LowRankTerms(updates.size());
     op.forward(
         k -> {
           if (bias != null) {
             k.fillRows(bias.data(), y.data(), tokens, out);
           }
-          float beta = bias == null ? 0 : 1;
-          gemm(k, false, true, tokens, out, in, 1, x.value(), weight.matrix(), beta, y.value());
+          int at = 0;
           for (int i = 0; i < products.size(); i++) {
-            products.get(i).forward(k);
+            at = products.get(i).forward(k, terms, at);
           }
+          float beta = bias == null ? 0 : 1;
+          linear(k, true, tokens, out, in, x.value(), weight.matrix(), terms, beta, y.value());
         });
+    // Only terms of x itself can be added with the frozen product, not those of a masked copy.
+    boolean addsFirst = !products.isEmpty() && products.getFirst().readsInput();
+    LowRankTerms gradientTerms = new LowRankTerms(addsFirst ? 1 : 0);
     op.backward(
         keeps,
         List.of(x),
@@ -81,16 +87,50 @@ public final class LinearMap {
           if (biasLearns) {
             k.columnSum(dY.data(), out, MemorySegment.NULL, 1, bias.gradientData(), tokens, out);
           }
-          if (x.needsGradient()) {
-            float beta = x.accumulates() ? 1 : 0;
-            gemm(k, false, false, tokens, in, out, 1, dY, weight.matrix(), beta, x.gradient());
-          }
           for (int i = 0; i < products.size(); i++) {
             products.get(i).backward(k);
+          }
+          if (x.needsGradient()) {
+            if (addsFirst) {
+              products.getFirst().setGradientTerm(gradientTerms);
+            }
+            float beta = x.accumulates() ? 1 : 0;
+            linear(
+                k, false, tokens, in, out, dY, weight.matrix(), gradientTerms, beta, x.gradient());
+            for (int i = addsFirst ? 1 : 0; i < products.size(); i++) {
+              products.get(i).addInputGradient(k);
+            }
           }
         });
     products.forEach(product -> op.backwardScratch(product.backwardValues()));
     return y;
+  }
+
+  /** {@code y[m, n] = x op(w) + beta y + terms}. */
+  private static void linear(
+      Kernels kernels,
+      boolean transposed,
+      long m,
+      long n,
+      long k,
+      Tensor x,
+      Tensor w,
+      LowRankTerms terms,
+      float beta,
+      Tensor y) {
+    kernels.linear(
+        transposed,
+        m,
+        n,
+        k,
+        x.data(),
+        x.stride(),
+        w.data(),
+        w.stride(),
+        terms,
+        beta,
+        y.data(),
+        y.stride());
   }
 
   /** c[m, n] = alpha * op(a) op(b) + beta * c. */

@@ -3,6 +3,7 @@ package espalier.autograd;
 import static espalier.autograd.LinearMap.gemm;
 
 import espalier.device.Kernels;
+import espalier.device.LowRankTerms;
 import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
@@ -33,7 +34,7 @@ final class LowRankProduct {
   private final Var dDropped; // [tokens, in]; null without dropout
 
   /** One update: its columns of y, and its columns of x A^T. */
-  private record Part(LowRank lowRank, Var.Columns y, Var.Columns xa, Var.Columns dXa) {}
+  private record Part(LowRank lowRank, long from, Var.Columns y, Var.Columns xa, Var.Columns dXa) {}
 
   private LowRankProduct(
       Tape tape, Var x, Var y, List<LinearMap.Update> updates, MemorySegment seed) {
@@ -57,6 +58,7 @@ final class LowRankProduct {
       parts.add(
           new Part(
               lowRank,
+              update.from(),
               y.columns(update.from(), lowRank.b().rows()),
               xa.columns(from, lowRank.rank()),
               dXa.columns(from, lowRank.rank())));
@@ -101,15 +103,30 @@ final class LowRankProduct {
     return Stream.of(dXa, dropped, dDropped).filter(Objects::nonNull).toArray(Var[]::new);
   }
 
-  void forward(Kernels k) {
+  /**
+   * Computes x A^T, and sets the terms that the linear map adds from {@code at} on.
+   *
+   * @return one past the last term
+   */
+  int forward(Kernels k, LowRankTerms terms, int at) {
     gemm(k, false, true, xa.rows(), xa.cols(), x.cols(), 1, input(k), a, 0, xa.value());
     for (int i = 0; i < parts.size(); i++) {
       Part part = parts.get(i);
       LowRank lr = part.lowRank;
+      Tensor u = part.xa.value();
       Tensor b = lr.b().matrix();
-      Tensor y = part.y.value();
-      gemm(k, false, true, y.rows(), b.rows(), lr.rank(), lr.scale(), part.xa.value(), b, 1, y);
+      terms.set(
+          at + i,
+          u.data(),
+          u.stride(),
+          b.data(),
+          b.stride(),
+          part.from,
+          b.rows(),
+          lr.rank(),
+          lr.scale());
     }
+    return at + parts.size();
   }
 
   void backward(Kernels k) {
@@ -129,13 +146,26 @@ final class LowRankProduct {
     if (gradientA != null) {
       gemm(k, true, false, a.rows(), a.cols(), tokens, 1, dXa.value(), input(k), 1, gradientA);
     }
-    if (x.needsGradient()) { // the frozen product wrote it before: add
-      Tensor target = dropped == null ? x.gradient() : dDropped.value();
-      float beta = dropped == null ? 1 : 0;
-      gemm(k, false, false, tokens, a.cols(), a.rows(), 1, dXa.value(), a, beta, target);
-      if (dropped != null) {
-        k.dropout(dDropped.data(), x.gradientData(), x.size(), dropout, seed, stream, true);
-      }
+  }
+
+  /** Whether A is applied to x itself, not to a masked copy. */
+  boolean readsInput() {
+    return dropped == null;
+  }
+
+  /** The term of dX that {@link #backward} has prepared: dXa A. */
+  void setGradientTerm(LowRankTerms terms) {
+    Tensor u = dXa.value();
+    terms.set(0, u.data(), u.stride(), a.data(), a.stride(), 0, a.cols(), a.rows(), 1);
+  }
+
+  /** Adds that term, where the frozen product did not. */
+  void addInputGradient(Kernels k) {
+    Tensor target = dropped == null ? x.gradient() : dDropped.value();
+    float beta = dropped == null ? 1 : 0;
+    gemm(k, false, false, xa.rows(), a.cols(), a.rows(), 1, dXa.value(), a, beta, target);
+    if (dropped != null) {
+      k.dropout(dDropped.data(), x.gradientData(), x.size(), dropout, seed, stream, true);
     }
   }
 

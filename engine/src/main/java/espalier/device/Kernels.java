@@ -113,6 +113,66 @@ public final class Kernels extends SaeTrainingKernels {
             dtype));
   }
 
+  /** {@code y[m, n] = x op(w) + beta y + terms}, op(w) {@code [k, n]}. */
+  public void linear(
+      boolean transposed,
+      long m,
+      long n,
+      long k,
+      MemorySegment x,
+      long ldx,
+      MemorySegment w,
+      long ldw,
+      LowRankTerms terms,
+      float beta,
+      MemorySegment y,
+      long ldy) {
+    linear(transposed, m, n, k, x, ldx, w, ldw, terms, beta, y, ldy, LinearWay.BY_SHAPE);
+  }
+
+  /** As above, in a way of the caller's choice: what is to be measured or tested. */
+  public void linear(
+      boolean transposed,
+      long m,
+      long n,
+      long k,
+      MemorySegment x,
+      long ldx,
+      MemorySegment w,
+      long ldw,
+      LowRankTerms terms,
+      float beta,
+      MemorySegment y,
+      long ldy,
+      LinearWay way) {
+    String kernel = "esp_linear";
+    size(kernel, "m", m);
+    size(kernel, "n", n);
+    size(kernel, "k", k);
+    rows(kernel, "x", x, m, k, ldx);
+    rows(kernel, "w", w, transposed ? n : k, transposed ? k : n, ldw);
+    rows(kernel, "y", y, m, n, ldy);
+    terms.check(kernel, transposed, m, type);
+    check(
+        kernel,
+        esp_linear(
+            flag(transposed),
+            m,
+            n,
+            k,
+            x,
+            ldx,
+            w,
+            ldw,
+            terms.structs(),
+            terms.count(),
+            beta,
+            y,
+            ldy,
+            way.code(),
+            dtype));
+  }
+
   public void fill(MemorySegment x, float value, long n) {
     size("esp_fill", "n", n);
     floats("esp_fill", "x", x, n);

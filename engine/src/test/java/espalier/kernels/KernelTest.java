@@ -12,6 +12,7 @@ import espalier.device.DeviceChoice;
 import espalier.device.ElementType;
 import espalier.device.Kernels;
 import java.lang.foreign.MemorySegment;
+import java.util.Arrays;
 import java.util.Random;
 import java.util.function.Function;
 import java.util.function.IntToDoubleFunction;
@@ -113,6 +114,33 @@ abstract class KernelTest {
 
   int[] randomInts(int count, int bound) {
     return random.ints(count, 0, bound).toArray();
+  }
+
+  /** Rows {@code ld} elements apart, with NaN in between: that is nobody's business. */
+  static float[] widen(float[] x, int cols, int ld) {
+    int rows = cols == 0 ? 0 : x.length / cols;
+    float[] out = new float[rows * ld];
+    Arrays.fill(out, Float.NaN);
+    for (int r = 0; r < rows; r++) System.arraycopy(x, r * cols, out, r * ld, cols);
+    return out;
+  }
+
+  /**
+   * The rows one after another, in the host's memory; between them nothing may have been written.
+   */
+  static MemorySegment narrow(ElementType type, MemorySegment buffer, int cols, int ld) {
+    float[] x = TestBuffers.toFloats(type, buffer);
+    float[] out = new float[x.length / ld * cols];
+    for (int r = 0; r < x.length / ld; r++) {
+      System.arraycopy(x, r * ld, out, r * cols, cols);
+      for (int c = cols; c < ld; c++) {
+        assertTrue(Float.isNaN(x[r * ld + c]), "written between rows");
+      }
+    }
+    return switch (type) {
+      case F32 -> MemorySegment.ofArray(out);
+      case BF16 -> MemorySegment.ofArray(Bfloat16.encode(out));
+    };
   }
 
   static double[] doubles(float... values) {

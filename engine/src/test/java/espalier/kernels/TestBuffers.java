@@ -90,7 +90,9 @@ final class TestBuffers implements AutoCloseable {
     return switch (type) {
       case F32 -> toFloats(buffer);
       case BF16 ->
-          Bfloat16.decode(Transfer.onHost(buffer).toArray(ValueLayout.JAVA_SHORT_UNALIGNED));
+          Bfloat16.decode(
+              (buffer.isNative() ? Transfer.onHost(buffer) : buffer)
+                  .toArray(ValueLayout.JAVA_SHORT_UNALIGNED));
     };
   }
 

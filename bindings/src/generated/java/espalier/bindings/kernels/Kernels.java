@@ -68,10 +68,10 @@ public class Kernels {
     public static final AddressLayout C_POINTER = ValueLayout.ADDRESS
             .withTargetLayout(MemoryLayout.sequenceLayout(java.lang.Long.MAX_VALUE, JAVA_BYTE));
     public static final ValueLayout.OfLong C_LONG = ValueLayout.JAVA_LONG;
-    private static final int ESP_ABI_VERSION = (int)4L;
+    private static final int ESP_ABI_VERSION = (int)5L;
     /**
      * {@snippet lang=c :
-     * #define ESP_ABI_VERSION 4
+     * #define ESP_ABI_VERSION 5
      * }
      */
     public static int ESP_ABI_VERSION() {
@@ -703,6 +703,123 @@ public class Kernels {
                 traceDowncall("esp_gemm", trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, dtype_c, dtype);
             }
             return (int)mh$.invokeExact(trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, dtype_c, dtype);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+    private static final int ESP_LARGEST_TERMS = (int)8L;
+    /**
+     * {@snippet lang=c :
+     * enum enum (unnamed at ./../native/include/espalier.h:94:1).ESP_LARGEST_TERMS = 8
+     * }
+     */
+    public static int ESP_LARGEST_TERMS() {
+        return ESP_LARGEST_TERMS;
+    }
+    private static final int ESP_BY_SHAPE = (int)0L;
+    /**
+     * {@snippet lang=c :
+     * enum esp_linear_way.ESP_BY_SHAPE = 0
+     * }
+     */
+    public static int ESP_BY_SHAPE() {
+        return ESP_BY_SHAPE;
+    }
+    private static final int ESP_SEPARATE = (int)1L;
+    /**
+     * {@snippet lang=c :
+     * enum esp_linear_way.ESP_SEPARATE = 1
+     * }
+     */
+    public static int ESP_SEPARATE() {
+        return ESP_SEPARATE;
+    }
+    private static final int ESP_FUSED_NARROW = (int)2L;
+    /**
+     * {@snippet lang=c :
+     * enum esp_linear_way.ESP_FUSED_NARROW = 2
+     * }
+     */
+    public static int ESP_FUSED_NARROW() {
+        return ESP_FUSED_NARROW;
+    }
+    private static final int ESP_FUSED_WIDE = (int)3L;
+    /**
+     * {@snippet lang=c :
+     * enum esp_linear_way.ESP_FUSED_WIDE = 3
+     * }
+     */
+    public static int ESP_FUSED_WIDE() {
+        return ESP_FUSED_WIDE;
+    }
+
+    private static class esp_linear {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_INT,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_POINTER,
+            Kernels.C_INT,
+            Kernels.C_FLOAT,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_INT,
+            Kernels.C_INT
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_linear");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_linear(int32_t transposed, int64_t m, int64_t n, int64_t k, const void *x, int64_t ldx, const void *w, int64_t ldw, const esp_low_rank *terms, int32_t count, float beta, void *y, int64_t ldy, int32_t way, int32_t dtype)
+     * }
+     */
+    public static FunctionDescriptor esp_linear$descriptor() {
+        return esp_linear.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_linear(int32_t transposed, int64_t m, int64_t n, int64_t k, const void *x, int64_t ldx, const void *w, int64_t ldw, const esp_low_rank *terms, int32_t count, float beta, void *y, int64_t ldy, int32_t way, int32_t dtype)
+     * }
+     */
+    public static MethodHandle esp_linear$handle() {
+        return esp_linear.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_linear(int32_t transposed, int64_t m, int64_t n, int64_t k, const void *x, int64_t ldx, const void *w, int64_t ldw, const esp_low_rank *terms, int32_t count, float beta, void *y, int64_t ldy, int32_t way, int32_t dtype)
+     * }
+     */
+    public static MemorySegment esp_linear$address() {
+        return esp_linear.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_linear(int32_t transposed, int64_t m, int64_t n, int64_t k, const void *x, int64_t ldx, const void *w, int64_t ldw, const esp_low_rank *terms, int32_t count, float beta, void *y, int64_t ldy, int32_t way, int32_t dtype)
+     * }
+     */
+    public static int esp_linear(int transposed, long m, long n, long k, MemorySegment x, long ldx, MemorySegment w, long ldw, MemorySegment terms, int count, float beta, MemorySegment y, long ldy, int way, int dtype) {
+        var mh$ = esp_linear.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_linear", transposed, m, n, k, x, ldx, w, ldw, terms, count, beta, y, ldy, way, dtype);
+            }
+            return (int)mh$.invokeExact(transposed, m, n, k, x, ldx, w, ldw, terms, count, beta, y, ldy, way, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }

@@ -1,0 +1,289 @@
+package espalier.kernels;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+import espalier.bindings.NativeException;
+import espalier.device.ElementType;
+import espalier.device.LinearWay;
+import espalier.device.LowRankTerms;
+import java.lang.foreign.MemorySegment;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
+
+class LinearTest extends KernelTest {
+
+  /** Columns {@code [from, from + n)} get scale u op(v); u {@code [m, r]}. */
+  private record Term(int from, int n, int r, float scale, float[] u, float[] v) {}
+
+  private record Map(
+      boolean transposed,
+      int m,
+      int n,
+      int k,
+      float beta,
+      float[] x,
+      float[] w,
+      float[] before,
+      List<Term> terms) {
+
+    private double right(float[] w, int inner, int column, int depth, int width) {
+      return transposed ? w[column * depth + inner] : w[inner * width + column];
+    }
+
+    /** With products stored one after another. */
+    double[] result(Storage storage) {
+      double[] y = new double[m * n];
+      for (int i = 0; i < m; i++) {
+        for (int j = 0; j < n; j++) {
+          double sum = beta == 0 ? 0 : (double) beta * before[i * n + j];
+          for (int l = 0; l < k; l++) sum += x[i * k + l] * right(w, l, j, k, n);
+          y[i * n + j] = storage.keep(sum);
+        }
+        for (Term t : terms) {
+          for (int j = 0; j < t.n; j++) {
+            double sum = 0;
+            for (int l = 0; l < t.r; l++) {
+              sum += t.u[i * t.r + l] * right(t.v, l, j, t.r, t.n);
+            }
+            int at = i * n + t.from + j;
+            y[at] = storage.keep(y[at] + t.scale * sum);
+          }
+        }
+      }
+      return y;
+    }
+
+    /** The sum of the sizes of what is added up. */
+    double[] sizes() {
+      return new Map(
+              transposed,
+              m,
+              n,
+              k,
+              Math.abs(beta),
+              sizes(x),
+              sizes(w),
+              sizes(before),
+              terms.stream()
+                  .map(t -> new Term(t.from, t.n, t.r, Math.abs(t.scale), sizes(t.u), sizes(t.v)))
+                  .toList())
+          .result(Storage.EXACT);
+    }
+
+    private static float[] sizes(float[] values) {
+      float[] out = new float[values.length];
+      for (int i = 0; i < out.length; i++) out[i] = Math.abs(values[i]);
+      return out;
+    }
+  }
+
+  /**
+   * @param ranges of the terms: from, n, rank of each
+   */
+  private Map map(
+      ElementType type, boolean transposed, int m, int n, int k, float beta, int... ranges) {
+    List<Term> terms = new ArrayList<>();
+    for (int i = 0; i < ranges.length; i += 3) {
+      int width = ranges[i + 1];
+      int rank = ranges[i + 2];
+      float scale = i % 2 == 0 ? 0.5f : -1.25f;
+      float[] u = random(type, m * rank, 1);
+      terms.add(new Term(ranges[i], width, rank, scale, u, random(type, width * rank, 1)));
+    }
+    float[] x = random(type, m * k, 1);
+    float[] w = random(type, n * k, 1);
+    return new Map(transposed, m, n, k, beta, x, w, random(type, m * n, 1), terms);
+  }
+
+  private MemorySegment run(ElementType type, LinearWay way, Map map, int extra) {
+    boolean transposed = map.transposed;
+    LowRankTerms terms = new LowRankTerms(map.terms.size());
+    for (int i = 0; i < map.terms.size(); i++) {
+      Term t = map.terms.get(i);
+      int ldU = t.r + extra;
+      int width = transposed ? t.r : t.n;
+      MemorySegment u = buffers.input(type, widen(t.u, t.r, ldU));
+      MemorySegment v = buffers.input(type, widen(t.v, width, width + extra));
+      terms.set(i, u, ldU, v, width + extra, t.from, t.n, t.r, t.scale);
+    }
+    int ldx = map.k + extra;
+    int width = transposed ? map.k : map.n;
+    int ldy = map.n + extra;
+    MemorySegment y =
+        map.beta == 0
+            ? buffers.output(type, map.m * ldy)
+            : buffers.changing(type, widen(map.before, map.n, ldy));
+    kernels(type)
+        .linear(
+            transposed,
+            map.m,
+            map.n,
+            map.k,
+            buffers.input(type, widen(map.x, map.k, ldx)),
+            ldx,
+            buffers.input(type, widen(map.w, width, width + extra)),
+            width + extra,
+            terms,
+            map.beta,
+            y,
+            ldy,
+            way);
+    return narrow(type, y, map.n, ldy);
+  }
+
+  /** Skips where dense products are the CPU's, though the kernels are CUDA's on the emulator. */
+  private void assumeProducts(ElementType type) {
+    try {
+      kernels(type).gemm(false, false, 0, 1, 1, 1, NULL, 1, buffers.floats(1), 1, 0, NULL, 1);
+    } catch (NativeException e) {
+      assertEquals("cpu", System.getProperty("espalier.device", "cpu"), e.getMessage());
+      assumeTrue(false, "no products in this type: " + e.getMessage());
+    }
+  }
+
+  private void holds(ElementType type, LinearWay way, Map map, int extra) {
+    double[] sizes = map.sizes();
+    int inner = map.k + map.terms.stream().mapToInt(Term::r).sum();
+    assertActivations(
+        way + " " + map.m + " " + map.n + " " + map.k,
+        type,
+        map::result,
+        run(type, way, map, extra),
+        i -> EPS * (Math.sqrt(inner) + 3) * sizes[i],
+        FORWARD);
+  }
+
+  @ParameterizedTest
+  @CsvSource({"F32, BY_SHAPE", "F32, SEPARATE", "BF16, BY_SHAPE", "BF16, SEPARATE"})
+  void equalsThePlainLoop(ElementType type, LinearWay way) {
+    assumeProducts(type);
+    for (boolean transposed : new boolean[] {true, false}) {
+      holds(type, way, map(type, transposed, 5, 7, 9, 0), 0);
+      holds(type, way, map(type, transposed, 33, 20, 17, 1, 3, 9, 4), 3);
+      holds(type, way, map(type, transposed, 30, 96, 48, 0, 0, 32, 8, 32, 32, 8, 64, 32, 16), 0);
+      holds(type, way, map(type, transposed, 1, 40, 16, 0.5f, 8, 16, 64), 8);
+    }
+  }
+
+  /** Sizes around the tiles', terms that end within tiles, ranks below and above a step of 32. */
+  @ParameterizedTest
+  @EnumSource(
+      value = LinearWay.class,
+      names = {"FUSED_NARROW", "FUSED_WIDE"})
+  void fusedEqualsThePlainLoop(LinearWay way) {
+    ElementType type = ElementType.BF16;
+    kernels(type); // skips where there are none
+    buffers.alignTo16(true);
+    for (boolean transposed : new boolean[] {true, false}) {
+      holds(type, way, map(type, transposed, 7, 8, 8, 0), 0);
+      holds(type, way, map(type, transposed, 130, 136, 40, 0, 0, 136, 8), 0);
+      holds(type, way, map(type, transposed, 65, 264, 168, 1, 0, 72, 16, 136, 128, 40), 8);
+      holds(
+          type,
+          way,
+          map(type, transposed, 129, 272, 72, -0.5f, 8, 8, 8, 16, 120, 64, 200, 72, 24),
+          0);
+      holds(type, way, map(type, transposed, 20, 520, 0, 1, 0, 256, 8, 256, 264, 32), 16);
+    }
+  }
+
+  /** A sum has one order, whatever beta is, and rows do not know each other. */
+  @ParameterizedTest
+  @EnumSource(
+      value = LinearWay.class,
+      names = {"FUSED_NARROW", "FUSED_WIDE"})
+  void rowsDoNotDependOnEachOther(LinearWay way) {
+    ElementType type = ElementType.BF16;
+    kernels(type);
+    buffers.alignTo16(true);
+    Map all = map(type, true, 140, 64, 96, 0, 0, 64, 16);
+    Term term = all.terms.getFirst();
+    Map few =
+        new Map(
+            true,
+            3,
+            64,
+            96,
+            0,
+            Arrays.copyOf(all.x, 3 * 96),
+            all.w,
+            Arrays.copyOf(all.before, 3 * 64),
+            List.of(new Term(0, 64, 16, term.scale, Arrays.copyOf(term.u, 3 * 16), term.v)));
+    MemorySegment whole = run(type, way, all, 0);
+    MemorySegment part = run(type, way, few, 0);
+    assertEquals(-1, part.mismatch(whole.asSlice(0, part.byteSize())));
+  }
+
+  /** In float32 a map with terms is the products it is made of, bit for bit. */
+  @Test
+  void isTheProductsItIsMadeOf() {
+    Map map = map(ElementType.F32, true, 70, 96, 130, 0, 0, 40, 8, 40, 56, 16);
+    MemorySegment y = buffers.floats(70 * 96);
+    kernels.gemm(
+        false,
+        true,
+        70,
+        96,
+        130,
+        1,
+        buffers.input(map.x),
+        130,
+        buffers.input(map.w),
+        130,
+        0,
+        y,
+        96);
+    for (Term t : map.terms) {
+      kernels.gemm(
+          false,
+          true,
+          70,
+          t.n,
+          t.r,
+          t.scale,
+          buffers.input(t.u),
+          t.r,
+          buffers.input(t.v),
+          t.r,
+          1,
+          y.asSlice((long) t.from * Float.BYTES),
+          96);
+    }
+    MemorySegment one = run(ElementType.F32, LinearWay.BY_SHAPE, map, 0);
+    assertSameBits(TestBuffers.toFloats(y), TestBuffers.toFloats(one), "y");
+  }
+
+  @Test
+  void isTheSameForAnyThreads() {
+    Map map = map(ElementType.F32, true, 300, 500, 128, 0, 0, 250, 16, 250, 250, 16);
+    assertSameForAnyThreads(
+        () -> TestBuffers.toFloats(run(ElementType.F32, LinearWay.BY_SHAPE, map, 0)));
+  }
+
+  @Test
+  void refusesWhatItCannotDo() {
+    MemorySegment memory = buffers.input(new float[64]);
+    LowRankTerms terms = new LowRankTerms(1);
+    terms.set(0, memory, 2, memory, 2, 6, 4, 2, 1);
+    NativeException beyond =
+        assertThrows(NativeException.class, () -> linear(memory, terms, LinearWay.BY_SHAPE));
+    assertTrue(beyond.getMessage().contains("columns [6, 10) of 8"), beyond.getMessage());
+    terms.set(0, memory, 2, memory, 2, 4, 4, 2, 1);
+    NativeException fused =
+        assertThrows(NativeException.class, () -> linear(memory, terms, LinearWay.FUSED_WIDE));
+    assertTrue(fused.getMessage().contains("way 3 needs"), fused.getMessage());
+    assertThrows(IllegalArgumentException.class, () -> new LowRankTerms(9));
+  }
+
+  private void linear(MemorySegment memory, LowRankTerms terms, LinearWay way) {
+    kernels.linear(true, 2, 8, 4, memory, 4, memory, 4, terms, 0, buffers.floats(16), 8, way);
+  }
+}

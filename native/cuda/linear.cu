@@ -1,0 +1,142 @@
+/*
+ * A linear map and its low-rank terms: which way is taken, and the way through cuBLAS.
+ *
+ *   ESP_SEPARATE  y = x op(w) by cuBLAS, then for each term y += scale u op(v) on its columns: y is read and written
+ *                 once more, 2 m n_p elements, and a launch is added
+ *   fused         linear_fused.cu: nothing of that, but mma.sync where cuBLAS has wgmma on Hopper
+ *
+ * A third way, one product by cuBLAS over x and u side by side, needs x, w and v copied to where they are neighbours,
+ * or all that writes them changed; frozen weights cannot be copied every step.
+ *
+ * The rule compares two estimates, made of a few rates. They are published or assumed ones until esp_linear has been
+ * timed in every way on a GPU (its argument `way` is there for that): cuBLAS about 700 and mma.sync about 430 TFLOP/s
+ * on Hopper, 250 and 210 on Ampere's A100; an Ada card about 150 and 130.
+ */
+#include "linear.cuh"
+
+#include <algorithm>
+#include <climits>
+
+#include "vector.cuh"
+
+namespace esp::linear {
+namespace {
+
+constexpr int kRows = 128, kNarrow = 128, kWide = 256;
+
+struct Rates {
+  double cublas, fused; /* FLOP/s of a GPU full of tiles */
+  double bytes;         /* per second, to and from memory */
+};
+
+Rates rates(const Hardware &gpu) {
+  if (gpu.capability >= 90) return {700e12, 430e12, 4.0e12};
+  if (gpu.capability == 80) return {250e12, 210e12, 1.6e12};
+  return {150e12, 130e12, 0.8e12};
+}
+
+constexpr double kLaunch = 2e-6;
+
+int64_t rounded_up(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
+
+/* Seconds for c[m, n] with `inner` terms a sum, by tiles that multiprocessors take one at a time. */
+double tiles_take(int64_t m, int64_t n, int64_t inner, int64_t tile, double rate, const Hardware &gpu) {
+  const int64_t tiles = rounded_up(m, kRows) * rounded_up(n, tile);
+  const int64_t waves = rounded_up(tiles, gpu.multiprocessors);
+  return static_cast<double>(waves * gpu.multiprocessors * kRows * tile) * 2.0 * static_cast<double>(inner) / rate;
+}
+
+int32_t choose(int64_t m, int64_t n, int64_t k, const esp_low_rank *terms, int32_t count) {
+  const Hardware gpu = hardware();
+  const Rates rate = rates(gpu);
+  double separate = tiles_take(m, n, k, kNarrow, rate.cublas, gpu);
+  int64_t rank = 0; /* the most that a tile meets */
+  for (int32_t p = 0; p < count; p++) {
+    const double outputs = static_cast<double>(m) * static_cast<double>(terms[p].n);
+    separate += kLaunch +
+                std::max(outputs * 4.0 / rate.bytes, tiles_take(m, terms[p].n, terms[p].r, kNarrow, rate.cublas, gpu));
+    rank = std::max(rank, terms[p].r);
+  }
+  const double narrow = tiles_take(m, n, k + rank, kNarrow, rate.fused, gpu);
+  const double wide = tiles_take(m, n, k + rank, kWide, rate.fused, gpu);
+  if (separate <= std::min(narrow, wide)) return ESP_SEPARATE;
+  return wide < narrow ? ESP_FUSED_WIDE : ESP_FUSED_NARROW;
+}
+
+int32_t check(bool transposed, const esp_low_rank &term, int64_t n) {
+  ESP_REQUIRE(term.from >= 0 && term.n >= 0 && term.r >= 0 && term.n <= n - term.from && term.r <= INT_MAX,
+              "a term of rank %ld for columns [%ld, %ld) of %ld", term.r, term.from, term.from + term.n, n);
+  ESP_REQUIRE(term.ld_u >= std::max<int64_t>(1, term.r) && term.ld_u <= INT_MAX, "ld_u=%ld for a rank of %ld",
+              term.ld_u, term.r);
+  ESP_REQUIRE(term.ld_v >= std::max<int64_t>(1, transposed ? term.r : term.n) && term.ld_v <= INT_MAX,
+              "ld_v=%ld is shorter than a row of v", term.ld_v);
+  return ESP_OK;
+}
+
+bool whole_packs(std::initializer_list<int64_t> sizes, std::initializer_list<const void *> addresses) {
+  return std::all_of(sizes.begin(), sizes.end(), [](int64_t size) { return size % 8 == 0; }) &&
+         in_packs<bf16>(0, addresses);
+}
+
+}  // namespace
+}  // namespace esp::linear
+
+namespace linear = esp::linear;
+
+int32_t esp_linear(int32_t transposed, int64_t m, int64_t n, int64_t k, const void *x, int64_t ldx, const void *w,
+                   int64_t ldw, const esp_low_rank *terms, int32_t count, float beta, void *y, int64_t ldy, int32_t way,
+                   int32_t dtype) {
+  ESP_REQUIRE(way >= ESP_BY_SHAPE && way <= ESP_FUSED_WIDE, "no such way: %d", way);
+  ESP_REQUIRE(count >= 0 && count <= ESP_LARGEST_TERMS, "%d terms, at most %d", count, ESP_LARGEST_TERMS);
+  bool fits = dtype == ESP_BF16 && linear::whole_packs({n, k, ldx, ldw, ldy}, {x, w, y});
+  for (int32_t p = 0; p < count; p++) {
+    const esp_low_rank &term = terms[p];
+    if (int32_t status = linear::check(transposed != 0, term, n)) return status;
+    fits = fits && linear::whole_packs({term.from, term.n, term.r, term.ld_u, term.ld_v}, {term.u, term.v});
+  }
+  ESP_REQUIRE(fits || way <= ESP_SEPARATE, "way %d needs bfloat16 in multiples of 8 elements", way);
+  if (way == ESP_BY_SHAPE) way = fits && count > 0 ? linear::choose(m, n, k, terms, count) : ESP_SEPARATE;
+
+  if (way == ESP_SEPARATE) {
+    const int32_t status = esp_gemm(0, transposed, m, n, k, 1, x, ldx, w, ldw, beta, y, ldy, dtype, dtype);
+    if (status != ESP_OK || m == 0) return status;
+    const int64_t bytes = dtype == ESP_BF16 ? 2 : 4;
+    for (int32_t p = 0; p < count; p++) {
+      const esp_low_rank &term = terms[p];
+      if (term.n == 0) continue;
+      const int32_t added = esp_gemm(0, transposed, m, term.n, term.r, term.scale, term.u, term.ld_u, term.v, term.ld_v,
+                                     1, static_cast<char *>(y) + bytes * term.from, ldy, dtype, dtype);
+      if (added != ESP_OK) return added;
+    }
+    return ESP_OK;
+  }
+
+  ESP_REQUIRE(m >= 0 && n >= 0 && k >= 0 && m <= INT_MAX && n <= INT_MAX && k <= INT_MAX,
+              "sizes must be in [0, 2^31): m=%ld n=%ld k=%ld", m, n, k);
+  ESP_REQUIRE(ldx >= k && ldw >= (transposed != 0 ? k : n) && ldy >= n, "ldx=%ld, ldw=%ld or ldy=%ld is too short", ldx,
+              ldw, ldy);
+  linear::Map map{static_cast<const esp::bf16 *>(x),
+                  static_cast<const esp::bf16 *>(w),
+                  static_cast<esp::bf16 *>(y),
+                  ldx,
+                  ldw,
+                  ldy,
+                  static_cast<int>(m),
+                  static_cast<int>(n),
+                  static_cast<int>(k),
+                  count,
+                  beta,
+                  {}};
+  for (int32_t p = 0; p < count; p++) {
+    const esp_low_rank &term = terms[p];
+    map.terms[p] = {static_cast<const esp::bf16 *>(term.u),
+                    static_cast<const esp::bf16 *>(term.v),
+                    term.ld_u,
+                    term.ld_v,
+                    static_cast<int>(term.from),
+                    static_cast<int>(term.n),
+                    static_cast<int>(term.r),
+                    term.scale};
+  }
+  return linear::fused(map, transposed != 0, way == ESP_FUSED_WIDE);
+}
