@@ -1,5 +1,6 @@
 package espalier.cli;
 
+import espalier.device.DeviceChoice;
 import espalier.distributed.Launch;
 import espalier.distributed.Ranks;
 import espalier.recipe.Parallel;
@@ -24,7 +25,9 @@ final class Spread {
 
   /** Runs a job on all ranks; what fails on one ends it on all, with one line. */
   <T> T run(Function<Parallel, T> job) {
-    Ranks ranks = Ranks.join(Launch.detect(System.getenv()));
+    Launch launch = Launch.detect(System.getenv());
+    DeviceChoice.choose(DeviceChoice.current().of(launch.localRank()));
+    Ranks ranks = Ranks.join(launch);
     T result;
     try {
       result = job.apply(new Parallel(ranks, order));

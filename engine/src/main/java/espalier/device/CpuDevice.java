@@ -22,6 +22,16 @@ final class CpuDevice extends Device {
   }
 
   @Override
+  public MemorySegment stream() {
+    return MemorySegment.NULL;
+  }
+
+  @Override
+  public boolean isHost() {
+    return true;
+  }
+
+  @Override
   public void holder(String name) {}
 
   /** The operating system decides when memory is used. */

@@ -65,8 +65,14 @@ final class CudaDevice extends Device {
     }
   }
 
-  MemorySegment stream() {
+  @Override
+  public MemorySegment stream() {
     return stream;
+  }
+
+  @Override
+  public boolean isHost() {
+    return false;
   }
 
   void capturing(boolean now) {

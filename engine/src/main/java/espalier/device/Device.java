@@ -82,6 +82,12 @@ public abstract sealed class Device implements AutoCloseable permits CpuDevice, 
     return control;
   }
 
+  /** Where other libraries queue work of theirs: CUDA's stream; NULL for the host. */
+  public abstract MemorySegment stream();
+
+  /** Whether its memory is the host's. */
+  public abstract boolean isHost();
+
   /** In one line: what it is, and what computes its products. */
   public abstract String describe();
 

@@ -35,6 +35,18 @@ public record DeviceChoice(Kind kind, int ordinal, ElementType type, String reas
     current = choice;
   }
 
+  /**
+   * The choice of one of several processes of this machine: GPUs in turn, of those that it sees.
+   *
+   * @param localRank its number on the machine
+   */
+  public DeviceChoice of(int localRank) {
+    if (kind != Kind.CUDA || localRank == 0) {
+      return this;
+    }
+    return new DeviceChoice(kind, localRank % CudaProbe.thorough().gpus(), type, reason);
+  }
+
   /** The system properties {@code espalier.device} and {@code espalier.dtype}, which tests set. */
   public static Optional<DeviceChoice> byProperty() {
     ElementType type =

@@ -3,6 +3,7 @@ package espalier.distributed;
 import espalier.bindings.NativeLibraries;
 import espalier.bindings.NativeUnavailableException;
 import espalier.bindings.mpi.Mpi;
+import espalier.device.Device;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
@@ -41,7 +42,7 @@ final class MpiRanks implements Ranks {
     Watch watch =
         Watch.start(
             launch,
-            address -> new String(broadcast(launch, address.getBytes())),
+            Watch.Meeting.anywhere(address -> new String(broadcast(launch, address.getBytes()))),
             Mpi::esp_mpi_abort);
     return new MpiRanks(launch, watch);
   }
@@ -73,6 +74,14 @@ final class MpiRanks implements Ranks {
   @Override
   public Launch launch() {
     return launch;
+  }
+
+  @Override
+  public void detach() {}
+
+  @Override
+  public Ranks on(Device device) {
+    return device.isHost() ? this : NcclRanks.on(device, this);
   }
 
   @Override

@@ -1,5 +1,6 @@
 package espalier.distributed;
 
+import espalier.device.Device;
 import java.lang.foreign.MemorySegment;
 import java.nio.ByteBuffer;
 import java.nio.DoubleBuffer;
@@ -11,7 +12,8 @@ import java.nio.DoubleBuffer;
  * <p>What is added up over ranks is added in an order of our own ({@link #exchange}, {@link
  * #collect}): MPI and NCCL choose theirs by size and topology, and so the bits of {@link #sum}.
  */
-public sealed interface Ranks extends AutoCloseable permits SingleRank, MpiRanks {
+public sealed interface Ranks extends AutoCloseable
+    permits SingleRank, MpiRanks, TorchRanks, NcclRanks {
 
   /**
    * Brings the processes of a job together; one that is alone needs nothing for it.
@@ -23,10 +25,7 @@ public sealed interface Ranks extends AutoCloseable permits SingleRank, MpiRanks
       return new SingleRank(launch);
     }
     if (launch.starter() == Launch.Starter.TORCHRUN) {
-      throw new LaunchException(
-          "torchrun started %d processes, which can find each other through NCCL only:"
-                  .formatted(launch.size())
-              + " on CPUs use mpirun");
+      return TorchRanks.join(launch, System.getenv());
     }
     Ranks ranks = MpiRanks.join(launch);
     Processors.share(ranks);
@@ -39,6 +38,15 @@ public sealed interface Ranks extends AutoCloseable permits SingleRank, MpiRanks
   }
 
   Launch launch();
+
+  /**
+   * The same ranks with what connects their devices: MPI for host memory, NCCL for GPUs. Before the
+   * device is closed the result is to be {@link #detach}ed; only these ranks are closed.
+   */
+  Ranks on(Device device);
+
+  /** Waits for all ranks and lets go of the device. */
+  void detach();
 
   default int rank() {
     return launch().rank();

@@ -1,9 +1,18 @@
 package espalier.distributed;
 
+import espalier.device.Device;
 import java.lang.foreign.MemorySegment;
 
 /** A process of its own: it has nobody to talk to. */
 record SingleRank(Launch launch) implements Ranks {
+
+  @Override
+  public void detach() {}
+
+  @Override
+  public Ranks on(Device device) {
+    return this;
+  }
 
   @Override
   public void sum(MemorySegment values, long n) {}

@@ -31,6 +31,7 @@ final class Watch implements AutoCloseable {
   private static final int SILENCE_MILLIS = 15_000;
   private static final int CONNECT_MILLIS = 3_000;
   private static final int JOIN_MILLIS = 60_000;
+  private static final int RETRY_MILLIS = 200;
 
   /** How long a rank that knows of the end waits to be ended. */
   private static final int LAST_WAIT_MILLIS = 5_000;
@@ -48,6 +49,7 @@ final class Watch implements AutoCloseable {
   private final List<Link> links = Collections.synchronizedList(new ArrayList<>());
   private final AtomicBoolean over = new AtomicBoolean();
   private final Thread goodbye = new Thread(this::sayGoodbye, "watch-goodbye");
+  private String note;
   private volatile String lastCheckpoint = "";
   private volatile long workSince;
   private volatile long longestWork;
@@ -58,18 +60,34 @@ final class Watch implements AutoCloseable {
   }
 
   /**
+   * How ranks find rank 0.
+   *
+   * @param port that rank 0 listens at; 0: any
+   * @param secret that strangers do not know
+   * @param note one word that rank 0 gives to each
+   * @param address tells every rank where rank 0 is: a port, the secret and addresses of its
+   *     machine, which is what rank 0 passes to it
+   */
+  record Meeting(int port, String secret, String note, UnaryOperator<String> address) {
+
+    static Meeting anywhere(UnaryOperator<String> address) {
+      return new Meeting(0, Long.toHexString(new SecureRandom().nextLong()), "-", address);
+    }
+  }
+
+  /**
    * Connects all ranks.
    *
-   * @param broadcast gives every rank what rank 0 passes to it
    * @param abort ends all processes of the job with an exit code, if it can
    */
-  static Watch start(Launch launch, UnaryOperator<String> broadcast, IntConsumer abort) {
+  static Watch start(Launch launch, Meeting meeting, IntConsumer abort) {
     Watch watch = new Watch(launch, abort);
+    watch.note = meeting.note;
     try {
       if (launch.rank() == 0) {
-        watch.listen(broadcast);
+        watch.listen(meeting);
       } else {
-        watch.connect(broadcast.apply(""));
+        watch.connect(meeting.address.apply(""));
       }
     } catch (IOException e) {
       throw new LaunchException("the ranks cannot connect: " + e.getMessage(), e);
@@ -79,24 +97,29 @@ final class Watch implements AutoCloseable {
     return watch;
   }
 
-  private void listen(UnaryOperator<String> broadcast) throws IOException {
-    boolean oneMachine = launch.localSize() == launch.size();
+  /** The word that rank 0 gave. */
+  String note() {
+    return note;
+  }
+
+  private void listen(Meeting meeting) throws IOException {
+    boolean oneMachine = meeting.port == 0 && launch.localSize() == launch.size();
     InetAddress bound = oneMachine ? InetAddress.getLoopbackAddress() : null;
-    try (ServerSocket server = new ServerSocket(0, launch.size(), bound)) {
-      String secret = Long.toHexString(new SecureRandom().nextLong());
+    try (ServerSocket server = new ServerSocket(meeting.port, launch.size(), bound)) {
       List<String> hosts =
           oneMachine ? List.of(InetAddress.getLoopbackAddress().getHostAddress()) : ownAddresses();
-      broadcast.apply(server.getLocalPort() + " " + secret + " " + String.join(" ", hosts));
+      meeting.address.apply(
+          server.getLocalPort() + " " + meeting.secret + " " + String.join(" ", hosts));
       server.setSoTimeout(JOIN_MILLIS);
       while (links.size() < launch.size() - 1) {
         Link link = new Link(server.accept(), SILENCE_MILLIS);
         Message hello = link.receive();
         String[] words = hello.text().split(" ", 3);
-        if (hello.kind() != Kind.HELLO || words.length < 3 || !words[0].equals(secret)) {
+        if (hello.kind() != Kind.HELLO || words.length < 3 || !words[0].equals(meeting.secret)) {
           link.close();
           continue;
         }
-        link.send(Kind.HELLO, processName());
+        link.send(Kind.HELLO, note + " " + processName());
         links.add(link);
         int peer = Integer.parseInt(words[1]);
         daemon("watch-" + peer, () -> hear(link, peer, words[2]));
@@ -129,24 +152,30 @@ final class Watch implements AutoCloseable {
   private void connect(String address) throws IOException {
     String[] words = address.split(" ");
     IOException last = null;
-    for (int i = 2; i < words.length; i++) {
-      try {
-        Link link =
-            Link.to(
-                new InetSocketAddress(words[i], Integer.parseInt(words[0])),
-                CONNECT_MILLIS,
-                SILENCE_MILLIS);
-        link.send(Kind.HELLO, "%s %d %s".formatted(words[1], launch.rank(), processName()));
-        String name = link.receive().text();
-        links.add(link);
-        daemon("watch-0", () -> hear(link, 0, name));
-        return;
-      } catch (IOException e) {
-        last = e;
+    for (int waited = 0; waited < JOIN_MILLIS; waited += RETRY_MILLIS) {
+      for (int i = 2; i < words.length; i++) {
+        try {
+          connect(new InetSocketAddress(words[i], Integer.parseInt(words[0])), words[1]);
+          return;
+        } catch (IOException e) {
+          last = e;
+        }
       }
+      pause(RETRY_MILLIS); // rank 0 may be slower than this one
     }
     throw new IOException(
-        "rank %d cannot reach rank 0 at %s".formatted(launch.rank(), address), last);
+        "rank %d cannot reach rank 0 at port %s of %s"
+            .formatted(launch.rank(), words[0], address.split(" ", 3)[2]),
+        last);
+  }
+
+  private void connect(InetSocketAddress address, String secret) throws IOException {
+    Link link = Link.to(address, CONNECT_MILLIS, SILENCE_MILLIS);
+    link.send(Kind.HELLO, "%s %d %s".formatted(secret, launch.rank(), processName()));
+    String[] noteAndName = link.receive().text().split(" ", 2);
+    note = noteAndName[0];
+    links.add(link);
+    daemon("watch-0", () -> hear(link, 0, noteAndName[1]));
   }
 
   private static String processName() {

@@ -28,7 +28,7 @@ public final class AdaptRecipe {
   private final AdaptSettings settings;
   private final Console console;
   private final Parallel parallel;
-  private final Ranks ranks;
+  private Ranks ranks;
 
   public AdaptRecipe(AdaptSettings settings, Console console) {
     this(settings, console, Parallel.alone());
@@ -54,11 +54,14 @@ public final class AdaptRecipe {
   public TrainingLoop.End run() {
     RunFolder folder = RunFolder.check(settings.out(), settings.resume());
     try (Device device = Device.open()) {
+      ranks = parallel.ranks().on(device);
       Inputs inputs;
       try (ModelFolder files = ModelFolder.open(settings.model())) {
         inputs = read(device, files);
       }
-      return train(device, folder, inputs);
+      TrainingLoop.End end = train(device, folder, inputs);
+      ranks.detach();
+      return end;
     }
   }
 

@@ -1,5 +1,6 @@
 package espalier.distributed;
 
+import espalier.device.Device;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
@@ -13,9 +14,10 @@ final class CollectivesProgram {
   private CollectivesProgram() {}
 
   public static void main(String[] arguments) {
-    Launch launch = Launch.detect(System.getenv());
-    try (Ranks ranks = Ranks.join(launch);
+    try (Ranks started = Ranks.join(Launch.detect(System.getenv()));
+        Device device = Device.open();
         Arena arena = Arena.ofConfined()) {
+      Ranks ranks = started.on(device);
       sums(ranks, arena);
       for (long slice : new long[] {(N + ranks.size() - 1) / ranks.size(), 512, N, 2000}) {
         slices(ranks, arena, slice);
@@ -25,6 +27,7 @@ final class CollectivesProgram {
       if (ranks.isFirst()) {
         System.out.println(ranks.size() + " ranks are content");
       }
+      ranks.detach();
     }
   }
 
