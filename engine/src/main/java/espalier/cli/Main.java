@@ -25,7 +25,10 @@ import picocli.CommandLine.ParseResult;
       ReportCommand.class,
       DoctorCommand.class,
       DemoCommand.class,
-      ReproduceCommand.class
+      ReproduceCommand.class,
+      ScoreCommand.class,
+      ProbeCommand.class,
+      SteerCommand.class
     },
     mixinStandardHelpOptions = true,
     versionProvider = Main.Version.class)

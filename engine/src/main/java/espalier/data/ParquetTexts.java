@@ -22,13 +22,15 @@ final class ParquetTexts {
   /** The library says on standard error how it unpacks; kept, as loggers are held weakly. */
   private static final Logger LIBRARY = Logger.getLogger("dev.hardwood");
 
-  static {
+  private ParquetTexts() {}
+
+  /** What goes on inside the library is nobody's business. */
+  static void quieten() {
     LIBRARY.setLevel(Level.WARNING);
   }
 
-  private ParquetTexts() {}
-
   static void read(Path file, Consumer<String> use) {
+    quieten();
     try (ParquetFileReader reader = of(file, () -> ParquetFileReader.open(InputFile.of(file)))) {
       check(file, of(file, () -> reader.getFileSchema().getColumns()));
       ColumnProjection projection = ColumnProjection.columns(COLUMN);

@@ -97,6 +97,20 @@ public final class StrictJson {
     }
   }
 
+  /** Parses a line of a file of such lines, counted from 1; faults name it. */
+  public static StrictJson line(Path file, long number, String text) {
+    String where = "line " + number + ": ";
+    try {
+      JsonNode node = MAPPER.readTree(text);
+      if (!node.isObject()) {
+        throw new InputException(file, where + "no JSON object");
+      }
+      return new StrictJson(file, where, node);
+    } catch (JsonProcessingException e) {
+      throw new InputException(file, where + "not valid JSON");
+    }
+  }
+
   private static InputException malformed(Path file, JsonProcessingException e) {
     JsonLocation at = e.getLocation();
     String where = at == null ? "" : "line " + at.getLineNr() + ": ";
@@ -199,6 +213,22 @@ public final class StrictJson {
       throw fault(key, "is not an object");
     }
     return Optional.of(new StrictJson(file, path + key + ".", node.get(key)));
+  }
+
+  /** The strings of an array. */
+  public List<String> texts(String key) {
+    JsonNode value = required(key);
+    List<String> texts = new ArrayList<>();
+    for (JsonNode element : value) {
+      if (!element.isTextual()) {
+        throw fault(key + "[" + texts.size() + "]", "is not a string");
+      }
+      texts.add(element.textValue());
+    }
+    if (!value.isArray()) {
+      throw fault(key, "is not an array");
+    }
+    return texts;
   }
 
   /** The objects of an array; none if the key is absent. */

@@ -8,6 +8,7 @@ import espalier.model.LanguageModel;
 import espalier.model.TokenBatch;
 import espalier.nn.Adapters;
 import espalier.nn.Taps;
+import espalier.sae.Push;
 import espalier.sae.Sae;
 import espalier.sae.Sparsity;
 import espalier.sae.Splice;
@@ -38,6 +39,7 @@ final class Streams {
    * @param ablated whether zeros stand in for the SAEs' reconstructions
    * @param trained SAEs in training, by layer, in the place of those
    * @param outputs adapters at the SAEs' outputs, by layer
+   * @param pushes what is added to the residual stream after blocks, SAEs included, by layer
    */
   record Variant(
       SortedMap<Integer, Sae> saes,
@@ -45,12 +47,24 @@ final class Streams {
       Map<Integer, List<Steering>> steering,
       boolean ablated,
       Map<Integer, TrainableSae> trained,
-      Map<Integer, OutputAdapter> outputs) {
+      Map<Integer, OutputAdapter> outputs,
+      Map<Integer, Push> pushes) {
 
     static final Variant ORIGINAL = new Variant(new TreeMap<>(), Adapters.NONE);
 
     Variant(SortedMap<Integer, Sae> saes, Adapters adapters) {
       this(saes, adapters, Map.of(), false, Map.of(), Map.of());
+    }
+
+    /** Not pushed. */
+    Variant(
+        SortedMap<Integer, Sae> saes,
+        Adapters adapters,
+        Map<Integer, List<Steering>> steering,
+        boolean ablated,
+        Map<Integer, TrainableSae> trained,
+        Map<Integer, OutputAdapter> outputs) {
+      this(saes, adapters, steering, ablated, trained, outputs, Map.of());
     }
 
     static Variant steered(
@@ -61,6 +75,12 @@ final class Streams {
     /** The original with zeros wherever these SAEs would be applied. */
     static Variant ablated(SortedMap<Integer, Sae> saes) {
       return new Variant(saes, Adapters.NONE, Map.of(), true, Map.of(), Map.of());
+    }
+
+    /** The same, pushed. */
+    Variant pushed(int layer, Push push) {
+      return new Variant(
+          saes, adapters, steering, ablated, trained, outputs, Map.of(layer, push));
     }
   }
 
@@ -142,6 +162,8 @@ final class Streams {
 
   private record SiteInput(Var x, Replacement replacement) {}
 
+  private record PushInput(Var x, Push push) {}
+
   private Streams() {}
 
   /** Records all variants, each up to the final norm; passes come back in the variants' order. */
@@ -163,6 +185,7 @@ final class Streams {
       int at = layer;
       Map<BlockInput, Replaced> blocks = new HashMap<>();
       Map<SiteInput, Replaced> replaced = new HashMap<>();
+      Map<PushInput, Var> pushed = new HashMap<>();
       for (int i = 0; i < variants.size(); i++) {
         Variant variant = variants.get(i);
         Adapters adapters =
@@ -182,7 +205,14 @@ final class Streams {
         if (result.splice != null) {
           splices.get(i).put(layer, result.splice);
         }
-        streams.set(i, result.out);
+        Var out = result.out;
+        if (variant.pushes.containsKey(layer)) {
+          out =
+              pushed.computeIfAbsent(
+                  new PushInput(out, variant.pushes.get(layer)),
+                  in -> in.push.record(tape, in.x, batch.keep()));
+        }
+        streams.set(i, out);
       }
       observer.blockRecorded(layer, streams, splices);
     }

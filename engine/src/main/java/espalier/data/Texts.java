@@ -1,0 +1,17 @@
+package espalier.data;
+
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+
+/** The documents of one file, as {@link TokenRows} reads them, each by itself. */
+public final class Texts {
+
+  private Texts() {}
+
+  public static List<String> read(Path file) {
+    List<String> texts = new ArrayList<>();
+    Documents.read(file, texts::add);
+    return texts;
+  }
+}
