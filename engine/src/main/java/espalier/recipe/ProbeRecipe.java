@@ -58,7 +58,7 @@ public final class ProbeRecipe {
       }
     }
     settings.features().ifPresent(ProbeRecipe::makeFolder);
-    try (Device device = Device.openCpu();
+    try (Device device = Device.open();
         Tokenizer tokenizer = Tokenizer.open(settings.model())) {
       Variants variants =
           Variants.load(

@@ -40,7 +40,7 @@ public final class ScoreRecipe {
     if (settings.limit().isPresent() && settings.limit().getAsInt() < questions.size()) {
       questions = questions.subList(0, settings.limit().getAsInt());
     }
-    try (Device device = Device.openCpu();
+    try (Device device = Device.open();
         Tokenizer tokenizer = Tokenizer.open(settings.model())) {
       Variants variants =
           Variants.load(

@@ -33,7 +33,7 @@ public final class SteerRecipe {
   }
 
   public ObjectNode run() {
-    try (Device device = Device.openCpu();
+    try (Device device = Device.open();
         Tokenizer tokenizer = Tokenizer.open(settings.model())) {
       Variants variants =
           Variants.load(

@@ -1,6 +1,5 @@
 package espalier.recipe;
 
-import espalier.device.Control;
 import espalier.device.Device;
 import espalier.format.ModelConfig;
 import espalier.format.ModelFolder;
@@ -54,8 +53,7 @@ record Variants(
       }
       if (adapter.isPresent()) {
         try (PeftAdapter file = PeftAdapter.open(adapter.get())) {
-          Adapters adapters =
-              LoraAdapter.load(device, model, file, 0, new Control(device)).adapters().frozen();
+          Adapters adapters = LoraAdapter.load(device, model, file, 0).adapters().frozen();
           byName.put("adapted", new Streams.Variant(saes, adapters));
           byName.put("adapted_without_sae", new Streams.Variant(new TreeMap<>(), adapters));
         }
