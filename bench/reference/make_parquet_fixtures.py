@@ -28,6 +28,14 @@ def main() -> None:
     pq.write_table(pa.table({"text": [1, 2]}), root / "numbers.parquet")
     pq.write_table(pa.table({"text": [["a"], ["b"]]}), root / "lists.parquet")
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), root / "empty.parquet")
+    # multiple choice, with the columns of the data sets on the Hub
+    choices = [["a", "b", "c", "d"], ["e é", "f", "g", "h"]]
+    pq.write_table(pa.table({"ind": [1, 2], "activity_label": ["Run", "Swim"], "ctx_a": ["A man runs.", "She [x] swims."],
+                             "ctx_b": ["he", ""], "endings": choices, "label": ["2", "0"]}), root / "hellaswag.parquet")
+    pq.write_table(pa.table({"question": ["Why?", "How?"], "subject": ["high_school_biology"] * 2, "choices": choices,
+                             "answer": pa.array([3, 1], pa.int64())}), root / "mmlu.parquet")
+    pq.write_table(pa.table({"question": ["Why?"], "mc1_targets": [{"choices": ["a", "b"], "labels": [1, 0]}],
+                             "mc2_targets": [{"choices": ["a", "b", "c"], "labels": [1, 1, 0]}]}), root / "truthfulqa.parquet")
 
 
 if __name__ == "__main__":
