@@ -79,8 +79,7 @@ final class Streams {
 
     /** The same, pushed. */
     Variant pushed(int layer, Push push) {
-      return new Variant(
-          saes, adapters, steering, ablated, trained, outputs, Map.of(layer, push));
+      return new Variant(saes, adapters, steering, ablated, trained, outputs, Map.of(layer, push));
     }
   }
 

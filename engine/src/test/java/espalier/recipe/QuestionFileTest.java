@@ -62,7 +62,8 @@ class QuestionFileTest {
 
   @Test
   void mmluAsCsv() throws IOException {
-    Path csv = file("mmlu.csv", "\"What, then?\n\"\"Yes\"\"\",1,2,3,\"four, five\",C\r\nB?,1,2,3,4,A\n");
+    Path csv =
+        file("mmlu.csv", "\"What, then?\n\"\"Yes\"\"\",1,2,3,\"four, five\",C\r\nB?,1,2,3,4,A\n");
     List<Question> read = QuestionFile.read(csv);
     assertEquals(
         Question.of(

@@ -75,7 +75,6 @@ class SpanScorerTest {
 
   @Test
   void nothingIsPredictedFromNothing() {
-    assertThrows(
-        IllegalArgumentException.class, () -> new SpanScorer.Span(new int[] {1, 2}, 0));
+    assertThrows(IllegalArgumentException.class, () -> new SpanScorer.Span(new int[] {1, 2}, 0));
   }
 }
