@@ -76,12 +76,9 @@ record WeightStack(Role role, List<Part> parts, long rows, long cols) {
   record ByHead(FusedRows rows) implements Stored {
     @Override
     public void load(Device device, TensorEntry entry, Tensor held) {
-      try (Arena arena = Arena.ofShared()) {
-        MemorySegment memory = arena.allocate(held.size() * Float.BYTES, 64);
-        Tensor stored = Tensor.of(memory, held.rows(), held.cols());
-        entry.copyTo(device, stored);
-        rows.fromFile(asRows(stored), asRows(held));
-      }
+      Tensor stored = Tensor.allocate(device, held.rows(), held.cols(), held.type());
+      entry.copyTo(device, stored);
+      rows.fromFile(asRows(stored), asRows(held));
     }
 
     @Override
