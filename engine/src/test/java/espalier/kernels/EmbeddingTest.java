@@ -1,6 +1,12 @@
 package espalier.kernels;
 
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+import espalier.device.DeviceChoice;
 import java.lang.foreign.MemorySegment;
+import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
@@ -64,5 +70,19 @@ class EmbeddingTest extends KernelTest {
           kernels.embeddingBackward(ids, dOut, 1, dTable, tokens, vocab, d);
           return TestBuffers.toFloats(dTable);
         });
+  }
+
+  /** A GPU cannot refuse an id before it runs: the loss must not be a number. */
+  @Test
+  void anUnknownIdIsNotANumberOnAGpu() {
+    assumeTrue(DeviceChoice.current().kind() != DeviceChoice.Kind.CPU, "the CPU refuses it");
+    MemorySegment ids = buffers.input(0, 4, -1);
+    MemorySegment out = buffers.floats(6);
+    kernels.embeddingForward(ids, buffers.input(random(8)), 1, out, 3, 4, 2);
+    float[] rows = TestBuffers.toFloats(out);
+    for (int i = 0; i < 6; i++) assertEquals(i >= 2, Float.isNaN(rows[i]), "out[" + i + "]");
+    MemorySegment dTable = buffers.changing(new float[8]);
+    kernels.embeddingBackward(ids, buffers.input(1f, 1, 1, 1, 1, 1), 1, dTable, 3, 4, 2);
+    assertArrayEquals(new float[] {1, 1, 0, 0, 0, 0, 0, 0}, TestBuffers.toFloats(dTable));
   }
 }
