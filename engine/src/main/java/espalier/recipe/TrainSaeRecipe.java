@@ -186,7 +186,7 @@ public final class TrainSaeRecipe {
       TrainingRun run =
           new TrainingRun(
               device,
-              "train-sae " + settings.shape().arch() + " " + loss,
+              "train-sae " + (in.initial.isEmpty() ? settings.shape().arch() + " " : "") + loss,
               console,
               loss.hasKl() ? "kl" : "fvu",
               steps,
