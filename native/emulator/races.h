@@ -10,9 +10,10 @@
  * Also fills shared memory with 0xFF when it is first read and was not written, and refuses vector accesses that are
  * not aligned to their size.
  *
- * Cannot show: races that only other inputs would bring about; misuse of __threadfence and flags (blocks that wait for
- * each other are reported as a race). A __syncwarp of some lanes is taken to order them with all that the earliest of
- * them saw: with masks that overlap a race may be missed.
+ * Cannot show: races on a shared variable whose address nobody takes, as the compiler does not mark those (a scalar
+ * that one thread sets: schedules find that); races that only other inputs would bring about; misuse of __threadfence
+ * and flags (blocks that wait for each other are reported as a race). A __syncwarp of some lanes is taken to order them
+ * with all that the earliest of them saw: with masks that overlap a race may be missed.
  */
 #ifndef ESPALIER_EMULATOR_RACES_H
 #define ESPALIER_EMULATOR_RACES_H
