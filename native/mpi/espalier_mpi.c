@@ -6,7 +6,6 @@
 #include <string.h>
 
 static char error[MPI_MAX_ERROR_STRING] = "no error";
-static MPI_Comm node = MPI_COMM_NULL;
 static int rank, size;
 
 static int check(int code) {
@@ -95,22 +94,6 @@ int esp_mpi_gather(const void *mine, void *all, int64_t bytes) {
 
 int esp_mpi_broadcast(void *data, int64_t bytes) {
   return check(MPI_Bcast(data, (int)bytes, MPI_BYTE, 0, MPI_COMM_WORLD));
-}
-
-int esp_mpi_share(int64_t bytes, void **memory, int32_t *first) {
-  int code, node_rank, unit;
-  MPI_Aint length;
-  MPI_Win window; /* kept until the job ends */
-  if (node == MPI_COMM_NULL) {
-    code = check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node));
-    if (code) return code;
-    MPI_Comm_set_errhandler(node, MPI_ERRORS_RETURN);
-  }
-  if ((code = check(MPI_Comm_rank(node, &node_rank)))) return code;
-  *first = node_rank == 0;
-  code = check(MPI_Win_allocate_shared(*first ? (MPI_Aint)bytes : 0, 1, MPI_INFO_NULL, node, memory, &window));
-  if (code) return code;
-  return check(MPI_Win_shared_query(window, 0, &length, &unit, memory));
 }
 
 int esp_mpi_barrier(void) { return check(MPI_Barrier(MPI_COMM_WORLD)); }

@@ -39,13 +39,7 @@ ESP_MPI_API int esp_mpi_gather(const void *mine, void *all, int64_t bytes);
 /* data[bytes] = rank 0's. bytes < 2^31. */
 ESP_MPI_API int esp_mpi_broadcast(void *data, int64_t bytes);
 
-/*
- * Memory that the ranks of one machine share, each at an address of its own. *first: whether this rank is the first of
- * its machine, the one that fills it. Freed when the job ends.
- */
-ESP_MPI_API int esp_mpi_share(int64_t bytes, void **memory, int32_t *first);
-
-/* Waits for all ranks; what one has written into shared memory before, the others read after it. */
+/* Waits for all ranks. */
 ESP_MPI_API int esp_mpi_barrier(void);
 
 /* Leaves the job, once all ranks do. */

@@ -539,66 +539,6 @@ public class Mpi {
         }
     }
 
-    private static class esp_mpi_share {
-        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
-            Mpi.C_INT,
-            Mpi.C_LONG,
-            Mpi.C_POINTER,
-            Mpi.C_POINTER
-        );
-
-        public static final MemorySegment ADDR = Mpi.findOrThrow("esp_mpi_share");
-
-        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
-    }
-
-    /**
-     * Function descriptor for:
-     * {@snippet lang=c :
-     * int esp_mpi_share(int64_t bytes, void **memory, int32_t *first)
-     * }
-     */
-    public static FunctionDescriptor esp_mpi_share$descriptor() {
-        return esp_mpi_share.DESC;
-    }
-
-    /**
-     * Downcall method handle for:
-     * {@snippet lang=c :
-     * int esp_mpi_share(int64_t bytes, void **memory, int32_t *first)
-     * }
-     */
-    public static MethodHandle esp_mpi_share$handle() {
-        return esp_mpi_share.HANDLE;
-    }
-
-    /**
-     * Address for:
-     * {@snippet lang=c :
-     * int esp_mpi_share(int64_t bytes, void **memory, int32_t *first)
-     * }
-     */
-    public static MemorySegment esp_mpi_share$address() {
-        return esp_mpi_share.ADDR;
-    }
-
-    /**
-     * {@snippet lang=c :
-     * int esp_mpi_share(int64_t bytes, void **memory, int32_t *first)
-     * }
-     */
-    public static int esp_mpi_share(long bytes, MemorySegment memory, MemorySegment first) {
-        var mh$ = esp_mpi_share.HANDLE;
-        try {
-            if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_mpi_share", bytes, memory, first);
-            }
-            return (int)mh$.invokeExact(bytes, memory, first);
-        } catch (Throwable ex$) {
-           throw new AssertionError("should not reach here", ex$);
-        }
-    }
-
     private static class esp_mpi_barrier {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Mpi.C_INT    );
