@@ -5,8 +5,11 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import espalier.bindings.NativeException;
+import espalier.device.DeviceChoice;
+import espalier.device.ElementType;
 import java.lang.foreign.MemorySegment;
 import java.util.Arrays;
 import org.junit.jupiter.api.Test;
@@ -62,6 +65,10 @@ class SaeEncodeTest extends KernelTest {
   }
 
   private Encoded run(Encoder e, float[] x, byte[] keep, int capacity) {
+    return run(ElementType.F32, e, x, keep, capacity);
+  }
+
+  private Encoded run(ElementType type, Encoder e, float[] x, byte[] keep, int capacity) {
     int tokens = x.length / e.d;
     MemorySegment index = buffers.ints(tokens * capacity);
     MemorySegment value = buffers.floats(tokens * capacity);
@@ -70,26 +77,27 @@ class SaeEncodeTest extends KernelTest {
     MemorySegment overflow = buffers.changing(0); // whose bits are those of the integer
     int scratch = Math.toIntExact(kernels.saeEncodeScratch(e.d, e.m));
     boolean fits =
-        kernels.saeEncode(
-            buffers.input(x),
-            buffers.input(e.w),
-            buffers.input(e.b),
-            e.bPre == null ? NULL : buffers.input(e.bPre),
-            e.kind,
-            e.threshold == null ? NULL : buffers.input(e.threshold),
-            e.margin,
-            e.k,
-            keep == null ? NULL : buffers.input(keep),
-            index,
-            value,
-            pre,
-            count,
-            capacity,
-            overflow,
-            buffers.floats(scratch),
-            tokens,
-            e.d,
-            e.m);
+        kernels(type)
+            .saeEncode(
+                buffers.input(type, x),
+                buffers.input(type, e.w),
+                buffers.input(e.b),
+                e.bPre == null ? NULL : buffers.input(e.bPre),
+                e.kind,
+                e.threshold == null ? NULL : buffers.input(e.threshold),
+                e.margin,
+                e.k,
+                keep == null ? NULL : buffers.input(keep),
+                index,
+                value,
+                pre,
+                count,
+                capacity,
+                overflow,
+                buffers.floats(scratch),
+                tokens,
+                e.d,
+                e.m);
     return new Encoded(
         fits,
         TestBuffers.toInts(index),
@@ -154,6 +162,143 @@ class SaeEncodeTest extends KernelTest {
         }
       }
     }
+  }
+
+  /**
+   * Sums of small whole numbers are exact: the fused kernel, the library's product in bfloat16
+   * (where rows are not aligned) and float32 must agree in every bit, at thresholds, in ties, in
+   * margins and where lists are too short.
+   */
+  @ParameterizedTest
+  @CsvSource({
+    "0, 5, 8, 3, 3, 0, true",
+    "0, 140, 72, 300, 300, 0, true",
+    "0, 140, 72, 300, 11, 0, false",
+    "1, 1, 64, 128, 128, 0, true",
+    "1, 130, 136, 257, 257, 1.5, true",
+    "1, 130, 136, 257, 9, 2.5, false",
+    "2, 20, 72, 300, 12, 0, true",
+    "3, 20, 72, 300, 12, 0, true"
+  })
+  void everyWayIsTheSameOnWholeNumbers(
+      int kind, int tokens, int d, int m, int capacity, float margin, boolean centred) {
+    float[] threshold = wholeNumbers(m, 9);
+    Encoder e =
+        new Encoder(
+            kind,
+            d,
+            m,
+            wholeNumbers(m * d, 2),
+            wholeNumbers(m, 5),
+            centred ? wholeNumbers(d, 1) : null,
+            kind == JUMPRELU ? threshold : null,
+            margin,
+            kind == TOPK || kind == GROUPMAX ? capacity : 0);
+    float[] x = wholeNumbers(tokens * d, 3);
+    byte[] keep = new byte[tokens];
+    if (tokens > 4) {
+      x[2 * d + 1] = Float.NaN;
+      keep[3] = 1;
+    }
+    boolean counted = kind == TOPK || kind == GROUPMAX;
+    kernels(ElementType.BF16);
+    Encoded expected = run(e, x, keep, capacity);
+    assertTrue(Arrays.stream(expected.count).sum() > tokens, "there is something to find");
+    // Where the CPU's products are in use there are none of bfloat16.
+    boolean hasLibrary = DeviceChoice.current().kind() != DeviceChoice.Kind.CPU;
+    for (boolean aligned : new boolean[] {true, false}) {
+      if ((counted || !aligned) && !hasLibrary) continue;
+      buffers.alignTo16(aligned);
+      Encoded actual = run(ElementType.BF16, e, x, keep, capacity);
+      assertArrayEquals(expected.count, actual.count);
+      assertEquals(expected.overflow, actual.overflow);
+      for (int t = 0; t < tokens; t++) {
+        int from = t * capacity;
+        int to = from + expected.count[t];
+        assertArrayEquals(
+            Arrays.copyOfRange(expected.index, from, to),
+            Arrays.copyOfRange(actual.index, from, to));
+        assertSameBits(
+            Arrays.copyOfRange(expected.value, from, to),
+            Arrays.copyOfRange(actual.value, from, to),
+            "values of row " + t);
+        assertSameBits(
+            Arrays.copyOfRange(expected.pre, from, to),
+            Arrays.copyOfRange(actual.pre, from, to),
+            "z of row " + t);
+      }
+    }
+  }
+
+  /** From -largest to largest. */
+  private float[] wholeNumbers(int count, int largest) {
+    int[] numbers = randomInts(count, 2 * largest + 1);
+    float[] values = new float[count];
+    for (int i = 0; i < count; i++) values[i] = numbers[i] - largest;
+    return values;
+  }
+
+  /**
+   * In bfloat16 z is within twice the error of a plain computation that stores x - bPre, the
+   * product and z in bfloat16, and no latent is on the wrong side of its border by more.
+   */
+  @ParameterizedTest
+  @CsvSource({
+    "0, 9, 40, 70, 0, true",
+    "1, 70, 200, 333, 0, true",
+    "1, 5, 1032, 40, 0, true",
+    "2, 40, 65, 333, 20, true",
+    "3, 40, 64, 780, 6, false"
+  })
+  void inBfloat16(int kind, int tokens, int d, int m, int k, boolean centred) {
+    kernels(ElementType.BF16);
+    boolean isFused = (kind == RELU || kind == JUMPRELU) && d <= 1024;
+    assumeTrue(
+        isFused || DeviceChoice.current().kind() != DeviceChoice.Kind.CPU,
+        "the CPU's products are of float32 alone");
+    buffers.alignTo16(true);
+    Encoder given = encoder(kind, d, m, centred, k);
+    float[] weights = Bfloat16.decode(Bfloat16.encode(given.w));
+    Encoder e =
+        new Encoder(kind, d, m, weights, given.b, given.bPre, given.threshold, given.margin, k);
+    float[] x = random(ElementType.BF16, tokens * d, 1);
+    int capacity = kind == TOPK || kind == GROUPMAX ? k : m;
+    Encoded result = run(ElementType.BF16, e, x, null, capacity);
+    double plainError = 0;
+    double ownError = 0;
+    double wrongSide = 0;
+    double scale = 0;
+    for (int t = 0; t < tokens; t++) {
+      double[] z = new double[m];
+      preActivations(e, x, t, z, new double[m]);
+      double[] border = border(e, z);
+      boolean[] found = new boolean[m];
+      for (int entry = t * capacity; entry < t * capacity + result.count[t]; entry++) {
+        int i = result.index[entry];
+        found[i] = true;
+        plainError = Math.max(plainError, Math.abs(plain(e, x, t, i) - z[i]));
+        ownError = Math.max(ownError, Math.abs(result.value[entry] - z[i]));
+      }
+      for (int i = 0; i < m; i++) {
+        scale = Math.max(scale, Math.abs(z[i]));
+        if (found[i] != z[i] > border[i]) {
+          wrongSide = Math.max(wrongSide, Math.abs(z[i] - border[i]));
+        }
+      }
+    }
+    double bound = FORWARD * plainError + 1e-5 * scale;
+    assertTrue(plainError > 0, "nothing was found");
+    assertTrue(ownError <= bound, "error " + ownError + ", of a plain computation " + plainError);
+    assertTrue(wrongSide <= bound, "on the wrong side by " + wrongSide);
+  }
+
+  private static double plain(Encoder e, float[] x, int t, int i) {
+    double sum = 0;
+    for (int c = 0; c < e.d; c++) {
+      double input = x[t * e.d + c] - (e.bPre == null ? 0 : Bfloat16.round(e.bPre[c]));
+      sum += Bfloat16.round(input) * e.w[i * e.d + c];
+    }
+    return Bfloat16.round(Bfloat16.round(sum) + Bfloat16.round(e.b[i]));
   }
 
   private static void preActivations(Encoder e, float[] x, int t, double[] z, double[] bound) {
