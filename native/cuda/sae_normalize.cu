@@ -4,9 +4,10 @@
  *   normalised = u / (spread + eps);   out = spread * decoded + mean + skip
  *
  * Gradients go through the statistics: spread = |u| / sqrt(n) has the derivative u / (n spread).
- * Bytes: 8 to 16 tokens d; bound by memory. A block takes a row. Sums in float64.
+ * 2 to 5 elements moved a column of a token: bound by memory. A block takes a row, a thread packs of 16 bytes of it:
+ * the second reading comes from cache. Sums in float64. Not run on a GPU yet.
  */
-#include "device.cuh"
+#include "vector.cuh"
 
 namespace {
 
@@ -22,48 +23,65 @@ struct Kind {
         n(static_cast<double>(centred ? d - 1 : d)) {}
 };
 
-__global__ void normalize(const float *x, Kind kind, float *out, float *mean, float *spread, int64_t d) {
-  const int64_t t = blockIdx.x;
-  const float *in = x + t * d;
+template <typename T, int N>
+__global__ void normalize(const T *x, Kind kind, T *out, float *mean, float *spread, int64_t d) {
+  const int64_t t = blockIdx.x, first = threadIdx.x * N, step = blockDim.x * N;
+  const T *in = x + t * d;
   double centre = 0;
   if (kind.centred) {
     double sum = 0;
-    for (int64_t c = threadIdx.x; c < d; c += esp::kThreads) sum += static_cast<double>(in[c]);
+    for (int64_t c = first; c < d; c += step) {
+      const esp::Pack<N> row = esp::load<N>(in + c);
+      for (int i = 0; i < N; i++) sum += static_cast<double>(row[i]);
+    }
     centre = esp::block_sum(sum) / static_cast<double>(d);
   }
   double squares = 0;
-  for (int64_t c = threadIdx.x; c < d; c += esp::kThreads) {
-    const double u = static_cast<double>(in[c]) - centre;
-    squares += u * u;
+  for (int64_t c = first; c < d; c += step) {
+    const esp::Pack<N> row = esp::load<N>(in + c);
+    for (int i = 0; i < N; i++) {
+      const double u = static_cast<double>(row[i]) - centre;
+      squares += u * u;
+    }
   }
   const double deviation = sqrt(esp::block_sum(squares) / kind.n), inverse = 1 / (deviation + kind.eps);
   if (threadIdx.x == 0) {
     mean[t] = static_cast<float>(centre);
     spread[t] = static_cast<float>(deviation);
   }
-  for (int64_t c = threadIdx.x; c < d; c += esp::kThreads) {
-    out[t * d + c] = static_cast<float>((static_cast<double>(in[c]) - centre) * inverse);
+  for (int64_t c = first; c < d; c += step) {
+    esp::Pack<N> row = esp::load<N>(in + c);
+    for (int i = 0; i < N; i++) row[i] = static_cast<float>((static_cast<double>(row[i]) - centre) * inverse);
+    esp::store(out + t * d + c, row);
   }
 }
 
-__global__ void normalize_backward(const float *x, const float *mean, const float *spread, Kind kind,
-                                   const float *d_out, const float *d_mean, const float *d_spread, const uint8_t *keep,
-                                   const float *d_kept, float *d_x, bool accumulate, int64_t d) {
-  const int64_t t = blockIdx.x;
-  float *result = d_x + t * d;
+template <typename T, int N>
+__global__ void normalize_backward(const T *x, const float *mean, const float *spread, Kind kind, const T *d_out,
+                                   const float *d_mean, const float *d_spread, const uint8_t *keep, const T *d_kept,
+                                   T *d_x, bool accumulate, int64_t d) {
+  const int64_t t = blockIdx.x, first = threadIdx.x * N, step = blockDim.x * N;
+  T *result = d_x + t * d;
   if (keep != nullptr && keep[t] != 0) { /* the whole block */
-    for (int64_t c = threadIdx.x; c < d; c += esp::kThreads) {
-      result[c] = (accumulate ? result[c] : 0.0f) + d_kept[t * d + c];
+    for (int64_t c = first; c < d; c += step) {
+      esp::Pack<N> sum{};
+      if (accumulate) sum = esp::load<N>(result + c);
+      const esp::Pack<N> row = esp::load<N>(d_kept + t * d + c);
+      for (int i = 0; i < N; i++) sum[i] += row[i];
+      esp::store(result + c, sum);
     }
     return;
   }
-  const float *in = x + t * d, *gradient = d_out + t * d;
+  const T *in = x + t * d, *gradient = d_out + t * d;
   const double centre = static_cast<double>(mean[t]), deviation = static_cast<double>(spread[t]);
   double sum = 0, dot = 0;
-  for (int64_t c = threadIdx.x; c < d; c += esp::kThreads) {
-    const double g = static_cast<double>(gradient[c]);
-    sum += g;
-    dot += g * (static_cast<double>(in[c]) - centre);
+  for (int64_t c = first; c < d; c += step) {
+    const esp::Pack<N> row = esp::load<N>(in + c), dy = esp::load<N>(gradient + c);
+    for (int i = 0; i < N; i++) {
+      const double g = static_cast<double>(dy[i]);
+      sum += g;
+      dot += g * (static_cast<double>(row[i]) - centre);
+    }
   }
   sum = esp::block_sum(sum);
   dot = esp::block_sum(dot);
@@ -77,41 +95,57 @@ __global__ void normalize_backward(const float *x, const float *mean, const floa
     const double beside = d_mean == nullptr ? 0 : static_cast<double>(d_mean[t]);
     level = (beside - sum * inverse) / static_cast<double>(d);
   }
-  for (int64_t c = threadIdx.x; c < d; c += esp::kThreads) {
-    const double u = static_cast<double>(in[c]) - centre;
-    const float value = static_cast<float>(static_cast<double>(gradient[c]) * inverse + u * along + level);
-    result[c] = (accumulate ? result[c] : 0.0f) + value;
-  }
-}
-
-__global__ void restore(const float *y, const float *mean, const float *spread, const float *skip, const uint8_t *keep,
-                        const float *x, float *out, int64_t n, int64_t d) {
-  ESP_FOR_EACH(i, n) {
-    const int64_t t = i / d;
-    if (keep != nullptr && keep[t] != 0) {
-      out[i] = x[i];
-      continue;
+  for (int64_t c = first; c < d; c += step) {
+    const esp::Pack<N> row = esp::load<N>(in + c), dy = esp::load<N>(gradient + c);
+    esp::Pack<N> total{};
+    if (accumulate) total = esp::load<N>(result + c);
+    for (int i = 0; i < N; i++) {
+      const double u = static_cast<double>(row[i]) - centre;
+      total[i] += static_cast<float>(static_cast<double>(dy[i]) * inverse + u * along + level);
     }
-    const float factor = spread == nullptr ? 1.0f : spread[t], offset = mean == nullptr ? 0.0f : mean[t];
-    const float value = factor * y[i] + offset;
-    out[i] = skip == nullptr ? value : value + skip[i];
+    esp::store(result + c, total);
   }
 }
 
-__global__ void restore_backward(const float *d_out, const float *y, const float *spread, const uint8_t *keep,
-                                 float *d_y, float *d_skip, float *d_mean, float *d_spread, int64_t d) {
+template <typename T, int N>
+__global__ void restore(const T *y, const float *mean, const float *spread, const T *skip, const uint8_t *keep,
+                        const T *x, T *out, int64_t d) {
+  const int64_t t = blockIdx.x;
+  const bool kept = keep != nullptr && keep[t] != 0;
+  const float factor = spread == nullptr ? 1.0f : spread[t], offset = mean == nullptr ? 0.0f : mean[t];
+  for (int64_t c = threadIdx.x * N; c < d; c += blockDim.x * N) {
+    esp::Pack<N> row = esp::load<N>((kept ? x : y) + t * d + c);
+    if (!kept) {
+      for (int i = 0; i < N; i++) row[i] = factor * row[i] + offset;
+      if (skip != nullptr) {
+        const esp::Pack<N> beside = esp::load<N>(skip + t * d + c);
+        for (int i = 0; i < N; i++) row[i] += beside[i];
+      }
+    }
+    esp::store(out + t * d + c, row);
+  }
+}
+
+template <typename T, int N>
+__global__ void restore_backward(const T *d_out, const T *y, const float *spread, const uint8_t *keep, T *d_y,
+                                 T *d_skip, float *d_mean, float *d_spread, int64_t d) {
   const int64_t t = blockIdx.x;
   const bool kept = keep != nullptr && keep[t] != 0;
   const float factor = spread != nullptr ? spread[t] : 1.0f;
   double sum = 0, dot = 0;
-  for (int64_t c = threadIdx.x; c < d; c += esp::kThreads) {
-    const float gradient = kept ? 0.0f : d_out[t * d + c];
-    d_y[t * d + c] = kept ? 0.0f : factor * gradient;
-    if (d_skip != nullptr) d_skip[t * d + c] = gradient;
+  for (int64_t c = threadIdx.x * N; c < d; c += blockDim.x * N) {
+    esp::Pack<N> gradient{};
+    if (!kept) gradient = esp::load<N>(d_out + t * d + c);
+    if (d_skip != nullptr) esp::store(d_skip + t * d + c, gradient);
     if (spread != nullptr && !kept) {
-      sum += static_cast<double>(gradient);
-      dot += static_cast<double>(gradient) * static_cast<double>(y[t * d + c]);
+      const esp::Pack<N> decoded = esp::load<N>(y + t * d + c);
+      for (int i = 0; i < N; i++) {
+        sum += static_cast<double>(gradient[i]);
+        dot += static_cast<double>(gradient[i]) * static_cast<double>(decoded[i]);
+      }
     }
+    for (int i = 0; i < N; i++) gradient[i] *= factor;
+    esp::store(d_y + t * d + c, gradient);
   }
   if (spread == nullptr) return; /* the whole block */
   sum = esp::block_sum(sum);
@@ -132,56 +166,58 @@ int32_t check(int32_t normalisation, int64_t tokens, int64_t d) {
 
 }  // namespace
 
-int32_t esp_sae_normalize(const void *x_, int32_t normalisation, void *out_, float *mean, float *spread, int64_t tokens,
+int32_t esp_sae_normalize(const void *x, int32_t normalisation, void *out, float *mean, float *spread, int64_t tokens,
                           int64_t d, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *x = static_cast<const float *>(x_);
-  auto *out = static_cast<float *>(out_);
   if (int32_t status = check(normalisation, tokens, d)) return status;
-  return ESP_LAUNCH(normalize, tokens, esp::kThreads, x, Kind(normalisation, d), out, mean, spread, d);
+  return esp::with_packs(dtype, d, {x, out}, [&](auto type, auto width) {
+    using T = decltype(type);
+    constexpr int N = decltype(width)::value;
+    return ESP_LAUNCH((normalize<T, N>), tokens, esp::threads_for_row(d, N), static_cast<const T *>(x),
+                      Kind(normalisation, d), static_cast<T *>(out), mean, spread, d);
+  });
 }
 
-int32_t esp_sae_normalize_backward(const void *x_, const float *mean, const float *spread, int32_t normalisation,
-                                   const void *d_out_, const float *d_mean, const float *d_spread, const uint8_t *keep,
-                                   const void *d_kept_, void *d_x_, int32_t accumulate, int64_t tokens, int64_t d,
+int32_t esp_sae_normalize_backward(const void *x, const float *mean, const float *spread, int32_t normalisation,
+                                   const void *d_out, const float *d_mean, const float *d_spread, const uint8_t *keep,
+                                   const void *d_kept, void *d_x, int32_t accumulate, int64_t tokens, int64_t d,
                                    int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *x = static_cast<const float *>(x_);
-  const auto *d_out = static_cast<const float *>(d_out_);
-  const auto *d_kept = static_cast<const float *>(d_kept_);
-  auto *d_x = static_cast<float *>(d_x_);
   if (int32_t status = check(normalisation, tokens, d)) return status;
   ESP_REQUIRE((d_mean == nullptr) == (d_spread == nullptr), "d_mean and d_spread: one is NULL, the other is not");
   ESP_REQUIRE(keep == nullptr || d_kept != nullptr, "keep needs d_kept");
-  return ESP_LAUNCH(normalize_backward, tokens, esp::kThreads, x, mean, spread, Kind(normalisation, d), d_out, d_mean,
-                    d_spread, keep, d_kept, d_x, accumulate != 0, d);
+  return esp::with_packs(dtype, d, {x, d_out, d_kept, d_x}, [&](auto type, auto width) {
+    using T = decltype(type);
+    constexpr int N = decltype(width)::value;
+    return ESP_LAUNCH((normalize_backward<T, N>), tokens, esp::threads_for_row(d, N), static_cast<const T *>(x), mean,
+                      spread, Kind(normalisation, d), static_cast<const T *>(d_out), d_mean, d_spread, keep,
+                      static_cast<const T *>(d_kept), static_cast<T *>(d_x), accumulate != 0, d);
+  });
 }
 
-int32_t esp_sae_restore(const void *y_, const float *mean, const float *spread, const void *skip_, const uint8_t *keep,
-                        const void *x_, void *out_, int64_t tokens, int64_t d, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *y = static_cast<const float *>(y_);
-  const auto *skip = static_cast<const float *>(skip_);
-  const auto *x = static_cast<const float *>(x_);
-  auto *out = static_cast<float *>(out_);
+int32_t esp_sae_restore(const void *y, const float *mean, const float *spread, const void *skip, const uint8_t *keep,
+                        const void *x, void *out, int64_t tokens, int64_t d, int32_t dtype) {
   ESP_REQUIRE(tokens >= 0 && d > 0, "bad sizes: tokens=%ld d=%ld", tokens, d);
   ESP_REQUIRE((mean == nullptr) == (spread == nullptr), "mean and spread: one is NULL, the other is not");
   ESP_REQUIRE(keep == nullptr || x != nullptr, "keep needs x");
-  return ESP_LAUNCH(restore, esp::blocks_for(tokens * d), esp::kThreads, y, mean, spread, skip, keep, x, out,
-                    tokens * d, d);
+  return esp::with_packs(dtype, d, {y, skip, x, out}, [&](auto type, auto width) {
+    using T = decltype(type);
+    constexpr int N = decltype(width)::value;
+    return ESP_LAUNCH((restore<T, N>), tokens, esp::threads_for_row(d, N), static_cast<const T *>(y), mean, spread,
+                      static_cast<const T *>(skip), keep, static_cast<const T *>(x), static_cast<T *>(out), d);
+  });
 }
 
-int32_t esp_sae_restore_backward(const void *d_out_, const void *y_, const float *spread, const uint8_t *keep,
-                                 void *d_y_, void *d_skip_, float *d_mean, float *d_spread, int64_t tokens, int64_t d,
+int32_t esp_sae_restore_backward(const void *d_out, const void *y, const float *spread, const uint8_t *keep, void *d_y,
+                                 void *d_skip, float *d_mean, float *d_spread, int64_t tokens, int64_t d,
                                  int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *d_out = static_cast<const float *>(d_out_);
-  const auto *y = static_cast<const float *>(y_);
-  auto *d_y = static_cast<float *>(d_y_);
-  auto *d_skip = static_cast<float *>(d_skip_);
   ESP_REQUIRE(tokens >= 0 && d > 0, "bad sizes: tokens=%ld d=%ld", tokens, d);
   const bool scaled = spread != nullptr;
   ESP_REQUIRE(scaled == (y != nullptr) && scaled == (d_mean != nullptr) && scaled == (d_spread != nullptr),
               "spread, y, d_mean and d_spread: some are NULL, others are not");
-  return ESP_LAUNCH(restore_backward, tokens, esp::kThreads, d_out, y, spread, keep, d_y, d_skip, d_mean, d_spread, d);
+  return esp::with_packs(dtype, d, {d_out, y, d_y, d_skip}, [&](auto type, auto width) {
+    using T = decltype(type);
+    constexpr int N = decltype(width)::value;
+    return ESP_LAUNCH((restore_backward<T, N>), tokens, esp::threads_for_row(d, N), static_cast<const T *>(d_out),
+                      static_cast<const T *>(y), spread, keep, static_cast<T *>(d_y), static_cast<T *>(d_skip), d_mean,
+                      d_spread, d);
+  });
 }
