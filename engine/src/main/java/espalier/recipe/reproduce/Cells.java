@@ -9,6 +9,7 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.TreeMap;
 import java.util.TreeSet;
 import java.util.stream.IntStream;
 
@@ -26,6 +27,15 @@ final class Cells {
   static final String LORA = "TopK SAE, then LoRA";
   static final String LORA_ALL = "TopK SAE, then LoRA in all layers";
   static final String TRAINED_END_TO_END = "TopK SAE, end to end";
+
+  /** Baselines by their names in {@code adapt --train}. */
+  private static final Map<String, String> BESIDE_LORA =
+      new TreeMap<>(
+          Map.of(
+              "linear", "TopK SAE, then a linear map at its output",
+              "mlp", "TopK SAE, then an MLP at its output",
+              "sae", "TopK SAE, then the SAE itself by KL",
+              "lora+sae", "TopK SAE, then LoRA and the SAE by KL"));
 
   /** Rounds in which the arms of a comparison by time take turns. */
   private static final int ROUNDS = 6;
@@ -79,7 +89,9 @@ final class Cells {
         Map.of(
             TOPK, cells.get(SAE).task(),
             TRAINED_END_TO_END, cells.get(END_TO_END).task(),
-            LORA, new Task.Adapt(List.of(last), setup.rank(), setup.adapted(), plan.steps(), 0)));
+            LORA,
+                new Task.Adapt(
+                    "lora", List.of(last), setup.rank(), setup.adapted(), plan.steps(), 0)));
     for (int percent : plan.grid().forks()) {
       SaeSource fork = SaeSource.snapshot(setup.layer(), SAE, plan.saeStepsAt(percent));
       ObjectNode at = coordinates().put("sae_percent", percent).put("layer", setup.layer());
@@ -195,7 +207,17 @@ final class Cells {
     arms.put(TRAINED_END_TO_END, cells.get(END_TO_END).task());
     arms.put(LORA, lora.task());
     arms.put(LORA_ALL, all.task());
+    BESIDE_LORA.forEach((train, arm) -> arms.put(arm, beside(sae, train, arm).task()));
     clock(arms);
+  }
+
+  /** What else can win the cross-entropy back. */
+  private Cell beside(Placed sae, String train, String arm) {
+    Task.Adapt task =
+        new Task.Adapt(train, List.of(sae.source), setup.rank(), "after", plan.steps(), 3);
+    ObjectNode at = sae.coordinates.deepCopy();
+    return add(
+        "beside-" + train.replace('+', '-') + "-" + sae.id, needs(List.of(task)), arm, at, task);
   }
 
   private void endToEnd(int evaluations) {
@@ -278,7 +300,7 @@ final class Cells {
       int rank,
       String layers,
       int evaluations) {
-    Task task = new Task.Adapt(saes, rank, layers, plan.steps(), evaluations);
+    Task task = new Task.Adapt("lora", saes, rank, layers, plan.steps(), evaluations);
     return add(name, needs(List.of(task)), arm, at, task);
   }
 

@@ -125,6 +125,8 @@ final class Jobs {
         saes,
         setup.data(),
         out,
+        task.train(),
+        "kl",
         OptionalInt.of(task.rank()),
         AdaptSettings.DEFAULT_ALPHA,
         0,

@@ -20,12 +20,14 @@ sealed interface Task {
       implements Task {}
 
   /**
-   * Trains adapters.
+   * Trains adapters, or what stands beside them in a comparison.
    *
+   * @param train as {@code adapt --train} has it
    * @param layers as {@code adapt --layers} has it
    * @param evaluations after the one before the first step
    */
-  record Adapt(List<SaeSource> saes, int rank, String layers, int steps, int evaluations)
+  record Adapt(
+      String train, List<SaeSource> saes, int rank, String layers, int steps, int evaluations)
       implements Task {}
 
   /**
