@@ -26,8 +26,8 @@ final class CudaDevice extends Device {
   private final CudaMemory memory = new CudaMemory();
   private final List<CudaGraph> graphs = new ArrayList<>();
   private final int ordinal;
-  private final MemorySegment stream;
-  private final MemorySegment cublas;
+  private MemorySegment stream = MemorySegment.NULL;
+  private MemorySegment cublas = MemorySegment.NULL;
   private final MemorySegment[] pieces = new MemorySegment[2];
   private final MemorySegment[] copied = new MemorySegment[2]; // events: a piece is free again
   private MemorySegment staged = MemorySegment.NULL;
@@ -41,6 +41,15 @@ final class CudaDevice extends Device {
   CudaDevice(int ordinal, ElementType type) {
     super(type);
     this.ordinal = ordinal;
+    try {
+      create();
+    } catch (RuntimeException e) {
+      close();
+      throw e;
+    }
+  }
+
+  private void create() {
     CudaException.check("cudaSetDevice", CudaRuntime.cudaSetDevice(ordinal));
     try (Arena arena = Arena.ofConfined()) {
       MemorySegment pointer = arena.allocate(ValueLayout.ADDRESS);
@@ -204,15 +213,21 @@ final class CudaDevice extends Device {
   /** Statuses are not looked at: after a fault CUDA answers every call with it. */
   @Override
   public void close() {
-    CudaRuntime.cudaStreamSynchronize(stream);
+    if (!stream.equals(MemorySegment.NULL)) {
+      CudaRuntime.cudaStreamSynchronize(stream);
+    }
     graphs.forEach(CudaGraph::close);
     for (MemorySegment event : copied) {
       if (event != null) {
         CudaRuntime.cudaEventDestroy(event);
       }
     }
-    Cublas.cublasDestroy_v2(cublas);
-    CudaRuntime.cudaStreamDestroy(stream);
+    if (!cublas.equals(MemorySegment.NULL)) {
+      Cublas.cublasDestroy_v2(cublas);
+    }
+    if (!stream.equals(MemorySegment.NULL)) {
+      CudaRuntime.cudaStreamDestroy(stream);
+    }
     memory.close();
   }
 }

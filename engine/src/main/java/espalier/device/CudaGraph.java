@@ -43,10 +43,15 @@ final class CudaGraph implements Replay {
   private boolean capture() {
     try (Arena arena = Arena.ofConfined()) {
       MemorySegment pointer = arena.allocate(ValueLayout.ADDRESS);
-      CudaException.check(
-          "cudaStreamBeginCapture",
-          CudaRuntime.cudaStreamBeginCapture(
-              device.stream(), CudaRuntime.cudaStreamCaptureModeThreadLocal()));
+      try {
+        CudaException.check(
+            "cudaStreamBeginCapture",
+            CudaRuntime.cudaStreamBeginCapture(
+                device.stream(), CudaRuntime.cudaStreamCaptureModeThreadLocal()));
+      } catch (CudaException e) {
+        failed(e);
+        return false;
+      }
       device.capturing(true);
       RuntimeException refused = null;
       try {
@@ -68,9 +73,7 @@ final class CudaGraph implements Replay {
         executable = pointer.get(ValueLayout.ADDRESS, 0);
         return true;
       } catch (CudaException | NativeException e) {
-        CudaRuntime
-            .cudaGetLastError(); // what was refused is known; later calls are not to be blamed
-        failure = e.getMessage();
+        failed(e);
         return false;
       } finally {
         if (!graph.equals(MemorySegment.NULL)) {
@@ -78,6 +81,12 @@ final class CudaGraph implements Replay {
         }
       }
     }
+  }
+
+  /** What was refused is known now: later calls must not be blamed for it. */
+  private void failed(RuntimeException reason) {
+    CudaRuntime.cudaGetLastError();
+    failure = reason.getMessage();
   }
 
   @Override

@@ -1,0 +1,276 @@
+package espalier.recipe;
+
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+import espalier.Golden;
+import espalier.bindings.NativeException;
+import espalier.data.RowOrder;
+import espalier.data.TokenRows;
+import espalier.device.Control;
+import espalier.device.CudaException;
+import espalier.device.CudaOutOfMemoryException;
+import espalier.device.Device;
+import espalier.device.DeviceChoice;
+import espalier.device.ElementType;
+import espalier.device.Emulator;
+import espalier.device.Replay;
+import espalier.format.PeftAdapter;
+import espalier.lora.LoraAdapter;
+import espalier.model.LanguageModel;
+import espalier.model.TokenBatch;
+import espalier.sae.Sae;
+import espalier.tensor.Tensor;
+import espalier.train.AdamW;
+import java.lang.foreign.MemorySegment;
+import java.util.List;
+import java.util.Map;
+import java.util.SortedMap;
+import java.util.TreeMap;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+/**
+ * Whole training steps on a device of CUDA: captured as a graph, in both types, and with everything
+ * that may fail failing, which only the emulator can be told to do.
+ */
+class CudaStepTest {
+
+  private static final List<String> KINDS =
+      List.of("memory", "pinned", "stream", "event", "graph", "exec", "cublas");
+
+  private final DeviceChoice chosen = DeviceChoice.current();
+
+  @BeforeEach
+  void onlyWhereThereIsCuda() {
+    assumeTrue(chosen.kind() != DeviceChoice.Kind.CPU, "the CPU has no graphs and never fails");
+  }
+
+  @AfterEach
+  void restore() {
+    DeviceChoice.choose(chosen);
+    if (chosen.kind() == DeviceChoice.Kind.EMULATOR) {
+      Emulator.reset();
+      Emulator.memory(4L << 30);
+    }
+  }
+
+  /** Steps of {@code adapt} on the golden model with a JumpReLU SAE, AdamW included. */
+  private static final class Steps {
+    final Device device;
+    final AdaptObjective objective;
+    final AdamW optimizer;
+    final MemorySegment numbers;
+    final Replay step;
+
+    Steps(Device device) {
+      this.device = device;
+      LanguageModel model = Golden.model(device, "llama");
+      LoraAdapter lora;
+      try (PeftAdapter file = PeftAdapter.open(Golden.folder("adapter-all"))) {
+        lora = LoraAdapter.load(device, model, file, 0.25);
+      }
+      TokenRows rows = Golden.tokens(model.config());
+      SortedMap<Integer, Sae> saes =
+          new TreeMap<>(Map.of(Golden.LAYER, Golden.sae(device, "jumprelu")));
+      objective =
+          new AdaptObjective(
+              device,
+              model,
+              new Streams.Variant(saes, lora.adapters()),
+              AdaptObjective.Loss.KL,
+              new BatchSource(rows, RowOrder.sequential(rows.count())),
+              new TokenBatch(device, 1, rows.context(), model.config().specialIds()),
+              1,
+              7);
+      objective.tape().bind(device);
+      optimizer = AdamW.create(device, lora.parameters(), AdamW.Hyperparameters.of(0.01, 1));
+      numbers = device.allocate(Double.BYTES);
+      step = device.replay(this::queue);
+    }
+
+    private void queue() {
+      Tensor gradients = optimizer.parameters().gradients();
+      device.control().upload();
+      device.kernels().fill(gradients.data(), 0, gradients.size());
+      objective.accumulate(0, numbers);
+      optimizer.update(device);
+      optimizer.parameters().round(device.kernels());
+      device.control().download();
+    }
+
+    /** Losses and gradient norms of a few steps, then the parameters. */
+    double[] run(int steps, boolean replayed) {
+      double[] seen = new double[2 * steps];
+      for (int i = 0; i < steps; i++) {
+        objective.prepare(i, 0);
+        Control control = device.control();
+        control.clearResults();
+        control.step(i + 1);
+        control.learningRate(1e-3);
+        if (replayed) {
+          step.run();
+        } else {
+          queue();
+        }
+        device.synchronize();
+        seen[2 * i] = control.loss();
+        seen[2 * i + 1] = control.gradientNorm();
+      }
+      return seen;
+    }
+
+    float[] parameters() {
+      return optimizer.parameters().values().toArray();
+    }
+  }
+
+  @ParameterizedTest
+  @EnumSource(ElementType.class)
+  void aReplayedStepIsBitForBitTheEagerOne(ElementType type) {
+    DeviceChoice.choose(new DeviceChoice(chosen.kind(), chosen.ordinal(), type, ""));
+    double[] eager;
+    float[] expected;
+    try (Device device = Device.open()) {
+      Steps steps = new Steps(device);
+      eager = steps.run(4, false);
+      expected = steps.parameters();
+    }
+    try (Device device = Device.open()) {
+      Steps steps = new Steps(device);
+      assertArrayEquals(eager, steps.run(4, true));
+      assertArrayEquals(expected, steps.parameters());
+      assertEquals("as one CUDA graph", steps.step.describe());
+    }
+  }
+
+  /** bfloat16 keeps 8 bits: the loss, a sum over many tokens, agrees to a few percent. */
+  @Test
+  void bfloat16FollowsFloat32() {
+    double[] exact;
+    try (Device device = open(ElementType.F32)) {
+      exact = new Steps(device).run(3, true);
+    }
+    try (Device device = open(ElementType.BF16)) {
+      double[] rounded = new Steps(device).run(3, true);
+      for (int i = 0; i < exact.length; i++) {
+        assertEquals(exact[i], rounded[i], 0.05 * Math.abs(exact[i]), "number " + i);
+      }
+    }
+  }
+
+  private Device open(ElementType type) {
+    DeviceChoice.choose(new DeviceChoice(chosen.kind(), chosen.ordinal(), type, ""));
+    return Device.open();
+  }
+
+  /** No host call but one launch: what a replayed step costs the host. */
+  @Test
+  void aReplayedStepIsOneLaunch() {
+    onTheEmulator();
+    try (Device device = Device.open()) {
+      Steps steps = new Steps(device);
+      steps.run(2, true);
+      long launches = Emulator.calls("cudaLaunchKernel");
+      long copies = Emulator.calls("cudaMemcpyAsync");
+      long graphs = Emulator.calls("cudaGraphLaunch");
+      steps.run(3, true);
+      assertEquals(launches, Emulator.calls("cudaLaunchKernel"));
+      assertEquals(copies, Emulator.calls("cudaMemcpyAsync"));
+      assertEquals(graphs + 3, Emulator.calls("cudaGraphLaunch"));
+    }
+  }
+
+  @Test
+  void tooLittleMemoryIsSaidInFull() {
+    onTheEmulator();
+    Emulator.memory(40L << 20);
+    try (Device device = Device.open()) {
+      device.holder("weights");
+      device.allocate(6L << 20);
+      device.holder("activations");
+      CudaOutOfMemoryException e =
+          assertThrows(CudaOutOfMemoryException.class, () -> device.allocate(64L << 20));
+      String said = e.getMessage();
+      assertTrue(
+          said.startsWith("activations: needs 0.06 GiB, 0.00 GiB of 0.04 GiB free; held: cuBLAS"),
+          said);
+      assertTrue(said.contains("weights 0.01 GiB"), said);
+      assertTrue(said.contains("try --dtype bf16"), said);
+      device.allocate(1 << 10); // what failed has left nothing behind
+    }
+    assertNothingLives();
+  }
+
+  /** Whatever fails first: an exception that says so, nothing leaked, and the next job runs. */
+  @ParameterizedTest
+  @ValueSource(
+      strings = {
+        "cudaMalloc:2",
+        "cudaHostAlloc:2",
+        "cudaMemcpyAsync:2",
+        "cudaLaunchKernel:719",
+        "kernel:700",
+        "cudaStreamSynchronize:719",
+        "cudaGraphLaunch:719",
+        "cublasGemmEx:13"
+      })
+  void everyFailureIsTypedAndLeaksNothing(String fault) {
+    onTheEmulator();
+    String function = fault.substring(0, fault.indexOf(':'));
+    int status = Integer.parseInt(fault.substring(fault.indexOf(':') + 1));
+    int failed = 0;
+    for (long nth = 1; nth <= 64; nth *= 4) {
+      Emulator.reset();
+      Emulator.fail(function, nth, status);
+      try (Device device = Device.open()) {
+        new Steps(device).run(4, true);
+      } catch (CudaException | NativeException e) {
+        failed++;
+        assertTrue(e.getMessage().contains(":"), e.getMessage());
+      }
+      Emulator.reset();
+      assertNothingLives();
+    }
+    assertTrue(failed > 0, function + " never failed");
+    try (Device device = Device.open()) {
+      assertTrue(Double.isFinite(new Steps(device).run(1, true)[0]));
+    }
+  }
+
+  /** The work goes on call by call, with the same numbers and the reason. */
+  @ParameterizedTest
+  @ValueSource(strings = {"cudaStreamBeginCapture", "cudaGraphInstantiate"})
+  void captureThatFailsIsSaidAndDoneWithout(String function) {
+    onTheEmulator();
+    double[] expected;
+    try (Device device = Device.open()) {
+      expected = new Steps(device).run(3, false);
+    }
+    Emulator.fail(function, 1, 801);
+    try (Device device = Device.open()) {
+      Steps steps = new Steps(device);
+      assertArrayEquals(expected, steps.run(3, true));
+      assertTrue(
+          steps.step.describe().startsWith("call by call, as capturing failed: " + function),
+          steps.step.describe());
+    }
+  }
+
+  private void onTheEmulator() {
+    assumeTrue(chosen.kind() == DeviceChoice.Kind.EMULATOR, "a real GPU fails when it likes");
+  }
+
+  private static void assertNothingLives() {
+    for (String kind : KINDS) {
+      assertEquals(0, Emulator.live(kind), kind);
+    }
+  }
+}
