@@ -124,6 +124,7 @@ __global__ void move(Batch batch, int32_t *overflow, int64_t m) {
     }
     to += __popc(kept);
   }
+  __syncwarp(); /* all have read the count, of an empty list too */
   if (lane != 0) return;
   const int32_t kept = static_cast<int32_t>(to - t * batch.capacity);
   batch.count[t] = kept;
