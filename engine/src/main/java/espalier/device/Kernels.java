@@ -203,14 +203,6 @@ public final class Kernels extends SaeTrainingKernels {
     check("esp_axpy", esp_axpy(alpha, x, y, n, dtype));
   }
 
-  /** As {@link #copy}, of float32, whatever the type of activations. */
-  public void copyFloats(MemorySegment x, MemorySegment out, long n) {
-    size("esp_copy", "n", n);
-    floats("esp_copy", "x", x, n);
-    floats("esp_copy", "out", out, n);
-    check("esp_copy", esp_copy(x, out, n, ElementType.F32.code()));
-  }
-
   /** Every row of out becomes {@code row}. */
   public void fillRows(MemorySegment row, MemorySegment out, long rows, long cols) {
     size("esp_fill_rows", "rows", rows);
