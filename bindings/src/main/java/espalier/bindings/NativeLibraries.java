@@ -113,6 +113,15 @@ public final class NativeLibraries {
     }
   }
 
+  /** Where the kernels for GPUs are, or why there are none; nothing is loaded. */
+  public static String cudaKernels() {
+    try {
+      return NativeFiles.cudaKernels().toString();
+    } catch (NativeUnavailableException e) {
+      return "not usable: " + e.getMessage();
+    }
+  }
+
   /** The CPU kernels, {@code libespalier_cpu.so}. */
   public static Availability kernels() {
     return KernelsHolder.STATE;

@@ -43,10 +43,13 @@ public record Diagnosis(Map<String, String> findings, List<String> warnings, boo
     findings.put("GPU", NvidiaDriver.describe(Path.of("/proc/driver/nvidia")));
     findings.put("CUDA", describe(NativeLibraries.cudaRuntime()));
     findings.put("cuBLAS", describe(NativeLibraries.cublas()));
+    findings.put("CUDA kernels", NativeLibraries.cudaKernels());
     CudaProbe.Result probe = CudaProbe.thorough();
     findings.put(
         "runs on",
-        "the CPU: " + (probe.gpus() == 0 ? probe.reason() : "this build has no CUDA kernels"));
+        probe.gpus() == 0
+            ? "the CPU: " + probe.reason()
+            : "the GPU if there are CUDA kernels, else the CPU (--device chooses)");
     String coreType = System.getenv("OPENBLAS_CORETYPE");
     if (coreType != null) {
       warnings.add(
