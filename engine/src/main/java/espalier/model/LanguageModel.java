@@ -32,6 +32,8 @@ import java.util.stream.Stream;
  */
 public final class LanguageModel {
 
+  private static final String WEIGHTS = "the model's weights";
+
   private final ModelConfig config;
   private final Parameter embedding;
   private final Parameter positions;
@@ -76,6 +78,9 @@ public final class LanguageModel {
    */
   public static LanguageModel load(Device device, ModelFolder folder, int positions) {
     List<WeightStack> stacks = new ModelLayout(folder.config()).stacks();
+    long bytes = stacks.stream().mapToLong(s -> s.rows() * s.cols() * s.type(device).bytes()).sum();
+    device.require(WEIGHTS, bytes); // before minutes of reading that would come to nothing
+    device.holder(WEIGHTS);
     Map<String, Parameter> weights = new LinkedHashMap<>();
     for (WeightStack stack : stacks) {
       Tensor value = Tensor.allocate(device, stack.rows(), stack.cols(), stack.type(device));

@@ -119,6 +119,7 @@ public final class AdaptRecipe {
     long bytes = objective.tape().bytes();
     bytes = Math.max(bytes, evaluator.map(Evaluator::bytes).orElse(0L));
     bytes = Math.max(bytes, fit.map(SaeFit::bytes).orElse(0L));
+    device.holder("activations of a step");
     MemorySegment workspace = device.allocate(bytes);
     fit.ifPresent(f -> SaeFit.check(in.saes, f.measure(workspace), console));
     objective.tape().bind(workspace);
@@ -128,6 +129,7 @@ public final class AdaptRecipe {
     Checkpoints checkpoints =
         new Checkpoints(folder.checkpoints(), RunFolder.fingerprint(settings, steps, ranks.size()));
     Optional<Checkpoints.Saved> saved = settings.resume() ? checkpoints.latest() : Optional.empty();
+    device.holder("optimizer state");
     AdamW optimizer =
         AdamW.create(
             device,

@@ -25,6 +25,9 @@ public final class SaeLoader {
    */
   public static Sae load(Device device, SaeWeights weights, Consumer<String> warn) {
     weights.warnings().forEach(warning -> warn.accept(weights.path() + ": " + warning));
+    String what = "SAE " + weights.path();
+    device.require(what, (weights.dIn() + weights.dOut()) * weights.dSae() * device.type().bytes());
+    device.holder(what);
     Sae sae = upload(device, weights);
     for (Parameter parameter : sae.parameters()) {
       if (!isFinite(device, parameter.value())) {

@@ -209,6 +209,20 @@ class CudaStepTest {
     assertNothingLives();
   }
 
+  /** Before any of it is read. */
+  @Test
+  void aModelThatDoesNotFitIsSaidBeforeItIsLoaded() {
+    onTheEmulator();
+    Emulator.memory((32L << 20) + (64 << 10)); // cuBLAS's and a little more
+    try (Device device = Device.open()) {
+      long before = device.allocatedBytes();
+      CudaOutOfMemoryException e =
+          assertThrows(CudaOutOfMemoryException.class, () -> Golden.model(device, "llama"));
+      assertTrue(e.getMessage().startsWith("the model's weights: needs"), e.getMessage());
+      assertEquals(before, device.allocatedBytes());
+    }
+  }
+
   /** Whatever fails first: an exception that says so, nothing leaked, and the next job runs. */
   @ParameterizedTest
   @ValueSource(
