@@ -118,6 +118,23 @@ void dropout_factors(uint64_t start, int64_t first, int64_t count, uint32_t thre
 
 }  // namespace
 
+int32_t esp_fill_uniform(void *x_, float bound, uint64_t seed, int64_t n, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
+  auto *x = static_cast<float *>(x_);
+  /* The upper 24 bits of a SplitMix64 output, as one of the odd numbers between -2^24 and 2^24: all are floats. */
+  const uint64_t step = 0x9e3779b97f4a7c15u, start = mix(seed + step);
+  const float unit = bound * 0x1p-24f;
+  esp::parallel_blocks(n, esp::kElementBlock, [=](int64_t begin, int64_t end) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; i++) {
+      const auto bits = static_cast<int32_t>(mix(start + static_cast<uint64_t>(i) * step) >> 40);
+      x[i] = static_cast<float>(2 * bits + 1 - (1 << 24)) * unit;
+    }
+  });
+  return ESP_OK;
+}
+
 int32_t esp_dropout(const void *x_, void *out_, int64_t n, float p, const uint64_t *seed, uint64_t stream,
                     int32_t accumulate, int32_t dtype) {
   ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);

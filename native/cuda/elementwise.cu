@@ -63,7 +63,7 @@ struct StoreSum {
 };
 
 /* Output function of SplitMix64 (Steele, Lea & Flood 2014). */
-__device__ inline uint64_t mix(uint64_t z) {
+__host__ __device__ inline uint64_t mix(uint64_t z) {
   z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
   z = (z ^ z >> 27) * 0x94d049bb133111ebu;
   return z ^ z >> 31;
@@ -82,6 +82,20 @@ __global__ void dropout(const T *x, T *out, int64_t n, uint32_t threshold, float
       result[i] += keep ? in[i] * scale : 0.0f;
     }
     esp::store(out + p * N, result);
+  }
+}
+
+/* The upper 24 bits of a SplitMix64 output, as one of the odd numbers between -2^24 and 2^24: all are floats. */
+template <typename T, int N>
+__global__ void fill_uniform(T *x, float unit, uint64_t start, int64_t n) {
+  const uint64_t step = 0x9e3779b97f4a7c15u;
+  ESP_FOR_EACH(p, n / N) {
+    esp::Pack<N> pack;
+    for (int i = 0; i < N; i++) {
+      const auto bits = static_cast<int32_t>(mix(start + static_cast<uint64_t>(p * N + i) * step) >> 40);
+      pack[i] = static_cast<float>(2 * bits + 1 - (1 << 24)) * unit;
+    }
+    esp::store(x + p * N, pack);
   }
 }
 
@@ -147,6 +161,17 @@ int32_t esp_column_sum(const void *x, int64_t ldx, const uint8_t *skip, float al
 int32_t esp_sum(const float *x, int64_t n, double *out, int32_t accumulate) {
   ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
   return esp::sum_terms(x, n, Itself{}, StoreSum{out, accumulate != 0});
+}
+
+int32_t esp_fill_uniform(void *x, float bound, uint64_t seed, int64_t n, int32_t dtype) {
+  ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
+  const uint64_t start = mix(seed + 0x9e3779b97f4a7c15u);
+  return esp::with_packs(dtype, n, {x}, [=](auto type, auto width) {
+    using T = decltype(type);
+    constexpr int N = decltype(width)::value;
+    return ESP_LAUNCH((fill_uniform<T, N>), esp::blocks_for(n / N), esp::kThreads, static_cast<T *>(x),
+                      bound * 0x1p-24f, start, n);
+  });
 }
 
 int32_t esp_dropout(const void *x, void *out, int64_t n, float p, const uint64_t *seed, uint64_t stream,

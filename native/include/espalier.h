@@ -38,7 +38,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a declaration below changes; the loader compares it with the bindings' value. */
-#define ESP_ABI_VERSION 5
+#define ESP_ABI_VERSION 6
 
 typedef enum {
   ESP_OK = 0,
@@ -112,6 +112,9 @@ ESP_API int32_t esp_linear(int32_t transposed, int64_t m, int64_t n, int64_t k, 
 /* ---- elementwise and reductions ----------------------------------------------------------------------------- */
 
 ESP_API int32_t esp_fill(float *x, float value, int64_t n);
+/* x[i] uniform in (-bound, bound); it depends on (seed, i) alone and, before it is rounded to the type, has the same
+ * bits on every device. For weights that stand for a model's where only their shapes matter. */
+ESP_API int32_t esp_fill_uniform(void *x, float bound, uint64_t seed, int64_t n, int32_t dtype);
 ESP_API int32_t esp_copy(const void *x, void *out, int64_t n, int32_t dtype);
 /* out = x + y; out may be x or y. */
 ESP_API int32_t esp_add(const void *x, const void *y, void *out, int64_t n, int32_t dtype);

@@ -67,6 +67,13 @@ public final class Kernels extends SaeTrainingKernels {
     gemm(transA, transB, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, type);
   }
 
+  /** {@code x[i]} uniform in (-bound, bound), of the device's type, by the seed and i alone. */
+  public void fillUniform(MemorySegment x, float bound, long seed, long n) {
+    size("esp_fill_uniform", "n", n);
+    elements("esp_fill_uniform", "x", x, n);
+    check("esp_fill_uniform", esp_fill_uniform(x, bound, seed, n, dtype));
+  }
+
   /**
    * As above, with a result of another type: gradients of parameters are float32.
    *

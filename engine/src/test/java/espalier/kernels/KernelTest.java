@@ -41,9 +41,15 @@ abstract class KernelTest {
   final TestBuffers buffers = new TestBuffers(device);
   private final Random random = new Random(20240607);
 
-  /** The implementation under test: system property {@code espalier.device}. */
+  /**
+   * The implementation under test: system property {@code espalier.device}. With {@code
+   * require.cuda} a machine without a usable GPU fails the tests, whatever that property says.
+   */
   @BeforeAll
   static void openDevice() {
+    if (Boolean.getBoolean("require.cuda")) {
+      assertEquals(DeviceChoice.Kind.CUDA, DeviceChoice.current().kind(), "require.cuda");
+    }
     device = Device.open();
     kernels = device.kernels();
   }

@@ -68,10 +68,10 @@ public class Kernels {
     public static final AddressLayout C_POINTER = ValueLayout.ADDRESS
             .withTargetLayout(MemoryLayout.sequenceLayout(java.lang.Long.MAX_VALUE, JAVA_BYTE));
     public static final ValueLayout.OfLong C_LONG = ValueLayout.JAVA_LONG;
-    private static final int ESP_ABI_VERSION = (int)5L;
+    private static final int ESP_ABI_VERSION = (int)6L;
     /**
      * {@snippet lang=c :
-     * #define ESP_ABI_VERSION 5
+     * #define ESP_ABI_VERSION 6
      * }
      */
     public static int ESP_ABI_VERSION() {
@@ -880,6 +880,68 @@ public class Kernels {
                 traceDowncall("esp_fill", x, value, n);
             }
             return (int)mh$.invokeExact(x, value, n);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_fill_uniform {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_FLOAT,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_INT
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_fill_uniform");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_fill_uniform(void *x, float bound, uint64_t seed, int64_t n, int32_t dtype)
+     * }
+     */
+    public static FunctionDescriptor esp_fill_uniform$descriptor() {
+        return esp_fill_uniform.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_fill_uniform(void *x, float bound, uint64_t seed, int64_t n, int32_t dtype)
+     * }
+     */
+    public static MethodHandle esp_fill_uniform$handle() {
+        return esp_fill_uniform.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_fill_uniform(void *x, float bound, uint64_t seed, int64_t n, int32_t dtype)
+     * }
+     */
+    public static MemorySegment esp_fill_uniform$address() {
+        return esp_fill_uniform.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_fill_uniform(void *x, float bound, uint64_t seed, int64_t n, int32_t dtype)
+     * }
+     */
+    public static int esp_fill_uniform(MemorySegment x, float bound, long seed, long n, int dtype) {
+        var mh$ = esp_fill_uniform.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_fill_uniform", x, bound, seed, n, dtype);
+            }
+            return (int)mh$.invokeExact(x, bound, seed, n, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
