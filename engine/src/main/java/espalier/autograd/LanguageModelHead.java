@@ -141,7 +141,7 @@ public final class LanguageModelHead {
   }
 
   /** Rows of logits at a time, in whole blocks where there are many. */
-  private static long chunk(long tokens, long vocab, int copies) {
+  public static long chunk(long tokens, long vocab, int copies) {
     long rows = CHUNK_BYTES / (copies * vocab * Float.BYTES);
     return Math.min(tokens, Math.max(16, rows / 16 * 16));
   }

@@ -28,7 +28,8 @@ import picocli.CommandLine.ParseResult;
       ReproduceCommand.class,
       ScoreCommand.class,
       ProbeCommand.class,
-      SteerCommand.class
+      SteerCommand.class,
+      BenchCommand.class
     },
     mixinStandardHelpOptions = true,
     versionProvider = Main.Version.class)

@@ -10,6 +10,7 @@ import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
 import java.util.OptionalInt;
+import java.util.SplittableRandom;
 
 /**
  * A data set as rows of token ids, all of one length, outside the Java heap.
@@ -58,6 +59,16 @@ public final class TokenRows {
   public static TokenRows read(
       List<Path> files, ModelConfig config, Path modelFolder, int context) {
     return read(files, config, modelFolder, context, TokenCache.NONE);
+  }
+
+  /** Random ids, for measurements where only their number matters. */
+  public static TokenRows random(int vocab, int count, int context, long seed) {
+    SplittableRandom random = new SplittableRandom(seed);
+    MemorySegment ids = Arena.ofAuto().allocate(ValueLayout.JAVA_INT, (long) count * context);
+    for (long i = 0; i < (long) count * context; i++) {
+      ids.setAtIndex(ValueLayout.JAVA_INT, i, random.nextInt(vocab));
+    }
+    return new TokenRows(ids, count, context);
   }
 
   private static boolean isTokenFile(Path file) {

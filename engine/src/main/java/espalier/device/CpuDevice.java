@@ -85,6 +85,13 @@ final class CpuDevice extends Device {
     };
   }
 
+  @Override
+  public double seconds(Runnable work) {
+    long start = System.nanoTime();
+    work.run();
+    return (System.nanoTime() - start) * 1e-9;
+  }
+
   /** The encoder itself says it. */
   @Override
   public int takeOverflow() {

@@ -139,6 +139,9 @@ public abstract sealed class Device implements AutoCloseable permits CpuDevice, 
    */
   public abstract int takeOverflow();
 
+  /** Seconds that the device takes for what {@code work} queues, by its own clock. */
+  public abstract double seconds(Runnable work);
+
   /** Bytes of device memory handed out so far. */
   public abstract long allocatedBytes();
 

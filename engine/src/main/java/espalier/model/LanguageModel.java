@@ -92,6 +92,33 @@ public final class LanguageModel {
         folder.config(), stacks, weights, rotary(device, folder.config(), positions));
   }
 
+  /**
+   * A frozen model of random weights, made on the device, for measurements where shapes alone
+   * matter: matrices uniform with standard deviation 0.02, projections back into the residual
+   * stream scaled by 1/sqrt(2 layers), norms and biases that change nothing.
+   */
+  public static LanguageModel random(Device device, ModelConfig config, int positions, long seed) {
+    List<WeightStack> stacks = new ModelLayout(config).stacks();
+    Map<String, Parameter> weights = new LinkedHashMap<>();
+    double bound = 0.02 * Math.sqrt(3); // of a uniform distribution with deviation 0.02
+    double residual = 1 / Math.sqrt(2.0 * config.numLayers());
+    for (WeightStack stack : stacks) {
+      Tensor value = Tensor.allocate(device, stack.rows(), stack.cols(), stack.type(device));
+      long own = seed + weights.size();
+      switch (stack.role()) {
+        case MATRIX -> device.kernels().fillUniform(value.data(), (float) bound, own, value.size());
+        case BACK ->
+            device
+                .kernels()
+                .fillUniform(value.data(), (float) (bound * residual), own, value.size());
+        case GAIN -> device.kernels().fill(value.data(), 1, value.size());
+        case BIAS -> device.kernels().fill(value.data(), 0, value.size());
+      }
+      weights.put(stack.name(), Parameter.frozen(stack.name(), value));
+    }
+    return new LanguageModel(config, stacks, weights, rotary(device, config, positions));
+  }
+
   /** One table for all blocks that rotate alike. */
   private static Map<RopeConfig, RotaryTable> rotary(
       Device device, ModelConfig config, int positions) {

@@ -225,7 +225,12 @@ public final class TrainingLoop {
     optimizer.parameters().round(device.kernels());
   }
 
-  private ObjectNode trainOneStep() {
+  /**
+   * One update alone, without evaluation or checkpoint, and its line of metrics.
+   *
+   * @throws TrainingDivergedException as {@link #run} does
+   */
+  public ObjectNode trainOneStep() {
     long start = System.nanoTime();
     double lr = settings.lr * settings.schedule.factor(step, settings.steps, settings.warmup);
     prepare(lr);

@@ -1,0 +1,66 @@
+package espalier.recipe;
+
+import espalier.device.Device;
+import espalier.device.DeviceChoice;
+import java.lang.foreign.MemorySegment;
+import java.util.Arrays;
+
+/**
+ * How fast a device is at what bounds everything else: a large dense product and a large copy.
+ *
+ * @param device that they are measured on
+ */
+record Rates(Device device) {
+
+  private static final int WARM = 2;
+
+  /** Edge of the matrices of {@link #gemm}: enough work for the device in question. */
+  static long edge() {
+    return switch (DeviceChoice.current().kind()) {
+      case CUDA -> 8192;
+      case CPU -> 1024;
+      case EMULATOR -> 64;
+    };
+  }
+
+  /** Median seconds of one call, timed by the device. */
+  double seconds(int repeats, Runnable work) {
+    for (int i = 0; i < WARM; i++) {
+      work.run();
+    }
+    device.synchronize();
+    double[] seconds = new double[repeats];
+    for (int i = 0; i < repeats; i++) {
+      seconds[i] = device.seconds(work);
+    }
+    Arrays.sort(seconds);
+    return seconds[repeats / 2];
+  }
+
+  /** Floating-point operations a second of a square product of random matrices. */
+  double gemm(int repeats) {
+    long n = edge();
+    MemorySegment a = random(n * n, 1);
+    MemorySegment b = random(n * n, 2);
+    MemorySegment c = random(n * n, 3);
+    double seconds =
+        seconds(repeats, () -> device.kernels().gemm(false, true, n, n, n, 1, a, n, b, n, 0, c, n));
+    return 2.0 * n * n * n / seconds;
+  }
+
+  /** Bytes a second, read and written, of a copy that no cache holds. */
+  double copy(int repeats) {
+    long n = 16 * edge() * edge();
+    MemorySegment x = random(n, 4);
+    MemorySegment y = random(n, 5);
+    double seconds = seconds(repeats, () -> device.kernels().copy(x, y, n));
+    return 2.0 * n * device.type().bytes() / seconds;
+  }
+
+  /** Activations or weights of the device's type, uniform with standard deviation 1. */
+  MemorySegment random(long n, long seed) {
+    MemorySegment x = device.allocate(n * device.type().bytes());
+    device.kernels().fillUniform(x, (float) Math.sqrt(3), seed, n);
+    return x;
+  }
+}

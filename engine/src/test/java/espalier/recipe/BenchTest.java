@@ -1,0 +1,163 @@
+package espalier.recipe;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.device.Device;
+import espalier.format.ModelConfig;
+import espalier.model.LanguageModel;
+import espalier.sae.Sae;
+import espalier.tensor.Tensor;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.OptionalInt;
+import java.util.TreeSet;
+import org.junit.jupiter.api.Test;
+
+/** Figures that are measured, where they can be checked: by counting, and against each other. */
+class BenchTest {
+
+  private static ObjectNode step(String layers) {
+    return new StepBench(
+            new BenchSettings("tiny", 24, 2, 128, OptionalInt.empty(), 4, layers, 8, 2))
+        .run();
+  }
+
+  @Test
+  void aStepIsMeasured() {
+    ObjectNode line = step("after");
+    assertEquals(1, line.get("sae_layer").intValue());
+    assertEquals(
+        48 / line.get("step_ms").doubleValue() * 1e3,
+        line.get("tokens_per_second").doubleValue(),
+        1e-6);
+    assertTrue(line.get("fastest_ms").doubleValue() <= line.get("step_ms").doubleValue());
+    double share =
+        line.get("needed_tflop").doubleValue()
+            / (line.get("step_ms").doubleValue() * 1e-3)
+            / line.get("gemm_tflops").doubleValue();
+    assertEquals(share, line.get("share_of_gemm_rate").doubleValue(), 1e-9 * share);
+    assertTrue(line.get("last_kl").doubleValue() > 0, "the SAE changes what the model predicts");
+    assertTrue(line.get("peak_bytes").longValue() > 300 * 64 * 2, "at least the embedding");
+  }
+
+  /** The weights and tokens are a function of the settings, and training learns from them. */
+  @Test
+  void theSameStepsAgain() {
+    JsonNode first = step("all").get("last_kl");
+    assertEquals(first, step("all").get("last_kl"));
+  }
+
+  /** By hand: 2 layers of width 64, SAE behind block 0, an adapter of rank 4 in block 1. */
+  @Test
+  void floatingPointOperationsAreCounted() {
+    ModelConfig config = BenchShape.of("tiny");
+    try (Device device = Device.open()) {
+      LanguageModel model = LanguageModel.random(device, config, 24, 1);
+      double tokens = 48;
+      // q, k, v: 64 to 128; o: 64 to 64; gate, up: 64 to 256; down: 128 to 64.
+      double qkv = 2 * tokens * 64 * 128;
+      double rest = 2 * tokens * (64 * 64 + 64 * 256 + 128 * 64);
+      // A query sees at most 16 keys in layers 0 and 2, all before it in layers 1 and 3.
+      double windowed = 4 * 2 * (16 * 17 / 2.0 + 8 * 16) * 64;
+      double whole = 4 * 2 * (24 * 25 / 2.0) * 64;
+      double head = 3 * 2 * tokens * 64 * 300;
+      double encode = 2 * tokens * 64 * 128;
+      double sparse = 2 * tokens * 64 * 8;
+      // Inputs of 3, 1, 2, 1 projections; outputs as above.
+      double loraA = 2 * tokens * 4 * (3 * 64 + 64 + 2 * 64 + 128);
+      double loraB = 2 * tokens * 4 * (128 + 64 + 256 + 64);
+      double lowestA = 2 * tokens * 4 * 3 * 64;
+
+      double behind =
+          head
+              + encode
+              + sparse
+              + 2 * (qkv + rest) // blocks 0 and 1, once
+              + windowed
+              + whole
+              + 4 * (qkv + rest) // blocks 2 and 3, forward of teacher and student
+              + 2 * (windowed + whole)
+              + 2 * (qkv + rest)
+              - qkv // backward
+              + 2.5 * (windowed + whole)
+              + 2 * (3 * loraA + 3 * loraB)
+              - lowestA;
+      assertEquals(
+          behind,
+          new StepFlops(model, 2, 24, 1, 128, 8, new TreeSet<>(List.of(2, 3)), 4).total(),
+          1);
+      double everywhere =
+          head
+              + encode
+              + 3 * sparse
+              + 4 * 3 * (qkv + rest)
+              - qkv
+              + 4.5 * 2 * (windowed + whole)
+              + 4 * (3 * loraA + 3 * loraB)
+              - lowestA;
+      assertEquals(
+          everywhere,
+          new StepFlops(model, 2, 24, 1, 128, 8, new TreeSet<>(List.of(0, 1, 2, 3)), 4).total(),
+          1);
+    }
+  }
+
+  @Test
+  void theThresholdGivesTheL0() {
+    try (Device device = Device.open()) {
+      Tensor x = Tensor.of(new Rates(device).random(64 * 32, 1), 64, 32, device.type());
+      Sae sae = RandomSae.of(device, 32, 512, 2);
+      RandomSae.fit(device, sae, x, 20);
+      Tensor z = Tensor.allocate(device, 64, 512, device.type());
+      device
+          .kernels()
+          .gemm(
+              false,
+              true,
+              64,
+              512,
+              32,
+              1,
+              x.data(),
+              32,
+              sae.wEnc().value().data(),
+              32,
+              0,
+              z.data(),
+              512);
+      float threshold = sae.threshold().value().get(0, 0);
+      int active = 0;
+      for (float value : z.toArray()) {
+        if (value > threshold) active++;
+      }
+      assertEquals(20, active / 64.0, 3); // 16 of the 64 tokens decide
+    }
+  }
+
+  @Test
+  void everyKernelIsMeasured() {
+    List<ObjectNode> lines = new ArrayList<>();
+    new KernelBench(lines::add).run();
+    List<String> kernels = lines.stream().map(line -> line.get("kernel").textValue()).toList();
+    for (int headDim : new int[] {64, 128, 256}) {
+      assertTrue(kernels.contains("attention forward, head_dim " + headDim), "" + kernels);
+      assertTrue(kernels.contains("attention backward, head_dim " + headDim), "" + kernels);
+    }
+    for (String kernel :
+        List.of("gemm", "copy", "SAE encode", "SAE decode", "LoRA linear", "head with KL")) {
+      assertTrue(kernels.contains(kernel), kernel);
+    }
+    for (ObjectNode line : lines) {
+      line.properties()
+          .forEach(
+              field -> {
+                if (field.getValue().isDouble()) {
+                  assertTrue(field.getValue().doubleValue() > 0, () -> line.toString());
+                }
+              });
+    }
+  }
+}
