@@ -73,6 +73,8 @@ public final class NativeLibraries {
     // UCX, which may carry MPI's messages, must leave SIGSEGV to the Java machine: it is how that
     // finds null pointers.
     ProcessEnvironment.setDefault("UCX_ERROR_SIGNALS", "");
+    // Nor end the process by itself when the memory that it reads is that of a rank just killed.
+    ProcessEnvironment.setDefault("UCX_TLS", "^cma");
     Path cache = ResourceFile.cacheFolder().resolveSibling("mpi");
     return load(new MpiFiles(System.getenv(), cache).find(compilers, debianPackage));
   }

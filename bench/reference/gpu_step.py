@@ -1,0 +1,208 @@
+#!/usr/bin/env python3
+"""The adapt step in PyTorch on a model's shape with random weights: the other side of `espalier bench`.
+
+    gpu_step.py --config CONFIG.json [--variant paper|tuned|all] [--context 1024 --batch 1 --sae-width 16384 --l0 70
+                --sae-layer L --rank 64 --layers after|all --steps 8 --device cuda|cpu]
+
+paper: the code path of arXiv 2501.19406: transformers with eager attention, PEFT, the SAE in a forward hook, softmax and
+       log_softmax of whole logits, kl_div, AdamW.
+tuned: the best that the same libraries give: SDPA where the model allows it (not where scores are capped: PyTorch's has
+       no cap), the teacher in inference_mode, torch.compile where it works, fused AdamW.
+bf16 on a GPU, float32 on a CPU. Prints one JSON object a variant, with the fields of `espalier bench --json`; a variant
+that fails (for want of memory, say) prints its error instead of figures, and the exit code is 1.
+"""
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import transformers
+from peft import LoraConfig, get_peft_model
+
+WARM = 3
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class JumpReluSae(torch.nn.Module):
+    """x -> (z > threshold) relu(z) W_dec with z = x W_enc, dense as SAELens computes it; special positions keep x."""
+
+    def __init__(self, width: int, latents: int, device: str, dtype: torch.dtype):
+        super().__init__()
+        bound = (3 / width) ** 0.5  # rows of length about 1
+        def uniform(*shape: int) -> torch.Tensor:
+            return torch.empty(shape, device=device, dtype=dtype).uniform_(-bound, bound)
+        self.register_buffer("w_enc", uniform(width, latents))
+        self.register_buffer("w_dec", uniform(latents, width))
+        self.register_buffer("b_enc", torch.zeros(latents, device=device, dtype=dtype))
+        self.register_buffer("b_dec", torch.zeros(width, device=device, dtype=dtype))
+        self.register_buffer("threshold", torch.zeros((), device=device, dtype=dtype))
+
+    @torch.no_grad()
+    def fit(self, x: torch.Tensor, l0: int) -> None:
+        """Sets the threshold above which l0 latents lie on average, on a few tokens x [tokens, width]."""
+        z = (x @ self.w_enc).float().flatten()
+        above = min(x.shape[0] * l0, z.numel() // 4)
+        self.threshold.copy_(z.sort(descending=True).values[above])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = x @ self.w_enc + self.b_enc
+        return (F.relu(z) * (z > self.threshold)) @ self.w_dec + self.b_dec
+
+
+class Step:
+    """Model, SAE, adapter and optimizer of one variant."""
+
+    def __init__(self, a: argparse.Namespace, tuned: bool):
+        self.tuned = tuned
+        torch.manual_seed(1)
+        dtype = torch.bfloat16 if a.device == "cuda" else torch.float32
+        config = transformers.AutoConfig.for_model(**json.loads(a.config.read_text()))
+        capped = getattr(config, "attn_logit_softcapping", None)
+        self.attention = "sdpa" if tuned and not capped else "eager"
+        config._attn_implementation = self.attention
+        config.use_cache = False
+        previous = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        with torch.device(a.device):
+            model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=self.attention)
+        torch.set_default_dtype(previous)
+        self.layer = (config.num_hidden_layers - 1) // 2 if a.sae_layer is None else a.sae_layer
+        self.sae = JumpReluSae(config.hidden_size, a.sae_width, a.device, dtype)
+        self.ids = torch.randint(config.vocab_size, (a.batch, a.context), device=a.device)
+        special = torch.tensor([i for i in (config.bos_token_id, config.eos_token_id) if i is not None], device=a.device)
+        self.keep = torch.isin(self.ids, special).unsqueeze(-1)
+        first = 0 if a.layers == "all" else self.layer + 1
+        lora = LoraConfig(r=a.rank, lora_alpha=2 * a.rank, lora_dropout=0.0, target_modules=PROJECTIONS,
+                          layers_to_transform=list(range(first, config.num_hidden_layers)))
+        self.net = get_peft_model(model, lora, autocast_adapter_dtype=False)
+        self.spliced = False
+        block = model.model.layers[self.layer]
+        self.fit(block, a.l0)
+        block.register_forward_hook(self.splice)
+        self.weights = [p for p in self.net.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.weights, lr=1e-4, weight_decay=0.0, fused=tuned and a.device == "cuda")
+        self.forward = self.net.forward
+        self.compiled = False
+
+    def fit(self, block: torch.nn.Module, l0: int) -> None:
+        kept = []
+        handle = block.register_forward_hook(lambda m, i, out: kept.append(out[0] if isinstance(out, tuple) else out))
+        with torch.no_grad(), self.net.disable_adapter():
+            self.net.base_model.model.model(self.ids[:1])
+        handle.remove()
+        x = kept[0].reshape(-1, kept[0].shape[-1])
+        self.sae.fit(x[:: max(1, len(x) // 16)], l0)
+
+    def splice(self, _module, _inputs, out):
+        if not self.spliced:
+            return out
+        x = out[0] if isinstance(out, tuple) else out
+        y = torch.where(self.keep, x, self.sae(x))
+        return (y, *out[1:]) if isinstance(out, tuple) else y
+
+    def logits(self, spliced: bool) -> torch.Tensor:
+        self.spliced = spliced
+        return self.forward(self.ids).logits
+
+    def teacher(self) -> torch.Tensor:
+        with self.net.disable_adapter():
+            if not self.tuned:
+                with torch.no_grad():
+                    return F.softmax(self.logits(False), dim=-1)
+            with torch.inference_mode():
+                base = F.log_softmax(self.logits(False), dim=-1)
+            return base.clone()  # an inference tensor cannot be saved for backward
+
+    def run(self) -> torch.Tensor:
+        self.optimizer.zero_grad()
+        base = self.teacher()
+        new = F.log_softmax(self.logits(True), dim=-1)
+        loss = F.kl_div(new, base, reduction="batchmean", log_target=self.tuned)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
+        self.optimizer.step()
+        return loss.detach()
+
+    def compile(self) -> str:
+        """Compiles the forward pass; what torch.compile said where it failed, and then the step runs eagerly."""
+        eager = self.forward
+        self.forward = torch.compile(self.net, dynamic=False)
+        try:
+            self.run()
+            return ""
+        except Exception as e:  # torch.compile has no narrower one
+            self.forward = eager
+            return f"{type(e).__name__}: {str(e).splitlines()[0][:200]}"
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure(a: argparse.Namespace, variant: str) -> dict:
+    tuned = variant == "tuned"
+    step = Step(a, tuned)
+    compile_error = step.compile() if tuned and a.device == "cuda" else "not tried on a CPU" if tuned else ""
+    for _ in range(WARM):
+        step.run()
+    synchronize(a.device)
+    if a.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    times = []
+    for _ in range(a.steps):
+        start = time.perf_counter()
+        loss = step.run()
+        synchronize(a.device)
+        times.append((time.perf_counter() - start) * 1e3)
+    median = statistics.median(times)
+    tokens = a.batch * a.context
+    result = dict(attention=step.attention, compiled=tuned and not compile_error, step_ms=median, fastest_ms=min(times),
+                  slowest_ms=max(times), tokens_per_second=tokens / median * 1e3, sae_layer=step.layer,
+                  last_kl=loss.item() / a.context)
+    if compile_error:
+        result["compile_error"] = compile_error
+    if a.device == "cuda":
+        result["peak_bytes"] = torch.cuda.max_memory_allocated()
+    return result
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--config", type=Path, required=True)
+    p.add_argument("--variant", choices=["paper", "tuned", "all"], default="all")
+    p.add_argument("--context", type=int, default=1024)
+    p.add_argument("--batch", type=int, default=1)
+    p.add_argument("--sae-width", type=int, default=16384)
+    p.add_argument("--sae-layer", type=int)
+    p.add_argument("--l0", type=int, default=70)
+    p.add_argument("--rank", type=int, default=64)
+    p.add_argument("--layers", choices=["after", "all"], default="after")
+    p.add_argument("--steps", type=int, default=8)
+    p.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu")
+    a = p.parse_args()
+    transformers.utils.logging.set_verbosity_error()
+    failed = False
+    for variant in ["paper", "tuned"] if a.variant == "all" else [a.variant]:
+        line = dict(measured="adapt step", side="pytorch", variant=variant, shape=a.config.stem,
+                    device=torch.cuda.get_device_name() if a.device == "cuda" else "cpu",
+                    dtype="bf16" if a.device == "cuda" else "f32", context=a.context, batch=a.batch,
+                    sae_width=a.sae_width, l0=a.l0, rank=a.rank, layers=a.layers, steps=a.steps,
+                    torch=torch.__version__, transformers=transformers.__version__)
+        try:
+            line |= measure(a, variant)
+        except RuntimeError as e:  # out of memory is one
+            line["error"] = f"{type(e).__name__}: {str(e).splitlines()[0][:300]}"
+            failed = True
+        print(json.dumps(line), flush=True)
+        if a.device == "cuda":
+            torch.cuda.empty_cache()
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
