@@ -10,22 +10,22 @@ log=target/resources/build.log
 found=target/resources/found.txt
 
 cmake --preset cuda -B target/resources -DCMAKE_CUDA_FLAGS=-Xptxas=-v >/dev/null
-cmake --build target/resources --target espalier_cuda --clean-first --parallel "$(nproc)" >"$log" 2>&1 || {
+cmake --build target/resources --target espalier_cuda --clean-first --parallel "$(nproc)" -- --output-sync=target \
+  >"$log" 2>&1 || {
   grep -E 'error|warning' "$log" >&2 || tail -n 30 "$log" >&2
   exit 1
 }
 
 # ptxas, of each kernel and architecture: "Compiling entry function 'NAME' for 'sm_90'", "S bytes stack frame, X bytes
-# spill stores, Y bytes spill loads", "Used R registers, ..., M bytes smem, ...". Mangled names hold the file's.
-mkdir -p target/resources
+# spill stores, Y bytes spill loads", "Used R registers, ..., M bytes smem, ...". Before them make says which file it is.
 awk '
+  /Building CUDA object/ { file = $NF; sub(/.*\//, "", file); sub(/\.o$/, "", file) }
   /Compiling entry function/ { split($0, part, "\x27"); name = part[2]; target = part[4] }
   /bytes spill stores/ && name != "" { spill = $0; sub(/.*stack frame, /, "", spill); sub(/ bytes spill.*/, "", spill) }
   /Used [0-9]+ registers/ && name != "" {
     registers = $0; sub(/.*Used /, "", registers); sub(/ registers.*/, "", registers)
     shared = 0
     if ($0 ~ /bytes smem/) { shared = $0; sub(/ bytes smem.*/, "", shared); sub(/.*, /, "", shared) }
-    file = name; sub(/.*_GLOBAL__N__[0-9a-f]+_[0-9]+_/, "", file); sub(/_cu_.*/, ".cu", file)
     print file, target, registers, shared, spill, name
     name = ""
   }' "$log" | c++filt | awk '
