@@ -1,22 +1,25 @@
 /*
- * A linear map and its low-rank terms: which way is taken, and the way through cuBLAS.
+ * A linear map and its low-rank terms: which way is taken, and the ways through cuBLAS.
  *
- *   ESP_SEPARATE  y = x op(w) by cuBLAS, then for each term y += scale u op(v) on its columns: y is read and written
- *                 once more, 2 m n_p elements, and a launch is added
- *   fused         linear_fused.cu: nothing of that, but mma.sync where cuBLAS has wgmma on Hopper
+ *   ESP_SEPARATE       y = x op(w) by cuBLAS, then for each term y += scale u op(v) on its columns: y is read and
+ *                      written once more, 2 m n_p elements, and a launch is added
+ *   ESP_EXTRA_COLUMNS  one product by cuBLAS, for which u is more columns of x and v more of w: nothing is read twice,
+ * but all m n sums run over the ranks of all terms. Needs them to be neighbours in memory, so whoever allocates x and w
+ * leaves room for it: frozen weights cannot be copied every step fused              linear_fused.cu: a sum runs over
+ * its own term's rank only, and operands lie anywhere, but mma.sync where cuBLAS has wgmma on Hopper
  *
- * A third way, one product by cuBLAS over x and u side by side, needs x, w and v copied to where they are neighbours,
- * or all that writes them changed; frozen weights cannot be copied every step.
- *
- * The rule compares two estimates, made of a few rates. They are published or assumed ones until esp_linear has been
- * timed in every way on a GPU (its argument `way` is there for that): cuBLAS about 700 and mma.sync about 430 TFLOP/s
- * on Hopper, 250 and 210 on Ampere's A100; an Ada card about 150 and 130.
+ * The rule compares three estimates, made of a few rates. They are published or assumed ones until `espalier bench
+ * --kernels` has timed every way on a GPU, which names each shape that the rule has wrong: cuBLAS about 700 and
+ * mma.sync about 430 TFLOP/s on Hopper, 250 and 210 on Ampere's A100; an Ada card about 150 and 130. Timing the ways
+ * when a process starts would choose better, and by noise: ways round differently, and a run must repeat bit for bit,
+ * resumed or not, on one rank or several.
  */
 #include "linear.cuh"
 
 #include <algorithm>
 #include <climits>
 
+#include "extra_columns.h"
 #include "vector.cuh"
 
 namespace esp::linear {
@@ -46,7 +49,11 @@ double tiles_take(int64_t m, int64_t n, int64_t inner, int64_t tile, double rate
   return static_cast<double>(waves * gpu.multiprocessors * kRows * tile) * 2.0 * static_cast<double>(inner) / rate;
 }
 
-int32_t choose(int64_t m, int64_t n, int64_t k, const esp_low_rank *terms, int32_t count) {
+/*
+ * fits: whether the fused kernels take it
+ * extra: columns that the terms add to those of x; -1 where they do not lie so
+ */
+int32_t choose(int64_t m, int64_t n, int64_t k, const esp_low_rank *terms, int32_t count, bool fits, int64_t extra) {
   const Hardware gpu = hardware();
   const Rates rate = rates(gpu);
   double separate = tiles_take(m, n, k, kNarrow, rate.cublas, gpu);
@@ -57,10 +64,21 @@ int32_t choose(int64_t m, int64_t n, int64_t k, const esp_low_rank *terms, int32
                 std::max(outputs * 4.0 / rate.bytes, tiles_take(m, terms[p].n, terms[p].r, kNarrow, rate.cublas, gpu));
     rank = std::max(rank, terms[p].r);
   }
-  const double narrow = tiles_take(m, n, k + rank, kNarrow, rate.fused, gpu);
-  const double wide = tiles_take(m, n, k + rank, kWide, rate.fused, gpu);
-  if (separate <= std::min(narrow, wide)) return ESP_SEPARATE;
-  return wide < narrow ? ESP_FUSED_WIDE : ESP_FUSED_NARROW;
+  double least = separate;
+  int32_t best = ESP_SEPARATE;
+  auto consider = [&](int32_t way, int64_t inner, int64_t tile, double tensor_rate) {
+    const double seconds = tiles_take(m, n, inner, tile, tensor_rate, gpu);
+    if (seconds < least) {
+      least = seconds;
+      best = way;
+    }
+  };
+  if (extra >= 0) consider(ESP_EXTRA_COLUMNS, k + extra, kNarrow, rate.cublas);
+  if (fits) {
+    consider(ESP_FUSED_NARROW, k + rank, kNarrow, rate.fused);
+    consider(ESP_FUSED_WIDE, k + rank, kWide, rate.fused);
+  }
+  return best;
 }
 
 int32_t check(bool transposed, const esp_low_rank &term, int64_t n) {
@@ -78,25 +96,61 @@ bool whole_packs(std::initializer_list<int64_t> sizes, std::initializer_list<con
          in_packs<bf16>(0, addresses);
 }
 
+/* What the arguments allow: whether the fused kernels take them, and the columns of ESP_EXTRA_COLUMNS or -1. */
+struct Allowed {
+  bool fused;
+  int64_t extra;
+};
+
+int32_t check(bool transposed, int64_t n, int64_t k, const void *x, int64_t ldx, const void *w, int64_t ldw,
+              const esp_low_rank *terms, int32_t count, const void *y, int64_t ldy, int32_t dtype, Allowed &allowed) {
+  ESP_REQUIRE(count >= 0 && count <= ESP_LARGEST_TERMS, "%d terms, at most %d", count, ESP_LARGEST_TERMS);
+  allowed.fused = dtype == ESP_BF16 && whole_packs({n, k, ldx, ldw, ldy}, {x, w, y});
+  for (int32_t p = 0; p < count; p++) {
+    const esp_low_rank &term = terms[p];
+    if (int32_t status = check(transposed, term, n)) return status;
+    allowed.fused = allowed.fused && whole_packs({term.from, term.n, term.r, term.ld_u, term.ld_v}, {term.u, term.v});
+  }
+  allowed.extra = extra_columns(transposed, k, x, ldx, w, ldw, terms, count, dtype == ESP_BF16 ? 2 : 4);
+  return ESP_OK;
+}
+
+int32_t by_shape(int64_t m, int64_t n, int64_t k, const esp_low_rank *terms, int32_t count, const Allowed &allowed) {
+  return count > 0 ? choose(m, n, k, terms, count, allowed.fused, allowed.extra) : ESP_SEPARATE;
+}
+
 }  // namespace
 }  // namespace esp::linear
 
 namespace linear = esp::linear;
 
+int32_t esp_linear_by_shape(int32_t transposed, int64_t m, int64_t n, int64_t k, const void *x, int64_t ldx,
+                            const void *w, int64_t ldw, const esp_low_rank *terms, int32_t count, const void *y,
+                            int64_t ldy, int32_t dtype, int32_t *way) {
+  linear::Allowed allowed;
+  if (int32_t status = linear::check(transposed != 0, n, k, x, ldx, w, ldw, terms, count, y, ldy, dtype, allowed)) {
+    return status;
+  }
+  *way = linear::by_shape(m, n, k, terms, count, allowed);
+  return ESP_OK;
+}
+
 int32_t esp_linear(int32_t transposed, int64_t m, int64_t n, int64_t k, const void *x, int64_t ldx, const void *w,
                    int64_t ldw, const esp_low_rank *terms, int32_t count, float beta, void *y, int64_t ldy, int32_t way,
                    int32_t dtype) {
-  ESP_REQUIRE(way >= ESP_BY_SHAPE && way <= ESP_FUSED_WIDE, "no such way: %d", way);
-  ESP_REQUIRE(count >= 0 && count <= ESP_LARGEST_TERMS, "%d terms, at most %d", count, ESP_LARGEST_TERMS);
-  bool fits = dtype == ESP_BF16 && linear::whole_packs({n, k, ldx, ldw, ldy}, {x, w, y});
-  for (int32_t p = 0; p < count; p++) {
-    const esp_low_rank &term = terms[p];
-    if (int32_t status = linear::check(transposed != 0, term, n)) return status;
-    fits = fits && linear::whole_packs({term.from, term.n, term.r, term.ld_u, term.ld_v}, {term.u, term.v});
+  ESP_REQUIRE(way >= ESP_BY_SHAPE && way <= ESP_EXTRA_COLUMNS, "no such way: %d", way);
+  linear::Allowed allowed;
+  if (int32_t status = linear::check(transposed != 0, n, k, x, ldx, w, ldw, terms, count, y, ldy, dtype, allowed)) {
+    return status;
   }
-  ESP_REQUIRE(fits || way <= ESP_SEPARATE, "way %d needs bfloat16 in multiples of 8 elements", way);
-  if (way == ESP_BY_SHAPE) way = fits && count > 0 ? linear::choose(m, n, k, terms, count) : ESP_SEPARATE;
+  if (way == ESP_BY_SHAPE) way = linear::by_shape(m, n, k, terms, count, allowed);
+  ESP_REQUIRE(allowed.fused || (way != ESP_FUSED_NARROW && way != ESP_FUSED_WIDE),
+              "way %d needs bfloat16 in multiples of 8 elements", way);
+  ESP_REQUIRE(allowed.extra >= 0 || way != ESP_EXTRA_COLUMNS, "the terms are no extra columns of x and w");
 
+  if (way == ESP_EXTRA_COLUMNS) {
+    return esp_gemm(0, transposed, m, n, k + allowed.extra, 1, x, ldx, w, ldw, beta, y, ldy, dtype, dtype);
+  }
   if (way == ESP_SEPARATE) {
     const int32_t status = esp_gemm(0, transposed, m, n, k, 1, x, ldx, w, ldw, beta, y, ldy, dtype, dtype);
     if (status != ESP_OK || m == 0) return status;

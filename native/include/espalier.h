@@ -98,16 +98,28 @@ typedef enum {
   ESP_BY_SHAPE = 0,     /* the fastest, by a rule */
   ESP_SEPARATE = 1,     /* a product for the map, one for each term, added to it */
   ESP_FUSED_NARROW = 2, /* one kernel on tensor cores, tiles of 128 x 128 */
-  ESP_FUSED_WIDE = 3    /* tiles of 128 x 256 */
+  ESP_FUSED_WIDE = 3,   /* tiles of 128 x 256 */
+  ESP_EXTRA_COLUMNS = 4 /* one product, of which the terms are more columns of K: where they lie so in memory */
 } esp_linear_way;
 
 /* y[m, n] = x op(w) + beta * y + the terms; op(w) is [k, n]. w and all v are transposed if the flag is 1: w is then
  * [n, k], a term's v [n, r]; else [k, n] and [r, n]. beta = 0 never reads y. terms: `count` of them in the host's
  * memory, at most ESP_LARGEST_TERMS, read before the call returns; their columns do not overlap. y is rounded after
- * each product (ESP_SEPARATE), or once. */
+ * each product (ESP_SEPARATE), or once.
+ * ESP_EXTRA_COLUMNS is y = [x u_1 u_2 ..] op([w v_1 v_2 ..]) + beta * y. Each u lies right of the one before, the first
+ * right of x (u_1 = x + k, ld_u = ldx >= k + all r); each v at its term's columns of the result, in the rows of op(w)'s
+ * memory that follow w: to the right if transposed (v_p = w + from_p * ldw + k + the ranks before, ld_v = ldw), else
+ * below; scales are 1. Who lays terms out so promises that 0 is what lies beside the v: where a term has no columns.
+ * ESP_BY_SHAPE relies on that, too. */
 ESP_API int32_t esp_linear(int32_t transposed, int64_t m, int64_t n, int64_t k, const void *x, int64_t ldx,
                            const void *w, int64_t ldw, const esp_low_rank *terms, int32_t count, float beta, void *y,
                            int64_t ldy, int32_t way, int32_t dtype);
+/* way[0] = how esp_linear computes ESP_BY_SHAPE with these arguments: for whoever measures whether another is faster.
+ * A function of sizes, alignment, layout, type and the kind of device, and of nothing that is timed: ways round
+ * differently, and the same run gives the same bits. */
+ESP_API int32_t esp_linear_by_shape(int32_t transposed, int64_t m, int64_t n, int64_t k, const void *x, int64_t ldx,
+                                    const void *w, int64_t ldw, const esp_low_rank *terms, int32_t count, const void *y,
+                                    int64_t ldy, int32_t dtype, int32_t *way);
 
 /* ---- elementwise and reductions ----------------------------------------------------------------------------- */
 

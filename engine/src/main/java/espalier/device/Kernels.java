@@ -5,7 +5,9 @@ import static espalier.bindings.kernels.Kernels.*;
 import static espalier.device.Arguments.*;
 
 import espalier.bindings.kernels.esp_control;
+import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
 
 /**
  * The kernels, one method for each function of {@code native/include/espalier.h}, which holds their
@@ -178,6 +180,42 @@ public final class Kernels extends SaeTrainingKernels {
             ldy,
             way.code(),
             dtype));
+  }
+
+  /** The way that {@link LinearWay#BY_SHAPE} takes with these arguments; allocates a little. */
+  public LinearWay linearByShape(
+      boolean transposed,
+      long m,
+      long n,
+      long k,
+      MemorySegment x,
+      long ldx,
+      MemorySegment w,
+      long ldw,
+      LowRankTerms terms,
+      MemorySegment y,
+      long ldy) {
+    try (Arena arena = Arena.ofConfined()) {
+      MemorySegment way = arena.allocate(ValueLayout.JAVA_INT);
+      check(
+          "esp_linear_by_shape",
+          esp_linear_by_shape(
+              flag(transposed),
+              m,
+              n,
+              k,
+              x,
+              ldx,
+              w,
+              ldw,
+              terms.structs(),
+              terms.count(),
+              y,
+              ldy,
+              dtype,
+              way));
+      return LinearWay.of(way.get(ValueLayout.JAVA_INT, 0));
+    }
   }
 
   public void fill(MemorySegment x, float value, long n) {

@@ -81,6 +81,7 @@ public final class KernelBench {
       sae(copy, width);
     }
     loraLinear();
+    new LinearBench(results, device -> line(device, "linear with terms"), sizes.context).run();
     headKl();
   }
 

@@ -61,6 +61,19 @@ class LinearTest extends KernelTest {
       return y;
     }
 
+    Map withScalesOfOne() {
+      return new Map(
+          transposed,
+          m,
+          n,
+          k,
+          beta,
+          x,
+          w,
+          before,
+          terms.stream().map(t -> new Term(t.from, t.n, t.r, 1, t.u, t.v)).toList());
+    }
+
     /** The sum of the sizes of what is added up. */
     double[] sizes() {
       return new Map(
@@ -195,6 +208,172 @@ class LinearTest extends KernelTest {
     }
   }
 
+  /** x with the terms' u, w with their v, each in one matrix; and the terms there. */
+  private record SideBySide(
+      MemorySegment x, int ldx, MemorySegment w, int ldw, LowRankTerms terms) {}
+
+  /** What a term has no columns of is zero; what lies right of all of them is never read. */
+  private SideBySide sideBySide(ElementType type, Map map, int extra) {
+    boolean transposed = map.transposed;
+    int inner = map.k + map.terms.stream().mapToInt(Term::r).sum();
+    int ldx = inner + extra;
+    int ldw = (transposed ? inner : map.n) + extra;
+    float[] x = new float[map.m * ldx];
+    float[] w = new float[(transposed ? map.n : inner) * ldw];
+    Arrays.fill(x, Float.NaN);
+    Arrays.fill(w, Float.NaN);
+    for (int i = 0; i < map.m; i++) {
+      System.arraycopy(map.x, i * map.k, x, i * ldx, map.k);
+    }
+    for (int j = 0; j < map.n; j++) {
+      for (int l = 0; l < inner; l++) {
+        w[transposed ? j * ldw + l : l * ldw + j] =
+            l < map.k ? (float) map.right(map.w, l, j, map.k, map.n) : 0;
+      }
+    }
+    int[] first = new int[map.terms.size()];
+    int at = map.k;
+    for (int p = 0; p < first.length; p++) {
+      Term t = map.terms.get(p);
+      first[p] = at;
+      for (int i = 0; i < map.m; i++) System.arraycopy(t.u, i * t.r, x, i * ldx + at, t.r);
+      for (int j = 0; j < t.n; j++) {
+        for (int l = 0; l < t.r; l++) {
+          int row = t.from + j;
+          w[transposed ? row * ldw + at + l : (at + l) * ldw + row] =
+              (float) map.right(t.v, l, j, t.r, t.n);
+        }
+      }
+      at += t.r;
+    }
+    SideBySide all =
+        new SideBySide(
+            buffers.input(type, x),
+            ldx,
+            buffers.input(type, w),
+            ldw,
+            new LowRankTerms(first.length));
+    for (int p = 0; p < first.length; p++) {
+      Term t = map.terms.get(p);
+      long v = transposed ? (long) t.from * ldw + first[p] : (long) first[p] * ldw + t.from;
+      all.terms.set(
+          p,
+          all.x.asSlice((long) first[p] * type.bytes()),
+          ldx,
+          all.w.asSlice(v * type.bytes()),
+          ldw,
+          t.from,
+          t.n,
+          t.r,
+          t.scale);
+    }
+    return all;
+  }
+
+  private MemorySegment run(ElementType type, LinearWay way, Map map, SideBySide at, int ldy) {
+    MemorySegment y =
+        map.beta == 0
+            ? buffers.output(type, map.m * ldy)
+            : buffers.changing(type, widen(map.before, map.n, ldy));
+    kernels(type)
+        .linear(
+            map.transposed,
+            map.m,
+            map.n,
+            map.k,
+            at.x,
+            at.ldx,
+            at.w,
+            at.ldw,
+            at.terms,
+            map.beta,
+            y,
+            ldy,
+            way);
+    return narrow(type, y, map.n, ldy);
+  }
+
+  private void holdsSideBySide(ElementType type, LinearWay way, Map scaled, int extra) {
+    Map map = scaled.withScalesOfOne();
+    double[] sizes = map.sizes();
+    int inner = map.k + map.terms.stream().mapToInt(Term::r).sum();
+    assertActivations(
+        way + " side by side " + map.m + " " + map.n + " " + map.k,
+        type,
+        map::result,
+        run(type, way, map, sideBySide(type, map, extra), map.n + extra),
+        i -> EPS * (Math.sqrt(inner) + 3) * sizes[i],
+        FORWARD);
+  }
+
+  /** Terms that are more columns of one product, alone and several, some columns without any. */
+  @ParameterizedTest
+  @CsvSource({
+    "F32, EXTRA_COLUMNS", "F32, SEPARATE", "F32, BY_SHAPE",
+    "BF16, EXTRA_COLUMNS", "BF16, SEPARATE", "BF16, BY_SHAPE"
+  })
+  void termsMayLieBesideTheMap(ElementType type, LinearWay way) {
+    assumeProducts(type);
+    for (boolean transposed : new boolean[] {true, false}) {
+      holdsSideBySide(type, way, map(type, transposed, 33, 20, 17, 0, 0, 20, 4), 0);
+      holdsSideBySide(type, way, map(type, transposed, 33, 20, 17, 1, 3, 9, 4), 3);
+      holdsSideBySide(
+          type, way, map(type, transposed, 30, 96, 48, 0, 0, 32, 8, 32, 32, 8, 64, 32, 16), 8);
+      holdsSideBySide(
+          type, way, map(type, transposed, 9, 96, 40, -0.5f, 56, 8, 16, 0, 32, 8, 72, 16, 24), 0);
+      holdsSideBySide(type, way, map(type, transposed, 1, 40, 16, 0.5f, 8, 16, 64), 8);
+    }
+  }
+
+  @ParameterizedTest
+  @EnumSource(
+      value = LinearWay.class,
+      names = {"FUSED_NARROW", "FUSED_WIDE"})
+  void fusedTermsMayLieBesideTheMap(LinearWay way) {
+    ElementType type = ElementType.BF16;
+    kernels(type);
+    buffers.alignTo16(true);
+    for (boolean transposed : new boolean[] {true, false}) {
+      Map map = map(type, transposed, 65, 264, 168, 1, 0, 72, 16, 136, 128, 40);
+      holdsSideBySide(type, way, map, 8);
+    }
+  }
+
+  /** A product with extra columns is that product, bit for bit. */
+  @Test
+  void extraColumnsAreOneProduct() {
+    Map map = map(ElementType.F32, true, 70, 96, 130, 0, 0, 40, 8, 40, 56, 16).withScalesOfOne();
+    SideBySide at = sideBySide(ElementType.F32, map, 0);
+    MemorySegment y = buffers.floats(70 * 96);
+    kernels.gemm(false, true, 70, 96, 154, 1, at.x, at.ldx, at.w, at.ldw, 0, y, 96);
+    MemorySegment one = run(ElementType.F32, LinearWay.EXTRA_COLUMNS, map, at, 96);
+    assertSameBits(TestBuffers.toFloats(y), TestBuffers.toFloats(one), "y");
+  }
+
+  /** Whatever the rule says is what it does, to the bit. */
+  @ParameterizedTest
+  @EnumSource(ElementType.class)
+  void theRuleIsWhatIsDone(ElementType type) {
+    assumeProducts(type);
+    buffers.alignTo16(true);
+    for (boolean transposed : new boolean[] {true, false}) {
+      Map map = map(type, transposed, 64, 128, 64, 0, 0, 128, 16).withScalesOfOne();
+      SideBySide at = sideBySide(type, map, 0);
+      MemorySegment y = buffers.output(type, 64 * 128);
+      LinearWay way =
+          kernels(type)
+              .linearByShape(transposed, 64, 128, 64, at.x, at.ldx, at.w, at.ldw, at.terms, y, 128);
+      assertEquals(LinearWay.EXTRA_COLUMNS, way);
+      MemorySegment chosen = run(type, LinearWay.BY_SHAPE, map, at, 128);
+      assertEquals(-1, chosen.mismatch(run(type, way, map, at, 128)));
+      LinearWay apart =
+          kernels(type)
+              .linearByShape(
+                  transposed, 64, 128, 64, at.x, at.ldx, at.w, at.ldw, new LowRankTerms(0), y, 128);
+      assertEquals(LinearWay.SEPARATE, apart);
+    }
+  }
+
   /** A sum has one order, whatever beta is, and rows do not know each other. */
   @ParameterizedTest
   @EnumSource(
@@ -280,6 +459,9 @@ class LinearTest extends KernelTest {
     NativeException fused =
         assertThrows(NativeException.class, () -> linear(memory, terms, LinearWay.FUSED_WIDE));
     assertTrue(fused.getMessage().contains("way 3 needs"), fused.getMessage());
+    NativeException apart =
+        assertThrows(NativeException.class, () -> linear(memory, terms, LinearWay.EXTRA_COLUMNS));
+    assertTrue(apart.getMessage().contains("no extra columns"), apart.getMessage());
     assertThrows(IllegalArgumentException.class, () -> new LowRankTerms(9));
   }
 

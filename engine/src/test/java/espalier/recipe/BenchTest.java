@@ -150,6 +150,18 @@ class BenchTest {
         List.of("gemm", "copy", "SAE encode", "SAE decode", "LoRA linear", "head with KL")) {
       assertTrue(kernels.contains(kernel), kernel);
     }
+    List<ObjectNode> linear =
+        lines.stream()
+            .filter(line -> line.get("kernel").textValue().equals("linear with terms"))
+            .toList();
+    assertEquals(2 * 4, linear.size());
+    for (ObjectNode line : linear) {
+      double chosen = line.get(line.get("chosen").textValue() + "_ms").doubleValue();
+      double fastest = line.get(line.get("fastest").textValue() + "_ms").doubleValue();
+      assertTrue(fastest <= chosen, line::toString);
+      assertTrue(fastest <= line.get("extra_columns_ms").doubleValue(), line::toString);
+      assertTrue(line.get("rule_holds").booleanValue() || fastest < chosen, line::toString);
+    }
     for (ObjectNode line : lines) {
       line.properties()
           .forEach(

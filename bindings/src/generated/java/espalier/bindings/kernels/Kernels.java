@@ -752,6 +752,15 @@ public class Kernels {
     public static int ESP_FUSED_WIDE() {
         return ESP_FUSED_WIDE;
     }
+    private static final int ESP_EXTRA_COLUMNS = (int)4L;
+    /**
+     * {@snippet lang=c :
+     * enum esp_linear_way.ESP_EXTRA_COLUMNS = 4
+     * }
+     */
+    public static int ESP_EXTRA_COLUMNS() {
+        return ESP_EXTRA_COLUMNS;
+    }
 
     private static class esp_linear {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
@@ -820,6 +829,77 @@ public class Kernels {
                 traceDowncall("esp_linear", transposed, m, n, k, x, ldx, w, ldw, terms, count, beta, y, ldy, way, dtype);
             }
             return (int)mh$.invokeExact(transposed, m, n, k, x, ldx, w, ldw, terms, count, beta, y, ldy, way, dtype);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_linear_by_shape {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_INT,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_POINTER,
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_INT,
+            Kernels.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_linear_by_shape");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_linear_by_shape(int32_t transposed, int64_t m, int64_t n, int64_t k, const void *x, int64_t ldx, const void *w, int64_t ldw, const esp_low_rank *terms, int32_t count, const void *y, int64_t ldy, int32_t dtype, int32_t *way)
+     * }
+     */
+    public static FunctionDescriptor esp_linear_by_shape$descriptor() {
+        return esp_linear_by_shape.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_linear_by_shape(int32_t transposed, int64_t m, int64_t n, int64_t k, const void *x, int64_t ldx, const void *w, int64_t ldw, const esp_low_rank *terms, int32_t count, const void *y, int64_t ldy, int32_t dtype, int32_t *way)
+     * }
+     */
+    public static MethodHandle esp_linear_by_shape$handle() {
+        return esp_linear_by_shape.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_linear_by_shape(int32_t transposed, int64_t m, int64_t n, int64_t k, const void *x, int64_t ldx, const void *w, int64_t ldw, const esp_low_rank *terms, int32_t count, const void *y, int64_t ldy, int32_t dtype, int32_t *way)
+     * }
+     */
+    public static MemorySegment esp_linear_by_shape$address() {
+        return esp_linear_by_shape.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_linear_by_shape(int32_t transposed, int64_t m, int64_t n, int64_t k, const void *x, int64_t ldx, const void *w, int64_t ldw, const esp_low_rank *terms, int32_t count, const void *y, int64_t ldy, int32_t dtype, int32_t *way)
+     * }
+     */
+    public static int esp_linear_by_shape(int transposed, long m, long n, long k, MemorySegment x, long ldx, MemorySegment w, long ldw, MemorySegment terms, int count, MemorySegment y, long ldy, int dtype, MemorySegment way) {
+        var mh$ = esp_linear_by_shape.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_linear_by_shape", transposed, m, n, k, x, ldx, w, ldw, terms, count, y, ldy, dtype, way);
+            }
+            return (int)mh$.invokeExact(transposed, m, n, k, x, ldx, w, ldw, terms, count, y, ldy, dtype, way);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
