@@ -135,14 +135,18 @@ public final class Tape {
       vars.get(i).startPass();
     }
     for (int i = 0; i < ops.size(); i++) {
+      kernels.within(ops.get(i).name, "forward");
       ops.get(i).forward.run(kernels);
     }
+    kernels.within("", "");
   }
 
   /** Adds to the gradients of all trained parameters. After {@link #forward} only, and once. */
   public void backward() {
     for (int i = ops.size() - 1; i >= 0; i--) {
+      kernels.within(ops.get(i).name, "backward");
       ops.get(i).backward.run(kernels);
     }
+    kernels.within("", "");
   }
 }

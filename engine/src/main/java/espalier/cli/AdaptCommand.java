@@ -26,6 +26,7 @@ final class AdaptCommand implements Callable<Integer> {
   @Mixin private Common common;
   @Mixin private Computing computing;
   @Mixin private Spread spread;
+  @Mixin private Profiling profiling;
 
   @Option(names = "--model", required = true, description = "model folder, or name on the Hub")
   private Path model;
@@ -181,7 +182,8 @@ final class AdaptCommand implements Callable<Integer> {
   }
 
   private int adapt(AdaptSettings settings, Parallel parallel) {
-    TrainingLoop.End end = new AdaptRecipe(settings, Console.standard(), parallel).run();
+    TrainingLoop.End end =
+        new AdaptRecipe(settings, Console.standard(), parallel).profile(profiling.file()).run();
     if (parallel.ranks().isFirst()) {
       Report.write(out);
     }

@@ -3,6 +3,7 @@ package espalier.cli;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.format.InputException;
 import espalier.recipe.BenchSettings;
+import espalier.recipe.Console;
 import espalier.recipe.KernelBench;
 import espalier.recipe.StepBench;
 import java.util.OptionalInt;
@@ -19,6 +20,7 @@ final class BenchCommand implements Callable<Integer> {
 
   @Mixin private Common common;
   @Mixin private Computing computing;
+  @Mixin private Profiling profiling;
 
   @Option(
       names = "--shape",
@@ -72,7 +74,9 @@ final class BenchCommand implements Callable<Integer> {
     OptionalInt layer = saeLayer == null ? OptionalInt.empty() : OptionalInt.of(saeLayer);
     print(
         new StepBench(
-                new BenchSettings(shape, context, batch, saeWidth, layer, rank, layers, l0, steps))
+                new BenchSettings(shape, context, batch, saeWidth, layer, rank, layers, l0, steps),
+                profiling.file(),
+                Console.standard())
             .run());
     return 0;
   }

@@ -28,6 +28,7 @@ final class TrainSaeCommand implements Callable<Integer> {
 
   @Mixin private Common common;
   @Mixin private Computing computing;
+  @Mixin private Profiling profiling;
 
   @Option(names = "--model", required = true, description = "model folder, or name on the Hub")
   private Path model;
@@ -237,7 +238,8 @@ final class TrainSaeCommand implements Callable<Integer> {
             Optional.ofNullable(activationCache),
             resume,
             checkpointEvery);
-    TrainingLoop.End end = new TrainSaeRecipe(settings, Console.standard()).run();
+    TrainingLoop.End end =
+        new TrainSaeRecipe(settings, Console.standard()).profile(profiling.file()).run();
     Report.write(out);
     return end == TrainingLoop.End.DONE ? 0 : 1;
   }

@@ -86,6 +86,11 @@ final class CpuDevice extends Device {
   }
 
   @Override
+  Clock clock() {
+    return Clock.ofHost();
+  }
+
+  @Override
   public double seconds(Runnable work) {
     long start = System.nanoTime();
     work.run();

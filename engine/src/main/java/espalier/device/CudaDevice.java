@@ -151,36 +151,24 @@ final class CudaDevice extends Device {
   private MemorySegment piece(int half) {
     if (pieces[half] == null) {
       pieces[half] = memory.allocatePinned(PIECE);
-      copied[half] = newEvent();
+      copied[half] = CudaClock.newEvent();
     }
     return pieces[half];
   }
 
-  private static MemorySegment newEvent() {
-    try (Arena arena = Arena.ofConfined()) {
-      MemorySegment pointer = arena.allocate(ValueLayout.ADDRESS);
-      CudaException.check("cudaEventCreate", CudaRuntime.cudaEventCreate(pointer));
-      return pointer.get(ValueLayout.ADDRESS, 0);
-    }
+  @Override
+  Clock clock() {
+    return new CudaClock(stream);
   }
 
-  /** Between two events of the stream. */
   @Override
   public double seconds(Runnable work) {
-    MemorySegment start = newEvent();
-    MemorySegment end = newEvent();
-    try (Arena arena = Arena.ofConfined()) {
-      CudaException.check("cudaEventRecord", CudaRuntime.cudaEventRecord(start, stream));
+    try (Clock clock = clock()) {
+      long start = clock.mark();
       work.run();
-      CudaException.check("cudaEventRecord", CudaRuntime.cudaEventRecord(end, stream));
-      CudaException.check("cudaEventSynchronize", CudaRuntime.cudaEventSynchronize(end));
-      MemorySegment milliseconds = arena.allocate(ValueLayout.JAVA_FLOAT);
-      CudaException.check(
-          "cudaEventElapsedTime", CudaRuntime.cudaEventElapsedTime(milliseconds, start, end));
-      return milliseconds.get(ValueLayout.JAVA_FLOAT, 0) * 1e-3;
-    } finally {
-      CudaRuntime.cudaEventDestroy(start);
-      CudaRuntime.cudaEventDestroy(end);
+      long end = clock.mark();
+      clock.settle();
+      return clock.seconds(end) - clock.seconds(start);
     }
   }
 

@@ -26,7 +26,7 @@ final class CudaGraph implements Replay {
 
   @Override
   public void run() {
-    if (!warm || failure != null) {
+    if (!warm || failure != null || device.isProfiled()) {
       work.run();
       warm = true;
       return;

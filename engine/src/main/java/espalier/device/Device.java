@@ -3,6 +3,7 @@ package espalier.device;
 import espalier.bindings.NativeLibraries;
 import espalier.bindings.cblas.Cblas;
 import java.lang.foreign.MemorySegment;
+import java.util.List;
 
 /**
  * Where tensors live and kernels run. A process uses one kind of device: see {@link DeviceChoice}.
@@ -15,6 +16,7 @@ public abstract sealed class Device implements AutoCloseable permits CpuDevice, 
   private final ElementType type;
   private final Kernels kernels;
   private Control control;
+  private Clock clock;
 
   Device(ElementType type) {
     this.type = type;
@@ -71,8 +73,35 @@ public abstract sealed class Device implements AutoCloseable permits CpuDevice, 
 
   /** The same kernels for activations and weights of another type than the device's own. */
   public final Kernels kernels(ElementType other) {
-    return other == type ? kernels : new Kernels(other);
+    if (other == type) {
+      return kernels;
+    }
+    Kernels others = new Kernels(other);
+    others.profile(kernels.profile());
+    return others;
   }
+
+  /** Until {@link #endProfile}, every kernel call is timed, and nothing is replayed. */
+  public final void beginProfile() {
+    clock = clock();
+    kernels.profile(new Profile(clock));
+  }
+
+  /** The calls since {@link #beginProfile}, in their order. Waits for the device. */
+  public final List<Profile.Call> endProfile() {
+    try {
+      return kernels.profile().calls();
+    } finally {
+      kernels.profile(null);
+      clock.close();
+    }
+  }
+
+  final boolean isProfiled() {
+    return kernels.profile() != null;
+  }
+
+  abstract Clock clock();
 
   /** What changes from step to step; one a device. */
   public final Control control() {

@@ -1,6 +1,5 @@
 package espalier.device;
 
-import static espalier.bindings.NativeException.check;
 import static espalier.bindings.kernels.Kernels.*;
 import static espalier.device.Arguments.*;
 
@@ -73,6 +72,7 @@ public final class Kernels extends SaeTrainingKernels {
   public void fillUniform(MemorySegment x, float bound, long seed, long n) {
     size("esp_fill_uniform", "n", n);
     elements("esp_fill_uniform", "x", x, n);
+    begin(0, (double) elementBytes * n);
     check("esp_fill_uniform", esp_fill_uniform(x, bound, seed, n, dtype));
   }
 
@@ -102,6 +102,9 @@ public final class Kernels extends SaeTrainingKernels {
     rows("esp_gemm", "a", a, transA ? k : m, transA ? m : k, lda);
     rows("esp_gemm", "b", b, transB ? n : k, transB ? k : n, ldb);
     matrix("esp_gemm", "c", c, m, n, ldc, typeC.bytes());
+    begin(
+        2.0 * m * n * k,
+        elementBytes * ((double) m * k + (double) k * n) + typeC.bytes() * (double) m * n);
     check(
         "esp_gemm",
         esp_gemm(
@@ -162,6 +165,9 @@ public final class Kernels extends SaeTrainingKernels {
     rows(kernel, "w", w, transposed ? n : k, transposed ? k : n, ldw);
     rows(kernel, "y", y, m, n, ldy);
     terms.check(kernel, transposed, m, type);
+    begin(
+        2.0 * m * n * k + terms.flops(m),
+        elementBytes * ((double) m * k + (double) k * n + (double) m * n));
     check(
         kernel,
         esp_linear(
@@ -221,6 +227,7 @@ public final class Kernels extends SaeTrainingKernels {
   public void fill(MemorySegment x, float value, long n) {
     size("esp_fill", "n", n);
     floats("esp_fill", "x", x, n);
+    begin(0, 4.0 * n);
     check("esp_fill", esp_fill(x, value, n));
   }
 
@@ -228,6 +235,7 @@ public final class Kernels extends SaeTrainingKernels {
     size("esp_copy", "n", n);
     elements("esp_copy", "x", x, n);
     elements("esp_copy", "out", out, n);
+    begin(0, 2.0 * elementBytes * n);
     check("esp_copy", esp_copy(x, out, n, dtype));
   }
 
@@ -237,6 +245,7 @@ public final class Kernels extends SaeTrainingKernels {
     elements("esp_add", "x", x, n);
     elements("esp_add", "y", y, n);
     elements("esp_add", "out", out, n);
+    begin(n, 3.0 * elementBytes * n);
     check("esp_add", esp_add(x, y, out, n, dtype));
   }
 
@@ -245,6 +254,7 @@ public final class Kernels extends SaeTrainingKernels {
     size("esp_axpy", "n", n);
     elements("esp_axpy", "x", x, n);
     elements("esp_axpy", "y", y, n);
+    begin(2.0 * n, 3.0 * elementBytes * n);
     check("esp_axpy", esp_axpy(alpha, x, y, n, dtype));
   }
 
@@ -254,6 +264,7 @@ public final class Kernels extends SaeTrainingKernels {
     positive("esp_fill_rows", "cols", cols);
     floats("esp_fill_rows", "row", row, cols);
     elements("esp_fill_rows", "out", out, rows, cols);
+    begin(0, (double) elementBytes * rows * cols);
     check("esp_fill_rows", esp_fill_rows(row, out, rows, cols, dtype));
   }
 
@@ -271,6 +282,7 @@ public final class Kernels extends SaeTrainingKernels {
     rows("esp_column_sum", "x", x, rows, cols, ldx);
     flagsOrNull("esp_column_sum", "skip", skip, rows);
     floats("esp_column_sum", "out", out, cols);
+    begin((double) rows * cols, (double) elementBytes * rows * cols);
     check("esp_column_sum", esp_column_sum(x, ldx, skip, alpha, out, rows, cols, dtype));
   }
 
@@ -282,6 +294,7 @@ public final class Kernels extends SaeTrainingKernels {
     elements("esp_keep_rows", "x", x, rows, cols);
     flagsOrNull("esp_keep_rows", "keep", keep, rows);
     elements("esp_keep_rows", "out", out, rows, cols);
+    begin(0, 2.0 * elementBytes * rows * cols);
     check("esp_keep_rows", esp_keep_rows(x, keep, out, rows, cols, dtype));
   }
 
@@ -307,6 +320,7 @@ public final class Kernels extends SaeTrainingKernels {
     elements(kernel, "y", y, rows, d);
     flagsOrNull(kernel, "skip", skip, rows);
     bytes(kernel, "out", out, 3 * sequences, Double.BYTES);
+    begin(7.0 * rows * d, 2.0 * elementBytes * rows * d);
     check(kernel, esp_sequence_distance(x, y, skip, out, sequences, length, d, dtype));
   }
 
@@ -320,6 +334,7 @@ public final class Kernels extends SaeTrainingKernels {
     size("esp_sum", "n", n);
     floats("esp_sum", "x", x, n);
     bytes("esp_sum", "out", out, 1, Double.BYTES);
+    begin(n, 4.0 * n);
     check("esp_sum", esp_sum(x, n, out, flag(accumulate)));
   }
 
@@ -337,6 +352,7 @@ public final class Kernels extends SaeTrainingKernels {
     size("esp_convert", "n", n);
     bytes("esp_convert", "src", src, n, bytesOf(from));
     bytes("esp_convert", "dst", dst, n, to.bytes());
+    begin(0, (double) n * (bytesOf(from) + to.bytes()));
     check("esp_convert", esp_convert(src, from, dst, n, to.code()));
   }
 
@@ -362,6 +378,7 @@ public final class Kernels extends SaeTrainingKernels {
     bytes(kernel, "src", src, Math.multiplyExact(rows, cols), bytesOf(from));
     floatsOrNull(kernel, "row_scale", rowScale, rows);
     bytes(kernel, "dst", dst, Math.multiplyExact(rows, cols), to.bytes());
+    begin(0, (double) rows * cols * (bytesOf(from) + to.bytes()));
     check(
         kernel,
         esp_convert_matrix(src, from, flag(transposed), rowScale, dst, rows, cols, to.code()));
@@ -384,6 +401,7 @@ public final class Kernels extends SaeTrainingKernels {
     elements("esp_dropout", "x", x, n);
     elements("esp_dropout", "out", out, n);
     bytes("esp_dropout", "seed", seed, 1, Long.BYTES);
+    begin(0, 2.0 * elementBytes * n);
     check("esp_dropout", esp_dropout(x, out, n, p, seed, stream, flag(accumulate), dtype));
   }
 
@@ -399,6 +417,7 @@ public final class Kernels extends SaeTrainingKernels {
     embeddingSizes("esp_embedding_forward", ids, tokens, vocab, d);
     elements("esp_embedding_forward", "table", table, vocab, d);
     elements("esp_embedding_forward", "out", out, tokens, d);
+    begin(0, 2.0 * elementBytes * tokens * d);
     check(
         "esp_embedding_forward",
         esp_embedding_forward(ids, table, scale, out, tokens, vocab, d, dtype));
@@ -416,6 +435,7 @@ public final class Kernels extends SaeTrainingKernels {
     embeddingSizes("esp_embedding_backward", ids, tokens, vocab, d);
     elements("esp_embedding_backward", "d_out", dOut, tokens, d);
     floats("esp_embedding_backward", "d_table", dTable, vocab, d);
+    begin((double) tokens * d, (elementBytes + 8.0) * tokens * d);
     check(
         "esp_embedding_backward",
         esp_embedding_backward(ids, dOut, scale, dTable, tokens, vocab, d, dtype));
@@ -428,6 +448,7 @@ public final class Kernels extends SaeTrainingKernels {
     elements("esp_add_positions", "x", x, tokens, d);
     elements("esp_add_positions", "table", table, Math.min(tokens, seqLen), d);
     elements("esp_add_positions", "out", out, tokens, d);
+    begin((double) tokens * d, 3.0 * elementBytes * tokens * d);
     check("esp_add_positions", esp_add_positions(x, table, out, tokens, seqLen, d, dtype));
   }
 
@@ -438,6 +459,7 @@ public final class Kernels extends SaeTrainingKernels {
     positions(kernel, tokens, seqLen, d);
     elements(kernel, "d_out", dOut, tokens, d);
     floats(kernel, "d_table", dTable, Math.min(tokens, seqLen), d);
+    begin((double) tokens * d, (elementBytes + 8.0) * tokens * d);
     check(kernel, esp_add_positions_backward(dOut, dTable, tokens, seqLen, d, dtype));
   }
 
@@ -463,6 +485,7 @@ public final class Kernels extends SaeTrainingKernels {
     floats("esp_rms_norm_forward", "weight", weight, d);
     elements("esp_rms_norm_forward", "out", out, rows, d);
     floats("esp_rms_norm_forward", "rstd", rstd, rows);
+    begin(4.0 * rows * d, 2.0 * elementBytes * rows * d);
     check(
         "esp_rms_norm_forward",
         esp_rms_norm_forward(x, weight, weightOffset, eps, out, rstd, rows, d, dtype));
@@ -485,6 +508,7 @@ public final class Kernels extends SaeTrainingKernels {
     floats(kernel, "weight", weight, d);
     elements(kernel, "out", out, rows, d);
     floats(kernel, "rstd", rstd, rows);
+    begin(5.0 * rows * d, 4.0 * elementBytes * rows * d);
     check(
         kernel,
         esp_add_rms_norm_forward(x, y, weight, weightOffset, eps, sum, out, rstd, rows, d, dtype));
@@ -518,6 +542,7 @@ public final class Kernels extends SaeTrainingKernels {
     elements("esp_rms_norm_backward", "d_out", dOut, rows, d);
     elements("esp_rms_norm_backward", "d_x", dX, rows, d);
     floatsOrNull("esp_rms_norm_backward", "d_weight", dWeight, d);
+    begin(8.0 * rows * d, 3.0 * elementBytes * rows * d);
     check(
         "esp_rms_norm_backward",
         esp_rms_norm_backward(
@@ -544,6 +569,7 @@ public final class Kernels extends SaeTrainingKernels {
     elements(kernel, "out", out, rows, d);
     floats(kernel, "mean", mean, rows);
     floats(kernel, "rstd", rstd, rows);
+    begin(6.0 * rows * d, 2.0 * elementBytes * rows * d);
     check(kernel, esp_layer_norm_forward(x, weight, bias, eps, out, mean, rstd, rows, d, dtype));
   }
 
@@ -567,6 +593,7 @@ public final class Kernels extends SaeTrainingKernels {
     elements(kernel, "out", out, rows, d);
     floats(kernel, "mean", mean, rows);
     floats(kernel, "rstd", rstd, rows);
+    begin(7.0 * rows * d, 4.0 * elementBytes * rows * d);
     check(
         kernel,
         esp_add_layer_norm_forward(x, y, weight, bias, eps, sum, out, mean, rstd, rows, d, dtype));
@@ -595,6 +622,7 @@ public final class Kernels extends SaeTrainingKernels {
     elements(kernel, "d_x", dX, rows, d);
     floatsOrNull(kernel, "d_weight", dWeight, d);
     floatsOrNull(kernel, "d_bias", dBias, d);
+    begin(10.0 * rows * d, 3.0 * elementBytes * rows * d);
     check(
         kernel,
         esp_layer_norm_backward(
@@ -621,6 +649,7 @@ public final class Kernels extends SaeTrainingKernels {
     floats(kernel, "key_weight", keyWeight, headDim);
     elements(kernel, "out", out, tokens, cols);
     floats(kernel, "rstd", rstd, tokens, nHeads + nKvHeads);
+    begin(4.0 * tokens * cols, 2.0 * elementBytes * tokens * cols);
     check(
         kernel,
         esp_head_norm_forward(
@@ -663,6 +692,7 @@ public final class Kernels extends SaeTrainingKernels {
     elements(kernel, "d_x", dX, tokens, cols);
     floatsOrNull(kernel, "d_query_weight", dQueryWeight, headDim);
     floatsOrNull(kernel, "d_key_weight", dKeyWeight, headDim);
+    begin(8.0 * tokens * cols, 3.0 * elementBytes * tokens * cols);
     check(
         kernel,
         esp_head_norm_backward(
@@ -715,6 +745,7 @@ public final class Kernels extends SaeTrainingKernels {
     rows("esp_rope", "x", x, tokens, nHeads * headDim, ldx);
     floats("esp_rope", "cos", cos, Math.min(tokens, seqLen), rotaryDim / 2);
     floats("esp_rope", "sin", sin, Math.min(tokens, seqLen), rotaryDim / 2);
+    begin(3.0 * tokens * nHeads * rotaryDim, 2.0 * elementBytes * tokens * nHeads * rotaryDim);
     check(
         "esp_rope",
         esp_rope(x, ldx, cos, sin, sign, tokens, seqLen, nHeads, headDim, rotaryDim, dtype));
@@ -745,6 +776,9 @@ public final class Kernels extends SaeTrainingKernels {
     rows(kernel, "v", v, tokens, nKvHeads * headDim, ldKv);
     elements(kernel, "out", out, tokens, nHeads * headDim);
     floats(kernel, "lse", lse, tokens, nHeads);
+    begin(
+        attentionFlops(batch, seqLen, window, nHeads * headDim),
+        2.0 * elementBytes * tokens * (nHeads + nKvHeads) * headDim);
     check(
         kernel,
         esp_attention_forward(
@@ -787,6 +821,9 @@ public final class Kernels extends SaeTrainingKernels {
     rows(kernel, "d_q", dQ, tokens, nHeads * headDim, ldQ);
     rows(kernel, "d_k", dK, tokens, nKvHeads * headDim, ldKv);
     rows(kernel, "d_v", dV, tokens, nKvHeads * headDim, ldKv);
+    begin(
+        2.5 * attentionFlops(batch, seqLen, window, nHeads * headDim),
+        4.0 * elementBytes * tokens * (nHeads + nKvHeads) * headDim);
     check(
         kernel,
         esp_attention_backward(
@@ -803,6 +840,7 @@ public final class Kernels extends SaeTrainingKernels {
     size("esp_activation_forward", "n", n);
     elements("esp_activation_forward", "x", x, n);
     elements("esp_activation_forward", "out", out, n);
+    begin(0, 2.0 * elementBytes * n);
     check("esp_activation_forward", esp_activation_forward(x, activation, out, n, dtype));
   }
 
@@ -813,6 +851,7 @@ public final class Kernels extends SaeTrainingKernels {
     elements("esp_activation_backward", "x", x, n);
     elements("esp_activation_backward", "d_out", dOut, n);
     elements("esp_activation_backward", "d_x", dX, n);
+    begin(0, 3.0 * elementBytes * n);
     check("esp_activation_backward", esp_activation_backward(x, activation, dOut, dX, n, dtype));
   }
 
@@ -827,6 +866,7 @@ public final class Kernels extends SaeTrainingKernels {
     positive("esp_gated_forward", "d", d);
     elements("esp_gated_forward", "gate_up", gateUp, rows, Math.multiplyExact(2, d));
     elements("esp_gated_forward", "out", out, rows, d);
+    begin(0, 3.0 * elementBytes * rows * d);
     check("esp_gated_forward", esp_gated_forward(gateUp, activation, out, rows, d, dtype));
   }
 
@@ -843,6 +883,7 @@ public final class Kernels extends SaeTrainingKernels {
     elements("esp_gated_backward", "gate_up", gateUp, rows, Math.multiplyExact(2, d));
     elements("esp_gated_backward", "d_out", dOut, rows, d);
     elements("esp_gated_backward", "d_gate_up", dGateUp, rows, Math.multiplyExact(2, d));
+    begin(0, 5.0 * elementBytes * rows * d);
     check(
         "esp_gated_backward",
         esp_gated_backward(gateUp, activation, dOut, dGateUp, rows, d, dtype));
@@ -880,6 +921,9 @@ public final class Kernels extends SaeTrainingKernels {
     }
     elementsOrNull(kernel, "d_student", dStudent, tokens, d);
     floats(kernel, "scratch", scratch, 2 * chunk, vocab);
+    begin(
+        2.0 * tokens * d * vocab * (isGiven(dStudent) ? 3 : 2),
+        elementBytes * (vocab + 3.0 * tokens) * d);
     check(
         kernel,
         esp_head_kl(
@@ -911,6 +955,9 @@ public final class Kernels extends SaeTrainingKernels {
     elementsOrNull(kernel, "d_hidden", dHidden, tokens, d);
     floatsOrNull(kernel, "d_head", dHead, vocab, d);
     floats(kernel, "scratch", scratch, chunk, vocab);
+    begin(
+        2.0 * tokens * d * vocab * (1 + flag(isGiven(dHidden)) + flag(isGiven(dHead))),
+        elementBytes * (vocab + 2.0 * tokens) * d);
     check(
         kernel,
         esp_head_ce(
@@ -923,6 +970,7 @@ public final class Kernels extends SaeTrainingKernels {
     size("esp_global_norm", "n", n);
     floats("esp_global_norm", "grad", grad, n);
     bytes("esp_global_norm", "control", control, 1, CONTROL_BYTES);
+    begin(2.0 * n, 4.0 * n);
     check("esp_global_norm", esp_global_norm(grad, n, control));
   }
 
@@ -945,9 +993,21 @@ public final class Kernels extends SaeTrainingKernels {
     floats("esp_adamw", "m", m, n);
     floats("esp_adamw", "v", v, n);
     bytes("esp_adamw", "control", control, 1, CONTROL_BYTES);
+    begin(12.0 * n, 28.0 * n);
     check(
         "esp_adamw",
         esp_adamw(param, grad, m, v, n, beta1, beta2, eps, weightDecay, clip, control));
+  }
+
+  /** Pairs of a query and a key that it sees, in one causal sequence; window 0: all before it. */
+  public static double visiblePairs(long context, long window) {
+    long w = window == 0 ? context : Math.min(window, context);
+    return w * (w + 1) / 2.0 + (context - w) * (double) w;
+  }
+
+  /** Scores and their product with the values, forward. */
+  private static double attentionFlops(long batch, long seqLen, long window, long cols) {
+    return 4.0 * batch * visiblePairs(seqLen, window) * cols;
   }
 
   private static final int CONTROL_BYTES = Math.toIntExact(esp_control.sizeof());

@@ -62,6 +62,15 @@ public final class LowRankTerms {
     esp_low_rank.scale(struct, scale);
   }
 
+  /** Floating-point operations that they add to a map of m rows. */
+  double flops(long m) {
+    double flops = 0;
+    for (MemorySegment struct : each) {
+      flops += 2.0 * m * esp_low_rank.n(struct) * esp_low_rank.r(struct);
+    }
+    return flops;
+  }
+
   MemorySegment structs() {
     return structs;
   }

@@ -1,9 +1,9 @@
 package espalier.device;
 
-import static espalier.bindings.NativeException.check;
 import static espalier.bindings.kernels.Kernels.*;
 import static espalier.device.Arguments.*;
 
+import espalier.bindings.NativeException;
 import java.lang.foreign.MemorySegment;
 
 /**
@@ -19,9 +19,44 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
   /** The same as esp_dtype numbers it. */
   final int dtype;
 
+  final int elementBytes;
+
+  private Profile profile; // null: nobody asks
+
   SaeKernels(ElementType type) {
     this.type = type;
     dtype = type.code();
+    elementBytes = type.bytes();
+  }
+
+  /** Notes the calls that follow; null: no more. */
+  final void profile(Profile asked) {
+    profile = asked;
+  }
+
+  final Profile profile() {
+    return profile;
+  }
+
+  /** What the calls that follow belong to, for whoever reads a profile. */
+  public final void within(String operation, String pass) {
+    if (profile != null) profile.within(operation, pass);
+  }
+
+  /**
+   * A call follows, its arguments are checked.
+   *
+   * @param flops that its result needs by its shape, NaN where the data decide
+   * @param bytes of what it reads and writes, each counted once; NaN likewise
+   */
+  final void begin(double flops, double bytes) {
+    if (profile != null) profile.begin(flops, bytes);
+  }
+
+  /** The call has returned. */
+  final void check(String kernel, int status) {
+    NativeException.check(kernel, status);
+    if (profile != null) profile.end(kernel);
   }
 
   /** Elements of {@link #type}. */
@@ -99,6 +134,7 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     ints(kernel, "count", count, tokens);
     if (isGiven(overflow)) ints(kernel, "overflow", overflow, 1);
     floats(kernel, "scratch", scratch, saeEncodeScratch(d, m));
+    begin(2.0 * tokens * d * m, elementBytes * ((double) tokens * d + (double) m * d));
     int status =
         esp_sae_encode(
             x, wEnc, bEnc, bPre, kind, threshold, margin, k, keep, index, value, pre, count,
@@ -129,6 +165,7 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     floats(kernel, "b_dec", bDec, d);
     keepWith(kernel, keep, "x", x, tokens, d);
     elements(kernel, "out", out, tokens, d);
+    begin(Double.NaN, Double.NaN);
     check(
         kernel,
         esp_sae_decode(index, value, count, capacity, wDec, bDec, keep, x, out, tokens, d, dtype));
@@ -150,6 +187,7 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     elements(kernel, "d_out", dOut, tokens, d);
     elements(kernel, "w_dec", wDec, d);
     floats(kernel, "d_value", dValue, tokens, capacity);
+    begin(Double.NaN, Double.NaN);
     check(
         kernel,
         esp_sae_decode_backward(dOut, index, count, capacity, wDec, dValue, tokens, d, dtype));
@@ -175,6 +213,7 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     elements(kernel, "w_enc", wEnc, d);
     keepWith(kernel, keep, "d_out", dOut, tokens, d);
     elements(kernel, "d_x", dX, tokens, d);
+    begin(Double.NaN, Double.NaN);
     check(
         kernel,
         esp_sae_encode_backward(
@@ -219,6 +258,7 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     floatsOrNull(kernel, "sparsity", sparsity, 2);
     floatsOrNull(kernel, "d_threshold", dThreshold, m);
     if (isGiven(dThreshold)) byLatentLists(kernel, offsets, byLatent, m);
+    begin(Double.NaN, Double.NaN);
     check(
         kernel,
         esp_sae_activation_backward(
@@ -253,6 +293,7 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     lists(kernel, index, count, capacity, tokens);
     ints(kernel, "offsets", offsets, m + 1);
     ints(kernel, "by_latent", byLatent, tokens, capacity);
+    begin(Double.NaN, Double.NaN);
     check(kernel, esp_sae_by_latent(index, count, capacity, offsets, byLatent, tokens, m));
   }
 
@@ -284,6 +325,7 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     floats(kernel, "d_w_enc", dWEnc, m, d);
     floats(kernel, "d_b_enc", dBEnc, m);
     floats(kernel, "d_w_dec", dWDec, m, d);
+    begin(Double.NaN, Double.NaN);
     check(
         kernel,
         esp_sae_weight_backward(
@@ -308,6 +350,7 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     flagsOrNull("esp_sae_mse", "keep", keep, tokens);
     floats("esp_sae_mse", "loss", loss, tokens);
     elementsOrNull("esp_sae_mse", "d_y", dY, tokens, d);
+    begin(3.0 * tokens * d, 3.0 * elementBytes * tokens * d);
     check("esp_sae_mse", esp_sae_mse(x, y, keep, loss, dY, gradScale, tokens, d, dtype));
   }
 
@@ -340,6 +383,7 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     flagsOrNull(kernel, "keep", keep, tokens);
     bytes(kernel, "stats", stats, 11 + d, Double.BYTES);
     bytes(kernel, "fired", fired, m, Long.BYTES);
+    begin(Double.NaN, Double.NaN);
     check(
         kernel,
         esp_sae_stats(
@@ -366,6 +410,7 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     elements(kernel, "out", out, tokens, d);
     floats(kernel, "mean", mean, tokens);
     floats(kernel, "spread", spread, tokens);
+    begin(6.0 * tokens * d, 2.0 * elementBytes * tokens * d);
     check(kernel, esp_sae_normalize(x, normalisation, out, mean, spread, tokens, d, dtype));
   }
 
@@ -395,6 +440,7 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     floatsOrNull(kernel, "d_spread", dSpread, tokens);
     keepWith(kernel, keep, "d_kept", dKept, tokens, d);
     elements(kernel, "d_x", dX, tokens, d);
+    begin(8.0 * tokens * d, 3.0 * elementBytes * tokens * d);
     check(
         kernel,
         esp_sae_normalize_backward(
@@ -434,6 +480,7 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     elementsOrNull(kernel, "skip", skip, tokens, d);
     keepWith(kernel, keep, "x", x, tokens, d);
     elements(kernel, "out", out, tokens, d);
+    begin(2.0 * tokens * d, 2.0 * elementBytes * tokens * d);
     check(kernel, esp_sae_restore(y, mean, spread, skip, keep, x, out, tokens, d, dtype));
   }
 
@@ -460,6 +507,7 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     elementsOrNull(kernel, "d_skip", dSkip, tokens, d);
     floatsOrNull(kernel, "d_mean", dMean, tokens);
     floatsOrNull(kernel, "d_spread", dSpread, tokens);
+    begin(2.0 * tokens * d, 3.0 * elementBytes * tokens * d);
     check(
         kernel,
         esp_sae_restore_backward(
@@ -471,6 +519,7 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     size("esp_normalize_rows", "rows", rows);
     positive("esp_normalize_rows", "d", d);
     floats("esp_normalize_rows", "w", w, rows, d);
+    begin(3.0 * rows * d, 8.0 * rows * d);
     check("esp_normalize_rows", esp_normalize_rows(w, rows, d));
   }
 
@@ -480,6 +529,7 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     positive("esp_remove_parallel", "d", d);
     floats("esp_remove_parallel", "w", w, rows, d);
     floats("esp_remove_parallel", "grad", grad, rows, d);
+    begin(4.0 * rows * d, 12.0 * rows * d);
     check("esp_remove_parallel", esp_remove_parallel(w, grad, rows, d));
   }
 

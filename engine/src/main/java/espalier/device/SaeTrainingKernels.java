@@ -1,6 +1,5 @@
 package espalier.device;
 
-import static espalier.bindings.NativeException.check;
 import static espalier.bindings.kernels.Kernels.*;
 import static espalier.device.Arguments.*;
 
@@ -39,6 +38,7 @@ abstract sealed class SaeTrainingKernels extends SaeKernels permits Kernels {
     floatsOrNull(kernel, "error", error, tokens);
     floatsOrNull(kernel, "kl", kl, tokens);
     elements(kernel, "d_y", dY, tokens, d);
+    begin(3.0 * tokens * d, 4.0 * elementBytes * tokens * d);
     check(
         kernel,
         esp_sae_mse_backward(
@@ -69,6 +69,7 @@ abstract sealed class SaeTrainingKernels extends SaeKernels permits Kernels {
     flagsOrNull(kernel, "keep", keep, tokens);
     floatsOrNull(kernel, "silent", silent, m);
     bytes(kernel, "activity", activity, 3, Double.BYTES);
+    begin(Double.NaN, Double.NaN);
     check(
         kernel,
         esp_sae_activity(index, value, count, capacity, keep, silent, limit, activity, tokens, m));
@@ -78,6 +79,7 @@ abstract sealed class SaeTrainingKernels extends SaeKernels permits Kernels {
   public void saeL0Pull(MemorySegment activity, float target, MemorySegment sparsity) {
     bytes("esp_sae_l0_pull", "activity", activity, 3, Double.BYTES);
     floats("esp_sae_l0_pull", "sparsity", sparsity, 3);
+    begin(0, 0);
     check("esp_sae_l0_pull", esp_sae_l0_pull(activity, target, sparsity));
   }
 
@@ -111,6 +113,7 @@ abstract sealed class SaeTrainingKernels extends SaeKernels permits Kernels {
     lists(kernel, index, count, capacity, tokens);
     floats(kernel, "value", value, tokens, capacity);
     floats(kernel, "scratch", scratch, saeEncodeScratch(d, m));
+    begin(2.0 * tokens * d * m, elementBytes * ((double) tokens * d + (double) m * d));
     check(
         kernel,
         esp_sae_encode_silent(
@@ -144,6 +147,7 @@ abstract sealed class SaeTrainingKernels extends SaeKernels permits Kernels {
     flagsOrNull(kernel, "keep", keep, tokens);
     floats(kernel, "threshold", threshold, 1);
     if (isGiven(overflow)) ints(kernel, "overflow", overflow, 1);
+    begin(Double.NaN, Double.NaN);
     int status =
         esp_sae_batch_topk(
             index, value, count, capacity, k, keep, threshold, rate, overflow, tokens, m);
@@ -165,6 +169,7 @@ abstract sealed class SaeTrainingKernels extends SaeKernels permits Kernels {
     positive(kernel, "capacity", capacity);
     lists(kernel, index, count, capacity, tokens);
     ints(kernel, "prefix", prefix, tokens);
+    begin(Double.NaN, Double.NaN);
     check(kernel, esp_sae_prefix(index, count, capacity, limit, prefix, tokens));
   }
 
@@ -188,6 +193,7 @@ abstract sealed class SaeTrainingKernels extends SaeKernels permits Kernels {
     floats(kernel, "r_mag", rMag, m);
     floats(kernel, "b_mag", bMag, m);
     floats(kernel, "value", value, tokens, capacity);
+    begin(Double.NaN, Double.NaN);
     check(
         kernel,
         esp_sae_gated_forward(index, pre, count, capacity, bGate, rMag, bMag, value, tokens, m));
@@ -221,6 +227,7 @@ abstract sealed class SaeTrainingKernels extends SaeKernels permits Kernels {
     floats(kernel, "d_b_gate", dBGate, m);
     floats(kernel, "d_r_mag", dRMag, m);
     floats(kernel, "d_b_mag", dBMag, m);
+    begin(Double.NaN, Double.NaN);
     check(
         kernel,
         esp_sae_gated_backward(

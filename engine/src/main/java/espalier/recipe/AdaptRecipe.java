@@ -15,6 +15,7 @@ import espalier.train.Interruption;
 import espalier.train.MetricsLog;
 import espalier.train.TrainingLoop;
 import java.lang.foreign.MemorySegment;
+import java.nio.file.Path;
 import java.util.List;
 import java.util.Locale;
 import java.util.Optional;
@@ -27,6 +28,7 @@ public final class AdaptRecipe {
 
   private final AdaptSettings settings;
   private final Console console;
+  private Optional<Path> profile = Optional.empty();
   private final Parallel parallel;
   private Ranks ranks;
 
@@ -49,6 +51,12 @@ public final class AdaptRecipe {
       Adaptation adaptation,
       TokenRows rows,
       Optional<TokenRows> evalRows) {}
+
+  /** Says of a few steps where their time goes, with their time line in a file. */
+  public AdaptRecipe profile(Optional<Path> file) {
+    profile = file;
+    return this;
+  }
 
   /** Everything is checked before anything is written. */
   public TrainingLoop.End run() {
@@ -146,7 +154,8 @@ public final class AdaptRecipe {
             console,
             settings.objective(),
             steps,
-            evaluator.map(e -> step -> evaluate(e, in.saes)));
+            evaluator.map(e -> step -> evaluate(e, in.saes)),
+            profile.filter(file -> ranks.isFirst()));
     try (MetricsLog metrics = ranks.isFirst() ? new MetricsLog(folder.metrics()) : null;
         Interruption interruption = new Interruption()) {
       TrainingLoop loop =

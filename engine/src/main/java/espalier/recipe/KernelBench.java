@@ -131,7 +131,7 @@ public final class KernelBench {
                   k.attentionBackward(
                       qkv, ld, keys, values, ld, out, lse, dOut, delta, dQkv, dKeys, dValues, batch,
                       seq, heads, kvHeads, headDim, scale, softcap, 0));
-      double flops = 4 * batch * StepFlops.visible(seq, 0) * row;
+      double flops = 4 * batch * Kernels.visiblePairs(seq, 0) * row;
       String name = "attention %s, head_dim " + headDim;
       share(line(device, name.formatted("forward")), forward, flops, gemm);
       share(line(device, name.formatted("backward")), backward, 2.5 * flops, gemm);

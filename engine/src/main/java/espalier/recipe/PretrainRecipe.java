@@ -114,7 +114,8 @@ public final class PretrainRecipe {
               console,
               "ce",
               steps,
-              evaluator.map(e -> step -> crossEntropy(e)));
+              evaluator.map(e -> step -> crossEntropy(e)),
+              Optional.empty());
       TrainingLoop.End end = run.train(loop, saved, checkpoints, folder.path());
       if (end == TrainingLoop.End.DONE) {
         save(folder, model);

@@ -21,6 +21,7 @@ import espalier.train.Checkpoints;
 import espalier.train.GradientSum;
 import espalier.train.Interruption;
 import espalier.train.Schedule;
+import espalier.train.StepProfiler;
 import espalier.train.TrainingLoop;
 import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
@@ -41,15 +42,20 @@ public final class StepBench {
 
   private static final long SEED = 20240607;
 
-  /** The first runs call by call, the second is recorded, and lists of latents may grow. */
-  private static final int WARM = 3;
-
   private static final int GEMM_REPEATS = 9;
 
   private final BenchSettings settings;
+  private final Optional<Path> profile;
+  private final Console console;
 
-  public StepBench(BenchSettings settings) {
+  /**
+   * @param profile file for the time line of steps after the measured ones: see {@link
+   *     ProfileReport}
+   */
+  public StepBench(BenchSettings settings, Optional<Path> profile, Console console) {
     this.settings = settings;
+    this.profile = profile;
+    this.console = console;
   }
 
   public ObjectNode run() {
@@ -112,14 +118,20 @@ public final class StepBench {
     String queueing;
     try (Interruption interruption = new Interruption()) {
       TrainingLoop loop = loop(device, objective, optimizer, interruption);
-      for (int i = 0; i < WARM + milliseconds.length; i++) {
+      for (int i = 0; i < StepProfiler.WARM + milliseconds.length; i++) {
         ObjectNode line = loop.trainOneStep();
-        if (i >= WARM) {
-          milliseconds[i - WARM] = line.get("step_ms").doubleValue();
+        if (i >= StepProfiler.WARM) {
+          milliseconds[i - StepProfiler.WARM] = line.get("step_ms").doubleValue();
         }
         kl = line.get("kl").doubleValue();
       }
       queueing = loop.queueing();
+      if (profile.isPresent()) {
+        loop.profile(ProfileReport.profiler(device, profile.get(), console));
+        for (int i = 0; i < StepProfiler.WARM + StepProfiler.STEPS; i++) {
+          loop.trainOneStep();
+        }
+      }
     }
     long bytes = device.allocatedBytes(); // before what measuring the rate takes
     StepFlops flops =
@@ -155,7 +167,14 @@ public final class StepBench {
         device,
         Ranks.alone(),
         new TrainingLoop.Settings(
-            WARM + settings.steps(), 1, GradientSum.Order.FIXED, 1e-4, Schedule.CONSTANT, 0, 0, 0),
+            StepProfiler.WARM + settings.steps(),
+            1,
+            GradientSum.Order.FIXED,
+            1e-4,
+            Schedule.CONSTANT,
+            0,
+            0,
+            0),
         objective,
         optimizer,
         Optional.empty(),

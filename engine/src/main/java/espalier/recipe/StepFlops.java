@@ -1,5 +1,6 @@
 package espalier.recipe;
 
+import espalier.device.Kernels;
 import espalier.format.ModelConfig;
 import espalier.model.LanguageModel;
 import espalier.model.LanguageModel.LinearLayer;
@@ -98,12 +99,6 @@ record StepFlops(
   private double attention(int layer) {
     ModelConfig c = model.config();
     int window = c.layers().get(layer).window();
-    return 4 * batch * visible(context, window) * c.numHeads() * c.headDim();
-  }
-
-  /** Pairs of a query and a key it sees, in one sequence. */
-  static double visible(long context, long window) {
-    long w = window == 0 ? context : Math.min(window, context);
-    return w * (w + 1) / 2.0 + (context - w) * (double) w;
+    return 4 * batch * Kernels.visiblePairs(context, window) * c.numHeads() * c.headDim();
   }
 }

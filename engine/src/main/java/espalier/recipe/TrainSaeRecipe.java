@@ -39,6 +39,7 @@ public final class TrainSaeRecipe {
   private final TrainSaeSettings settings;
   private final SaeLoss loss;
   private final Console console;
+  private Optional<Path> profile = Optional.empty();
   private final Optional<Watch> watch;
 
   /** Measures an SAE as it is trained. */
@@ -71,6 +72,12 @@ public final class TrainSaeRecipe {
   /** What the run works on, read and checked. */
   private record Inputs(
       LanguageModel model, TokenRows rows, Optional<Saes> initial, Path modelFolder) {}
+
+  /** Says of a few steps where their time goes, with their time line in a file. */
+  public TrainSaeRecipe profile(Optional<Path> file) {
+    profile = file;
+    return this;
+  }
 
   /** Everything is checked before anything is written. */
   public TrainingLoop.End run() {
@@ -190,7 +197,8 @@ public final class TrainSaeRecipe {
               console,
               loss.hasKl() ? "kl" : "fvu",
               steps,
-              watching.evaluation());
+              watching.evaluation(),
+              profile);
       TrainingLoop.End end = run.train(loop, saved, checkpoints, folder.path());
       if (end == TrainingLoop.End.DONE) {
         saes.forEach((layer, sae) -> write(device, folder, in, layer, sae));

@@ -15,6 +15,7 @@ import java.util.function.LongFunction;
  * @param task name of the job
  * @param lossField field of the metrics that is shown as it falls
  * @param evaluation measures the model as it stands after a step; empty where nothing is evaluated
+ * @param profile file for the time line of a few steps: see {@link ProfileReport}
  */
 record TrainingRun(
     Device device,
@@ -22,11 +23,13 @@ record TrainingRun(
     Console console,
     String lossField,
     long steps,
-    Optional<LongFunction<ObjectNode>> evaluation) {
+    Optional<LongFunction<ObjectNode>> evaluation,
+    Optional<Path> profile) {
 
   TrainingLoop.End train(
       TrainingLoop loop, Optional<Checkpoints.Saved> saved, Checkpoints checkpoints, Path folder) {
     loop.begin(saved);
+    profile.ifPresent(file -> loop.profile(ProfileReport.profiler(device, file, console)));
     saved.ifPresent(s -> console.info("%s: continuing after step %d".formatted(task, s.step())));
     DeviceChoice choice = DeviceChoice.current();
     String reason = choice.reason().isEmpty() ? "" : " (no GPU: " + choice.reason() + ")";

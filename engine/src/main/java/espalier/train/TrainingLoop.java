@@ -72,6 +72,7 @@ public final class TrainingLoop {
   private long step;
   private double seconds;
   private boolean interrupted;
+  private Optional<StepProfiler> profiler = Optional.empty();
 
   /**
    * @param metrics of rank 0, the one that writes
@@ -118,6 +119,11 @@ public final class TrainingLoop {
     requireAlike("where to begin", step, "--out must be on a file system that all ranks share");
     metrics.ifPresent(m -> m.truncateAfter(saved.isPresent() ? step : -1));
     ranks.checkpoint(saved.map(from -> from.file().toString()).orElse(""));
+  }
+
+  /** Some of the steps that follow are measured call by call. */
+  public void profile(StepProfiler asked) {
+    profiler = Optional.of(asked);
   }
 
   /** How a step's work is queued: see {@link Replay#describe}. */
@@ -231,6 +237,7 @@ public final class TrainingLoop {
    * @throws TrainingDivergedException as {@link #run} does
    */
   public ObjectNode trainOneStep() {
+    profiler.ifPresent(StepProfiler::begin);
     long start = System.nanoTime();
     double lr = settings.lr * settings.schedule.factor(step, settings.steps, settings.warmup);
     prepare(lr);
@@ -251,6 +258,7 @@ public final class TrainingLoop {
     step++;
     double elapsed = (System.nanoTime() - start) * 1e-9;
     seconds += elapsed;
+    profiler.ifPresent(p -> p.end(elapsed));
 
     long tokens = objective.tokens() * sum.microBatches();
     ObjectNode line = JsonNodeFactory.instance.objectNode();

@@ -4,25 +4,109 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.device.Device;
 import espalier.format.ModelConfig;
 import espalier.model.LanguageModel;
 import espalier.sae.Sae;
 import espalier.tensor.Tensor;
+import espalier.train.StepProfiler;
+import java.io.ByteArrayOutputStream;
+import java.io.IOException;
+import java.io.PrintStream;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.HashSet;
 import java.util.List;
+import java.util.Optional;
 import java.util.OptionalInt;
+import java.util.Set;
 import java.util.TreeSet;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
 
 /** Figures that are measured, where they can be checked: by counting, and against each other. */
 class BenchTest {
 
   private static ObjectNode step(String layers) {
     return new StepBench(
-            new BenchSettings("tiny", 24, 2, 128, OptionalInt.empty(), 4, layers, 8, 2))
+            new BenchSettings("tiny", 24, 2, 128, OptionalInt.empty(), 4, layers, 8, 2),
+            Optional.empty(),
+            Console.silent())
         .run();
+  }
+
+  /**
+   * Every call lies within its step, and what the calls say they compute is what the step needs,
+   * counted from the other end.
+   */
+  @Test
+  void theProfileHoldsTheWholeStep(@TempDir Path folder) throws IOException {
+    Path file = folder.resolve("trace.json");
+    ByteArrayOutputStream said = new ByteArrayOutputStream();
+    ObjectNode line =
+        new StepBench(
+                new BenchSettings("tiny", 24, 2, 128, OptionalInt.empty(), 4, "after", 8, 2),
+                Optional.of(file),
+                Console.to(new PrintStream(said, true, StandardCharsets.UTF_8)))
+            .run();
+    JsonNode events = new ObjectMapper().readTree(file.toFile()).get("traceEvents");
+    int steps = 0;
+    double end = 0;
+    double flops = 0;
+    Set<String> operations = new HashSet<>();
+    for (JsonNode event : events) {
+      double from = event.get("ts").doubleValue();
+      double to = from + event.get("dur").doubleValue();
+      switch (event.get("cat").textValue()) {
+        case "step" -> {
+          steps++;
+          assertTrue(from >= end - 1e-3, "steps follow each other");
+          end = to;
+        }
+        case "operation" -> operations.add(event.get("name").textValue());
+        default -> {
+          assertTrue(to <= end + 1e-3, () -> "within its step: " + event);
+          if (COUNTED.contains(event.get("name").textValue())) {
+            flops += event.get("args").get("flops").doubleValue();
+          }
+        }
+      }
+    }
+    assertEquals(StepProfiler.STEPS, steps);
+    assertTrue(
+        operations.containsAll(List.of("linear backward", "attention forward", "headKl forward")),
+        operations::toString);
+    double sparse = 2 * 48 * 64 * 8; // decoding depends on the data
+    double needed = line.get("needed_tflop").doubleValue() * 1e12 - sparse;
+    assertEquals(needed, flops / steps, 1e-9 * needed);
+    String table = said.toString(StandardCharsets.UTF_8);
+    assertTrue(table.contains("linear backward") && table.contains("outside kernels"), table);
+  }
+
+  /** The kernels that StepFlops counts. */
+  private static final Set<String> COUNTED =
+      Set.of(
+          "esp_linear",
+          "esp_gemm",
+          "esp_attention_forward",
+          "esp_attention_backward",
+          "esp_head_kl",
+          "esp_sae_encode");
+
+  @Test
+  void aProfileChangesNothing(@TempDir Path folder) {
+    BenchSettings settings =
+        new BenchSettings("tiny", 24, 2, 128, OptionalInt.empty(), 4, "all", 8, 12);
+    JsonNode without =
+        new StepBench(settings, Optional.empty(), Console.silent()).run().get("last_kl");
+    JsonNode with =
+        new StepBench(settings, Optional.of(folder.resolve("t.json")), Console.silent())
+            .run()
+            .get("last_kl");
+    assertEquals(without, with);
   }
 
   @Test

@@ -1,0 +1,67 @@
+package espalier.device;
+
+import java.util.ArrayList;
+import java.util.List;
+
+/**
+ * What every kernel call took, by the device's own clock, beside what its shape says it had to
+ * compute and move. While one is taken, work goes call by call, and calls may allocate.
+ */
+public final class Profile {
+
+  /**
+   * @param operation that the call was made for, such as "attention backward"; empty where none
+   * @param start seconds after the profile's begin
+   * @param flops that the result needs, NaN where the data decide
+   * @param bytes read and written, each counted once; NaN likewise
+   */
+  public record Call(
+      String operation, String kernel, double start, double seconds, double flops, double bytes) {}
+
+  private record Marked(
+      String operation, String kernel, long start, long end, double flops, double bytes) {}
+
+  private final Clock clock;
+  private final List<Marked> marked = new ArrayList<>();
+  private String operation = "";
+  private boolean begun;
+  private long start;
+  private double flops;
+  private double bytes;
+
+  Profile(Clock clock) {
+    this.clock = clock;
+  }
+
+  void within(String name, String pass) {
+    operation = name.isEmpty() ? "" : name + " " + pass;
+  }
+
+  void begin(double flopsOfCall, double bytesOfCall) {
+    flops = flopsOfCall;
+    bytes = bytesOfCall;
+    start = clock.mark();
+    begun = true;
+  }
+
+  void end(String kernel) {
+    if (!begun) {
+      throw new IllegalStateException(kernel + " does not say what it costs");
+    }
+    begun = false;
+    marked.add(new Marked(operation, kernel, start, clock.mark(), flops, bytes));
+  }
+
+  /** Waits for the device. */
+  List<Call> calls() {
+    clock.settle();
+    return marked.stream()
+        .map(
+            m -> {
+              double from = clock.seconds(m.start);
+              double took = clock.seconds(m.end) - from;
+              return new Call(m.operation, m.kernel, from, took, m.flops, m.bytes);
+            })
+        .toList();
+  }
+}
