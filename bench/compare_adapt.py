@@ -1,13 +1,17 @@
 #!/usr/bin/env python3
-"""Measures a step of `espalier adapt` against the paper's code path in PyTorch, alternating the two.
+"""Measures a step of `espalier adapt` against PyTorch, alternating: the paper's code path, and the best tuned one
+(reference/adapt_step.py says what each is).
 
-    compare_adapt.py [--shape llama-256] [--sae topk|jumprelu] [--alternations 5 --steps 12]
+    compare_adapt.py [--shape llama-256|gemma-512] [--sae topk|jumprelu] [--alternations 5 --steps 12]
     compare_adapt.py --shape smollm2 --model HF_DIR [--sae-layer L --sae-path DIR --tokens F.npy --init-adapter DIR]
 
-Both run on the same model, SAE, tokens, initial adapter and number of threads (reference/adapt_step.py makes the
-files), each measurement a process of its own, whose peak resident memory is the kernel's figure. Which of the two goes
+All run on the same model, SAE, tokens, initial adapter and number of threads (reference/adapt_step.py makes the
+files), each measurement a process of its own, whose peak resident memory is the kernel's figure. Which of them goes
 first changes from one alternation to the next. Tokens/s: of the median step after the first two. Each measurement is a
-line of results/adapt-TIME.jsonl. OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are removed from the environment of both.
+line of results/adapt-TIME.jsonl. OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are removed from the environment of all.
+
+The limit: a step's needed floating-point operations (counted by `adapt --profile`, call by call; a test holds them
+against StepFlops) at the rate that a large product reaches alone, measured in the same alternation.
 """
 import argparse
 import json
@@ -24,6 +28,9 @@ HERE = Path(__file__).resolve().parent
 STEP = HERE / "reference/adapt_step.py"
 REMOVED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 WARM = 2  # steps that are not counted: caches fill, the JIT compiles
+PROFILED = 8  # steps after which `adapt --profile` has its time line
+# The kernels that do what the algorithm needs (StepFlops counts the same).
+COUNTED = {"esp_linear", "esp_gemm", "esp_attention_forward", "esp_attention_backward", "esp_head_kl", "esp_sae_encode"}
 
 
 def busy_seconds() -> float:
@@ -48,27 +55,44 @@ def measure(command: list, env: dict) -> tuple[str, dict]:
                                 cores_of_others=max(0.0, others / (time.perf_counter() - start)))
 
 
-def run_pytorch(a: argparse.Namespace, folder: Path, env: dict) -> dict:
+def run_pytorch(a: argparse.Namespace, folder: Path, env: dict, variant: str) -> dict:
     out, measured = measure([a.python, STEP, "run", folder, "--steps", a.steps, "--threads", a.threads,
-                        "--attention", a.attention], env)
+                             "--variant", variant], env)
     got = json.loads(out)
-    return dict(step_ms=got["step_ms"], kl=got["kl"], **measured, versions=got["versions"])
+    kept = ("step_ms", "kl", "attention", "compiled", "compile_error", "versions")
+    return {key: got[key] for key in kept} | measured
+
+
+def needed_ms(trace: Path) -> float:
+    """A step at the rate of a large product, from the time line of `adapt --profile`."""
+    profile = json.loads(trace.read_text())
+    events = profile["traceEvents"]
+    steps = sum(e["cat"] == "step" for e in events)
+    flops = sum(e["args"].get("flops", 0) for e in events if e["name"] in COUNTED)
+    return flops / steps / profile["otherData"]["gemm_flops_per_second"] * 1e3
 
 
 def run_espalier(a: argparse.Namespace, folder: Path, env: dict) -> dict:
-    job = json.loads((folder / "job.json").read_text())
-    with tempfile.TemporaryDirectory() as temporary:
-        _, measured = measure(
+    """The limit is measured in a second process: a profile costs memory."""
+    def adapt(out: str, steps: int, *more) -> dict:
+        return measure(
             [a.launcher, "adapt", "--device", "cpu", "--model", folder / job["model"],
              "--sae", f"{job['layer']}={folder / job['sae']}", "--data", folder / job["tokens"],
-             "--init-adapter", folder / job["adapter"], "--order", "sequential", "--steps", a.steps,
+             "--init-adapter", folder / job["adapter"], "--order", "sequential", "--steps", steps,
              "--batch", job["batch"], "--context", job["context"], "--lr", job["lr"],
              "--schedule", "constant", "--weight-decay", job["weight_decay"], "--clip", job["clip"],
-             "--dropout", 0, "--out", temporary + "/out"], env)
+             "--dropout", 0, "--out", out, *more], env)[1]
+
+    job = json.loads((folder / "job.json").read_text())
+    with tempfile.TemporaryDirectory() as temporary:
+        measured = adapt(temporary + "/out", a.steps)
         lines = [json.loads(line) for line in open(temporary + "/out/metrics.jsonl")]
         settings = json.load(open(temporary + "/out/run.json"))
+        trace = Path(temporary) / "trace.json"
+        adapt(temporary + "/profiled", PROFILED, "--profile", trace)
+        limit = needed_ms(trace)
     steps = [line for line in lines if "step_ms" in line]
-    return dict(step_ms=[s["step_ms"] for s in steps], kl=[s["kl"] for s in steps], **measured,
+    return dict(step_ms=[s["step_ms"] for s in steps], kl=[s["kl"] for s in steps], limit_ms=limit, **measured,
                 versions=settings.get("versions"))
 
 
@@ -81,36 +105,41 @@ def environment(a: argparse.Namespace, env: dict) -> dict:
                platform.processor())
     doctor = output(a.launcher, "doctor")  # also builds what is missing, before anything is measured
     return dict(git=output("git", "describe", "--always", "--dirty", "--abbrev=12"), cpu=cpu, cores=os.cpu_count(),
-                threads=a.threads, kernel=platform.release(), attention=a.attention,
+                threads=a.threads, kernel=platform.release(),
                 espalier_blas=[line.strip() for line in doctor.splitlines() if line.startswith("products")])
 
 
-def print_table(pairs: list[dict[str, dict]], tokens: int) -> float:
-    """Prints tokens/s and peak memory of each alternation; returns the median of the pairwise ratios."""
-    print(f"\n{'':>3} {'PyTorch':>9} {'Espalier':>9} {'ratio':>6}   {'PyTorch':>8} {'Espalier':>8} {'share':>6}")
-    print(f"{'':>3} {'tokens/s':>9} {'tokens/s':>9} {'':>6}   {'peak GB':>8} {'peak GB':>8}")
-    ratios, shares = [], []
-    for i, pair in enumerate(pairs):
-        p, e = pair["pytorch"], pair["espalier"]
-        ratios.append(e["tokens_per_second"] / p["tokens_per_second"])
-        shares.append(e["peak_rss_bytes"] / p["peak_rss_bytes"])
-        print(f"{i + 1:>3} {p['tokens_per_second']:9.0f} {e['tokens_per_second']:9.0f} {ratios[-1]:6.2f}   "
-              f"{p['peak_rss_bytes'] / 1e9:8.2f} {e['peak_rss_bytes'] / 1e9:8.2f} {shares[-1]:6.2f}")
-    ratio = statistics.median(ratios)
-    print(f"median ratio {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f}), "
-          f"median share of memory {statistics.median(shares):.2f}; {tokens} tokens a step")
-    return ratio
+def print_table(rounds: list[dict[str, dict]], tokens: int) -> float:
+    """Prints tokens/s and peak memory of each alternation; returns the median ratio to the paper's path."""
+    def median(side: str, key: str) -> float:
+        return statistics.median(r[side][key] for r in rounds)
+
+    for i, r in enumerate(rounds):
+        print(f"{i + 1:>3}  " + ", ".join(f"{side} {got['tokens_per_second']:.0f}" for side, got in r.items()) + " tokens/s")
+    limit = statistics.median(tokens / r["espalier"]["limit_ms"] * 1e3 for r in rounds)
+    print(f"\n{'':9} {'tokens/s':>9} {'peak GB':>8}   {'ratio of Espalier to it':28} {'share of its memory'}")
+    for side in rounds[0]:
+        line = f"{side:9} {median(side, 'tokens_per_second'):9.0f} {median(side, 'peak_rss_bytes') / 1e9:8.2f}   "
+        if side != "espalier":
+            ratios = [r["espalier"]["tokens_per_second"] / r[side]["tokens_per_second"] for r in rounds]
+            share = statistics.median(r["espalier"]["peak_rss_bytes"] / r[side]["peak_rss_bytes"] for r in rounds)
+            spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            at_limit = statistics.median(tokens / r["espalier"]["limit_ms"] * 1e3 / r[side]["tokens_per_second"] for r in rounds)
+            line += f"{spread:28} {share:.2f}, at the limit the ratio were {at_limit:.2f}"
+        print(line)
+    print(f"{'limit':9} {limit:9.0f}            Espalier reaches {median('espalier', 'tokens_per_second') / limit:.0%} of it; "
+          f"{tokens} tokens a step")
+    return statistics.median(r["espalier"]["tokens_per_second"] / r["paper"]["tokens_per_second"] for r in rounds)
 
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--shape", choices=["llama-256", "smollm2"], default="llama-256")
+    p.add_argument("--shape", choices=["llama-256", "gemma-512", "smollm2"], default="llama-256")
     p.add_argument("--sae", choices=["topk", "jumprelu"], default="topk", help="kind of a random SAE")
-    p.add_argument("--attention", choices=["eager", "sdpa"], default="eager", help="PyTorch's (the paper: eager)")
     p.add_argument("--alternations", type=int, default=5)
     p.add_argument("--steps", type=int, default=12)
     p.add_argument("--threads", type=int, default=os.cpu_count())
-    p.add_argument("--require", type=float, help="exit 1 where the median ratio is below this")
+    p.add_argument("--require", type=float, help="exit 1 where the median ratio to the paper's path is below this")
     p.add_argument("--launcher", default=HERE.parent / "espalier")
     p.add_argument("--python", help="one that has reference/requirements.txt (default: that of reference/venv.sh)")
     p.add_argument("--out", type=Path, default=HERE / "results" / time.strftime("adapt-%Y%m%d-%H%M%S.jsonl"))
@@ -125,10 +154,11 @@ def main() -> None:
     env = {k: v for k, v in os.environ.items() if k not in REMOVED}
     env |= dict(OMP_NUM_THREADS=str(a.threads), HF_HUB_OFFLINE="1")
     around = environment(a, env)
-    print(f"{a.shape}, {a.threads} threads, {around['cpu']}, {around['git']}; PyTorch with {a.attention} attention")
-    print(f"removed from the environment of both: {', '.join(REMOVED)}")
-    sides = dict(pytorch=run_pytorch, espalier=run_espalier)
-    pairs: list[dict[str, dict]] = []
+    print(f"{a.shape}, {a.threads} threads, {around['cpu']}, {around['git']}")
+    print(f"removed from the environment of all: {', '.join(REMOVED)}")
+    sides = dict(paper=lambda *job: run_pytorch(*job, "paper"), tuned=lambda *job: run_pytorch(*job, "tuned"),
+                 espalier=run_espalier)
+    rounds: list[dict[str, dict]] = []
     a.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary, a.out.open("a") as results:
         folder = Path(temporary) / "job"
@@ -140,25 +170,27 @@ def main() -> None:
         job = json.loads((folder / "job.json").read_text())
         tokens = job["batch"] * job["context"]
         for i in range(a.alternations):
-            pair = {}
-            for side in sorted(sides, reverse=i % 2 == 0):
+            measured = {}
+            for turn in range(len(sides)):
+                side = list(sides)[(turn + i) % len(sides)]
                 got = sides[side](a, folder, env)
                 median = statistics.median(got["step_ms"][WARM:])
-                pair[side] = got | dict(tokens_per_second=tokens / median * 1e3)
+                measured[side] = got | dict(tokens_per_second=tokens / median * 1e3)
                 line = dict(side=side, shape=a.shape, sae=job["sae"] if a.sae_path else a.sae, alternation=i,
                             time=time.strftime("%FT%T%z"), steps=a.steps, tokens_per_step=tokens,
-                            median_step_ms=median, **pair[side], environment=around)
+                            median_step_ms=median, **measured[side], environment=around)
                 results.write(json.dumps(line) + "\n")
                 results.flush()
-                print(f"{i + 1}/{a.alternations} {side}: {pair[side]['tokens_per_second']:.0f} tokens/s, "
+                print(f"{i + 1}/{a.alternations} {side}: {measured[side]['tokens_per_second']:.0f} tokens/s, "
                       f"{got['peak_rss_bytes'] / 1e9:.2f} GB", file=sys.stderr)
             # the same work: the KLs of the steps agree (the bound leaves room for steps of training to drift apart)
-            worst = max(abs(x / y - 1) for x, y in zip(pair["espalier"]["kl"], pair["pytorch"]["kl"], strict=True))
-            if worst > 1e-2:
-                sys.exit(f"the KL of a step differs by {worst:.1e}: the two did not do the same work")
-            pairs.append(pair)
-    ratio = print_table(pairs, tokens)
-    busiest = max(measured["cores_of_others"] for pair in pairs for measured in pair.values())
+            for side in ("paper", "tuned"):
+                worst = max(abs(x / y - 1) for x, y in zip(measured["espalier"]["kl"], measured[side]["kl"], strict=True))
+                if worst > 1e-2:
+                    sys.exit(f"the KL of a step differs by {worst:.1e} from {side}: they did not do the same work")
+            rounds.append({side: measured[side] for side in sides})
+    ratio = print_table(rounds, tokens)
+    busiest = max(got["cores_of_others"] for measured in rounds for got in measured.values())
     if busiest > 0.2:
         print(f"WARNING: others kept up to {busiest:.1f} cores busy: measure again on a quiet machine")
     print(f"written: {a.out}")

@@ -1,15 +1,20 @@
 #!/usr/bin/env python3
-"""The paper's adapt step in PyTorch, for benchmarks: transformers + PEFT + a forward hook, eager attention, the KL of
-whole logits (log_softmax and softmax over [batch, tokens, vocab]), AdamW, clipping (arXiv 2501.19406, section 3).
+"""The adapt step in PyTorch, for benchmarks: transformers + PEFT + a forward hook, AdamW, clipping.
 
-    adapt_step.py make DIR --shape llama-256 [--sae topk|jumprelu]
+paper: as arXiv 2501.19406, section 3 has it: eager attention, the KL of whole logits (log_softmax and softmax over
+       [batch, tokens, vocab]).
+tuned: the best that the same libraries give: SDPA where the model allows it (not where scores are capped: PyTorch's has
+       no cap), the teacher in inference_mode, the KL of log-probabilities, torch.compile where it works.
+
+    adapt_step.py make DIR --shape llama-256|gemma-512 [--sae topk|jumprelu]
     adapt_step.py make DIR --shape smollm2 --model HF_DIR [--sae-layer L --sae-path DIR] [--tokens F.npy]
                            [--init-adapter DIR]
-    adapt_step.py run DIR --steps N [--threads 2 --attention eager|sdpa --out ADAPTER_DIR]
+    adapt_step.py run DIR --steps N [--threads 2 --variant paper|tuned --out ADAPTER_DIR]
 
 `make` writes model, SAE, token rows, initial adapter and job.json, so that Espalier runs on the very same files (for
 smollm2, what is not given is made at random). `run` prints one JSON object: step_ms, kl per token and grad_norm of
-each step, tokens_per_second of the median step, peak_rss_bytes of the process, versions.
+each step, tokens_per_second of the median step, peak_rss_bytes of the process, versions, and what torch.compile said
+where it failed: the step then runs without.
 """
 import argparse
 import json
@@ -24,6 +29,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 
+import family_models
 import random_models
 from sae import Sae
 from spliced import Spliced, load_model
@@ -32,6 +38,8 @@ PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 LLAMA_256 = dict(vocab_size=4096, hidden_size=256, intermediate_size=768, num_hidden_layers=6,
                  num_attention_heads=8, num_key_value_heads=4, max_position_embeddings=1024,
                  tie_word_embeddings=True)
+# Gemma 2's shape at a size that a CPU trains: `gemma-like` of `espalier bench`.
+GEMMA_512 = Path(__file__).resolve().parents[2] / "engine/src/main/resources/espalier/shapes/gemma-like.json"
 
 
 def make(a: argparse.Namespace) -> None:
@@ -43,6 +51,11 @@ def make(a: argparse.Namespace) -> None:
         job |= dict(batch=4, context=256, layer=2, width=4096, rows=32)
         model = random_models.llama(generator, **LLAMA_256)
         model.save_pretrained(folder / "model")
+        job["model"] = "model"
+    elif a.shape == "gemma-512":
+        job |= dict(batch=1, context=512, layer=3, width=8192, rows=8)
+        config = json.loads(GEMMA_512.read_text())
+        model = family_models.build(family_models.Family(a.shape, config.pop("model_type"), config), folder / "model", a.seed)
         job["model"] = "model"
     else:
         if not a.model:
@@ -72,26 +85,54 @@ def make(a: argparse.Namespace) -> None:
     (folder / "job.json").write_text(json.dumps(job, indent=2) + "\n")
 
 
+def teacher(net: Spliced, ids: torch.Tensor, tuned: bool) -> torch.Tensor:
+    """The original's probabilities, or their logarithms where tuned; [batch, tokens, vocab]."""
+    if not tuned:
+        with torch.no_grad():
+            return F.softmax(net.logits(ids, spliced=False, adapted=False), dim=-1)
+    with torch.inference_mode():
+        base = F.log_softmax(net.logits(ids, spliced=False, adapted=False), dim=-1)
+    return base.clone()  # an inference tensor cannot be saved for backward
+
+
+def compile_forward(net: Spliced, ids: torch.Tensor) -> str:
+    """Compiles the forward passes of teacher and student, and with them the backward; what torch.compile said where it
+    failed, and then nothing is compiled."""
+    eager = net.net.forward
+    net.net.forward = torch.compile(eager, dynamic=False)
+    try:
+        base = teacher(net, ids, tuned=True)
+        new = F.log_softmax(net.logits(ids, spliced=True, adapted=True), dim=-1)
+        F.kl_div(new, base, reduction="batchmean", log_target=True).backward()
+        return ""
+    except Exception as e:  # torch.compile has no narrower one
+        net.net.forward = eager
+        return f"{type(e).__name__}: {str(e).splitlines()[0][:200]}"
+
+
 def run(a: argparse.Namespace) -> None:
     torch.set_num_threads(a.threads)
     folder = Path(a.dir)
     job = json.loads((folder / "job.json").read_text())
-    model = load_model(folder / job["model"], attention=a.attention)
+    tuned = a.variant == "tuned"
+    config = transformers.AutoConfig.from_pretrained(folder / job["model"])
+    attention = "sdpa" if tuned and not getattr(config, "attn_logit_softcapping", None) else "eager"
+    model = load_model(folder / job["model"], attention=attention)
     net = Spliced(model, {job["layer"]: Sae.load(folder / job["sae"])}, folder / job["adapter"], trainable=True)
     net.net.train()
     rows = torch.from_numpy(np.load(folder / job["tokens"]).astype(np.int64))
     batches = rows[: len(rows) // job["batch"] * job["batch"]].view(-1, job["batch"], rows.shape[1])
     weights = list(net.adapter_weights().values())
     optimizer = torch.optim.AdamW(weights, lr=job["lr"], weight_decay=job["weight_decay"])
+    compile_error = compile_forward(net, batches[0]) if tuned else ""
     step_ms, kl, norms = [], [], []
     for step in range(a.steps):
         ids = batches[step % len(batches)]
         start = time.perf_counter()
         optimizer.zero_grad()
-        with torch.no_grad():
-            base = F.softmax(net.logits(ids, spliced=False, adapted=False), dim=-1)
+        base = teacher(net, ids, tuned)
         new = F.log_softmax(net.logits(ids, spliced=True, adapted=True), dim=-1)
-        loss = F.kl_div(new, base, reduction="batchmean")
+        loss = F.kl_div(new, base, reduction="batchmean", log_target=tuned)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(weights, job["clip"])
         optimizer.step()
@@ -106,7 +147,8 @@ def run(a: argparse.Namespace) -> None:
     print(json.dumps(dict(
         step_ms=step_ms, kl=kl, grad_norm=norms, tokens_per_step=tokens, tokens_per_second=tokens / median * 1e3,
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, threads=a.threads,
-        attention=a.attention, versions=dict(
+        variant=a.variant, attention=attention, compiled=tuned and not compile_error, compile_error=compile_error,
+        versions=dict(
             python=platform.python_version(), torch=torch.__version__, transformers=transformers.__version__,
             peft=peft.__version__, torch_cpu=torch.backends.cpu.get_cpu_capability()))))
 
@@ -116,7 +158,7 @@ def main() -> None:
     jobs = p.add_subparsers(dest="job", required=True)
     m = jobs.add_parser("make")
     m.add_argument("dir")
-    m.add_argument("--shape", choices=["llama-256", "smollm2"], required=True)
+    m.add_argument("--shape", choices=["llama-256", "gemma-512", "smollm2"], required=True)
     m.add_argument("--sae", choices=["topk", "jumprelu"], default="topk")
     m.add_argument("--seed", type=int, default=1)
     m.add_argument("--model")
@@ -128,7 +170,7 @@ def main() -> None:
     r.add_argument("dir")
     r.add_argument("--steps", type=int, default=12)
     r.add_argument("--threads", type=int, default=2)
-    r.add_argument("--attention", choices=["eager", "sdpa"], default="eager")
+    r.add_argument("--variant", choices=["paper", "tuned"], default="paper")
     r.add_argument("--out")
     a = p.parse_args()
     transformers.utils.logging.disable_progress_bar()

@@ -128,6 +128,9 @@ record ProfileReport(List<StepProfiler.Step> steps, double gemm, double copy) {
   private void writeTimeline(Path file) {
     ObjectNode trace = JsonNodeFactory.instance.objectNode();
     trace.put("displayTimeUnit", "ms");
+    ObjectNode rates = trace.putObject("otherData");
+    rates.put("gemm_flops_per_second", gemm);
+    rates.put("copy_bytes_per_second", copy);
     ArrayNode events = trace.putArray("traceEvents");
     double begin = 0;
     for (int s = 0; s < steps.size(); s++) {
