@@ -1,8 +1,13 @@
 #!/usr/bin/env python3
-"""The adapt step in PyTorch on a model's shape with random weights: the other side of `espalier bench`.
+"""A training step in PyTorch on a model's shape with random weights: the other side of `espalier bench` and of
+bench/'s StepBenchmark.
 
-    gpu_step.py --config CONFIG.json [--variant paper|tuned|all] [--context 1024 --batch 1 --sae-width 16384 --l0 70
-                --sae-layer L --rank 64 --layers after|all --steps 8 --device cuda|cpu]
+    gpu_step.py --config CONFIG.json [--variant paper|tuned|all] [--train adapters|sae] [--context 1024 --batch 1
+                --sae-width 16384 --l0 70 --sae-layer L --rank 64 --layers after|all --steps 8 --threads N
+                --device cuda|cpu]
+
+adapters: the adapt step, around a frozen SAE. sae: the end-to-end step, in which the SAE alone learns from the KL behind
+it, and from a pull towards its number of active latents with straight-through thresholds (float32).
 
 paper: the code path of arXiv 2501.19406: transformers with eager attention, PEFT, the SAE in a forward hook, softmax and
        log_softmax of whole logits, kl_div, AdamW.
@@ -12,6 +17,7 @@ bf16 on a GPU, float32 on a CPU. Prints one JSON object a variant, with the fiel
 that fails (for want of memory, say) prints its error instead of figures, and the exit code is 1.
 """
 import argparse
+import contextlib
 import json
 import statistics
 import sys
@@ -22,6 +28,8 @@ import torch
 import torch.nn.functional as F
 import transformers
 from peft import LoraConfig, get_peft_model
+
+from sae import JumpRelu, Step as StraightThroughStep
 
 WARM = 3
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -53,13 +61,32 @@ class JumpReluSae(torch.nn.Module):
         return (F.relu(z) * (z > self.threshold)) @ self.w_dec + self.b_dec
 
 
+class TrainedJumpReluSae(JumpReluSae):
+    """The same with everything trained; active is the mean number of active latents of the last tokens."""
+
+    BANDWIDTH = 0.2
+
+    def learn(self) -> None:
+        for name, value in list(self.named_buffers()):
+            delattr(self, name)
+            value = value.expand(self.w_enc.shape[1]).clone() if name == "threshold" else value
+            self.register_parameter(name, torch.nn.Parameter(value))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = x @ self.w_enc + self.b_enc
+        self.active = StraightThroughStep.apply(z, self.threshold, self.BANDWIDTH).sum(-1).mean()
+        return JumpRelu.apply(z, self.threshold, self.BANDWIDTH) @ self.w_dec + self.b_dec
+
+
 class Step:
-    """Model, SAE, adapter and optimizer of one variant."""
+    """Model, SAE, what is trained, and optimizer of one variant."""
 
     def __init__(self, a: argparse.Namespace, tuned: bool):
         self.tuned = tuned
+        self.l0 = a.l0
+        self.trains_sae = a.train == "sae"
         torch.manual_seed(1)
-        dtype = torch.bfloat16 if a.device == "cuda" else torch.float32
+        dtype = torch.bfloat16 if a.device == "cuda" and not self.trains_sae else torch.float32
         config = transformers.AutoConfig.for_model(**json.loads(a.config.read_text()))
         capped = getattr(config, "attn_logit_softcapping", None)
         self.attention = "sdpa" if tuned and not capped else "eager"
@@ -71,28 +98,36 @@ class Step:
             model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=self.attention)
         torch.set_default_dtype(previous)
         self.layer = (config.num_hidden_layers - 1) // 2 if a.sae_layer is None else a.sae_layer
-        self.sae = JumpReluSae(config.hidden_size, a.sae_width, a.device, dtype)
+        kind = TrainedJumpReluSae if self.trains_sae else JumpReluSae
+        self.sae = kind(config.hidden_size, a.sae_width, a.device, dtype)
         self.ids = torch.randint(config.vocab_size, (a.batch, a.context), device=a.device)
         special = torch.tensor([i for i in (config.bos_token_id, config.eos_token_id) if i is not None], device=a.device)
         self.keep = torch.isin(self.ids, special).unsqueeze(-1)
-        first = 0 if a.layers == "all" else self.layer + 1
-        lora = LoraConfig(r=a.rank, lora_alpha=2 * a.rank, lora_dropout=0.0, target_modules=PROJECTIONS,
-                          layers_to_transform=list(range(first, config.num_hidden_layers)))
-        self.net = get_peft_model(model, lora, autocast_adapter_dtype=False)
         self.spliced = False
         block = model.model.layers[self.layer]
-        self.fit(block, a.l0)
+        self.fit(model, block, a.l0)
         block.register_forward_hook(self.splice)
-        self.weights = [p for p in self.net.parameters() if p.requires_grad]
+        if self.trains_sae:
+            self.net = model.requires_grad_(False)
+            self.original = contextlib.nullcontext
+            self.sae.learn()
+            self.weights = list(self.sae.parameters())
+        else:
+            first = 0 if a.layers == "all" else self.layer + 1
+            lora = LoraConfig(r=a.rank, lora_alpha=2 * a.rank, lora_dropout=0.0, target_modules=PROJECTIONS,
+                              layers_to_transform=list(range(first, config.num_hidden_layers)))
+            self.net = get_peft_model(model, lora, autocast_adapter_dtype=False)
+            self.original = self.net.disable_adapter
+            self.weights = [p for p in self.net.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.weights, lr=1e-4, weight_decay=0.0, fused=tuned and a.device == "cuda")
         self.forward = self.net.forward
         self.compiled = False
 
-    def fit(self, block: torch.nn.Module, l0: int) -> None:
+    def fit(self, model: torch.nn.Module, block: torch.nn.Module, l0: int) -> None:
         kept = []
         handle = block.register_forward_hook(lambda m, i, out: kept.append(out[0] if isinstance(out, tuple) else out))
-        with torch.no_grad(), self.net.disable_adapter():
-            self.net.base_model.model.model(self.ids[:1])
+        with torch.no_grad():
+            model.model(self.ids[:1])
         handle.remove()
         x = kept[0].reshape(-1, kept[0].shape[-1])
         self.sae.fit(x[:: max(1, len(x) // 16)], l0)
@@ -109,7 +144,7 @@ class Step:
         return self.forward(self.ids).logits
 
     def teacher(self) -> torch.Tensor:
-        with self.net.disable_adapter():
+        with self.original():
             if not self.tuned:
                 with torch.no_grad():
                     return F.softmax(self.logits(False), dim=-1)
@@ -122,7 +157,8 @@ class Step:
         base = self.teacher()
         new = F.log_softmax(self.logits(True), dim=-1)
         loss = F.kl_div(new, base, reduction="batchmean", log_target=self.tuned)
-        loss.backward()
+        pull = (self.sae.active / self.l0 - 1) ** 2 if self.trains_sae else 0
+        (loss + pull).backward()
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
         self.optimizer.step()
         return loss.detach()
@@ -175,6 +211,8 @@ def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--config", type=Path, required=True)
     p.add_argument("--variant", choices=["paper", "tuned", "all"], default="all")
+    p.add_argument("--train", choices=["adapters", "sae"], default="adapters")
+    p.add_argument("--threads", type=int, help="of a CPU")
     p.add_argument("--context", type=int, default=1024)
     p.add_argument("--batch", type=int, default=1)
     p.add_argument("--sae-width", type=int, default=16384)
@@ -186,11 +224,13 @@ def main() -> int:
     p.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu")
     a = p.parse_args()
     transformers.utils.logging.set_verbosity_error()
+    if a.threads:
+        torch.set_num_threads(a.threads)
     failed = False
     for variant in ["paper", "tuned"] if a.variant == "all" else [a.variant]:
-        line = dict(measured="adapt step", side="pytorch", variant=variant, shape=a.config.stem,
+        line = dict(measured="adapt step" if a.train == "adapters" else "e2e step", side="pytorch", variant=variant, shape=a.config.stem,
                     device=torch.cuda.get_device_name() if a.device == "cuda" else "cpu",
-                    dtype="bf16" if a.device == "cuda" else "f32", context=a.context, batch=a.batch,
+                    dtype="bf16" if a.device == "cuda" and a.train == "adapters" else "f32", context=a.context, batch=a.batch,
                     sae_width=a.sae_width, l0=a.l0, rank=a.rank, layers=a.layers, steps=a.steps,
                     torch=torch.__version__, transformers=transformers.__version__)
         try:

@@ -1,32 +1,14 @@
 package espalier.bench;
 
-import espalier.device.Device;
-import java.util.concurrent.TimeUnit;
 import org.openjdk.jmh.annotations.Benchmark;
-import org.openjdk.jmh.annotations.BenchmarkMode;
-import org.openjdk.jmh.annotations.Fork;
 import org.openjdk.jmh.annotations.Level;
-import org.openjdk.jmh.annotations.Measurement;
-import org.openjdk.jmh.annotations.Mode;
-import org.openjdk.jmh.annotations.OutputTimeUnit;
 import org.openjdk.jmh.annotations.Param;
-import org.openjdk.jmh.annotations.Scope;
 import org.openjdk.jmh.annotations.Setup;
-import org.openjdk.jmh.annotations.State;
-import org.openjdk.jmh.annotations.TearDown;
-import org.openjdk.jmh.annotations.Warmup;
 
 /**
  * An SAE over 512 tokens of width 576 (SmolLM2-135M), about 32 latents active, on lists and dense.
- * The device is chosen as everywhere: {@code -Despalier.device=cpu|cuda}.
  */
-@State(Scope.Benchmark)
-@BenchmarkMode(Mode.AverageTime)
-@OutputTimeUnit(TimeUnit.MICROSECONDS)
-@Fork(value = 1, jvmArgsAppend = "--enable-native-access=ALL-UNNAMED")
-@Warmup(iterations = 3, time = 1)
-@Measurement(iterations = 5, time = 1)
-public class SaeBenchmark {
+public class SaeBenchmark extends DeviceBenchmark {
 
   static final long TOKENS = 512;
   static final long WIDTH = 576;
@@ -45,42 +27,37 @@ public class SaeBenchmark {
 
   @Setup(Level.Trial)
   public void allocate() {
-    work = new SaeWork(Device.open(), kind, TOKENS, WIDTH, latents, ACTIVE);
+    work = new SaeWork(open(), kind, TOKENS, WIDTH, latents, ACTIVE);
   }
 
   /** Dense: the product alone, which an encoder must do at least. */
   @Benchmark
-  public SaeWork encode() {
+  public void encode() {
     if (implementation.equals("lists")) {
       work.encode();
     } else {
       work.encodeProduct();
     }
-    return work;
+    await();
   }
 
   @Benchmark
-  public SaeWork decode() {
+  public void decode() {
     if (implementation.equals("lists")) {
       work.decodeLists();
     } else {
       work.decodeDense();
     }
-    return work;
+    await();
   }
 
   @Benchmark
-  public SaeWork backward() {
+  public void backward() {
     if (implementation.equals("lists")) {
       work.backwardLists();
     } else {
       work.backwardDense();
     }
-    return work;
-  }
-
-  @TearDown(Level.Trial)
-  public void free() {
-    work.close();
+    await();
   }
 }

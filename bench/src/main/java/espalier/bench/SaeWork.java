@@ -1,10 +1,10 @@
 package espalier.bench;
 
 import espalier.device.Device;
+import espalier.device.ElementType;
 import espalier.device.Transfer;
 import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
-import java.util.Random;
 
 /**
  * What an SAE computes for a batch of tokens, on lists of active latents and on dense matrices with
@@ -34,6 +34,7 @@ public final class SaeWork implements AutoCloseable {
   final Tensor out; // [tokens, d], of decode and backward
 
   private final Device device;
+  private final Operands operands;
   private final Kind kind;
   private final long capacity;
   private final Tensor x;
@@ -62,20 +63,22 @@ public final class SaeWork implements AutoCloseable {
     this.d = d;
     this.m = m;
     this.k = k;
-    Random random = new Random(7);
-    x = normal(random, tokens, d, 1);
-    wEnc = normal(random, m, d, 1 / Math.sqrt(d));
-    bEnc = normal(random, 1, m, 0);
-    wDec = normal(random, m, d, 1 / Math.sqrt(d));
-    bDec = normal(random, 1, d, 0);
-    dOut = normal(random, tokens, d, 1);
-    // Pre-activations are standard normal: the share k / m of them is above this.
+    operands = new Operands(device);
+    x = operands.random(tokens, d, 1);
+    wEnc = operands.random(m, d, 1 / Math.sqrt(d));
+    bEnc = operands.floats(1, m);
+    wDec = operands.random(m, d, 1 / Math.sqrt(d));
+    bDec = operands.floats(1, d);
+    dOut = operands.random(tokens, d, 1);
+    device.kernels().fill(bEnc.data(), 0, m);
+    device.kernels().fill(bDec.data(), 0, d);
+    // Pre-activations, sums of d products, are about normal: the share k / m is above this.
     threshold = Tensor.allocate(device, 1, m);
     device.kernels().fill(threshold.data(), (float) upperQuantile((double) k / m), m);
     capacity = kind == Kind.TOPK ? k : Math.min(m, 4 * k);
-    out = Tensor.allocate(device, tokens, d);
-    dense = Tensor.allocate(device, tokens, m);
-    dDense = Tensor.allocate(device, tokens, m);
+    out = operands.empty(tokens, d);
+    dense = operands.empty(tokens, m);
+    dDense = operands.empty(tokens, m);
     scratch = Tensor.allocate(device, 1, device.kernels().saeEncodeScratch(d, m));
     value = Tensor.allocate(device, tokens, capacity);
     pre = Tensor.allocate(device, tokens, capacity);
@@ -83,7 +86,9 @@ public final class SaeWork implements AutoCloseable {
     index = device.allocate(tokens * capacity * Integer.BYTES);
     count = device.allocate(tokens * Integer.BYTES);
     encode();
-    dense.copyFrom(denseLatents());
+    Tensor exact = operands.floats(tokens, m);
+    exact.copyFrom(denseLatents());
+    device.kernels().convert(exact.data(), ElementType.F32.code(), dense.data(), dense.size());
   }
 
   /** Latents above their thresholds, or the k largest, as lists. */
@@ -118,7 +123,7 @@ public final class SaeWork implements AutoCloseable {
 
   /** The product alone, without any choice: less than a dense encoder must do. */
   void encodeProduct() {
-    product(false, true, m, d, x, wEnc, dDense);
+    operands.productTransposed(x, wEnc, 1, 0, dDense);
   }
 
   void decodeLists() {
@@ -139,7 +144,7 @@ public final class SaeWork implements AutoCloseable {
   }
 
   void decodeDense() {
-    product(false, false, d, m, dense, wDec, out);
+    operands.product(dense, wDec, 1, 0, out);
   }
 
   /** The gradient of x from that of the output. */
@@ -165,12 +170,12 @@ public final class SaeWork implements AutoCloseable {
   }
 
   void backwardDense() {
-    product(false, true, m, d, dOut, wDec, dDense);
+    operands.productTransposed(dOut, wDec, 1, 0, dDense);
     // 1 where a latent is positive: those that are active
     device
         .kernels()
         .activationBackward(dense.data(), RELU, dDense.data(), dDense.data(), tokens * m);
-    product(false, false, d, m, dDense, wEnc, out);
+    operands.product(dDense, wEnc, 1, 0, out);
   }
 
   /** Active latents of all tokens. */
@@ -200,23 +205,6 @@ public final class SaeWork implements AutoCloseable {
   /** {@code [tokens, m]}, after {@link #encodeProduct}. */
   float[] preActivations() {
     return dDense.toArray();
-  }
-
-  /** {@code y [tokens, n] = a [tokens, inner] b}. */
-  private void product(boolean ta, boolean tb, long n, long inner, Tensor a, Tensor b, Tensor y) {
-    device
-        .kernels()
-        .gemm(ta, tb, tokens, n, inner, 1, a.data(), a.cols(), b.data(), b.cols(), 0, y.data(), n);
-  }
-
-  private Tensor normal(Random random, long rows, long cols, double deviation) {
-    float[] values = new float[Math.toIntExact(rows * cols)];
-    for (int i = 0; i < values.length; i++) {
-      values[i] = (float) (deviation * random.nextGaussian());
-    }
-    Tensor tensor = Tensor.allocate(device, rows, cols);
-    tensor.copyFrom(values);
-    return tensor;
   }
 
   /** z with P(Z > z) = share: bisection on the tail, Abramowitz and Stegun 26.2.17. */

@@ -1,0 +1,54 @@
+package espalier.bench;
+
+import static espalier.bench.Agreement.assertSame;
+
+import espalier.device.Device;
+import espalier.device.LinearWay;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.EnumSource;
+
+class LoraWorkTest {
+
+  private static final int IN = 48;
+  private static final int OUT = 70;
+  private static final int RANK = 6;
+  private static final int TOKENS = 37;
+
+  /** Ways that need a GPU are the kernel suite's. */
+  @ParameterizedTest
+  @EnumSource(names = {"BY_SHAPE", "SEPARATE"})
+  void theChainAndTheKernelAgree(LinearWay way) {
+    try (Device device = Device.open()) {
+      LoraWork work = new LoraWork(device, way, TOKENS, IN, OUT, RANK, 2);
+      work.forwardChain();
+      work.backwardChain();
+      float[] y = work.y.toArray();
+      float[] dX = work.dX.toArray();
+      float[] dA = work.dA.toArray();
+      float[] dB = work.dB.toArray();
+      work.forwardFused();
+      work.backwardFused();
+      assertSame("y", y, work.y.toArray(), IN);
+      assertSame("dX", dX, work.dX.toArray(), OUT);
+      assertSame("dA", dA, work.dA.toArray(), TOKENS);
+      assertSame("dB", dB, work.dB.toArray(), TOKENS);
+    }
+  }
+
+  /** What the adapter is measured against is the layer that it adapts. */
+  @Test
+  void withoutAnUpdateAllAreTheFrozenLayer() {
+    try (Device device = Device.open()) {
+      LoraWork work = new LoraWork(device, LinearWay.BY_SHAPE, TOKENS, IN, OUT, RANK, 0);
+      work.forwardFused();
+      work.backwardFused();
+      float[] y = work.y.toArray();
+      float[] dX = work.dX.toArray();
+      work.forwardFrozen();
+      work.backwardFrozen();
+      assertSame("y", y, work.y.toArray(), IN);
+      assertSame("dX", dX, work.dX.toArray(), OUT);
+    }
+  }
+}

@@ -1,0 +1,230 @@
+package espalier.recipe;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.autograd.ParameterSet;
+import espalier.autograd.Tape;
+import espalier.autograd.Var;
+import espalier.data.RowOrder;
+import espalier.data.TokenRows;
+import espalier.device.Device;
+import espalier.device.ElementType;
+import espalier.distributed.Ranks;
+import espalier.format.InputException;
+import espalier.format.ModelConfig;
+import espalier.lora.LoraAdapter;
+import espalier.lora.LoraSettings;
+import espalier.model.LanguageModel;
+import espalier.model.TokenBatch;
+import espalier.nn.Adapters;
+import espalier.sae.Sae;
+import espalier.sae.SaeDesign;
+import espalier.sae.TrainableSae;
+import espalier.train.AdamW;
+import espalier.train.Checkpoints;
+import espalier.train.GradientSum;
+import espalier.train.Interruption;
+import espalier.train.Objective;
+import espalier.train.Schedule;
+import espalier.train.StepProfiler;
+import espalier.train.TrainingLoop;
+import java.lang.foreign.MemorySegment;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.SortedSet;
+import java.util.SplittableRandom;
+import java.util.TreeMap;
+
+/**
+ * A training step on a model, an SAE and tokens of random values, which are a function of the
+ * settings, ready to be run again and again: that of {@code adapt}, or of {@code train-sae} end to
+ * end, by their own objectives and {@link TrainingLoop}. It lives as long as its device.
+ */
+public final class RandomStep {
+
+  private static final long SEED = 20240607;
+  private static final double LEARNING_RATE = 1e-4;
+
+  /** Any number does for a rate that stays as it is. */
+  private static final int STEPS = 1_000_000;
+
+  private final Device device;
+  private final BenchSettings settings;
+  private final int saeLayer;
+  private final LanguageModel model;
+  private final Sae sae;
+  private final SortedSet<Integer> adapted;
+  private final TokenBatch batch;
+  private final BatchSource source;
+  private TrainingLoop loop;
+
+  private RandomStep(Device device, BenchSettings settings) {
+    this.device = device;
+    this.settings = settings;
+    ModelConfig config = BenchShape.of(settings.shape());
+    saeLayer = settings.saeLayer().orElse((config.numLayers() - 1) / 2);
+    if (saeLayer >= config.numLayers()) {
+      throw new InputException(
+          "--sae-layer %d: the shape has layers 0 to %d"
+              .formatted(saeLayer, config.numLayers() - 1));
+    }
+    device.holder("weights");
+    model = LanguageModel.random(device, config, settings.context(), SEED);
+    sae = RandomSae.of(device, config.hiddenSize(), settings.saeWidth(), SEED + (1L << 32));
+    adapted =
+        AdapterChoice.layers(
+            settings.layers(),
+            List.of(new SaeSpec(saeLayer, Path.of("random"))),
+            config.numLayers());
+    TokenRows rows =
+        TokenRows.random(config.vocabSize(), 2 * settings.batch(), settings.context(), SEED);
+    batch = new TokenBatch(device, settings.batch(), settings.context(), config.specialIds());
+    source = new BatchSource(rows, RowOrder.sequential(rows.count()));
+  }
+
+  /** That of {@code adapt}: the SAE is frozen, adapters learn. */
+  public static RandomStep adapt(Device device, BenchSettings settings) {
+    RandomStep step = new RandomStep(device, settings);
+    step.prepareAdapt();
+    return step;
+  }
+
+  /**
+   * That of {@code train-sae --objective e2e}, which begins with the same SAE: it alone learns, and
+   * rank and adapted layers mean nothing.
+   *
+   * @param device in float32
+   */
+  public static RandomStep endToEnd(Device device, BenchSettings settings) {
+    if (device.type() != ElementType.F32) {
+      throw new InputException("--dtype: SAEs are trained in f32");
+    }
+    RandomStep step = new RandomStep(device, settings);
+    step.prepareEndToEnd();
+    return step;
+  }
+
+  private void prepareAdapt() {
+    device.holder("adapter and optimizer");
+    LoraAdapter lora =
+        LoraAdapter.initialise(
+            device,
+            model,
+            LoraSettings.uniform(
+                AdapterChoice.paths("both", adapted, model),
+                settings.rank(),
+                2.0 * settings.rank(),
+                0),
+            List.of(),
+            new SplittableRandom(SEED));
+    AdamW optimizer = AdamW.create(device, lora.parameters(), AdamW.Hyperparameters.of(0, 1));
+    device.holder("activations");
+    AdaptObjective objective =
+        new AdaptObjective(
+            device,
+            model,
+            new Streams.Variant(new TreeMap<>(Map.of(saeLayer, sae)), lora.adapters()),
+            AdaptObjective.Loss.KL,
+            source,
+            batch,
+            1,
+            SEED);
+    Tape below = new Tape(device);
+    Var x = streamBelow(below);
+    MemorySegment workspace = device.allocate(Math.max(objective.tape().bytes(), below.bytes()));
+    fit(below.bind(workspace), x);
+    objective.tape().bind(workspace);
+    loop = loop(objective, optimizer);
+  }
+
+  private void prepareEndToEnd() {
+    Tape below = new Tape(device);
+    Var x = streamBelow(below);
+    fit(below.bind(device), x);
+    SaeDesign design =
+        TrainableSae.designOf(
+            sae,
+            settings.l0(),
+            (float) TrainSaeSettings.DEFAULT_BANDWIDTH,
+            TrainSaeSettings.DEFAULT_DEAD_AFTER);
+    ParameterSet parameters =
+        new ParameterSet(device, TrainableSae.shapes("sae.", design, sae.inputs()));
+    TrainableSae trained = TrainableSae.from(device, parameters, "sae.", design, sae);
+    SaeObjective objective =
+        new SaeObjective(
+            device,
+            model,
+            new TreeMap<>(Map.of(saeLayer, trained)),
+            SaeLoss.E2E,
+            SaeLossWeights.DEFAULTS,
+            source,
+            batch,
+            1,
+            Optional.empty());
+    objective.tape().bind(device);
+    loop = loop(objective, AdamW.create(device, parameters, AdamW.Hyperparameters.of(0, 1)));
+  }
+
+  /** The residual stream that the SAE reads. */
+  private Var streamBelow(Tape tape) {
+    Var x = model.embed(tape, batch);
+    for (int layer = 0; layer <= saeLayer; layer++) {
+      x = model.block(tape, layer, x, batch, Adapters.NONE);
+    }
+    return tape.output(x);
+  }
+
+  private void fit(Tape below, Var x) {
+    source.load(0, batch);
+    below.forward();
+    RandomSae.fit(device, sae, x.value(), settings.l0());
+  }
+
+  private TrainingLoop loop(Objective objective, AdamW optimizer) {
+    try (Interruption none = new Interruption()) { // no file to finish: Ctrl-C just ends it
+      return new TrainingLoop(
+          device,
+          Ranks.alone(),
+          new TrainingLoop.Settings(
+              STEPS, 1, GradientSum.Order.FIXED, LEARNING_RATE, Schedule.CONSTANT, 0, 0, 0),
+          objective,
+          optimizer,
+          Optional.empty(),
+          new Checkpoints(Path.of("none"), "nothing is written"),
+          none);
+    }
+  }
+
+  /** One update, and its line of metrics: {@code kl} and {@code step_ms} among others. */
+  public ObjectNode run() {
+    return loop.trainOneStep();
+  }
+
+  /** From now on: see {@link TrainingLoop#profile}. */
+  void profile(StepProfiler profiler) {
+    loop.profile(profiler);
+  }
+
+  /** How a step's work is queued: see {@link TrainingLoop#queueing}. */
+  String queueing() {
+    return loop.queueing();
+  }
+
+  int saeLayer() {
+    return saeLayer;
+  }
+
+  /** What a step of {@code adapt} needs. */
+  StepFlops adaptFlops() {
+    return new StepFlops(
+        model,
+        settings.batch(),
+        settings.context(),
+        saeLayer,
+        settings.saeWidth(),
+        settings.l0(),
+        adapted,
+        settings.rank());
+  }
+}
