@@ -31,7 +31,6 @@ from peft import LoraConfig, get_peft_model
 
 from sae import JumpRelu, Step as StraightThroughStep
 
-WARM = 3
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -184,7 +183,7 @@ def measure(a: argparse.Namespace, variant: str) -> dict:
     tuned = variant == "tuned"
     step = Step(a, tuned)
     compile_error = step.compile() if tuned and a.device == "cuda" else "not tried on a CPU" if tuned else ""
-    for _ in range(WARM):
+    for _ in range(a.warm):
         step.run()
     synchronize(a.device)
     if a.device == "cuda":
@@ -221,6 +220,7 @@ def main() -> int:
     p.add_argument("--rank", type=int, default=64)
     p.add_argument("--layers", choices=["after", "all"], default="after")
     p.add_argument("--steps", type=int, default=8)
+    p.add_argument("--warm", type=int, default=3, help="steps before those that are counted")
     p.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu")
     a = p.parse_args()
     transformers.utils.logging.set_verbosity_error()

@@ -15,7 +15,7 @@ public class LoraBenchmark extends DeviceBenchmark {
   static final long TOKENS = 512;
 
   /** The name of a {@link LinearWay}, {@code CHAIN} or {@code FROZEN}; some ways need a GPU. */
-  @Param({"BY_SHAPE", "SEPARATE", "CHAIN", "FROZEN"})
+  @Param({"BY_SHAPE", "SEPARATE", "EXTRA_COLUMNS", "CHAIN", "FROZEN"})
   String implementation;
 
   /** in x out: queries, gate and up together, down of the Gemma-2-like shape. */
@@ -37,8 +37,7 @@ public class LoraBenchmark extends DeviceBenchmark {
           default -> LinearWay.valueOf(implementation);
         };
     LoraWork work =
-        new LoraWork(
-            open(), way, TOKENS, Long.parseLong(sizes[0]), Long.parseLong(sizes[1]), rank, 2);
+        new LoraWork(open(), way, TOKENS, Long.parseLong(sizes[0]), Long.parseLong(sizes[1]), rank);
     switch (implementation) {
       case "CHAIN" -> {
         forward = work::forwardChain;
