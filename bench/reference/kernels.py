@@ -2,7 +2,7 @@
 """The PyTorch side of bench/'s JMH benchmarks: the same work on the same shapes, timed alone.
 
     kernels.py --cases '[{"case": "attention", "shape": [1, 512, 9, 3, 64]}]' [--threads 2 --seconds 1
-               --device cpu|cuda --dtype f32|bf16]
+               --without-compile --device cpu|cuda --dtype f32|bf16]
 
 Prints a JSON object for each figure: case, its parameters, figure ("forward", say), variant, seconds of a call. A case's
 "figures" restrict it to some. Variants:
@@ -282,6 +282,7 @@ CASES = dict(product=product, copy=copy, sae=sae, sae_training=sae_training, lor
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--cases", required=True, type=json.loads)
+    p.add_argument("--without-compile", action="store_true")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--seconds", type=float, default=1.0)
     p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -294,7 +295,7 @@ def main() -> None:
     for case in a.cases:
         parameters = {name: value for name, value in case.items() if name not in ("case", "figures")}
         for figure, variant, call in CASES[case["case"]](b, **parameters):
-            if figure not in case.get("figures", [figure]):
+            if figure not in case.get("figures", [figure]) or (a.without_compile and variant == "compiled"):
                 continue
             line = case | dict(figure=figure, variant=variant, torch=torch.__version__)
             try:
