@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The PyTorch side of bench/'s JMH benchmarks: the same work on the same shapes, timed alone.
 
+    kernels.py --check
     kernels.py --cases '[{"case": "attention", "shape": [1, 512, 9, 3, 64]}]' [--threads 2 --seconds 1
                --without-compile --device cpu|cuda --dtype f32|bf16]
 
@@ -140,7 +141,7 @@ def sae(b: Bench, tokens: int, d: int, latents: int, k: int, kind: str = "TOPK")
 
 
 class SparseEncoder(torch.autograd.Function):
-    """(values, indices) of the k largest of relu(x W^T + b); backward over those alone, without x's gradient."""
+    """(values, indices) of the k largest of relu(x W^T + b); backward over those alone."""
 
     @staticmethod
     def forward(ctx, x, w, bias, k):
@@ -157,30 +158,31 @@ class SparseEncoder(torch.autograd.Function):
         rows = d_values.unsqueeze(2) * x.unsqueeze(1)
         d_w.index_add_(0, indices.flatten(), rows.flatten(0, 1))
         d_bias.index_add_(0, indices.flatten(), d_values.flatten())
-        return None, d_w, d_bias, None
+        return bag(indices, w, d_values), d_w, d_bias, None
 
 
 def sae_training(b: Bench, tokens: int, d: int, latents: int, k: int) -> Iterator[Figure]:
     """A step of training a TopK SAE on given activations: mean squared error, the decoder's parallel gradient removed,
     AdamW, rows of the decoder of norm 1. eager: dense latents, as sparsify has it on a CPU."""
-    x = b.random(tokens, d)
+    x, start = b.random(tokens, d), b.random(latents, d)
 
     def step(reconstruct: Callable[..., torch.Tensor], fused: bool) -> Callable[[], object]:
-        w_dec = F.normalize(b.random(latents, d), dim=1)
+        w_dec = F.normalize(start, dim=1)
         w_enc = w_dec.clone().requires_grad_()
         w_dec.requires_grad_()
         b_enc = torch.zeros(latents, device=b.device, requires_grad=True)
         b_dec = torch.zeros(d, device=b.device, requires_grad=True)
         optimizer = torch.optim.AdamW([w_enc, b_enc, w_dec, b_dec], lr=1e-4, weight_decay=0.0, fused=fused)
 
-        def run() -> None:
+        def run() -> torch.Tensor:
             optimizer.zero_grad()
-            y = reconstruct(x - b_dec, w_enc, b_enc, w_dec) + b_dec
-            F.mse_loss(y, x).backward()
+            loss = F.mse_loss(reconstruct(x - b_dec, w_enc, b_enc, w_dec) + b_dec, x)
+            loss.backward()
             with torch.no_grad():
                 w_dec.grad.sub_(w_dec * (w_dec.grad * w_dec).sum(1, keepdim=True))
                 optimizer.step()
                 w_dec.div_(w_dec.norm(dim=1, keepdim=True))
+            return loss.detach()
         return run
 
     def dense(z, w_enc, b_enc, w_dec):
@@ -279,9 +281,42 @@ def head(b: Bench, tokens: int, d: int, vocab: int, softcap: float = 0) -> Itera
 CASES = dict(product=product, copy=copy, sae=sae, sae_training=sae_training, lora=lora, attention=attention, head=head)
 
 
-def main() -> None:
+SMALL = [dict(case="sae", tokens=40, d=32, latents=200, k=8), dict(case="sae", tokens=40, d=32, latents=200, k=8, kind="JUMPRELU"),
+         dict(case="sae_training", tokens=40, d=32, latents=200, k=8), dict(case="lora", tokens=40, inputs=32, outputs=50, rank=4),
+         dict(case="attention", shape=[2, 40, 4, 2, 16]), dict(case="attention", shape=[1, 40, 4, 2, 16], softcap=5, window=9),
+         dict(case="head", tokens=40, d=32, vocab=300), dict(case="head", tokens=40, d=32, vocab=300, softcap=5)]
+
+
+def dense(result: object, latents: int) -> torch.Tensor:
+    """One vector of whatever a call gives: a tensor, gradients, or (values, indices) of latents."""
+    if isinstance(result, tuple) and result[-1].dtype == torch.int64:
+        result = spread(*result, latents)
+    return torch.cat([part.detach().flatten() for part in (result if isinstance(result, tuple) else (result,))])
+
+
+def check(b: Bench, compile_too: bool) -> int:
+    """That all variants compute the same, on small shapes; the number of those that do not."""
+    wrong = 0
+    for case in SMALL:
+        eager: dict[str, torch.Tensor] = {}
+        for figure, variant, call in CASES[case["case"]](b, **{k: v for k, v in case.items() if k != "case"}):
+            if variant == "compiled" and not compile_too:
+                continue
+            for _ in range(3):  # the third step of training depends on the gradients of two
+                got = dense(call(), case.get("latents", 0)).double()
+            expected = eager.setdefault(figure, got)
+            difference = ((got - expected).norm() / expected.norm()).item()
+            agrees = difference < (1e-5 if b.dtype == torch.float32 else 2e-2)
+            wrong += not agrees
+            if variant != "eager":
+                print(f"{'agrees' if agrees else 'DIFFERS'} {difference:.1e} {case} {figure} {variant}", file=sys.stderr)
+    return wrong
+
+
+def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--cases", required=True, type=json.loads)
+    p.add_argument("--cases", default=[], type=json.loads)
+    p.add_argument("--check", action="store_true", help="that all variants compute the same, on small shapes")
     p.add_argument("--without-compile", action="store_true")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--seconds", type=float, default=1.0)
@@ -292,6 +327,8 @@ def main() -> None:
     torch.manual_seed(1)
     torch._functorch.config.donated_buffer = False  # compiled backward passes run again and again, too
     b = Bench(a)
+    if a.check and check(b, not a.without_compile):
+        return 1
     for case in a.cases:
         parameters = {name: value for name, value in case.items() if name not in ("case", "figures")}
         for figure, variant, call in CASES[case["case"]](b, **parameters):
@@ -303,6 +340,7 @@ def main() -> None:
             except Exception as e:  # torch.compile has no narrower one
                 line["error"] = f"{type(e).__name__}: {str(e).splitlines()[0][:200]}"
             print(json.dumps(line), flush=True)
+    return 0
 
 
 if __name__ == "__main__":
