@@ -32,12 +32,12 @@ constexpr float kMasked = -1e30f; /* far below every score, and finite: -inf - -
 
 struct Shape {
   int64_t batch, seq_len, n_heads, n_kv_heads, head_dim, ld_q, ld_kv;
+  int64_t ld_out; /* of out forward, of d_out backward */
   float scale, softcap;
   int64_t window; /* 0: none */
 
   int64_t tiles() const { return (seq_len + kTile - 1) / kTile; }
   int64_t group() const { return n_heads / n_kv_heads; }
-  int64_t ld_out() const { return n_heads * head_dim; }
   /* The first key that query i sees. */
   int64_t first_key(int64_t i) const { return window > 0 ? std::max<int64_t>(0, i - window + 1) : 0; }
   /* One past the last query that sees key j. */
@@ -136,7 +136,7 @@ void forward_tile(const Shape &shape, const float *q, const float *k, const floa
   for (int64_t i = 0; i < queries; i++) {
     const float inverse = 1.0f / total[i];
     const float *row = sums + i * d;
-    float *target = out + (first + i) * shape.ld_out();
+    float *target = out + (first + i) * shape.ld_out;
 #pragma omp simd
     for (int64_t c = 0; c < d; c++) target[c] = row[c] * inverse;
     lse[(first + i) * shape.n_heads] =
@@ -180,7 +180,7 @@ void query_tile(const Shape &shape, const float *q, const float *k, const float 
   float scores[kTile * kTile], gradients[kTile * kTile];                    /* [keys, queries] */
   float row_lse[kTile] = {}, row_delta[kTile] = {};
   transpose(q + first * shape.ld_q, shape.ld_q, queries, d, q_columns);
-  transpose(d_out + first * shape.ld_out(), shape.ld_out(), queries, d, d_out_columns);
+  transpose(d_out + first * shape.ld_out, shape.ld_out, queries, d, d_out_columns);
   for (int64_t i = 0; i < queries; i++) {
     row_lse[i] = lse[(first + i) * shape.n_heads];
     row_delta[i] = delta[(first + i) * shape.n_heads];
@@ -221,10 +221,10 @@ void key_tile(const Shape &shape, const float *q, const float *k, const float *v
     const float *q_head = q + head * d, *d_out_head = d_out + head * d;
     for (int64_t query = first; query < shape.end_query(first + keys - 1); query += kTile) {
       const int64_t queries = std::min(kTile, shape.seq_len - query);
-      const float *q_rows = q_head + query * shape.ld_q, *d_out_rows = d_out_head + query * shape.ld_out();
+      const float *q_rows = q_head + query * shape.ld_q, *d_out_rows = d_out_head + query * shape.ld_out;
       esp::tile_product<Layout::kRows>(queries, kTile, d, q_rows, shape.ld_q, k_columns, kTile, scores, kTile, false);
-      esp::tile_product<Layout::kRows>(queries, kTile, d, d_out_rows, shape.ld_out(), v_columns, kTile, gradients,
-                                       kTile, false);
+      esp::tile_product<Layout::kRows>(queries, kTile, d, d_out_rows, shape.ld_out, v_columns, kTile, gradients, kTile,
+                                       false);
       const int64_t statistics = query * shape.n_heads + head;
       for (int64_t i = 0; i < queries; i++) {
         gradient_row({scores + i * kTile, gradients + i * kTile, kTile}, shape, lse + statistics + i * shape.n_heads,
@@ -237,7 +237,7 @@ void key_tile(const Shape &shape, const float *q, const float *k, const float *v
           }
         }
       }
-      esp::tile_product<Layout::kTransposed>(keys, d, queries, scores, kTile, d_out_rows, shape.ld_out(),
+      esp::tile_product<Layout::kTransposed>(keys, d, queries, scores, kTile, d_out_rows, shape.ld_out,
                                              d_v + first * shape.ld_kv, shape.ld_kv, accumulate);
       esp::tile_product<Layout::kTransposed>(keys, d, queries, gradients, kTile, q_rows, shape.ld_q,
                                              d_k + first * shape.ld_kv, shape.ld_kv, accumulate);
@@ -258,6 +258,8 @@ int32_t check(const Shape &shape) {
               shape.n_heads * shape.head_dim);
   ESP_REQUIRE(shape.ld_kv >= shape.n_kv_heads * shape.head_dim, "ld_kv=%ld is shorter than a row of %ld", shape.ld_kv,
               shape.n_kv_heads * shape.head_dim);
+  ESP_REQUIRE(shape.ld_out >= shape.n_heads * shape.head_dim, "ld_out=%ld is shorter than a row of %ld", shape.ld_out,
+              shape.n_heads * shape.head_dim);
   ESP_REQUIRE(shape.window >= 0, "window must not be negative, got %ld", shape.window);
   return ESP_OK;
 }
@@ -265,14 +267,15 @@ int32_t check(const Shape &shape) {
 }  // namespace
 
 int32_t esp_attention_forward(const void *q_, int64_t ld_q, const void *k_, const void *v_, int64_t ld_kv, void *out_,
-                              float *lse, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads,
-                              int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype) {
+                              int64_t ld_out, float *lse, int64_t batch, int64_t seq_len, int64_t n_heads,
+                              int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window,
+                              int32_t dtype) {
   ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
   const auto *q = static_cast<const float *>(q_);
   const auto *k = static_cast<const float *>(k_);
   const auto *v = static_cast<const float *>(v_);
   auto *out = static_cast<float *>(out_);
-  const Shape shape{batch, seq_len, n_heads, n_kv_heads, head_dim, ld_q, ld_kv, scale, softcap, window};
+  const Shape shape{batch, seq_len, n_heads, n_kv_heads, head_dim, ld_q, ld_kv, ld_out, scale, softcap, window};
   if (int32_t status = check(shape)) return status;
   const int64_t tiles = shape.tiles();
   esp::parallel_tasks(batch * n_heads * tiles, [&](int64_t task) {
@@ -280,15 +283,15 @@ int32_t esp_attention_forward(const void *q_, int64_t ld_q, const void *k_, cons
     const int64_t head = lane % n_heads, row = lane / n_heads * seq_len;
     const int64_t kv = head / shape.group() * head_dim;
     forward_tile(shape, q + row * ld_q + head * head_dim, k + row * ld_kv + kv, v + row * ld_kv + kv,
-                 out + row * shape.ld_out() + head * head_dim, lse + row * n_heads + head, first,
+                 out + row * shape.ld_out + head * head_dim, lse + row * n_heads + head, first,
                  std::min(kTile, seq_len - first));
   });
   return ESP_OK;
 }
 
 int32_t esp_attention_backward(const void *q_, int64_t ld_q, const void *k_, const void *v_, int64_t ld_kv,
-                               const void *out_, const float *lse, const void *d_out_, float *delta, void *d_q_,
-                               void *d_k_, void *d_v_, int64_t batch, int64_t seq_len, int64_t n_heads,
+                               const void *out_, int64_t ld_out, const float *lse, const void *d_out_, float *delta,
+                               void *d_q_, void *d_k_, void *d_v_, int64_t batch, int64_t seq_len, int64_t n_heads,
                                int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window,
                                int32_t dtype) {
   ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
@@ -300,11 +303,13 @@ int32_t esp_attention_backward(const void *q_, int64_t ld_q, const void *k_, con
   auto *d_q = static_cast<float *>(d_q_);
   auto *d_k = static_cast<float *>(d_k_);
   auto *d_v = static_cast<float *>(d_v_);
-  const Shape shape{batch, seq_len, n_heads, n_kv_heads, head_dim, ld_q, ld_kv, scale, softcap, window};
+  const Shape shape{batch, seq_len, n_heads, n_kv_heads, head_dim, ld_q, ld_kv, n_heads * head_dim,
+                    scale, softcap, window};
   if (int32_t status = check(shape)) return status;
-  esp::parallel_rows(batch * seq_len, 2 * shape.ld_out(), [&](int64_t t) {
+  ESP_REQUIRE(ld_out >= shape.ld_out, "ld_out=%ld is shorter than a row of %ld", ld_out, shape.ld_out);
+  esp::parallel_rows(batch * seq_len, 2 * shape.ld_out, [&](int64_t t) {
     for (int64_t head = 0; head < n_heads; head++) {
-      const float *y = out + t * shape.ld_out() + head * head_dim, *dy = d_out + t * shape.ld_out() + head * head_dim;
+      const float *y = out + t * ld_out + head * head_dim, *dy = d_out + t * shape.ld_out + head * head_dim;
       float dot = 0;
 #pragma omp simd reduction(+ : dot)
       for (int64_t c = 0; c < head_dim; c++) dot += y[c] * dy[c];
@@ -318,16 +323,15 @@ int32_t esp_attention_backward(const void *q_, int64_t ld_q, const void *k_, con
       const int64_t first = task / (batch * n_kv_heads) * kTile, lane = task % (batch * n_kv_heads);
       const int64_t kv_head = lane % n_kv_heads, row = lane / n_kv_heads * seq_len, head = kv_head * shape.group();
       const int64_t kv = row * ld_kv + kv_head * head_dim;
-      key_tile(shape, q + row * ld_q + head * head_dim, k + kv, v + kv, d_out + row * shape.ld_out() + head * head_dim,
+      key_tile(shape, q + row * ld_q + head * head_dim, k + kv, v + kv, d_out + row * shape.ld_out + head * head_dim,
                lse + row * n_heads + head, delta + row * n_heads + head, d_k + kv, d_v + kv, first,
                std::min(kTile, seq_len - first));
     } else {
       const int64_t index = task - key_tasks, first = (tiles - 1 - index / (batch * n_heads)) * kTile;
       const int64_t lane = index % (batch * n_heads), head = lane % n_heads, row = lane / n_heads * seq_len;
       const int64_t kv = row * ld_kv + head / shape.group() * head_dim;
-      query_tile(shape, q + row * ld_q + head * head_dim, k + kv, v + kv,
-                 d_out + row * shape.ld_out() + head * head_dim, lse + row * n_heads + head,
-                 delta + row * n_heads + head, d_q + row * ld_q + head * head_dim, first,
+      query_tile(shape, q + row * ld_q + head * head_dim, k + kv, v + kv, d_out + row * shape.ld_out + head * head_dim,
+                 lse + row * n_heads + head, delta + row * n_heads + head, d_q + row * ld_q + head * head_dim, first,
                  std::min(kTile, seq_len - first));
     }
   });

@@ -67,14 +67,14 @@ constexpr int64_t kTile = 32;
 constexpr int64_t kPiece = 4096;
 
 /* Columns [begin, end) of dst, which are rows of the source: a band. Rows [first, last) of dst. */
-void transpose_band(const uint8_t *source, int32_t dtype, const float *row_scale, float *dst, int64_t begin,
-                    int64_t end, int64_t first, int64_t last, int64_t rows, int64_t cols) {
+void transpose_band(const uint8_t *source, int32_t dtype, const float *row_scale, float *dst, int64_t ld_dst,
+                    int64_t begin, int64_t end, int64_t first, int64_t last, int64_t rows) {
   double tile[kTile][kTile + 1]; /* [column of dst, row of dst]; a float64 of the source is rounded once, below */
   for (int64_t r = first; r < last; r += kTile) {
     const int64_t height = std::min(kTile, last - r), width = end - begin;
     for (int64_t c = 0; c < width; c++) load(source, dtype, (begin + c) * rows + r, height, tile[c]);
     for (int64_t i = 0; i < height; i++) {
-      float *__restrict target = dst + (r + i) * cols + begin;
+      float *__restrict target = dst + (r + i) * ld_dst + begin;
       const double scale = row_scale == nullptr ? 1 : static_cast<double>(row_scale[r + i]);
       for (int64_t c = 0; c < width; c++) target[c] = static_cast<float>(scale * tile[c][i]);
     }
@@ -95,23 +95,24 @@ int32_t esp_convert(const void *src, int32_t from, void *dst_, int64_t n, int32_
 }
 
 int32_t esp_convert_matrix(const void *src, int32_t from, int32_t transposed, const float *row_scale, void *dst_,
-                           int64_t rows, int64_t cols, int32_t dtype) {
+                           int64_t ld_dst, int64_t rows, int64_t cols, int32_t dtype) {
   ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
   auto *dst = static_cast<float *>(dst_);
   ESP_REQUIRE(rows >= 0 && cols > 0, "bad sizes: rows=%ld cols=%ld", rows, cols);
+  ESP_REQUIRE(ld_dst >= cols, "ld_dst=%ld is shorter than a row of %ld", ld_dst, cols);
   ESP_REQUIRE(is_dtype(from), "no dtype %d", from);
   const uint8_t *bytes = static_cast<const uint8_t *>(src);
   if (transposed != 0) {
     const int64_t bands = (cols + kTile - 1) / kTile, pieces = (rows + kPiece - 1) / kPiece;
     esp::parallel_tasks(bands * pieces, [=](int64_t task) {
       const int64_t begin = task / pieces * kTile, first = task % pieces * kPiece;
-      transpose_band(bytes, from, row_scale, dst, begin, std::min(cols, begin + kTile), first,
-                     std::min(rows, first + kPiece), rows, cols);
+      transpose_band(bytes, from, row_scale, dst, ld_dst, begin, std::min(cols, begin + kTile), first,
+                     std::min(rows, first + kPiece), rows);
     });
     return ESP_OK;
   }
   esp::parallel_rows(rows, cols, [=](int64_t r) {
-    float *__restrict target = dst + r * cols;
+    float *__restrict target = dst + r * ld_dst;
     if (row_scale == nullptr) {
       load(bytes, from, r * cols, cols, target);
       return;
@@ -123,6 +124,19 @@ int32_t esp_convert_matrix(const void *src, int32_t from, int32_t transposed, co
       load(bytes, from, r * cols + begin, n, buffer);
 #pragma omp simd
       for (int64_t i = 0; i < n; i++) target[begin + i] = static_cast<float>(scale * buffer[i]);
+    }
+  });
+  return ESP_OK;
+}
+
+int32_t esp_place_matrices(const float *values, const esp_place *places, int64_t count, int32_t dtype) {
+  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  ESP_REQUIRE(count >= 0, "count must not be negative, got %ld", count);
+  esp::parallel_tasks(count, [=](int64_t p) {
+    const esp_place &place = places[p];
+    for (int64_t r = 0; r < place.rows; r++) {
+      std::memcpy(static_cast<float *>(place.to) + r * place.ld, values + place.from + r * place.cols,
+                  static_cast<size_t>(place.cols) * sizeof(float));
     }
   });
   return ESP_OK;

@@ -116,43 +116,60 @@ void dropout_factors(uint64_t start, int64_t first, int64_t count, uint32_t thre
   for (int64_t i = 0; i < count; i++) factor[i] = bits[i] >= threshold ? scale : 0.0f;
 }
 
+int32_t check_rows(int64_t rows, int64_t cols, int64_t ld) {
+  ESP_REQUIRE(rows >= 0 && cols >= 0, "sizes must not be negative: rows=%ld cols=%ld", rows, cols);
+  ESP_REQUIRE(ld >= cols, "ldx=%ld is shorter than a row of %ld", ld, cols);
+  return ESP_OK;
+}
+
+/* body(begin, end, gap) for pieces of [0, rows * cols) that lie in one: element i at i + gap, as rows are ld apart. */
+template <typename Body>
+void row_blocks(int64_t rows, int64_t cols, int64_t ld, const Body &body) {
+  if (ld == cols) {
+    esp::parallel_blocks(rows * cols, esp::kElementBlock,
+                         [&](int64_t begin, int64_t end) { body(begin, end, static_cast<int64_t>(0)); });
+  } else {
+    esp::parallel_rows(rows, cols, [&](int64_t r) { body(r * cols, (r + 1) * cols, r * (ld - cols)); });
+  }
+}
+
 }  // namespace
 
-int32_t esp_fill_uniform(void *x_, float bound, uint64_t seed, int64_t n, int32_t dtype) {
+int32_t esp_fill_uniform(void *x_, int64_t ldx, float bound, uint64_t seed, int64_t rows, int64_t cols, int32_t dtype) {
   ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
+  if (int32_t status = check_rows(rows, cols, ldx)) return status;
   auto *x = static_cast<float *>(x_);
   /* The upper 24 bits of a SplitMix64 output, as one of the odd numbers between -2^24 and 2^24: all are floats. */
   const uint64_t step = 0x9e3779b97f4a7c15u, start = mix(seed + step);
   const float unit = bound * 0x1p-24f;
-  esp::parallel_blocks(n, esp::kElementBlock, [=](int64_t begin, int64_t end) {
+  row_blocks(rows, cols, ldx, [=](int64_t begin, int64_t end, int64_t gap) {
 #pragma omp simd
     for (int64_t i = begin; i < end; i++) {
       const auto bits = static_cast<int32_t>(mix(start + static_cast<uint64_t>(i) * step) >> 40);
-      x[i] = static_cast<float>(2 * bits + 1 - (1 << 24)) * unit;
+      x[i + gap] = static_cast<float>(2 * bits + 1 - (1 << 24)) * unit;
     }
   });
   return ESP_OK;
 }
 
-int32_t esp_dropout(const void *x_, void *out_, int64_t n, float p, const uint64_t *seed, uint64_t stream,
-                    int32_t accumulate, int32_t dtype) {
+int32_t esp_dropout(const void *x_, int64_t ldx, void *out_, int64_t rows, int64_t cols, float p, const uint64_t *seed,
+                    uint64_t stream, int32_t accumulate, int32_t dtype) {
   ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
   const auto *x = static_cast<const float *>(x_);
   auto *out = static_cast<float *>(out_);
-  ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
+  if (int32_t status = check_rows(rows, cols, ldx)) return status;
   ESP_REQUIRE(p >= 0 && p < 1, "p must be in [0, 1), got %g", static_cast<double>(p));
   /* keep(i) = bits(i) >= p * 2^32, where bits(i) are the upper half of the i-th output of a SplitMix64 generator
    * whose state starts at a hash of (seed, stream). */
   const uint64_t start = mix(seed[0] + mix(stream + 0x9e3779b97f4a7c15u));
   const uint32_t threshold = static_cast<uint32_t>(static_cast<double>(p) * 4294967296.0);
   const float scale = static_cast<float>(1 / (1 - static_cast<double>(p)));
-  esp::parallel_blocks(n, esp::kElementBlock, [=](int64_t begin, int64_t end) {
+  row_blocks(rows, cols, ldx, [=](int64_t begin, int64_t end, int64_t gap) {
     for (int64_t at = begin; at < end; at += kMaskBlock) {
       const int64_t count = std::min(kMaskBlock, end - at);
       float factor[kMaskBlock];
       dropout_factors(start, at, count, threshold, scale, factor);
-      const float *in = x + at;
+      const float *in = x + gap + at;
       float *result = out + at;
       if (accumulate != 0) {
 #pragma omp simd

@@ -11,11 +11,11 @@
 namespace {
 
 template <typename Activation>
-void forward(const float *gate_up, float *out, int64_t rows, int64_t d) {
+void forward(const float *gate_up, float *out, int64_t ld_out, int64_t rows, int64_t d) {
   esp::parallel_rows(rows, 8 * d, [=](int64_t r) {
     const float *__restrict gate = gate_up + r * 2 * d;
     const float *__restrict up = gate + d;
-    float *__restrict result = out + r * d;
+    float *__restrict result = out + r * ld_out;
 #pragma omp simd
     for (int64_t c = 0; c < d; c++) result[c] = Activation::value(gate[c]) * up[c];
   });
@@ -39,13 +39,14 @@ void backward(const float *gate_up, const float *d_out, float *d_gate_up, int64_
 
 }  // namespace
 
-int32_t esp_gated_forward(const void *gate_up_, int32_t activation, void *out_, int64_t rows, int64_t d,
+int32_t esp_gated_forward(const void *gate_up_, int32_t activation, void *out_, int64_t ld_out, int64_t rows, int64_t d,
                           int32_t dtype) {
   ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
   const auto *gate_up = static_cast<const float *>(gate_up_);
   auto *out = static_cast<float *>(out_);
   ESP_REQUIRE(rows >= 0 && d > 0, "bad sizes: rows=%ld d=%ld", rows, d);
-  return esp::with_activation(activation, [=](auto act) { forward<decltype(act)>(gate_up, out, rows, d); });
+  ESP_REQUIRE(ld_out >= d, "ld_out=%ld is shorter than a row of %ld", ld_out, d);
+  return esp::with_activation(activation, [=](auto act) { forward<decltype(act)>(gate_up, out, ld_out, rows, d); });
 }
 
 int32_t esp_gated_backward(const void *gate_up_, int32_t activation, const void *d_out_, void *d_gate_up_, int64_t rows,

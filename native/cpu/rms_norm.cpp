@@ -16,8 +16,9 @@ namespace {
 
 /* y: what is added to x first, and sum, which receives the result; or both NULL. */
 int32_t forward(const float *x, const float *y, const float *weight, float weight_offset, float eps, float *sum,
-                float *out, float *rstd, int64_t rows, int64_t d) {
+                float *out, int64_t ld_out, float *rstd, int64_t rows, int64_t d) {
   ESP_REQUIRE(rows >= 0 && d > 0, "bad sizes: rows=%ld d=%ld", rows, d);
+  ESP_REQUIRE(ld_out >= d, "ld_out=%ld is shorter than a row of %ld", ld_out, d);
   esp::parallel_rows(rows, 2 * d, [=](int64_t r) {
     const float *in = x + r * d;
     if (sum != nullptr) {
@@ -27,7 +28,7 @@ int32_t forward(const float *x, const float *y, const float *weight, float weigh
       for (int64_t c = 0; c < d; c++) total[c] = in[c] + other[c];
       in = total;
     }
-    float *__restrict result = out + r * d;
+    float *__restrict result = out + r * ld_out;
     double squares = 0;
 #pragma omp simd reduction(+ : squares)
     for (int64_t c = 0; c < d; c++) squares += static_cast<double>(in[c]) * static_cast<double>(in[c]);
@@ -41,18 +42,19 @@ int32_t forward(const float *x, const float *y, const float *weight, float weigh
 
 }  // namespace
 
-int32_t esp_rms_norm_forward(const void *x, const float *weight, float weight_offset, float eps, void *out, float *rstd,
-                             int64_t rows, int64_t d, int32_t dtype) {
+int32_t esp_rms_norm_forward(const void *x, const float *weight, float weight_offset, float eps, void *out,
+                             int64_t ld_out, float *rstd, int64_t rows, int64_t d, int32_t dtype) {
   ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
   return forward(static_cast<const float *>(x), nullptr, weight, weight_offset, eps, nullptr, static_cast<float *>(out),
-                 rstd, rows, d);
+                 ld_out, rstd, rows, d);
 }
 
 int32_t esp_add_rms_norm_forward(const void *x, const void *y, const float *weight, float weight_offset, float eps,
-                                 void *sum, void *out, float *rstd, int64_t rows, int64_t d, int32_t dtype) {
+                                 void *sum, void *out, int64_t ld_out, float *rstd, int64_t rows, int64_t d,
+                                 int32_t dtype) {
   ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
   return forward(static_cast<const float *>(x), static_cast<const float *>(y), weight, weight_offset, eps,
-                 static_cast<float *>(sum), static_cast<float *>(out), rstd, rows, d);
+                 static_cast<float *>(sum), static_cast<float *>(out), ld_out, rstd, rows, d);
 }
 
 int32_t esp_rms_norm_backward(const void *x_, const float *weight, float weight_offset, const float *rstd,

@@ -170,8 +170,8 @@ __global__ void __launch_bounds__(32 * kWarps)
     for (int n = 0; n < kDim / 8; n++) queries.store_c(sum[t][n], row + 16 * t, 8 * n);
   }
   __syncwarp();
-  queries.template store<16 * kRowTiles, 32>(row, out + shape.out_at(sequence, head, i + row), shape.ld_out(),
-                                             rows - row, cols, lane);
+  queries.template store<16 * kRowTiles, 32>(row, out + shape.out_at(sequence, head, i + row), shape.ld_out, rows - row,
+                                             cols, lane);
 }
 
 template <int kDim, int kRowTiles, int kWarps, int kKeys>

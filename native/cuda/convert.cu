@@ -13,6 +13,9 @@ namespace {
 
 constexpr int kTile = 32;
 
+/* Blocks that share a matrix: a model has some hundred of them, of 10^5 to 10^6 elements. */
+constexpr unsigned kPlaceBlocks = 16;
+
 __device__ inline uint64_t little_endian(const uint8_t *bytes, int count) {
   uint64_t value = 0;
   for (int i = 0; i < count; i++) value |= static_cast<uint64_t>(bytes[i]) << 8 * i;
@@ -55,17 +58,18 @@ __global__ void convert_packs(const From *source, T *dst, int64_t n) {
 }
 
 template <typename T>
-__global__ void convert(const uint8_t *source, int32_t from, const float *row_scale, T *dst, int64_t n, int64_t cols) {
+__global__ void convert(const uint8_t *source, int32_t from, const float *row_scale, T *dst, int64_t n, int64_t cols,
+                        int64_t ld_dst) {
   ESP_FOR_EACH(i, n) {
     const double scale = row_scale == nullptr ? 1 : static_cast<double>(row_scale[i / cols]);
-    dst[i] = esp::rounded<T>(scale * element(source, from, i));
+    dst[i / cols * ld_dst + i % cols] = esp::rounded<T>(scale * element(source, from, i));
   }
 }
 
 /* A block takes tiles of dst, a grid apart; a thread four elements of a column of it. */
 template <typename T>
 __global__ void transpose(const uint8_t *source, int32_t from, const float *row_scale, T *dst, int64_t rows,
-                          int64_t cols) {
+                          int64_t cols, int64_t ld_dst) {
   __shared__ double tile[kTile][kTile + 1]; /* [column of dst, row of dst] */
   const int64_t across = (cols + kTile - 1) / kTile, tiles = (rows + kTile - 1) / kTile * across;
   const int lane = static_cast<int>(threadIdx.x) % kTile, line = static_cast<int>(threadIdx.x) / kTile;
@@ -78,10 +82,31 @@ __global__ void transpose(const uint8_t *source, int32_t from, const float *row_
     for (int r = line; r < kTile; r += esp::kThreads / kTile) {
       if (row + r < rows && col + lane < cols) {
         const double scale = row_scale == nullptr ? 1 : static_cast<double>(row_scale[row + r]);
-        dst[(row + r) * cols + col + lane] = esp::rounded<T>(scale * tile[lane][r]);
+        dst[(row + r) * ld_dst + col + lane] = esp::rounded<T>(scale * tile[lane][r]);
       }
     }
     __syncthreads();
+  }
+}
+
+/* Column p of the grid copies place p, in packs where all its rows are aligned. */
+template <typename T>
+__global__ void place_matrices(const float *values, const esp_place *places) {
+  constexpr int N = esp::kPack<T>;
+  const esp_place place = places[blockIdx.y];
+  const float *source = values + place.from;
+  T *target = static_cast<T *>(place.to);
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, step = gridDim.x * blockDim.x;
+  const bool aligned = reinterpret_cast<uintptr_t>(source) % 16 == 0 && reinterpret_cast<uintptr_t>(target) % 16 == 0;
+  if (aligned && (place.cols | place.ld) % N == 0) {
+    const int64_t packs = place.cols / N;
+    for (int64_t p = first; p < place.rows * packs; p += step) {
+      esp::store(target + p / packs * place.ld + p % packs * N, esp::load<N>(source + p * N));
+    }
+    return;
+  }
+  for (int64_t i = first; i < place.rows * place.cols; i += step) {
+    target[i / place.cols * place.ld + i % place.cols] = esp::rounded<T>(source[i]);
   }
 }
 
@@ -105,21 +130,31 @@ int32_t esp_convert(const void *src, int32_t from, void *dst, int64_t n, int32_t
     }
     const float *unscaled = nullptr;
     return ESP_LAUNCH(convert<T>, esp::blocks_for(n), esp::kThreads, static_cast<const uint8_t *>(src), from, unscaled,
-                      static_cast<T *>(dst), n, static_cast<int64_t>(1));
+                      static_cast<T *>(dst), n, n, n);
   });
 }
 
 int32_t esp_convert_matrix(const void *src, int32_t from, int32_t transposed, const float *row_scale, void *dst,
-                           int64_t rows, int64_t cols, int32_t dtype) {
+                           int64_t ld_dst, int64_t rows, int64_t cols, int32_t dtype) {
   ESP_REQUIRE(rows >= 0 && cols > 0, "bad sizes: rows=%ld cols=%ld", rows, cols);
+  ESP_REQUIRE(ld_dst >= cols, "ld_dst=%ld is shorter than a row of %ld", ld_dst, cols);
   ESP_REQUIRE(is_dtype(from), "no dtype %d", from);
   const uint8_t *bytes = static_cast<const uint8_t *>(src);
   const int64_t n = rows * cols;
   return esp::with_type(dtype, [=](auto type) {
     using T = decltype(type);
     return transposed == 0 ? ESP_LAUNCH(convert<T>, esp::blocks_for(n), esp::kThreads, bytes, from, row_scale,
-                                        static_cast<T *>(dst), n, cols)
+                                        static_cast<T *>(dst), n, cols, ld_dst)
                            : ESP_LAUNCH(transpose<T>, esp::blocks_for(n), esp::kThreads, bytes, from, row_scale,
-                                        static_cast<T *>(dst), rows, cols);
+                                        static_cast<T *>(dst), rows, cols, ld_dst);
+  });
+}
+
+int32_t esp_place_matrices(const float *values, const esp_place *places, int64_t count, int32_t dtype) {
+  ESP_REQUIRE(count >= 0 && count <= 65535, "count must be in [0, 65535], got %ld", count);
+  return esp::with_type(dtype, [=](auto type) {
+    using T = decltype(type);
+    const dim3 grid(kPlaceBlocks, static_cast<unsigned>(count));
+    return ESP_LAUNCH(place_matrices<T>, grid, esp::kThreads, values, places);
   });
 }

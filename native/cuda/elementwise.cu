@@ -69,12 +69,18 @@ __host__ __device__ inline uint64_t mix(uint64_t z) {
   return z ^ z >> 31;
 }
 
+/* Rows of `cols` elements that lie `ld` apart: where element i of all is. */
+struct RowsApart {
+  int64_t cols, ld;
+  __device__ int64_t operator()(int64_t i) const { return cols == ld ? i : i / cols * ld + i % cols; }
+};
+
 template <typename T, int N>
-__global__ void dropout(const T *x, T *out, int64_t n, uint32_t threshold, float scale, const uint64_t *seed,
-                        uint64_t stream, bool accumulate) {
+__global__ void dropout(const T *x, RowsApart of_x, T *out, int64_t n, uint32_t threshold, float scale,
+                        const uint64_t *seed, uint64_t stream, bool accumulate) {
   const uint64_t step = 0x9e3779b97f4a7c15u, start = mix(seed[0] + mix(stream + step));
   ESP_FOR_EACH(p, n / N) {
-    const esp::Pack<N> in = esp::load<N>(x + p * N);
+    const esp::Pack<N> in = esp::load<N>(x + of_x(p * N));
     esp::Pack<N> result{};
     if (accumulate) result = esp::load<N>(out + p * N);
     for (int i = 0; i < N; i++) {
@@ -87,7 +93,7 @@ __global__ void dropout(const T *x, T *out, int64_t n, uint32_t threshold, float
 
 /* The upper 24 bits of a SplitMix64 output, as one of the odd numbers between -2^24 and 2^24: all are floats. */
 template <typename T, int N>
-__global__ void fill_uniform(T *x, float unit, uint64_t start, int64_t n) {
+__global__ void fill_uniform(T *x, RowsApart of_x, float unit, uint64_t start, int64_t n) {
   const uint64_t step = 0x9e3779b97f4a7c15u;
   ESP_FOR_EACH(p, n / N) {
     esp::Pack<N> pack;
@@ -95,9 +101,18 @@ __global__ void fill_uniform(T *x, float unit, uint64_t start, int64_t n) {
       const auto bits = static_cast<int32_t>(mix(start + static_cast<uint64_t>(p * N + i) * step) >> 40);
       pack[i] = static_cast<float>(2 * bits + 1 - (1 << 24)) * unit;
     }
-    esp::store(x + p * N, pack);
+    esp::store(x + of_x(p * N), pack);
   }
 }
+
+int32_t check_rows(int64_t rows, int64_t cols, int64_t ld) {
+  ESP_REQUIRE(rows >= 0 && cols >= 0, "sizes must not be negative: rows=%ld cols=%ld", rows, cols);
+  ESP_REQUIRE(ld >= cols, "ldx=%ld is shorter than a row of %ld", ld, cols);
+  return ESP_OK;
+}
+
+/* What must be a multiple of a pack: the number of elements where they lie one by one, else that of each row. */
+int64_t pack_length(int64_t rows, int64_t cols, int64_t ld) { return ld == cols ? rows * cols : cols | ld; }
 
 }  // namespace
 
@@ -163,27 +178,29 @@ int32_t esp_sum(const float *x, int64_t n, double *out, int32_t accumulate) {
   return esp::sum_terms(x, n, Itself{}, StoreSum{out, accumulate != 0});
 }
 
-int32_t esp_fill_uniform(void *x, float bound, uint64_t seed, int64_t n, int32_t dtype) {
-  ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
+int32_t esp_fill_uniform(void *x, int64_t ldx, float bound, uint64_t seed, int64_t rows, int64_t cols, int32_t dtype) {
+  if (int32_t status = check_rows(rows, cols, ldx)) return status;
   const uint64_t start = mix(seed + 0x9e3779b97f4a7c15u);
-  return esp::with_packs(dtype, n, {x}, [=](auto type, auto width) {
+  const int64_t n = rows * cols;
+  return esp::with_packs(dtype, pack_length(rows, cols, ldx), {x}, [=](auto type, auto width) {
     using T = decltype(type);
     constexpr int N = decltype(width)::value;
     return ESP_LAUNCH((fill_uniform<T, N>), esp::blocks_for(n / N), esp::kThreads, static_cast<T *>(x),
-                      bound * 0x1p-24f, start, n);
+                      RowsApart{cols, ldx}, bound * 0x1p-24f, start, n);
   });
 }
 
-int32_t esp_dropout(const void *x, void *out, int64_t n, float p, const uint64_t *seed, uint64_t stream,
-                    int32_t accumulate, int32_t dtype) {
-  ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
+int32_t esp_dropout(const void *x, int64_t ldx, void *out, int64_t rows, int64_t cols, float p, const uint64_t *seed,
+                    uint64_t stream, int32_t accumulate, int32_t dtype) {
+  if (int32_t status = check_rows(rows, cols, ldx)) return status;
   ESP_REQUIRE(p >= 0 && p < 1, "p must be in [0, 1), got %g", static_cast<double>(p));
   const uint32_t threshold = static_cast<uint32_t>(static_cast<double>(p) * 4294967296.0);
   const float scale = static_cast<float>(1 / (1 - static_cast<double>(p)));
-  return esp::with_packs(dtype, n, {x, out}, [=](auto type, auto width) {
+  const int64_t n = rows * cols;
+  return esp::with_packs(dtype, pack_length(rows, cols, ldx), {x, out}, [=](auto type, auto width) {
     using T = decltype(type);
     constexpr int N = decltype(width)::value;
     return ESP_LAUNCH((dropout<T, N>), esp::blocks_for(n / N), esp::kThreads, static_cast<const T *>(x),
-                      static_cast<T *>(out), n, threshold, scale, seed, stream, accumulate != 0);
+                      RowsApart{cols, ldx}, static_cast<T *>(out), n, threshold, scale, seed, stream, accumulate != 0);
   });
 }

@@ -11,13 +11,13 @@
 namespace {
 
 template <typename Activation, typename T, int N>
-__global__ void forward(const T *gate_up, T *out, int64_t d) {
+__global__ void forward(const T *gate_up, T *out, int64_t ld_out, int64_t d) {
   const T *row = gate_up + blockIdx.x * 2 * d;
   for (int64_t c = threadIdx.x * N; c < d; c += blockDim.x * N) {
     esp::Pack<N> gate = esp::load<N>(row + c);
     const esp::Pack<N> up = esp::load<N>(row + d + c);
     for (int i = 0; i < N; i++) gate[i] = Activation::value(gate[i]) * up[i];
-    esp::store(out + blockIdx.x * d + c, gate);
+    esp::store(out + blockIdx.x * ld_out + c, gate);
   }
 }
 
@@ -40,14 +40,16 @@ __global__ void backward(const T *gate_up, const T *d_out, T *d_gate_up, int64_t
 
 }  // namespace
 
-int32_t esp_gated_forward(const void *gate_up, int32_t activation, void *out, int64_t rows, int64_t d, int32_t dtype) {
+int32_t esp_gated_forward(const void *gate_up, int32_t activation, void *out, int64_t ld_out, int64_t rows, int64_t d,
+                          int32_t dtype) {
   ESP_REQUIRE(rows >= 0 && d > 0, "bad sizes: rows=%ld d=%ld", rows, d);
+  ESP_REQUIRE(ld_out >= d, "ld_out=%ld is shorter than a row of %ld", ld_out, d);
   return esp::with_activation(activation, [=](auto act) {
-    return esp::with_packs(dtype, d, {gate_up, out}, [=](auto type, auto width) {
+    return esp::with_packs(dtype, d | ld_out, {gate_up, out}, [=](auto type, auto width) {
       using T = decltype(type);
       constexpr int N = decltype(width)::value;
       return ESP_LAUNCH((forward<decltype(act), T, N>), rows, esp::threads_for_row(d, N),
-                        static_cast<const T *>(gate_up), static_cast<T *>(out), d);
+                        static_cast<const T *>(gate_up), static_cast<T *>(out), ld_out, d);
     });
   });
 }

@@ -15,7 +15,7 @@ namespace {
 /* y and sum: NULL, or sum = x + y is what is normalised. */
 template <typename T, int N>
 __global__ void forward(const T *x, const T *y, const float *weight, float weight_offset, float eps, T *sum, T *out,
-                        float *rstd, int64_t d) {
+                        int64_t ld_out, float *rstd, int64_t d) {
   const int64_t r = blockIdx.x, first = threadIdx.x * N, step = blockDim.x * N;
   const T *in = x + r * d;
   if (sum != nullptr) {
@@ -41,7 +41,7 @@ __global__ void forward(const T *x, const T *y, const float *weight, float weigh
     esp::Pack<N> row = esp::load<N>(in + c);
     const esp::Pack<N> gain = esp::load<N>(weight + c);
     for (int i = 0; i < N; i++) row[i] = row[i] * scale * (weight_offset + gain[i]);
-    esp::store(out + r * d + c, row);
+    esp::store(out + r * ld_out + c, row);
   }
 }
 
@@ -85,27 +85,29 @@ __global__ void weight_gradient(const T *x, const float *rstd, const T *d_out, f
 }
 
 int32_t run_forward(const void *x, const void *y, const float *weight, float weight_offset, float eps, void *sum,
-                    void *out, float *rstd, int64_t rows, int64_t d, int32_t dtype) {
+                    void *out, int64_t ld_out, float *rstd, int64_t rows, int64_t d, int32_t dtype) {
   ESP_REQUIRE(rows >= 0 && d > 0, "bad sizes: rows=%ld d=%ld", rows, d);
-  return esp::with_packs(dtype, d, {x, y, weight, sum, out}, [&](auto type, auto width) {
+  ESP_REQUIRE(ld_out >= d, "ld_out=%ld is shorter than a row of %ld", ld_out, d);
+  return esp::with_packs(dtype, d | ld_out, {x, y, weight, sum, out}, [&](auto type, auto width) {
     using T = decltype(type);
     constexpr int N = decltype(width)::value;
     return ESP_LAUNCH((forward<T, N>), rows, esp::threads_for_row(d, N), static_cast<const T *>(x),
                       static_cast<const T *>(y), weight, weight_offset, eps, static_cast<T *>(sum),
-                      static_cast<T *>(out), rstd, d);
+                      static_cast<T *>(out), ld_out, rstd, d);
   });
 }
 
 }  // namespace
 
-int32_t esp_rms_norm_forward(const void *x, const float *weight, float weight_offset, float eps, void *out, float *rstd,
-                             int64_t rows, int64_t d, int32_t dtype) {
-  return run_forward(x, nullptr, weight, weight_offset, eps, nullptr, out, rstd, rows, d, dtype);
+int32_t esp_rms_norm_forward(const void *x, const float *weight, float weight_offset, float eps, void *out,
+                             int64_t ld_out, float *rstd, int64_t rows, int64_t d, int32_t dtype) {
+  return run_forward(x, nullptr, weight, weight_offset, eps, nullptr, out, ld_out, rstd, rows, d, dtype);
 }
 
 int32_t esp_add_rms_norm_forward(const void *x, const void *y, const float *weight, float weight_offset, float eps,
-                                 void *sum, void *out, float *rstd, int64_t rows, int64_t d, int32_t dtype) {
-  return run_forward(x, y, weight, weight_offset, eps, sum, out, rstd, rows, d, dtype);
+                                 void *sum, void *out, int64_t ld_out, float *rstd, int64_t rows, int64_t d,
+                                 int32_t dtype) {
+  return run_forward(x, y, weight, weight_offset, eps, sum, out, ld_out, rstd, rows, d, dtype);
 }
 
 int32_t esp_rms_norm_backward(const void *x, const float *weight, float weight_offset, const float *rstd,

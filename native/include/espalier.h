@@ -124,9 +124,11 @@ ESP_API int32_t esp_linear_by_shape(int32_t transposed, int64_t m, int64_t n, in
 /* ---- elementwise and reductions ----------------------------------------------------------------------------- */
 
 ESP_API int32_t esp_fill(float *x, float value, int64_t n);
-/* x[i] uniform in (-bound, bound); it depends on (seed, i) alone and, before it is rounded to the type, has the same
- * bits on every device. For weights that stand for a model's where only their shapes matter. */
-ESP_API int32_t esp_fill_uniform(void *x, float bound, uint64_t seed, int64_t n, int32_t dtype);
+/* x [rows, cols] uniform in (-bound, bound); element (r, c) depends on (seed, r * cols + c) alone and, before it is
+ * rounded to the type, has the same bits on every device. For weights that stand for a model's where only their shapes
+ * matter. */
+ESP_API int32_t esp_fill_uniform(void *x, int64_t ldx, float bound, uint64_t seed, int64_t rows, int64_t cols,
+                                 int32_t dtype);
 ESP_API int32_t esp_copy(const void *x, void *out, int64_t n, int32_t dtype);
 /* out = x + y; out may be x or y. */
 ESP_API int32_t esp_add(const void *x, const void *y, void *out, int64_t n, int32_t dtype);
@@ -148,15 +150,25 @@ ESP_API int32_t esp_sum(const float *x, int64_t n, double *out, int32_t accumula
 
 /* dst[i] = src[i] in another type, rounded to nearest; src holds n values of type `from`, at any alignment. */
 ESP_API int32_t esp_convert(const void *src, int32_t from, void *dst, int64_t n, int32_t dtype);
-/* dst[r, c] = row_scale[r] * src[r, c], or src[c, r] if transposed; dst: [rows, cols], src: as many values of type
- * `from`, at any alignment. The product is rounded once. row_scale: [rows], or NULL for 1. */
+/* dst[r, c] = row_scale[r] * src[r, c], or src[c, r] if transposed; dst: [rows, cols] with ld_dst, src: as many values
+ * of type `from`, at any alignment. The product is rounded once. row_scale: [rows], or NULL for 1. */
 ESP_API int32_t esp_convert_matrix(const void *src, int32_t from, int32_t transposed, const float *row_scale, void *dst,
-                                   int64_t rows, int64_t cols, int32_t dtype);
+                                   int64_t ld_dst, int64_t rows, int64_t cols, int32_t dtype);
 
-/* Inverted dropout: out[i] = keep(i) ? x[i] / (1 - p) : 0, where keep(i) depends on (seed[0], stream, i) alone
- * (counter-based), so that a backward pass calls it again on the gradient. out may be x; accumulate as above. */
-ESP_API int32_t esp_dropout(const void *x, void *out, int64_t n, float p, const uint64_t *seed, uint64_t stream,
-                            int32_t accumulate, int32_t dtype);
+/* Where a matrix [rows, cols] that begins at element `from` of flat values has its copy: `to`, with rows `ld` apart. */
+typedef struct {
+  int64_t from;
+  void *to;
+  int64_t rows, cols, ld;
+} esp_place;
+/* Copies matrices out of flat float32 values, rounded, each to its place. places: [count], in device memory. */
+ESP_API int32_t esp_place_matrices(const float *values, const esp_place *places, int64_t count, int32_t dtype);
+
+/* Inverted dropout: out[i] = keep(i) ? x[i] / (1 - p) : 0 for i = r * cols + c, where keep(i) depends on (seed[0],
+ * stream, i) alone (counter-based), so that a backward pass calls it again on the gradient. x alone has rows ldx >=
+ * cols apart. out may be x; accumulate as above. */
+ESP_API int32_t esp_dropout(const void *x, int64_t ldx, void *out, int64_t rows, int64_t cols, float p,
+                            const uint64_t *seed, uint64_t stream, int32_t accumulate, int32_t dtype);
 
 /* ---- embedding ---------------------------------------------------------------------------------------------- */
 
@@ -178,9 +190,9 @@ ESP_API int32_t esp_add_positions_backward(const void *d_out, float *d_table, in
 /* ---- RMSNorm ------------------------------------------------------------------------------------------------ */
 
 /* out = x * rstd * (weight_offset + weight), rstd[r] = 1 / sqrt(mean(x^2) + eps) (Zhang & Sennrich 2019).
- * weight_offset: 0 for Llama, 1 for Gemma. */
+ * weight_offset: 0 for Llama, 1 for Gemma. out alone has rows ld_out >= d apart. */
 ESP_API int32_t esp_rms_norm_forward(const void *x, const float *weight, float weight_offset, float eps, void *out,
-                                     float *rstd, int64_t rows, int64_t d, int32_t dtype);
+                                     int64_t ld_out, float *rstd, int64_t rows, int64_t d, int32_t dtype);
 /* With g = d_out * (weight_offset + weight), xhat = x * rstd:
  * d_x (+)= rstd * (g - xhat * mean(g * xhat)); d_weight += sum over rows of d_out * xhat; d_weight may be NULL. */
 ESP_API int32_t esp_rms_norm_backward(const void *x, const float *weight, float weight_offset, const float *rstd,
@@ -190,12 +202,14 @@ ESP_API int32_t esp_rms_norm_backward(const void *x, const float *weight, float 
 /* sum = x + y, out = RMSNorm of sum, in one pass. Backward is esp_rms_norm_backward of sum, which adds to the gradient
  * that x, y and sum share. sum may be x or y. */
 ESP_API int32_t esp_add_rms_norm_forward(const void *x, const void *y, const float *weight, float weight_offset,
-                                         float eps, void *sum, void *out, float *rstd, int64_t rows, int64_t d,
-                                         int32_t dtype);
+                                         float eps, void *sum, void *out, int64_t ld_out, float *rstd, int64_t rows,
+                                         int64_t d, int32_t dtype);
 
-/* LayerNorm (Ba et al. 2016): out = (x - mean) * rstd * weight + bias, rstd[r] = 1 / sqrt(variance + eps). */
+/* LayerNorm (Ba et al. 2016): out = (x - mean) * rstd * weight + bias, rstd[r] = 1 / sqrt(variance + eps). out alone
+ * has rows ld_out >= d apart. */
 ESP_API int32_t esp_layer_norm_forward(const void *x, const float *weight, const float *bias, float eps, void *out,
-                                       float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype);
+                                       int64_t ld_out, float *mean, float *rstd, int64_t rows, int64_t d,
+                                       int32_t dtype);
 /* With g = d_out * weight, xhat = (x - mean) * rstd: d_x (+)= rstd * (g - mean(g) - xhat * mean(g * xhat));
  * d_weight += sum over rows of d_out * xhat, d_bias += sum over rows of d_out; both given or both NULL. */
 ESP_API int32_t esp_layer_norm_backward(const void *x, const float *weight, const float *mean, const float *rstd,
@@ -204,8 +218,8 @@ ESP_API int32_t esp_layer_norm_backward(const void *x, const float *weight, cons
 
 /* sum = x + y, out = LayerNorm of sum, as esp_add_rms_norm_forward. */
 ESP_API int32_t esp_add_layer_norm_forward(const void *x, const void *y, const float *weight, const float *bias,
-                                           float eps, void *sum, void *out, float *mean, float *rstd, int64_t rows,
-                                           int64_t d, int32_t dtype);
+                                           float eps, void *sum, void *out, int64_t ld_out, float *mean, float *rstd,
+                                           int64_t rows, int64_t d, int32_t dtype);
 
 /* RMSNorm of each head of a fused projection, for queries and keys (Henry et al. 2020). x: [tokens, (n_heads + 2
  * n_kv_heads) * head_dim], queries, then keys, then values; the weights, [head_dim], are shared by the heads of a kind.
@@ -233,18 +247,18 @@ ESP_API int32_t esp_rope(void *x, int64_t ldx, const float *cos, const float *si
  * s = scale * q.k; if softcap > 0, s = softcap * tanh(s / softcap); key j is seen by query i iff j <= i and, if
  * window > 0, i - j < window. Query head h reads key/value head h / (n_heads / n_kv_heads).
  * q: [tokens, n_heads * head_dim] with ld_q; k, v: [tokens, n_kv_heads * head_dim] with ld_kv;
- * out: [tokens, n_heads * head_dim] contiguous; lse: [tokens, n_heads], the log-sum-exp of each row of s. */
+ * out: [tokens, n_heads * head_dim] with ld_out; lse: [tokens, n_heads], the log-sum-exp of each row of s. */
 ESP_API int32_t esp_attention_forward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv,
-                                      void *out, float *lse, int64_t batch, int64_t seq_len, int64_t n_heads,
-                                      int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window,
-                                      int32_t dtype);
-/* Gradients of the above, overwritten. d_out is laid out as out; d_q as q, d_k and d_v as k and v (same lds).
- * delta: scratch [tokens, n_heads], receives rowsum(d_out * out) (Dao et al. 2022, section B.2). */
+                                      void *out, int64_t ld_out, float *lse, int64_t batch, int64_t seq_len,
+                                      int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap,
+                                      int64_t window, int32_t dtype);
+/* Gradients of the above, overwritten. d_out is [tokens, n_heads * head_dim] contiguous; d_q as q, d_k and d_v as k and
+ * v (same lds). delta: scratch [tokens, n_heads], receives rowsum(d_out * out) (Dao et al. 2022, section B.2). */
 ESP_API int32_t esp_attention_backward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv,
-                                       const void *out, const float *lse, const void *d_out, float *delta, void *d_q,
-                                       void *d_k, void *d_v, int64_t batch, int64_t seq_len, int64_t n_heads,
-                                       int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window,
-                                       int32_t dtype);
+                                       const void *out, int64_t ld_out, const float *lse, const void *d_out,
+                                       float *delta, void *d_q, void *d_k, void *d_v, int64_t batch, int64_t seq_len,
+                                       int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale,
+                                       float softcap, int64_t window, int32_t dtype);
 
 /* ---- activation of MLPs ------------------------------------------------------------------------------------- */
 
@@ -255,9 +269,11 @@ ESP_API int32_t esp_activation_forward(const void *x, int32_t activation, void *
 /* d_x = d_out * act'(x), overwritten; it may be d_out. The slope of relu at 0 is 0. */
 ESP_API int32_t esp_activation_backward(const void *x, int32_t activation, const void *d_out, void *d_x, int64_t n,
                                         int32_t dtype);
-/* gate_up: [rows, 2 * d], gate in the first half of a row, up in the second. out[rows, d] = act(gate) * up. */
-ESP_API int32_t esp_gated_forward(const void *gate_up, int32_t activation, void *out, int64_t rows, int64_t d,
-                                  int32_t dtype);
+/* gate_up: [rows, 2 * d], gate in the first half of a row, up in the second. out[rows, d] = act(gate) * up, with
+ * ld_out.
+ */
+ESP_API int32_t esp_gated_forward(const void *gate_up, int32_t activation, void *out, int64_t ld_out, int64_t rows,
+                                  int64_t d, int32_t dtype);
 /* d_gate_up [rows, 2 * d] is overwritten; it may be gate_up. */
 ESP_API int32_t esp_gated_backward(const void *gate_up, int32_t activation, const void *d_out, void *d_gate_up,
                                    int64_t rows, int64_t d, int32_t dtype);

@@ -9,6 +9,7 @@ import espalier.data.TokenRows;
 import espalier.device.Device;
 import espalier.format.ModelConfig;
 import espalier.format.ModelFolder;
+import espalier.format.PeftAdapter;
 import espalier.format.SaeFile;
 import espalier.format.Safetensors;
 import espalier.format.TensorEntry;
@@ -20,7 +21,9 @@ import espalier.tensor.Tensor;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Path;
+import java.util.HashMap;
 import java.util.List;
+import java.util.Map;
 
 /**
  * What PyTorch computed in float64 from small models, read from the test resources. See the README
@@ -63,6 +66,16 @@ public final class Golden {
   public static LanguageModel model(Device device, String name) {
     try (ModelFolder folder = ModelFolder.open(folder(name))) {
       return LanguageModel.load(device, folder);
+    }
+  }
+
+  /** With room beside the weights that the adapter updates, where the device gains by it. */
+  public static LanguageModel model(Device device, String name, PeftAdapter adapter) {
+    Map<String, Integer> ranks = new HashMap<>();
+    adapter.layers().forEach((path, layer) -> ranks.put(path, layer.rank()));
+    try (ModelFolder folder = ModelFolder.open(folder(name))) {
+      int positions = folder.config().maxPositionEmbeddings();
+      return LanguageModel.load(device, folder, positions, ranks);
     }
   }
 

@@ -49,7 +49,7 @@ public record CausalAttention(
     }
     long batch = tokens / seqLen;
     long ld = qkv.cols();
-    Var out = tape.value(tokens, heads * headDim, qkv.needsGradient());
+    Var out = tape.valueWithRoom(tokens, heads * headDim, qkv.needsGradient());
     Var lse = tape.value(tokens, heads);
     Var delta = tape.value(tokens, heads);
     Var.Columns query = qkv.columns(0, heads * headDim);
@@ -67,7 +67,8 @@ public record CausalAttention(
                   key.data(),
                   value.data(),
                   ld,
-                  out.data(),
+                  out.value().data(),
+                  out.value().stride(),
                   lse.data(),
                   batch,
                   seqLen,
@@ -91,7 +92,8 @@ public record CausalAttention(
                   key.data(),
                   value.data(),
                   ld,
-                  out.data(),
+                  out.value().data(),
+                  out.value().stride(),
                   lse.data(),
                   out.gradientData(),
                   delta.data(),

@@ -21,11 +21,19 @@ public final class GatedActivation {
   public static Var apply(Tape tape, Var gateUp, Kind kind) {
     long rows = gateUp.rows();
     long d = gateUp.cols() / 2;
-    Var out = tape.value(rows, d, gateUp.needsGradient());
+    Var out = tape.valueWithRoom(rows, d, gateUp.needsGradient());
     tape.op("gatedActivation")
         .reads(gateUp)
         .writes(out)
-        .forward(k -> k.gatedForward(gateUp.data(), kind.ordinal(), out.data(), rows, d))
+        .forward(
+            k ->
+                k.gatedForward(
+                    gateUp.data(),
+                    kind.ordinal(),
+                    out.value().data(),
+                    out.value().stride(),
+                    rows,
+                    d))
         .backward(
             List.of(gateUp),
             List.of(gateUp),

@@ -14,6 +14,9 @@ import java.util.List;
  * all. The bias is written to y first, and all products are added to it (beta = 1), which costs
  * what adding nothing does. Where W is frozen no gradient of it is computed: dX = dY W + s (dY B)
  * A, dA = s (dY B)^T X, dB = s dY^T (X A^T).
+ *
+ * <p>Where W and all B are a {@link WeightBlock} and x has room, s X A^T is more columns of X, and
+ * one product can compute y; the kernel decides by the shape.
  */
 public final class LinearMap {
 
@@ -52,13 +55,14 @@ public final class LinearMap {
     boolean needsInput =
         weight.isTrainable() || updates.stream().anyMatch(u -> u.lowRank().isTrainable());
     Var y = tape.value(tokens, out, x.needsGradient() || needsInput || biasLearns);
-    List<LowRankProduct> products = LowRankProduct.of(tape, x, y, updates, seed);
+    boolean besideInput = areColumnsOf(weight, updates) && x.reserve(ranks(updates));
+    List<LowRankProduct> products = LowRankProduct.of(tape, x, y, updates, seed, besideInput);
 
     Op op = tape.op("linear").reads(x).writes(y);
     List<Var> keeps = new ArrayList<>(needsInput ? List.of(x) : List.of());
     for (LowRankProduct product : products) {
       op.writes(product.forwardValues());
-      keeps.add(product.xa());
+      keeps.add(product.keeps());
     }
     LowRankTerms terms = new LowRankTerms(updates.size());
     op.forward(
@@ -104,6 +108,30 @@ public final class LinearMap {
         });
     products.forEach(product -> op.backwardScratch(product.backwardValues()));
     return y;
+  }
+
+  private static long ranks(List<Update> updates) {
+    return updates.stream().mapToLong(update -> update.lowRank().rank()).sum();
+  }
+
+  /**
+   * Whether all B are columns right of the weight's, in the order of the updates, and none is
+   * scaled in another way than the rest: products with A share their scale.
+   */
+  private static boolean areColumnsOf(Parameter weight, List<Update> updates) {
+    Tensor w = weight.matrix();
+    long column = w.cols();
+    for (Update update : updates) {
+      Tensor b = update.lowRank().b().matrix();
+      long at = update.from() * w.stride() + column;
+      if (b.stride() != w.stride()
+          || b.data().address() != w.data().address() + at * w.type().bytes()
+          || update.lowRank().scale() != updates.getFirst().lowRank().scale()) {
+        return false;
+      }
+      column += update.lowRank().rank();
+    }
+    return !updates.isEmpty();
   }
 
   /** {@code y[m, n] = x op(w) + beta y + terms}. */

@@ -15,6 +15,9 @@ import java.util.stream.Stream;
  * The low-rank part of a linear map for updates that read the same input: y[:, columns] += scale *
  * dropout(x) A^T B^T.
  *
+ * <p>Where B lies {@linkplain WeightBlock beside the weight}, scale * x A^T is written right of x,
+ * and the map is one product over both.
+ *
  * <p>A matrices that lie side by side in memory are stacked, so that x A^T and its backward
  * products are one call for all of them (queries, keys and values; gate and up). With dropout each
  * update reads its own masked copy of x, as PEFT does, and nothing can be stacked.
@@ -25,10 +28,12 @@ final class LowRankProduct {
   private final Tensor a; // [rank, in], stacked
   private final Tensor gradientA; // null where frozen
   private final List<Part> parts;
-  private final Var xa; // [tokens, rank]
+  private final Var apart; // [tokens, rank], what xa is of; null where xa lies right of x
+  private final Var.Columns xa; // [tokens, rank]: x A^T, times the scale where it lies right of x
   private final Var dXa; // [tokens, rank]
   private final MemorySegment seed;
   private final float dropout;
+  private final float scale; // of the first update; of all where xa lies right of x
   private final long stream;
   private final Var dropped; // [tokens, in]; null without dropout
   private final Var dDropped; // [tokens, in]; null without dropout
@@ -36,18 +41,23 @@ final class LowRankProduct {
   /** One update: its columns of y, and its columns of x A^T. */
   private record Part(LowRank lowRank, long from, Var.Columns y, Var.Columns xa, Var.Columns dXa) {}
 
+  /**
+   * @param at the first of its columns of x, where they have been reserved; 0 where none are
+   */
   private LowRankProduct(
-      Tape tape, Var x, Var y, List<LinearMap.Update> updates, MemorySegment seed) {
+      Tape tape, Var x, Var y, List<LinearMap.Update> updates, MemorySegment seed, long at) {
     LowRank first = updates.getFirst().lowRank();
     long rank = updates.stream().mapToLong(u -> u.lowRank().rank()).sum();
     this.x = x;
+    scale = first.scale();
     this.seed = seed;
     dropout = first.dropout();
     stream = first.stream();
     Tensor firstA = first.a().matrix();
-    a = Tensor.of(firstA.data(), rank, x.cols(), firstA.type());
+    a = new Tensor(firstA.data(), rank, x.cols(), firstA.stride(), firstA.type());
     gradientA = first.isTrainable() ? Tensor.of(first.a().gradientData(), rank, x.cols()) : null;
-    xa = tape.value(x.rows(), rank, false);
+    apart = at > 0 ? null : tape.value(x.rows(), rank, false);
+    xa = at > 0 ? x.columns(at, rank) : apart.columns(0, rank);
     dXa = tape.value(x.rows(), rank, false);
     dropped = dropout > 0 ? tape.value(x.rows(), x.cols(), false) : null;
     dDropped = dropout > 0 ? tape.value(x.rows(), x.cols(), false) : null;
@@ -60,26 +70,39 @@ final class LowRankProduct {
               lowRank,
               update.from(),
               y.columns(update.from(), lowRank.b().rows()),
-              xa.columns(from, lowRank.rank()),
+              apart == null
+                  ? x.columns(at + from, lowRank.rank())
+                  : apart.columns(from, lowRank.rank()),
               dXa.columns(from, lowRank.rank())));
       from += lowRank.rank();
     }
   }
 
-  /** As few products as possible for all updates of one map. */
+  /**
+   * As few products as possible for all updates of one map.
+   *
+   * @param besideInput whether room for all x A^T has been reserved right of x
+   */
   static List<LowRankProduct> of(
-      Tape tape, Var x, Var y, List<LinearMap.Update> updates, MemorySegment seed) {
+      Tape tape,
+      Var x,
+      Var y,
+      List<LinearMap.Update> updates,
+      MemorySegment seed,
+      boolean besideInput) {
+    long at = besideInput ? x.cols() : 0;
     List<LowRankProduct> products = new ArrayList<>();
     List<LinearMap.Update> group = new ArrayList<>();
     for (LinearMap.Update update : updates) {
       if (!group.isEmpty() && !follows(group.getLast().lowRank(), update.lowRank())) {
-        products.add(new LowRankProduct(tape, x, y, List.copyOf(group), seed));
+        products.add(new LowRankProduct(tape, x, y, List.copyOf(group), seed, at));
+        at += besideInput ? products.getLast().a.rows() : 0;
         group.clear();
       }
       group.add(update);
     }
     if (!group.isEmpty()) {
-      products.add(new LowRankProduct(tape, x, y, group, seed));
+      products.add(new LowRankProduct(tape, x, y, group, seed, at));
     }
     return products;
   }
@@ -91,12 +114,13 @@ final class LowRankProduct {
         && before.a().isFollowedBy(after.a());
   }
 
-  Var xa() {
-    return xa;
+  /** What holds x A^T until the backward pass. */
+  Var keeps() {
+    return apart == null ? x : apart;
   }
 
   Var[] forwardValues() {
-    return Stream.of(xa, dropped).filter(Objects::nonNull).toArray(Var[]::new);
+    return Stream.of(apart, dropped).filter(Objects::nonNull).toArray(Var[]::new);
   }
 
   Var[] backwardValues() {
@@ -109,7 +133,8 @@ final class LowRankProduct {
    * @return one past the last term
    */
   int forward(Kernels k, LowRankTerms terms, int at) {
-    gemm(k, false, true, xa.rows(), xa.cols(), x.cols(), 1, input(k), a, 0, xa.value());
+    float alpha = apart == null ? scale : 1;
+    gemm(k, false, true, x.rows(), a.rows(), x.cols(), alpha, input(k), a, 0, xa.value());
     for (int i = 0; i < parts.size(); i++) {
       Part part = parts.get(i);
       LowRank lr = part.lowRank;
@@ -124,13 +149,18 @@ final class LowRankProduct {
           part.from,
           b.rows(),
           lr.rank(),
-          lr.scale());
+          scaleOfXa(lr));
     }
     return at + parts.size();
   }
 
+  /** What is left to multiply with. */
+  private float scaleOfXa(LowRank lowRank) {
+    return apart == null ? 1 : lowRank.scale();
+  }
+
   void backward(Kernels k) {
-    long tokens = xa.rows();
+    long tokens = x.rows();
     for (int i = 0; i < parts.size(); i++) {
       Part part = parts.get(i);
       LowRank lr = part.lowRank;
@@ -138,7 +168,7 @@ final class LowRankProduct {
       Tensor dY = part.y.gradient();
       if (lr.isTrainable()) {
         Tensor dB = lr.b().gradient();
-        gemm(k, true, false, out, lr.rank(), tokens, lr.scale(), dY, part.xa.value(), 1, dB);
+        gemm(k, true, false, out, lr.rank(), tokens, scaleOfXa(lr), dY, part.xa.value(), 1, dB);
       }
       Tensor b = lr.b().matrix();
       gemm(k, false, false, tokens, lr.rank(), out, lr.scale(), dY, b, 0, part.dXa.value());
@@ -163,7 +193,7 @@ final class LowRankProduct {
   void addInputGradient(Kernels k) {
     Tensor target = dropped == null ? x.gradient() : dDropped.value();
     float beta = dropped == null ? 1 : 0;
-    gemm(k, false, false, xa.rows(), a.cols(), a.rows(), 1, dXa.value(), a, beta, target);
+    gemm(k, false, false, x.rows(), a.cols(), a.rows(), 1, dXa.value(), a, beta, target);
     if (dropped != null) {
       k.dropout(dDropped.data(), x.gradientData(), x.size(), dropout, seed, stream, true);
     }
@@ -176,7 +206,17 @@ final class LowRankProduct {
     if (dropped == null) {
       return x.value();
     }
-    k.dropout(x.data(), dropped.data(), x.size(), dropout, seed, stream, false);
+    Tensor from = x.value();
+    k.dropout(
+        from.data(),
+        from.stride(),
+        dropped.data(),
+        x.rows(),
+        x.cols(),
+        dropout,
+        seed,
+        stream,
+        false);
     return dropped.value();
   }
 }

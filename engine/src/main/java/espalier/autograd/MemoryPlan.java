@@ -31,8 +31,12 @@ final class MemoryPlan {
     Block(Var var, boolean isGradient) {
       this.var = var;
       this.isGradient = isGradient;
-      long exact = var.size() * var.type().bytes();
+      long exact = var.rows() * stride() * var.type().bytes();
       bytes = (exact + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    }
+
+    long stride() {
+      return isGradient ? var.cols() : var.stride();
     }
 
     void livesAt(int time) {
@@ -103,10 +107,11 @@ final class MemoryPlan {
   void bind(MemorySegment memory) {
     for (Block block : blocks) {
       Tensor place =
-          Tensor.of(
+          new Tensor(
               memory.asSlice(block.offset, block.bytes, ALIGNMENT),
               block.var.rows(),
               block.var.cols(),
+              block.stride(),
               block.var.type());
       if (block.isGradient) {
         block.var.bindGradient(place);

@@ -20,7 +20,7 @@ public final class Normalization {
     }
     long rows = x.rows();
     long d = x.cols();
-    Var out = tape.value(rows, d, x.needsGradient() || weight.isTrainable());
+    Var out = tape.valueWithRoom(rows, d, x.needsGradient() || weight.isTrainable());
     Var rstd = tape.value(rows, 1);
     Var unused = x.needsGradient() ? null : tape.value(rows, d);
     Op op =
@@ -30,7 +30,15 @@ public final class Normalization {
             .forward(
                 k ->
                     k.rmsNormForward(
-                        x.data(), weight.data(), offset, eps, out.data(), rstd.data(), rows, d))
+                        x.data(),
+                        weight.data(),
+                        offset,
+                        eps,
+                        out.value().data(),
+                        out.value().stride(),
+                        rstd.data(),
+                        rows,
+                        d))
             .backward(
                 List.of(x, rstd),
                 List.of(x),
@@ -66,7 +74,7 @@ public final class Normalization {
     bothOrNone(weight, bias);
     long rows = x.rows();
     long d = x.cols();
-    Var out = tape.value(rows, d, x.needsGradient() || weight.isTrainable());
+    Var out = tape.valueWithRoom(rows, d, x.needsGradient() || weight.isTrainable());
     Var mean = tape.value(rows, 1);
     Var rstd = tape.value(rows, 1);
     Var unused = x.needsGradient() ? null : tape.value(rows, d);
@@ -81,7 +89,8 @@ public final class Normalization {
                         weight.data(),
                         bias.data(),
                         eps,
-                        out.data(),
+                        out.value().data(),
+                        out.value().stride(),
                         mean.data(),
                         rstd.data(),
                         rows,
@@ -126,7 +135,7 @@ public final class Normalization {
     if (weight.value().size() != d) {
       throw new IllegalArgumentException("RMSNorm of " + x + " with " + weight.value().size());
     }
-    Var out = tape.value(rows, d, sum.needsGradient() || weight.isTrainable());
+    Var out = tape.valueWithRoom(rows, d, sum.needsGradient() || weight.isTrainable());
     Var rstd = tape.value(rows, 1);
     Var unused = sum.needsGradient() ? null : tape.value(rows, d);
     Op op =
@@ -142,7 +151,8 @@ public final class Normalization {
                         offset,
                         eps,
                         sum.data(),
-                        out.data(),
+                        out.value().data(),
+                        out.value().stride(),
                         rstd.data(),
                         rows,
                         d))
@@ -180,7 +190,7 @@ public final class Normalization {
       throw new IllegalArgumentException("LayerNorm of " + x + " with " + weight.value().size());
     }
     bothOrNone(weight, bias);
-    Var out = tape.value(rows, d, sum.needsGradient() || weight.isTrainable());
+    Var out = tape.valueWithRoom(rows, d, sum.needsGradient() || weight.isTrainable());
     Var mean = tape.value(rows, 1);
     Var rstd = tape.value(rows, 1);
     Var unused = sum.needsGradient() ? null : tape.value(rows, d);
@@ -197,7 +207,8 @@ public final class Normalization {
                         bias.data(),
                         eps,
                         sum.data(),
-                        out.data(),
+                        out.value().data(),
+                        out.value().stride(),
                         mean.data(),
                         rstd.data(),
                         rows,

@@ -10,8 +10,9 @@ import java.lang.foreign.MemorySegment;
  * @param name as files spell it
  * @param value what is trained, float32; frozen matrices have the device's type
  * @param gradient float32, or null when frozen
- * @param rounded of a trained weight, what products read where the device computes in another type
- *     than float32; else null
+ * @param rounded of a trained weight, what products read where that is not the value itself: where
+ *     the device computes in another type than float32, or where the weight has a place beside
+ *     another; else null
  */
 public record Parameter(String name, Tensor value, Tensor gradient, Tensor rounded) {
 
@@ -40,8 +41,9 @@ public record Parameter(String name, Tensor value, Tensor gradient, Tensor round
   public boolean isFollowedBy(Parameter next) {
     long bytes = value.size() * Float.BYTES;
     return value.data().address() + bytes == next.value.data().address()
-        && (gradient == null
-            || gradient.data().address() + bytes == next.gradient.data().address());
+        && (gradient == null || gradient.data().address() + bytes == next.gradient.data().address())
+        && matrix().data().address() + rows() * matrix().stride() * matrix().type().bytes()
+            == next.matrix().data().address();
   }
 
   public long rows() {

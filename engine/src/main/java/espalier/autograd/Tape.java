@@ -61,6 +61,14 @@ public final class Tape {
   }
 
   /**
+   * Activations of which whoever computes and reads them minds the {@linkplain Tensor#stride
+   * stride}, so that others may {@linkplain Var#reserve lie right of them}.
+   */
+  public Var valueWithRoom(long rows, long cols, boolean needsGradient) {
+    return value(new Var(rows, cols, needsGradient, device.type(), true));
+  }
+
+  /**
    * What is no activation and has no gradient: statistics, losses, index lists, scratch. Four bytes
    * an element.
    */

@@ -16,6 +16,8 @@ public final class Var {
   private final long cols;
   private final boolean needsGradient;
   private final ElementType type;
+  private final boolean mayHaveRoom;
+  private long reserved; // columns right of its own
   private Tensor value;
   private Tensor gradient;
   private boolean gradientStarted;
@@ -26,6 +28,11 @@ public final class Var {
   Op producer;
 
   Var(long rows, long cols, boolean needsGradient, ElementType type) {
+    this(rows, cols, needsGradient, type, false);
+  }
+
+  Var(long rows, long cols, boolean needsGradient, ElementType type, boolean mayHaveRoom) {
+    this.mayHaveRoom = mayHaveRoom;
     this.rows = rows;
     this.cols = cols;
     this.needsGradient = needsGradient;
@@ -61,12 +68,37 @@ public final class Var {
     return gradient;
   }
 
+  /** Of rows one after another; where they may lie apart, {@link #value} has their stride. */
   public MemorySegment data() {
+    if (reserved > 0) {
+      throw new IllegalStateException(this + " is read as if nothing lay between its rows");
+    }
     return value.data();
   }
 
   public MemorySegment gradientData() {
     return gradient.data();
+  }
+
+  /**
+   * Makes room for {@code count} columns right of this value's own, to be written by one operation
+   * that reads this value: {@link #columns} from {@link #cols} on, which have no gradient. They
+   * live as long as the value, and both are one matrix.
+   *
+   * @return whether it can be: not where whoever computes the value writes rows one after another,
+   *     nor where the room is taken
+   */
+  boolean reserve(long count) {
+    if (!mayHaveRoom || reserved > 0) {
+      return false;
+    }
+    reserved = count;
+    return true;
+  }
+
+  /** Elements from one row of the value to the next. */
+  long stride() {
+    return WeightBlock.rowLength(cols, reserved);
   }
 
   /**
@@ -136,9 +168,9 @@ public final class Var {
     }
   }
 
-  /** The columns {@code [from, from + count)}. */
+  /** The columns {@code [from, from + count)}, reserved ones included. */
   public Columns columns(long from, long count) {
-    if (from < 0 || count < 1 || from + count > cols) {
+    if (from < 0 || count < 1 || from + count > cols + reserved) {
       throw new IndexOutOfBoundsException(
           "columns [" + from + ", " + (from + count) + ") of " + this);
     }
@@ -149,12 +181,15 @@ public final class Var {
 
   void bindValue(Tensor memory) {
     value = memory;
-    columns.forEach(view -> view.value = memory.columns(view.from, view.count));
+    Tensor all = new Tensor(memory.data(), rows, cols + reserved, memory.stride(), type);
+    columns.forEach(view -> view.value = all.columns(view.from, view.count));
   }
 
   void bindGradient(Tensor memory) {
     gradient = memory;
-    columns.forEach(view -> view.gradient = memory.columns(view.from, view.count));
+    columns.stream()
+        .filter(view -> view.from < cols)
+        .forEach(view -> view.gradient = memory.columns(view.from, view.count));
   }
 
   @Override

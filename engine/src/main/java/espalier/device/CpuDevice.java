@@ -44,6 +44,11 @@ final class CpuDevice extends Device {
   }
 
   @Override
+  public boolean joinsTerms() {
+    return false; // y is in cache where terms are added: see native/cpu/linear.cpp
+  }
+
+  @Override
   public MemorySegment allocate(long bytes) {
     return memory.allocate(bytes);
   }

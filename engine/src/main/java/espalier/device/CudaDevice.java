@@ -99,6 +99,11 @@ final class CudaDevice extends Device {
   }
 
   @Override
+  public boolean joinsTerms() {
+    return true; // y is written once, and by cuBLAS: see native/cuda/linear.cu
+  }
+
+  @Override
   public MemorySegment allocate(long bytes) {
     return memory.allocate(bytes);
   }

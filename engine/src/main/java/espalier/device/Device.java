@@ -120,6 +120,12 @@ public abstract sealed class Device implements AutoCloseable permits CpuDevice, 
   /** In one line: what it is, and what computes its products. */
   public abstract String describe();
 
+  /**
+   * Whether a linear map is computed faster with its low-rank terms as more columns of one product,
+   * so that it pays to lay them out so.
+   */
+  public abstract boolean joinsTerms();
+
   /** What memory is allocated for from now on, for whoever is told that there is too little. */
   public abstract void holder(String name);
 

@@ -70,10 +70,16 @@ public final class Kernels extends SaeTrainingKernels {
 
   /** {@code x[i]} uniform in (-bound, bound), of the device's type, by the seed and i alone. */
   public void fillUniform(MemorySegment x, float bound, long seed, long n) {
-    size("esp_fill_uniform", "n", n);
-    elements("esp_fill_uniform", "x", x, n);
-    begin(0, (double) elementBytes * n);
-    check("esp_fill_uniform", esp_fill_uniform(x, bound, seed, n, dtype));
+    fillUniform(x, n, bound, seed, 1, n);
+  }
+
+  /** As above, with i = r * cols + c in rows {@code ldx} elements apart. */
+  public void fillUniform(MemorySegment x, long ldx, float bound, long seed, long rows, long cols) {
+    size("esp_fill_uniform", "rows", rows);
+    size("esp_fill_uniform", "cols", cols);
+    rows("esp_fill_uniform", "x", x, rows, cols, ldx);
+    begin(0, (double) elementBytes * rows * cols);
+    check("esp_fill_uniform", esp_fill_uniform(x, ldx, bound, seed, rows, cols, dtype));
   }
 
   /**
@@ -369,6 +375,7 @@ public final class Kernels extends SaeTrainingKernels {
       boolean transposed,
       MemorySegment rowScale,
       MemorySegment dst,
+      long ldDst,
       long rows,
       long cols,
       ElementType to) {
@@ -377,11 +384,20 @@ public final class Kernels extends SaeTrainingKernels {
     positive(kernel, "cols", cols);
     bytes(kernel, "src", src, Math.multiplyExact(rows, cols), bytesOf(from));
     floatsOrNull(kernel, "row_scale", rowScale, rows);
-    bytes(kernel, "dst", dst, Math.multiplyExact(rows, cols), to.bytes());
+    matrix(kernel, "dst", dst, rows, cols, ldDst, to.bytes());
     begin(0, (double) rows * cols * (bytesOf(from) + to.bytes()));
     check(
         kernel,
-        esp_convert_matrix(src, from, flag(transposed), rowScale, dst, rows, cols, to.code()));
+        esp_convert_matrix(
+            src, from, flag(transposed), rowScale, dst, ldDst, rows, cols, to.code()));
+  }
+
+  /** Copies matrices out of flat float32 {@code values}, rounded, to where {@code places} says. */
+  public void placeMatrices(MemorySegment values, Places places) {
+    String kernel = "esp_place_matrices";
+    floats(kernel, "values", values, places.end());
+    begin(0, (double) places.end() * (Float.BYTES + elementBytes));
+    check(kernel, esp_place_matrices(values, places.structs(), places.count(), dtype));
   }
 
   private static int bytesOf(int dtype) {
@@ -397,12 +413,29 @@ public final class Kernels extends SaeTrainingKernels {
       MemorySegment seed,
       long stream,
       boolean accumulate) {
-    size("esp_dropout", "n", n);
-    elements("esp_dropout", "x", x, n);
-    elements("esp_dropout", "out", out, n);
+    dropout(x, n, out, 1, n, p, seed, stream, accumulate);
+  }
+
+  /** As above for {@code [rows, cols]}, rows of x {@code ldx} elements apart. */
+  public void dropout(
+      MemorySegment x,
+      long ldx,
+      MemorySegment out,
+      long rows,
+      long cols,
+      float p,
+      MemorySegment seed,
+      long stream,
+      boolean accumulate) {
+    size("esp_dropout", "rows", rows);
+    size("esp_dropout", "cols", cols);
+    rows("esp_dropout", "x", x, rows, cols, ldx);
+    elements("esp_dropout", "out", out, rows, cols);
     bytes("esp_dropout", "seed", seed, 1, Long.BYTES);
-    begin(0, 2.0 * elementBytes * n);
-    check("esp_dropout", esp_dropout(x, out, n, p, seed, stream, flag(accumulate), dtype));
+    begin(0, 2.0 * elementBytes * rows * cols);
+    check(
+        "esp_dropout",
+        esp_dropout(x, ldx, out, rows, cols, p, seed, stream, flag(accumulate), dtype));
   }
 
   /** {@code out[t] = scale * table[ids[t]]} */
@@ -469,7 +502,7 @@ public final class Kernels extends SaeTrainingKernels {
     positive(kernel, "d", d);
   }
 
-  /** {@code out = x * rstd * (weightOffset + weight)} by rows of d. */
+  /** {@code out = x * rstd * (weightOffset + weight)} by rows of d, those of out one by one. */
   public void rmsNormForward(
       MemorySegment x,
       MemorySegment weight,
@@ -479,16 +512,30 @@ public final class Kernels extends SaeTrainingKernels {
       MemorySegment rstd,
       long rows,
       long d) {
+    rmsNormForward(x, weight, weightOffset, eps, out, d, rstd, rows, d);
+  }
+
+  /** As above, rows of out {@code ldOut} elements apart. */
+  public void rmsNormForward(
+      MemorySegment x,
+      MemorySegment weight,
+      float weightOffset,
+      float eps,
+      MemorySegment out,
+      long ldOut,
+      MemorySegment rstd,
+      long rows,
+      long d) {
     size("esp_rms_norm_forward", "rows", rows);
     positive("esp_rms_norm_forward", "d", d);
     elements("esp_rms_norm_forward", "x", x, rows, d);
     floats("esp_rms_norm_forward", "weight", weight, d);
-    elements("esp_rms_norm_forward", "out", out, rows, d);
+    rows("esp_rms_norm_forward", "out", out, rows, d, ldOut);
     floats("esp_rms_norm_forward", "rstd", rstd, rows);
     begin(4.0 * rows * d, 2.0 * elementBytes * rows * d);
     check(
         "esp_rms_norm_forward",
-        esp_rms_norm_forward(x, weight, weightOffset, eps, out, rstd, rows, d, dtype));
+        esp_rms_norm_forward(x, weight, weightOffset, eps, out, ldOut, rstd, rows, d, dtype));
   }
 
   /** {@code sum = x + y}, and RMSNorm of it. */
@@ -500,18 +547,20 @@ public final class Kernels extends SaeTrainingKernels {
       float eps,
       MemorySegment sum,
       MemorySegment out,
+      long ldOut,
       MemorySegment rstd,
       long rows,
       long d) {
     String kernel = "esp_add_rms_norm_forward";
     summedSizes(kernel, x, y, sum, rows, d);
     floats(kernel, "weight", weight, d);
-    elements(kernel, "out", out, rows, d);
+    rows(kernel, "out", out, rows, d, ldOut);
     floats(kernel, "rstd", rstd, rows);
     begin(5.0 * rows * d, 4.0 * elementBytes * rows * d);
     check(
         kernel,
-        esp_add_rms_norm_forward(x, y, weight, weightOffset, eps, sum, out, rstd, rows, d, dtype));
+        esp_add_rms_norm_forward(
+            x, y, weight, weightOffset, eps, sum, out, ldOut, rstd, rows, d, dtype));
   }
 
   private void summedSizes(
@@ -560,17 +609,34 @@ public final class Kernels extends SaeTrainingKernels {
       MemorySegment rstd,
       long rows,
       long d) {
+    layerNormForward(x, weight, bias, eps, out, d, mean, rstd, rows, d);
+  }
+
+  /** As above, rows of out {@code ldOut} elements apart. */
+  public void layerNormForward(
+      MemorySegment x,
+      MemorySegment weight,
+      MemorySegment bias,
+      float eps,
+      MemorySegment out,
+      long ldOut,
+      MemorySegment mean,
+      MemorySegment rstd,
+      long rows,
+      long d) {
     String kernel = "esp_layer_norm_forward";
     size(kernel, "rows", rows);
     positive(kernel, "d", d);
     elements(kernel, "x", x, rows, d);
     floats(kernel, "weight", weight, d);
     floats(kernel, "bias", bias, d);
-    elements(kernel, "out", out, rows, d);
+    rows(kernel, "out", out, rows, d, ldOut);
     floats(kernel, "mean", mean, rows);
     floats(kernel, "rstd", rstd, rows);
     begin(6.0 * rows * d, 2.0 * elementBytes * rows * d);
-    check(kernel, esp_layer_norm_forward(x, weight, bias, eps, out, mean, rstd, rows, d, dtype));
+    check(
+        kernel,
+        esp_layer_norm_forward(x, weight, bias, eps, out, ldOut, mean, rstd, rows, d, dtype));
   }
 
   /** {@code sum = x + y}, and LayerNorm of it. */
@@ -582,6 +648,7 @@ public final class Kernels extends SaeTrainingKernels {
       float eps,
       MemorySegment sum,
       MemorySegment out,
+      long ldOut,
       MemorySegment mean,
       MemorySegment rstd,
       long rows,
@@ -590,13 +657,14 @@ public final class Kernels extends SaeTrainingKernels {
     summedSizes(kernel, x, y, sum, rows, d);
     floats(kernel, "weight", weight, d);
     floats(kernel, "bias", bias, d);
-    elements(kernel, "out", out, rows, d);
+    rows(kernel, "out", out, rows, d, ldOut);
     floats(kernel, "mean", mean, rows);
     floats(kernel, "rstd", rstd, rows);
     begin(7.0 * rows * d, 4.0 * elementBytes * rows * d);
     check(
         kernel,
-        esp_add_layer_norm_forward(x, y, weight, bias, eps, sum, out, mean, rstd, rows, d, dtype));
+        esp_add_layer_norm_forward(
+            x, y, weight, bias, eps, sum, out, ldOut, mean, rstd, rows, d, dtype));
   }
 
   public void layerNormBackward(
@@ -768,13 +836,50 @@ public final class Kernels extends SaeTrainingKernels {
       float scale,
       float softcap,
       long window) {
+    attentionForward(
+        q,
+        ldQ,
+        k,
+        v,
+        ldKv,
+        out,
+        nHeads * headDim,
+        lse,
+        batch,
+        seqLen,
+        nHeads,
+        nKvHeads,
+        headDim,
+        scale,
+        softcap,
+        window);
+  }
+
+  /** As above, rows of out {@code ldOut} elements apart. */
+  public void attentionForward(
+      MemorySegment q,
+      long ldQ,
+      MemorySegment k,
+      MemorySegment v,
+      long ldKv,
+      MemorySegment out,
+      long ldOut,
+      MemorySegment lse,
+      long batch,
+      long seqLen,
+      long nHeads,
+      long nKvHeads,
+      long headDim,
+      float scale,
+      float softcap,
+      long window) {
     String kernel = "esp_attention_forward";
     attentionSizes(kernel, batch, seqLen, nHeads, nKvHeads, headDim);
     long tokens = batch * seqLen;
     rows(kernel, "q", q, tokens, nHeads * headDim, ldQ);
     rows(kernel, "k", k, tokens, nKvHeads * headDim, ldKv);
     rows(kernel, "v", v, tokens, nKvHeads * headDim, ldKv);
-    elements(kernel, "out", out, tokens, nHeads * headDim);
+    rows(kernel, "out", out, tokens, nHeads * headDim, ldOut);
     floats(kernel, "lse", lse, tokens, nHeads);
     begin(
         attentionFlops(batch, seqLen, window, nHeads * headDim),
@@ -782,8 +887,8 @@ public final class Kernels extends SaeTrainingKernels {
     check(
         kernel,
         esp_attention_forward(
-            q, ldQ, k, v, ldKv, out, lse, batch, seqLen, nHeads, nKvHeads, headDim, scale, softcap,
-            window, dtype));
+            q, ldQ, k, v, ldKv, out, ldOut, lse, batch, seqLen, nHeads, nKvHeads, headDim, scale,
+            softcap, window, dtype));
   }
 
   /** Gradients of {@link #attentionForward}, overwritten; delta is scratch. */
@@ -808,13 +913,60 @@ public final class Kernels extends SaeTrainingKernels {
       float scale,
       float softcap,
       long window) {
+    attentionBackward(
+        q,
+        ldQ,
+        k,
+        v,
+        ldKv,
+        out,
+        nHeads * headDim,
+        lse,
+        dOut,
+        delta,
+        dQ,
+        dK,
+        dV,
+        batch,
+        seqLen,
+        nHeads,
+        nKvHeads,
+        headDim,
+        scale,
+        softcap,
+        window);
+  }
+
+  /** As above, rows of out {@code ldOut} elements apart. */
+  public void attentionBackward(
+      MemorySegment q,
+      long ldQ,
+      MemorySegment k,
+      MemorySegment v,
+      long ldKv,
+      MemorySegment out,
+      long ldOut,
+      MemorySegment lse,
+      MemorySegment dOut,
+      MemorySegment delta,
+      MemorySegment dQ,
+      MemorySegment dK,
+      MemorySegment dV,
+      long batch,
+      long seqLen,
+      long nHeads,
+      long nKvHeads,
+      long headDim,
+      float scale,
+      float softcap,
+      long window) {
     String kernel = "esp_attention_backward";
     attentionSizes(kernel, batch, seqLen, nHeads, nKvHeads, headDim);
     long tokens = batch * seqLen;
     rows(kernel, "q", q, tokens, nHeads * headDim, ldQ);
     rows(kernel, "k", k, tokens, nKvHeads * headDim, ldKv);
     rows(kernel, "v", v, tokens, nKvHeads * headDim, ldKv);
-    elements(kernel, "out", out, tokens, nHeads * headDim);
+    rows(kernel, "out", out, tokens, nHeads * headDim, ldOut);
     floats(kernel, "lse", lse, tokens, nHeads);
     elements(kernel, "d_out", dOut, tokens, nHeads * headDim);
     floats(kernel, "delta", delta, tokens, nHeads);
@@ -827,8 +979,8 @@ public final class Kernels extends SaeTrainingKernels {
     check(
         kernel,
         esp_attention_backward(
-            q, ldQ, k, v, ldKv, out, lse, dOut, delta, dQ, dK, dV, batch, seqLen, nHeads, nKvHeads,
-            headDim, scale, softcap, window, dtype));
+            q, ldQ, k, v, ldKv, out, ldOut, lse, dOut, delta, dQ, dK, dV, batch, seqLen, nHeads,
+            nKvHeads, headDim, scale, softcap, window, dtype));
   }
 
   /**
@@ -862,12 +1014,18 @@ public final class Kernels extends SaeTrainingKernels {
    */
   public void gatedForward(
       MemorySegment gateUp, int activation, MemorySegment out, long rows, long d) {
+    gatedForward(gateUp, activation, out, d, rows, d);
+  }
+
+  /** As above, rows of out {@code ldOut} elements apart. */
+  public void gatedForward(
+      MemorySegment gateUp, int activation, MemorySegment out, long ldOut, long rows, long d) {
     size("esp_gated_forward", "rows", rows);
     positive("esp_gated_forward", "d", d);
     elements("esp_gated_forward", "gate_up", gateUp, rows, Math.multiplyExact(2, d));
-    elements("esp_gated_forward", "out", out, rows, d);
+    rows("esp_gated_forward", "out", out, rows, d, ldOut);
     begin(0, 3.0 * elementBytes * rows * d);
-    check("esp_gated_forward", esp_gated_forward(gateUp, activation, out, rows, d, dtype));
+    check("esp_gated_forward", esp_gated_forward(gateUp, activation, out, ldOut, rows, d, dtype));
   }
 
   /** dGateUp may be gateUp. */

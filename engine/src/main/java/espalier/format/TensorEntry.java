@@ -86,12 +86,14 @@ public record TensorEntry(
 
   /**
    * Converts to the target's type into device memory, in one pass over the bytes and in their
-   * order.
+   * order. Rows of the target may lie apart.
    */
   public void copyTo(Device device, Tensor target) {
-    if (target.size() != size() || !target.isContiguous()) {
-      throw new IllegalArgumentException(name + ": " + size() + " elements for " + target.size());
+    if (!target.isContiguous()) {
+      copyTo(device, false, MemorySegment.NULL, target);
+      return;
     }
+    requireSize(target);
     copyTo(device, 0, target);
   }
 
@@ -113,9 +115,7 @@ public record TensorEntry(
    * @param rowScale {@code [rows of target]} in device memory, NULL for 1
    */
   public void copyTo(Device device, boolean transposed, MemorySegment rowScale, Tensor target) {
-    if (target.size() != size() || !target.isContiguous()) {
-      throw new IllegalArgumentException(name + ": " + size() + " elements for " + target.size());
-    }
+    requireSize(target);
     if (transposed) {
       convertMatrix(device, data, true, rowScale, target);
       return;
@@ -128,6 +128,12 @@ public record TensorEntry(
       MemorySegment scale =
           rowScale.equals(MemorySegment.NULL) ? rowScale : rowScale.asSlice(row * Float.BYTES);
       convertMatrix(device, source, false, scale, part);
+    }
+  }
+
+  private void requireSize(Tensor target) {
+    if (target.size() != size()) {
+      throw new IllegalArgumentException(name + ": " + size() + " elements for " + target.size());
     }
   }
 
@@ -145,6 +151,7 @@ public record TensorEntry(
             transposed,
             rowScale,
             target.data(),
+            target.stride(),
             target.rows(),
             target.cols(),
             target.type());

@@ -17,6 +17,7 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -30,7 +31,7 @@ import java.util.stream.IntStream;
  * names, initial values and scale.
  *
  * <p>Parameters lie in memory such that the A matrices of layers which read the same input are
- * neighbours.
+ * neighbours. Where the model has room beside a weight, the copies that products read lie there.
  */
 public final class LoraAdapter {
 
@@ -48,6 +49,7 @@ public final class LoraAdapter {
     this.device = device;
     storedTransposed = model.config().family().storesTransposed();
     List<ParameterSet.Shape> shapes = new ArrayList<>();
+    Map<String, Tensor> copies = new HashMap<>();
     List<Projection> adapted = new ArrayList<>();
     for (LinearLayer group : groups(model)) {
       group.projections().forEach(p -> linear.put(p.path(), p));
@@ -61,10 +63,13 @@ public final class LoraAdapter {
       for (Projection p : chosen) {
         shapes.add(new ParameterSet.Shape(key(p, 'B'), p.outputs(), rank(p)));
       }
+      if (group.room() != null) {
+        place(group, chosen, copies);
+      }
       adapted.addAll(chosen);
     }
     shapes.addAll(beside);
-    parameters = new ParameterSet(device, shapes);
+    parameters = new ParameterSet(device, shapes, copies);
     for (Projection p : adapted) {
       updates.put(
           p.path(),
@@ -74,6 +79,22 @@ public final class LoraAdapter {
               (float) settings.scale(p.path()),
               (float) settings.dropout(),
               updates.size()));
+    }
+  }
+
+  /**
+   * A one below the other under the weight, B side by side right of it, as WeightBlock has them.
+   */
+  private void place(LinearLayer group, List<Projection> chosen, Map<String, Tensor> copies) {
+    long row = 0;
+    long from = 0;
+    for (Projection p : group.projections()) {
+      if (chosen.contains(p)) {
+        copies.put(key(p, 'A'), group.room().a(from, rank(p)));
+        copies.put(key(p, 'B'), group.room().b(row, p.outputs(), from, rank(p)));
+        from += rank(p);
+      }
+      row += p.outputs();
     }
   }
 

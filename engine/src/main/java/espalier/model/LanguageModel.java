@@ -5,6 +5,7 @@ import espalier.autograd.Parameter;
 import espalier.autograd.ParameterSet;
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
+import espalier.autograd.WeightBlock;
 import espalier.device.Device;
 import espalier.device.ElementType;
 import espalier.format.ModelConfig;
@@ -42,16 +43,19 @@ public final class LanguageModel {
   private final Parameter head;
   private final List<WeightStack> stacks;
   private final Map<String, Parameter> weights;
+  private final Map<String, WeightBlock> room; // around weights, by their names
   private final Map<RopeConfig, RotaryTable> rotary;
 
   private LanguageModel(
       ModelConfig config,
       List<WeightStack> stacks,
       Map<String, Parameter> weights,
+      Map<String, WeightBlock> room,
       Map<RopeConfig, RotaryTable> rotary) {
     this.config = config;
     this.stacks = stacks;
     this.weights = weights;
+    this.room = room;
     this.rotary = rotary;
     ModelLayout layout = new ModelLayout(config);
     embedding = weights.get(layout.embedding());
@@ -77,46 +81,83 @@ public final class LanguageModel {
    * that a long-context model could take would be a few hundred MB.
    */
   public static LanguageModel load(Device device, ModelFolder folder, int positions) {
+    return load(device, folder, positions, Map.of());
+  }
+
+  /**
+   * As above, with room beside weights for one adapter, where the device gains by it.
+   *
+   * @param ranks of the adapter's updates, by path of the layer
+   */
+  public static LanguageModel load(
+      Device device, ModelFolder folder, int positions, Map<String, Integer> ranks) {
     List<WeightStack> stacks = new ModelLayout(folder.config()).stacks();
-    long bytes = stacks.stream().mapToLong(s -> s.rows() * s.cols() * s.type(device).bytes()).sum();
+    long bytes =
+        stacks.stream()
+            .mapToLong(
+                s -> WeightBlock.bytes(s.type(device), s.rows(), s.cols(), rank(device, s, ranks)))
+            .sum();
     device.require(WEIGHTS, bytes); // before minutes of reading that would come to nothing
     device.holder(WEIGHTS);
     Map<String, Parameter> weights = new LinkedHashMap<>();
+    Map<String, WeightBlock> room = new HashMap<>();
     for (WeightStack stack : stacks) {
-      Tensor value = Tensor.allocate(device, stack.rows(), stack.cols(), stack.type(device));
+      Tensor value = allocate(device, stack, ranks, room);
       stack.load(device, folder, value);
       weights.put(stack.name(), Parameter.frozen(stack.name(), value));
     }
     folder.requireAllTaken();
     return new LanguageModel(
-        folder.config(), stacks, weights, rotary(device, folder.config(), positions));
+        folder.config(), stacks, weights, room, rotary(device, folder.config(), positions));
+  }
+
+  private static long rank(Device device, WeightStack stack, Map<String, Integer> ranks) {
+    return device.joinsTerms() ? stack.rank(ranks) : 0;
+  }
+
+  private static Tensor allocate(
+      Device device, WeightStack stack, Map<String, Integer> ranks, Map<String, WeightBlock> room) {
+    long rank = rank(device, stack, ranks);
+    if (rank == 0) {
+      return Tensor.allocate(device, stack.rows(), stack.cols(), stack.type(device));
+    }
+    WeightBlock block = WeightBlock.allocate(device, stack.rows(), stack.cols(), rank);
+    room.put(stack.name(), block);
+    return block.weight();
   }
 
   /**
    * A frozen model of random weights, made on the device, for measurements where shapes alone
    * matter: matrices uniform with standard deviation 0.02, projections back into the residual
    * stream scaled by 1/sqrt(2 layers), norms and biases that change nothing.
+   *
+   * @param ranks as {@link #load} takes them
    */
-  public static LanguageModel random(Device device, ModelConfig config, int positions, long seed) {
+  public static LanguageModel random(
+      Device device, ModelConfig config, int positions, long seed, Map<String, Integer> ranks) {
     List<WeightStack> stacks = new ModelLayout(config).stacks();
     Map<String, Parameter> weights = new LinkedHashMap<>();
+    Map<String, WeightBlock> room = new HashMap<>();
     double bound = 0.02 * Math.sqrt(3); // of a uniform distribution with deviation 0.02
     double residual = 1 / Math.sqrt(2.0 * config.numLayers());
     for (WeightStack stack : stacks) {
-      Tensor value = Tensor.allocate(device, stack.rows(), stack.cols(), stack.type(device));
+      Tensor value = allocate(device, stack, ranks, room);
       long own = seed + weights.size();
       switch (stack.role()) {
-        case MATRIX -> device.kernels().fillUniform(value.data(), (float) bound, own, value.size());
-        case BACK ->
-            device
-                .kernels()
-                .fillUniform(value.data(), (float) (bound * residual), own, value.size());
+        case MATRIX -> fillUniform(device, value, bound, own);
+        case BACK -> fillUniform(device, value, bound * residual, own);
         case GAIN -> device.kernels().fill(value.data(), 1, value.size());
         case BIAS -> device.kernels().fill(value.data(), 0, value.size());
       }
       weights.put(stack.name(), Parameter.frozen(stack.name(), value));
     }
-    return new LanguageModel(config, stacks, weights, rotary(device, config, positions));
+    return new LanguageModel(config, stacks, weights, room, rotary(device, config, positions));
+  }
+
+  private static void fillUniform(Device device, Tensor value, double bound, long seed) {
+    device
+        .kernels()
+        .fillUniform(value.data(), value.stride(), (float) bound, seed, value.rows(), value.cols());
   }
 
   /** One table for all blocks that rotate alike. */
@@ -169,7 +210,7 @@ public final class LanguageModel {
     }
     parameters.round(device.kernels());
     return new LanguageModel(
-        config, stacks, weights, rotary(device, config, config.maxPositionEmbeddings()));
+        config, stacks, weights, Map.of(), rotary(device, config, config.maxPositionEmbeddings()));
   }
 
   /**
@@ -181,7 +222,7 @@ public final class LanguageModel {
     from.weights.forEach(
         (name, weight) -> {
           Parameter parameter = parameters.get(name);
-          Tensor start = weight.value();
+          Tensor start = weight.value().reshape(weight.rows(), weight.cols()); // no room in it
           device
               .kernels()
               .convert(
@@ -193,14 +234,14 @@ public final class LanguageModel {
           weights.put(name, parameter);
         });
     parameters.round(device.kernels());
-    return new LanguageModel(from.config, from.stacks, weights, from.rotary);
+    return new LanguageModel(from.config, from.stacks, weights, Map.of(), from.rotary);
   }
 
   /** The same model, for passes that do not train it. */
   public LanguageModel frozen() {
     Map<String, Parameter> frozen = new LinkedHashMap<>();
     weights.forEach((name, parameter) -> frozen.put(name, parameter.frozen()));
-    return new LanguageModel(config, stacks, frozen, rotary);
+    return new LanguageModel(config, stacks, frozen, room, rotary);
   }
 
   public ModelConfig config() {
@@ -244,11 +285,21 @@ public final class LanguageModel {
     DecoderBlock block = blocks.get(layer);
     return Stream.of(
             block.attention().qkv(), block.attention().out(), block.mlp().in(), block.mlp().out())
-        .map(l -> new LinearLayer(l.projections(), l.inputs()));
+        .map(l -> new LinearLayer(l.projections(), l.inputs(), room.get(l.weight().name())));
   }
 
-  /** Projections that are computed as one product. */
-  public record LinearLayer(List<Projection> projections, long inputs) {}
+  /** Paths of a block's linear layers, in the same order. */
+  public static Stream<String> linearPaths(ModelConfig config, int layer) {
+    return new ModelLayout(config)
+        .linearLayers(layer).stream().flatMap(List::stream).map(Projection::path);
+  }
+
+  /**
+   * Projections that are computed as one product.
+   *
+   * @param room around their weight; null where there is none
+   */
+  public record LinearLayer(List<Projection> projections, long inputs, WeightBlock room) {}
 
   /** The residual stream before block 0, {@code [tokens, hidden]}. */
   public Var embed(Tape tape, TokenBatch batch) {

@@ -82,6 +82,12 @@ final class ModelLayout {
     return stacks;
   }
 
+  /** Projections of a block that are computed as one, in the order of the forward pass. */
+  List<List<Projection>> linearLayers(int layer) {
+    String path = names.blockPath(layer);
+    return List.of(queryKeyValue(path), attentionOut(path), mlpIn(path), mlpOut(path));
+  }
+
   /** Block {@code layer}, its weights looked up by the names of their stacks. */
   DecoderBlock block(int layer, Function<String, Parameter> weights, RotaryTable rotary) {
     String path = names.blockPath(layer);

@@ -11,6 +11,7 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
 
 /**
  * A weight as the engine holds it: tensors of a model file one after another, so that layers which
@@ -110,6 +111,17 @@ record WeightStack(Role role, List<Part> parts, long rows, long cols) {
     return role == Role.MATRIX || role == Role.BACK ? device.type() : ElementType.F32;
   }
 
+  /** Its layers' low-rank updates together, by path of the layer. */
+  long rank(Map<String, Integer> ranks) {
+    String suffix = ".weight";
+    return parts.stream()
+        .map(Part::tensor)
+        .filter(tensor -> tensor.endsWith(suffix))
+        .mapToLong(
+            tensor -> ranks.getOrDefault(tensor.substring(0, tensor.length() - suffix.length()), 0))
+        .sum();
+  }
+
   /** Reads all parts, converted to its type, into {@code value}. */
   void load(Device device, ModelFolder folder, Tensor value) {
     long at = 0;
@@ -142,7 +154,11 @@ record WeightStack(Role role, List<Part> parts, long rows, long cols) {
     return outputs;
   }
 
+  /** Rows of a matrix, elements of a vector. */
   private static Tensor slice(Tensor value, long at, Part part) {
+    if (value.rows() > 1) {
+      return value.rows(at / part.cols(), part.rows());
+    }
     return value
         .reshape(1, value.size())
         .columns(at, part.size())

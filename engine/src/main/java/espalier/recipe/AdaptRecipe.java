@@ -85,7 +85,8 @@ public final class AdaptRecipe {
             .map(f -> TokenRows.read(List.of(f), config, settings.model(), rows.context(), cache));
     Saes saes = Saes.load(device, settings.saes(), config, console);
     int positions = Math.max(rows.context(), evalRows.map(TokenRows::context).orElse(0));
-    LanguageModel model = LanguageModel.load(device, files, positions);
+    LanguageModel model =
+        LanguageModel.load(device, files, positions, Adaptation.ranks(config, settings));
     Adaptation adaptation = Adaptation.begin(device, model, saes.byLayer(), settings);
     return new Inputs(model, saes, adaptation, rows, evalRows);
   }

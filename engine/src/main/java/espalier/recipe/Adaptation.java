@@ -3,6 +3,7 @@ package espalier.recipe;
 import espalier.autograd.ParameterSet;
 import espalier.device.Device;
 import espalier.format.InputException;
+import espalier.format.ModelConfig;
 import espalier.format.OutputAdapterFile;
 import espalier.format.PeftAdapter;
 import espalier.lora.LoraAdapter;
@@ -17,6 +18,7 @@ import espalier.sae.TrainableSae;
 import espalier.tensor.Tensor;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
@@ -109,23 +111,45 @@ record Adaptation(
     return settings.rank().orElse(AdaptSettings.DEFAULT_RANK);
   }
 
+  /** Of the low-rank updates that a run will train, by path of the layer. */
+  static Map<String, Integer> ranks(ModelConfig config, AdaptSettings settings) {
+    Map<String, Integer> ranks = new HashMap<>();
+    if (!AdaptTarget.parse(settings.train()).hasLora()) {
+      return ranks;
+    }
+    if (settings.initAdapter().isEmpty()) {
+      newAdapter(config, settings).layers().forEach((path, layer) -> ranks.put(path, layer.rank()));
+      return ranks;
+    }
+    try (PeftAdapter file = PeftAdapter.open(settings.initAdapter().get())) {
+      file.layers().forEach((path, layer) -> ranks.put(path, layer.rank()));
+    }
+    return ranks;
+  }
+
+  private static LoraSettings newAdapter(ModelConfig config, AdaptSettings settings) {
+    return LoraSettings.uniform(
+        AdapterChoice.paths(
+            settings.targets(),
+            AdapterChoice.layers(settings.layers(), settings.saes(), config.numLayers()),
+            config),
+        rank(settings),
+        settings.alpha(),
+        settings.dropout());
+  }
+
   /**
    * @param beside parameters that are trained with those of the adapters
    */
   private static LoraAdapter lora(
       Device device, LanguageModel model, AdaptSettings settings, List<ParameterSet.Shape> beside) {
     if (settings.initAdapter().isEmpty()) {
-      LoraSettings lora =
-          LoraSettings.uniform(
-              AdapterChoice.paths(
-                  settings.targets(),
-                  AdapterChoice.layers(settings.layers(), settings.saes(), model.layers()),
-                  model),
-              rank(settings),
-              settings.alpha(),
-              settings.dropout());
       return LoraAdapter.initialise(
-          device, model, lora, beside, new SplittableRandom(settings.seed()));
+          device,
+          model,
+          newAdapter(model.config(), settings),
+          beside,
+          new SplittableRandom(settings.seed()));
     }
     try (PeftAdapter file = PeftAdapter.open(settings.initAdapter().get())) {
       SortedSet<Integer> ranks = new TreeSet<>();

@@ -1,8 +1,8 @@
 package espalier.recipe;
 
 import espalier.format.InputException;
+import espalier.format.ModelConfig;
 import espalier.model.LanguageModel;
-import espalier.nn.Linear.Projection;
 import java.util.List;
 import java.util.Set;
 import java.util.SortedSet;
@@ -60,13 +60,9 @@ final class AdapterChoice {
    * @param targets {@code both} or {@code all-linear}, {@code attn}, {@code mlp}, or names that
    *     paths end with, such as {@code q_proj,up_proj} or {@code attn.c_proj}
    */
-  static SortedSet<String> paths(String targets, Set<Integer> layers, LanguageModel model) {
+  static SortedSet<String> paths(String targets, Set<Integer> layers, ModelConfig config) {
     List<String> paths =
-        layers.stream()
-            .flatMap(model::linearLayers)
-            .flatMap(group -> group.projections().stream())
-            .map(Projection::path)
-            .toList();
+        layers.stream().flatMap(layer -> LanguageModel.linearPaths(config, layer)).toList();
     return switch (targets) {
       case "both", "all-linear" -> new TreeSet<>(paths);
       case "attn" -> where(paths, path -> !path.contains(".mlp."));

@@ -9,6 +9,7 @@ import espalier.autograd.Parameter;
 import espalier.autograd.ParameterSet;
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
+import espalier.autograd.WeightBlock;
 import espalier.device.Device;
 import espalier.device.DeviceChoice;
 import espalier.device.ElementType;
@@ -19,6 +20,7 @@ import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
 import java.util.Locale;
+import java.util.Map;
 import java.util.function.Consumer;
 
 /**
@@ -251,22 +253,24 @@ public final class KernelBench {
   private void loraLinear() {
     try (Device device = Device.open()) {
       Rates rates = new Rates(device);
-      long tokens = sizes.context;
+      WeightBlock block = WeightBlock.allocate(device, sizes.inner, sizes.d, RANK);
       ParameterSet lora =
           new ParameterSet(
               device,
               List.of(
                   new ParameterSet.Shape("A", RANK, sizes.d),
-                  new ParameterSet.Shape("B", sizes.inner, RANK)));
+                  new ParameterSet.Shape("B", sizes.inner, RANK)),
+              Map.of("A", block.a(0, RANK), "B", block.b(0, sizes.inner, 0, RANK)));
       Kernels floats = device.kernels(ElementType.F32);
       floats.fillUniform(lora.values().data(), 0.02f, 1, lora.size());
       lora.round(device.kernels());
       LowRank update = new LowRank(lora.get("A"), lora.get("B"), 2, 0, 0);
-      Tensor weight =
-          Tensor.of(rates.random(sizes.inner * sizes.d, 2), sizes.inner, sizes.d, device.type());
-      Tensor x = Tensor.of(rates.random(tokens * sizes.d, 3), tokens, sizes.d, device.type());
-      Tape frozen = linear(device, x, weight, List.of());
-      Tape adapted = linear(device, x, weight, List.of(new LinearMap.Update(0, update)));
+      Tensor weight = block.weight();
+      device
+          .kernels()
+          .fillUniform(weight.data(), weight.stride(), 1, 2, weight.rows(), weight.cols());
+      Tape frozen = linear(device, weight, List.of());
+      Tape adapted = linear(device, weight, List.of(new LinearMap.Update(0, update)));
       against(
           line(device, "LoRA linear").put("rank", RANK),
           rates.seconds(REPEATS, adapted::forward),
@@ -274,19 +278,24 @@ public final class KernelBench {
     }
   }
 
-  private static Tape linear(
-      Device device, Tensor x, Tensor weight, List<LinearMap.Update> updates) {
+  /** Random inputs are there when it is recorded, as a layer before would leave them. */
+  private Tape linear(Device device, Tensor weight, List<LinearMap.Update> updates) {
     Tape tape = new Tape(device);
+    Var x = tape.output(tape.valueWithRoom(sizes.context, sizes.d, false));
+    tape.op("what the layer reads").writes(x);
     Var y =
         LinearMap.apply(
             tape,
-            tape.constant(x),
+            x,
             Parameter.frozen("weight", weight),
             null,
             updates,
             device.control().seedData());
     tape.output(y);
-    return tape.bind(device);
+    tape.bind(device);
+    Tensor place = x.value();
+    device.kernels().fillUniform(place.data(), place.stride(), 1, 3, place.rows(), place.cols());
+    return tape;
   }
 
   private void headKl() {

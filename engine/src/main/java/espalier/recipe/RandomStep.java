@@ -35,6 +35,7 @@ import java.util.Optional;
 import java.util.SortedSet;
 import java.util.SplittableRandom;
 import java.util.TreeMap;
+import java.util.stream.Collectors;
 
 /**
  * A training step on a model, an SAE and tokens of random values, which are a function of the
@@ -59,7 +60,10 @@ public final class RandomStep {
   private final BatchSource source;
   private TrainingLoop loop;
 
-  private RandomStep(Device device, BenchSettings settings) {
+  /**
+   * @param updated whether there will be an adapter beside the weights
+   */
+  private RandomStep(Device device, BenchSettings settings, boolean updated) {
     this.device = device;
     this.settings = settings;
     ModelConfig config = BenchShape.of(settings.shape());
@@ -70,13 +74,18 @@ public final class RandomStep {
               .formatted(saeLayer, config.numLayers() - 1));
     }
     device.holder("weights");
-    model = LanguageModel.random(device, config, settings.context(), SEED);
-    sae = RandomSae.of(device, config.hiddenSize(), settings.saeWidth(), SEED + (1L << 32));
     adapted =
         AdapterChoice.layers(
             settings.layers(),
             List.of(new SaeSpec(saeLayer, Path.of("random"))),
             config.numLayers());
+    Map<String, Integer> ranks =
+        updated
+            ? AdapterChoice.paths("both", adapted, config).stream()
+                .collect(Collectors.toMap(path -> path, path -> settings.rank()))
+            : Map.of();
+    model = LanguageModel.random(device, config, settings.context(), SEED, ranks);
+    sae = RandomSae.of(device, config.hiddenSize(), settings.saeWidth(), SEED + (1L << 32));
     TokenRows rows =
         TokenRows.random(config.vocabSize(), 2 * settings.batch(), settings.context(), SEED);
     batch = new TokenBatch(device, settings.batch(), settings.context(), config.specialIds());
@@ -85,7 +94,7 @@ public final class RandomStep {
 
   /** That of {@code adapt}: the SAE is frozen, adapters learn. */
   public static RandomStep adapt(Device device, BenchSettings settings) {
-    RandomStep step = new RandomStep(device, settings);
+    RandomStep step = new RandomStep(device, settings, true);
     step.prepareAdapt();
     return step;
   }
@@ -100,7 +109,7 @@ public final class RandomStep {
     if (device.type() != ElementType.F32) {
       throw new InputException("--dtype: SAEs are trained in f32");
     }
-    RandomStep step = new RandomStep(device, settings);
+    RandomStep step = new RandomStep(device, settings, false);
     step.prepareEndToEnd();
     return step;
   }
@@ -112,7 +121,7 @@ public final class RandomStep {
             device,
             model,
             LoraSettings.uniform(
-                AdapterChoice.paths("both", adapted, model),
+                AdapterChoice.paths("both", adapted, model.config()),
                 settings.rank(),
                 2.0 * settings.rank(),
                 0),

@@ -92,7 +92,15 @@ public final class SaeWriter {
     device
         .kernels()
         .convertMatrix(
-            from.data(), F32, true, MemorySegment.NULL, to.data(), to.rows(), to.cols(), to.type());
+            from.data(),
+            F32,
+            true,
+            MemorySegment.NULL,
+            to.data(),
+            to.cols(),
+            to.rows(),
+            to.cols(),
+            to.type());
     return to;
   }
 }

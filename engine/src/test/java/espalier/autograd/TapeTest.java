@@ -12,7 +12,9 @@ import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
 import java.lang.management.ManagementFactory;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.List;
+import java.util.Map;
 import java.util.Random;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
@@ -55,9 +57,18 @@ class TapeTest {
     final MemorySegment seed = device.allocate(Long.BYTES);
     final Tape tape = new Tape(device);
     final Var loss;
+    final List<WeightBlock> room = new ArrayList<>(); // around the weights of queries, keys, values
+    final List<Var> normed = new ArrayList<>();
     int next;
 
     Network(float dropout, boolean trainWeights) {
+      this(dropout, trainWeights, false);
+    }
+
+    /**
+     * @param beside whether low-rank terms lie beside the weights, which are not trained then
+     */
+    Network(float dropout, boolean trainWeights, boolean beside) {
       int[] id = new int[TOKENS];
       int[] target = new int[TOKENS];
       for (int t = 0; t < TOKENS; t++) {
@@ -81,25 +92,36 @@ class TapeTest {
         shapes.add(new ParameterSet.Shape("b.q" + block, HEADS * HEAD_DIM, RANK));
         shapes.add(new ParameterSet.Shape("b.v" + block, KV_HEADS * HEAD_DIM, RANK));
       }
-      trained = new ParameterSet(device, shapes);
+      Map<String, Tensor> copies = new HashMap<>();
+      for (int block = 0; block < 2 && beside; block++) {
+        WeightBlock around = WeightBlock.allocate(device, qkvCols(), HIDDEN, 2 * RANK);
+        room.add(around);
+        copies.put("a.q" + block, around.a(0, RANK));
+        copies.put("a.v" + block, around.a(RANK, RANK));
+        copies.put("b.q" + block, around.b(0, HEADS * HEAD_DIM, 0, RANK));
+        int value = (HEADS + KV_HEADS) * HEAD_DIM;
+        copies.put("b.v" + block, around.b(value, KV_HEADS * HEAD_DIM, RANK, RANK));
+      }
+      trained = new ParameterSet(device, shapes, copies);
       for (int i = 0; i < trained.size(); i++) {
         trained.values().set(0, i, (float) (random.nextGaussian() * 0.4 + 0.1));
       }
+      trained.round(device.kernels());
       Tensor cos = random(SEQ, HEAD_DIM / 2, 1, 0);
       Tensor sin = random(SEQ, HEAD_DIM / 2, 1, 0);
       CausalAttention attention =
           new CausalAttention(HEADS, KV_HEADS, HEAD_DIM, 0.5f, 0, 0, cos, sin);
       Var x = Embedding.lookup(tape, ids, TOKENS, weight("embedding", VOCAB, HIDDEN, 1), 1);
       for (int block = 0; block < 2; block++) {
-        Var normed =
-            Normalization.rmsNorm(tape, x, weight("norm" + block, 1, HIDDEN, 0.3), 0, 1e-5f);
+        normed.add(
+            Normalization.rmsNorm(tape, x, weight("norm" + block, 1, HIDDEN, 0.3), 0, 1e-5f));
         LowRank q = lowRank("q" + block, dropout);
         LowRank v = lowRank("v" + block, dropout);
         Var qkv =
             LinearMap.apply(
                 tape,
-                normed,
-                weight("qkv" + block, qkvCols(), HIDDEN, 0.4),
+                normed.getLast(),
+                inRoom(block, weight("qkv" + block, qkvCols(), HIDDEN, 0.4)),
                 null,
                 List.of(
                     new LinearMap.Update(0, q),
@@ -116,6 +138,15 @@ class TapeTest {
       loss =
           LanguageModelHead.crossEntropy(
               tape, x, Parameter.frozen("head", random(VOCAB, HIDDEN, 0.5, 0)), 0, targets, 1);
+    }
+
+    private Parameter inRoom(int block, Parameter weight) {
+      if (room.isEmpty()) {
+        return weight;
+      }
+      Tensor place = room.get(block).weight();
+      place.copyFrom(weight.value().toArray());
+      return Parameter.frozen(weight.name(), place);
     }
 
     private static int qkvCols() {
@@ -220,8 +251,40 @@ class TapeTest {
   }
 
   @Test
+  void termsBesideTheWeightGiveWhatTermsApartGive() {
+    for (float dropout : new float[] {0, 0.25f}) {
+      Network apart = new Network(dropout, false);
+      apart.tape.bind(device);
+      Network beside = new Network(dropout, false, true);
+      beside.tape.bind(poisoned(beside.tape.bytes()));
+      for (Var x : beside.normed) {
+        assertEquals(HIDDEN + 2 * RANK, x.value().stride());
+        assertThrows(IllegalStateException.class, x::data);
+      }
+      double loss = apart.loss();
+      // A few roundings of each token's loss.
+      assertEquals(loss, beside.loss(), 4 * TOKENS * Math.ulp((float) loss / TOKENS));
+      float[] expected = apart.gradients();
+      float largest = 0;
+      for (float g : expected) {
+        largest = Math.max(largest, Math.abs(g));
+      }
+      // As above, and the scale is multiplied with x A^T: a rounding more.
+      assertArrayEquals(expected, beside.gradients(), 10 * Math.ulp(largest));
+      Network separate = new Network(dropout, false, true);
+      separate.tape.bindWithoutReuse(device);
+      assertEquals(separate.loss(), beside.loss());
+      assertArrayEquals(separate.gradients(), beside.gradients());
+    }
+  }
+
+  @Test
   void aWarmStepAllocatesNothing() {
-    Network network = new Network(0.25f, true);
+    allocatesNothing(new Network(0.25f, true));
+    allocatesNothing(new Network(0.25f, false, true));
+  }
+
+  private static void allocatesNothing(Network network) {
     network.tape.bind(device);
     for (int i = 0; i < 1000; i++) { // until the calls are compiled
       network.tape.forward();

@@ -54,7 +54,8 @@ class AttentionTest extends KernelTest {
     MemorySegment qIn = buffers.input(type, widen(x.q, a.qCols(), ldQ));
     MemorySegment kIn = buffers.input(type, widen(x.k, a.kvCols(), ldKv));
     MemorySegment vIn = buffers.input(type, widen(x.v, a.kvCols(), ldKv));
-    MemorySegment out = buffers.output(type, a.tokens() * a.qCols());
+    int ldOut = a.qCols() + extra;
+    MemorySegment out = buffers.output(type, a.tokens() * ldOut);
     MemorySegment lse = buffers.floats(a.tokens() * a.heads());
     kernels.attentionForward(
         qIn,
@@ -63,6 +64,7 @@ class AttentionTest extends KernelTest {
         vIn,
         ldKv,
         out,
+        ldOut,
         lse,
         a.batch(),
         a.seqLen(),
@@ -83,6 +85,7 @@ class AttentionTest extends KernelTest {
         vIn,
         ldKv,
         buffers.input(type, TestBuffers.toFloats(type, out)),
+        ldOut,
         buffers.input(TestBuffers.toFloats(lse)),
         buffers.input(type, x.dOut),
         delta,
@@ -98,7 +101,7 @@ class AttentionTest extends KernelTest {
         (float) a.softcap(),
         a.window());
     return new Result(
-        narrow(type, out, a.qCols(), a.qCols()),
+        narrow(type, out, a.qCols(), ldOut),
         narrow(ElementType.F32, lse, a.heads(), a.heads()),
         narrow(type, dQ, a.qCols(), ldQ),
         narrow(type, dK, a.kvCols(), ldKv),

@@ -51,17 +51,19 @@ class ConvertMatrixTest extends KernelTest {
   }
 
   private float[] run(Source source, int dtype, boolean transposed, float[] scale, int r, int c) {
-    MemorySegment dst = buffers.floats(r * c);
+    int ldDst = c + 3;
+    MemorySegment dst = buffers.floats(r * ldDst);
     kernels.convertMatrix(
         buffers.input(source.bytes).asSlice(1),
         dtype,
         transposed,
         scale == null ? NULL : buffers.input(scale),
         dst,
+        ldDst,
         r,
         c,
         ElementType.F32);
-    return TestBuffers.toFloats(dst);
+    return TestBuffers.toFloats(narrow(ElementType.F32, dst, c, ldDst));
   }
 
   /** Tiles are 32 x 32, pieces 4096 rows. */

@@ -85,6 +85,17 @@ class DropoutTest extends KernelTest {
   }
 
   @Test
+  void rowsMayLieApart() {
+    float[] x = random(20 * 24);
+    for (int ldx : new int[] {27, 32}) {
+      MemorySegment out = buffers.floats(20 * 24);
+      MemorySegment apart = buffers.input(widen(x, 24, ldx));
+      kernels.dropout(apart, ldx, out, 20, 24, 0.4f, buffers.input(11L), 3, false);
+      assertArrayEquals(drop(x, 0.4f, 11, 3), TestBuffers.toFloats(out));
+    }
+  }
+
+  @Test
   void addsWhereAsked() {
     float[] x = random(N);
     float[] before = random(N);

@@ -209,7 +209,8 @@ class ElementwiseTypesTest extends TypedKernelTest {
 
     float[] rowScale = random(8);
     MemorySegment scaled = buffers.output(type, 64);
-    kernels.convertMatrix(buffers.input(x), 0, true, buffers.input(rowScale), scaled, 8, 8, type);
+    kernels.convertMatrix(
+        buffers.input(x), 0, true, buffers.input(rowScale), scaled, 8, 8, 8, type);
     float[] actual = TestBuffers.toFloats(type, scaled);
     for (int i = 0; i < 64; i++) {
       double product = (double) rowScale[i / 8] * x[i % 8 * 8 + i / 8];

@@ -80,4 +80,17 @@ class FillUniformTest extends KernelTest {
   void isTheSameForAnyThreads() {
     assertSameForAnyThreads(() -> fill(ElementType.F32, 1, 1, 70_001));
   }
+
+  /** What lies between rows is left alone. */
+  @ParameterizedTest
+  @EnumSource(ElementType.class)
+  void rowsMayLieApart(ElementType type) {
+    float[] expected = fill(type, 1, 3, 7 * 16);
+    for (int ldx : new int[] {19, 24}) {
+      MemorySegment out = buffers.output(type, 7 * ldx);
+      kernels(type).fillUniform(out, ldx, 1, 3, 7, 16);
+      assertSameBits(
+          expected, TestBuffers.toFloats(type, narrow(type, out, 16, ldx)), "rows apart");
+    }
+  }
 }

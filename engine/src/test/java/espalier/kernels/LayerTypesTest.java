@@ -51,6 +51,14 @@ class LayerTypesTest extends TypedKernelTest {
       float[] dOut = random(type, rows * d, 1);
       MemorySegment out = buffers.output(type, rows * d);
       kernels.gatedForward(buffers.input(type, gateUp), act, out, rows, d);
+      for (int room : new int[] {8, 3}) {
+        MemorySegment apart = buffers.output(type, rows * (d + room));
+        kernels.gatedForward(buffers.input(type, gateUp), act, apart, d + room, rows, d);
+        assertSameBits(
+            TestBuffers.toFloats(type, out),
+            TestBuffers.toFloats(type, narrow(type, apart, d, d + room)),
+            "rows apart");
+      }
       assertActivations(
           "out " + act,
           type,
@@ -240,14 +248,20 @@ class LayerTypesTest extends TypedKernelTest {
 
     MemorySegment fused = buffers.output(type, n);
     kernels.addLayerNormForward(
-        buffers.input(type, x), y, weight, bias, 1e-5f, fused, out, mean, rstd, ROWS, D);
+        buffers.input(type, x), y, weight, bias, 1e-5f, fused, out, D, mean, rstd, ROWS, D);
     assertSameBits(expectedSum, TestBuffers.toFloats(type, fused), "sum");
     assertSameBits(expected, TestBuffers.toFloats(type, out), "out");
     assertSameBits(statistics, concat(mean, rstd), "statistics");
     MemorySegment inPlace = buffers.changing(type, x);
-    kernels.addLayerNormForward(inPlace, y, weight, bias, 1e-5f, inPlace, out, mean, rstd, ROWS, D);
+    kernels.addLayerNormForward(
+        inPlace, y, weight, bias, 1e-5f, inPlace, out, D, mean, rstd, ROWS, D);
     assertSameBits(expectedSum, TestBuffers.toFloats(type, inPlace), "sum in place");
     assertSameBits(expected, TestBuffers.toFloats(type, out), "out in place");
+    int room = 8; // rows are read in packs as before: another number may sum in another order
+    MemorySegment apart = buffers.output(type, ROWS * (D + room));
+    kernels.layerNormForward(sum, weight, bias, 1e-5f, apart, D + room, mean, rstd, ROWS, D);
+    MemorySegment rows = narrow(type, apart, D, D + room);
+    assertSameBits(expected, TestBuffers.toFloats(type, rows), "rows apart");
   }
 
   private static final int HEADS = 4;

@@ -7,6 +7,7 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import espalier.bindings.NativeException;
 import espalier.device.ElementType;
+import espalier.device.Kernels;
 import espalier.device.LinearWay;
 import espalier.device.LowRankTerms;
 import java.lang.foreign.MemorySegment;
@@ -355,21 +356,21 @@ class LinearTest extends KernelTest {
   @EnumSource(ElementType.class)
   void theRuleIsWhatIsDone(ElementType type) {
     assumeProducts(type);
+    Kernels kernels = kernels(type);
     buffers.alignTo16(true);
     for (boolean transposed : new boolean[] {true, false}) {
       Map map = map(type, transposed, 64, 128, 64, 0, 0, 128, 16).withScalesOfOne();
       SideBySide at = sideBySide(type, map, 0);
       MemorySegment y = buffers.output(type, 64 * 128);
       LinearWay way =
-          kernels(type)
-              .linearByShape(transposed, 64, 128, 64, at.x, at.ldx, at.w, at.ldw, at.terms, y, 128);
+          kernels.linearByShape(
+              transposed, 64, 128, 64, at.x, at.ldx, at.w, at.ldw, at.terms, y, 128);
       assertEquals(LinearWay.EXTRA_COLUMNS, way);
       MemorySegment chosen = run(type, LinearWay.BY_SHAPE, map, at, 128);
       assertEquals(-1, chosen.mismatch(run(type, way, map, at, 128)));
       LinearWay apart =
-          kernels(type)
-              .linearByShape(
-                  transposed, 64, 128, 64, at.x, at.ldx, at.w, at.ldw, new LowRankTerms(0), y, 128);
+          kernels.linearByShape(
+              transposed, 64, 128, 64, at.x, at.ldx, at.w, at.ldw, new LowRankTerms(0), y, 128);
       assertEquals(LinearWay.SEPARATE, apart);
     }
   }

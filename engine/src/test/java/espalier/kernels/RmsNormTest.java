@@ -203,14 +203,20 @@ class RmsNormTest extends KernelTest {
           1e-5f,
           fusedSum,
           out,
+          d,
           rstd,
           7,
           d);
       assertSameBits(expected, concat(type, fusedSum, out, rstd), "fused");
       MemorySegment inPlace = buffers.changing(type, x);
       kernels.addRmsNormForward(
-          inPlace, buffers.input(type, y), weight, 1, 1e-5f, inPlace, out, rstd, 7, d);
+          inPlace, buffers.input(type, y), weight, 1, 1e-5f, inPlace, out, d, rstd, 7, d);
       assertSameBits(expected, concat(type, inPlace, out, rstd), "in place");
+      int room = 8; // rows are read in packs as before: another number may sum in another order
+      MemorySegment apart = buffers.output(type, 7 * (d + room));
+      kernels.rmsNormForward(sum, weight, 1, 1e-5f, apart, d + room, rstd, 7, d);
+      assertSameBits(
+          expected, concat(type, sum, narrow(type, apart, d, d + room), rstd), "rows apart");
     }
   }
 

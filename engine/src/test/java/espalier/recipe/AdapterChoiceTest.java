@@ -42,7 +42,7 @@ class AdapterChoiceTest {
               .map(model.blockPath(1)::concat)
               .sorted()
               .toList(),
-          AdapterChoice.paths(targets, Set.of(1), model).stream().toList());
+          AdapterChoice.paths(targets, Set.of(1), model.config()).stream().toList());
     }
   }
 
@@ -52,7 +52,8 @@ class AdapterChoiceTest {
       LanguageModel model = Golden.model(device, "../families/gpt2/model");
       InputException e =
           assertThrows(
-              InputException.class, () -> AdapterChoice.paths("c_attn,q_proj", Set.of(0), model));
+              InputException.class,
+              () -> AdapterChoice.paths("c_attn,q_proj", Set.of(0), model.config()));
       assertTrue(e.getMessage().contains("no layer q_proj, only c_attn, c_fc, c_proj"));
     }
   }

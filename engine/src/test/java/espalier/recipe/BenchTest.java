@@ -20,6 +20,7 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.HashSet;
 import java.util.List;
+import java.util.Map;
 import java.util.Optional;
 import java.util.OptionalInt;
 import java.util.Set;
@@ -139,7 +140,7 @@ class BenchTest {
   void floatingPointOperationsAreCounted() {
     ModelConfig config = BenchShape.of("tiny");
     try (Device device = Device.open()) {
-      LanguageModel model = LanguageModel.random(device, config, 24, 1);
+      LanguageModel model = LanguageModel.random(device, config, 24, 1, Map.of());
       double tokens = 48;
       // q, k, v: 64 to 128; o: 64 to 64; gate, up: 64 to 256; down: 128 to 64.
       double qkv = 2 * tokens * 64 * 128;

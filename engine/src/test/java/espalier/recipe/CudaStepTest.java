@@ -72,9 +72,10 @@ class CudaStepTest {
 
     Steps(Device device) {
       this.device = device;
-      LanguageModel model = Golden.model(device, "llama");
+      LanguageModel model;
       LoraAdapter lora;
       try (PeftAdapter file = PeftAdapter.open(Golden.folder("adapter-all"))) {
+        model = Golden.model(device, "llama", file);
         lora = LoraAdapter.load(device, model, file, 0.25);
       }
       TokenRows rows = Golden.tokens(model.config());

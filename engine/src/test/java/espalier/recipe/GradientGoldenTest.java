@@ -126,8 +126,9 @@ class GradientGoldenTest {
     }
 
     Adapting(String adapter, String kind, int batchSize, int accumulate) {
-      LanguageModel model = Golden.model(device, "llama");
+      LanguageModel model;
       try (PeftAdapter file = PeftAdapter.open(Golden.folder(adapter))) {
+        model = Golden.model(device, "llama", file);
         lora = LoraAdapter.load(device, model, file, 0);
       }
       TokenRows rows = Golden.tokens(model.config());
@@ -180,6 +181,7 @@ class GradientGoldenTest {
       control.learningRate(lr);
       control.upload();
       optimizer.update(device);
+      lora.parameters().round(device.kernels());
     }
   }
 

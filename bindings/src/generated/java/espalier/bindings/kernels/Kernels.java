@@ -969,7 +969,9 @@ public class Kernels {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Kernels.C_INT,
             Kernels.C_POINTER,
+            Kernels.C_LONG,
             Kernels.C_FLOAT,
+            Kernels.C_LONG,
             Kernels.C_LONG,
             Kernels.C_LONG,
             Kernels.C_INT
@@ -983,7 +985,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_fill_uniform(void *x, float bound, uint64_t seed, int64_t n, int32_t dtype)
+     * int32_t esp_fill_uniform(void *x, int64_t ldx, float bound, uint64_t seed, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_fill_uniform$descriptor() {
@@ -993,7 +995,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_fill_uniform(void *x, float bound, uint64_t seed, int64_t n, int32_t dtype)
+     * int32_t esp_fill_uniform(void *x, int64_t ldx, float bound, uint64_t seed, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
     public static MethodHandle esp_fill_uniform$handle() {
@@ -1003,7 +1005,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_fill_uniform(void *x, float bound, uint64_t seed, int64_t n, int32_t dtype)
+     * int32_t esp_fill_uniform(void *x, int64_t ldx, float bound, uint64_t seed, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
     public static MemorySegment esp_fill_uniform$address() {
@@ -1012,16 +1014,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_fill_uniform(void *x, float bound, uint64_t seed, int64_t n, int32_t dtype)
+     * int32_t esp_fill_uniform(void *x, int64_t ldx, float bound, uint64_t seed, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
-    public static int esp_fill_uniform(MemorySegment x, float bound, long seed, long n, int dtype) {
+    public static int esp_fill_uniform(MemorySegment x, long ldx, float bound, long seed, long rows, long cols, int dtype) {
         var mh$ = esp_fill_uniform.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_fill_uniform", x, bound, seed, n, dtype);
+                traceDowncall("esp_fill_uniform", x, ldx, bound, seed, rows, cols, dtype);
             }
-            return (int)mh$.invokeExact(x, bound, seed, n, dtype);
+            return (int)mh$.invokeExact(x, ldx, bound, seed, rows, cols, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -1600,6 +1602,7 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_LONG,
             Kernels.C_LONG,
+            Kernels.C_LONG,
             Kernels.C_INT
         );
 
@@ -1611,7 +1614,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_convert_matrix(const void *src, int32_t from, int32_t transposed, const float *row_scale, void *dst, int64_t rows, int64_t cols, int32_t dtype)
+     * int32_t esp_convert_matrix(const void *src, int32_t from, int32_t transposed, const float *row_scale, void *dst, int64_t ld_dst, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_convert_matrix$descriptor() {
@@ -1621,7 +1624,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_convert_matrix(const void *src, int32_t from, int32_t transposed, const float *row_scale, void *dst, int64_t rows, int64_t cols, int32_t dtype)
+     * int32_t esp_convert_matrix(const void *src, int32_t from, int32_t transposed, const float *row_scale, void *dst, int64_t ld_dst, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
     public static MethodHandle esp_convert_matrix$handle() {
@@ -1631,7 +1634,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_convert_matrix(const void *src, int32_t from, int32_t transposed, const float *row_scale, void *dst, int64_t rows, int64_t cols, int32_t dtype)
+     * int32_t esp_convert_matrix(const void *src, int32_t from, int32_t transposed, const float *row_scale, void *dst, int64_t ld_dst, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
     public static MemorySegment esp_convert_matrix$address() {
@@ -1640,16 +1643,77 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_convert_matrix(const void *src, int32_t from, int32_t transposed, const float *row_scale, void *dst, int64_t rows, int64_t cols, int32_t dtype)
+     * int32_t esp_convert_matrix(const void *src, int32_t from, int32_t transposed, const float *row_scale, void *dst, int64_t ld_dst, int64_t rows, int64_t cols, int32_t dtype)
      * }
      */
-    public static int esp_convert_matrix(MemorySegment src, int from, int transposed, MemorySegment row_scale, MemorySegment dst, long rows, long cols, int dtype) {
+    public static int esp_convert_matrix(MemorySegment src, int from, int transposed, MemorySegment row_scale, MemorySegment dst, long ld_dst, long rows, long cols, int dtype) {
         var mh$ = esp_convert_matrix.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_convert_matrix", src, from, transposed, row_scale, dst, rows, cols, dtype);
+                traceDowncall("esp_convert_matrix", src, from, transposed, row_scale, dst, ld_dst, rows, cols, dtype);
             }
-            return (int)mh$.invokeExact(src, from, transposed, row_scale, dst, rows, cols, dtype);
+            return (int)mh$.invokeExact(src, from, transposed, row_scale, dst, ld_dst, rows, cols, dtype);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_place_matrices {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_INT
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_place_matrices");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_place_matrices(const float *values, const esp_place *places, int64_t count, int32_t dtype)
+     * }
+     */
+    public static FunctionDescriptor esp_place_matrices$descriptor() {
+        return esp_place_matrices.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_place_matrices(const float *values, const esp_place *places, int64_t count, int32_t dtype)
+     * }
+     */
+    public static MethodHandle esp_place_matrices$handle() {
+        return esp_place_matrices.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_place_matrices(const float *values, const esp_place *places, int64_t count, int32_t dtype)
+     * }
+     */
+    public static MemorySegment esp_place_matrices$address() {
+        return esp_place_matrices.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_place_matrices(const float *values, const esp_place *places, int64_t count, int32_t dtype)
+     * }
+     */
+    public static int esp_place_matrices(MemorySegment values, MemorySegment places, long count, int dtype) {
+        var mh$ = esp_place_matrices.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_place_matrices", values, places, count, dtype);
+            }
+            return (int)mh$.invokeExact(values, places, count, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -1659,7 +1723,9 @@ public class Kernels {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Kernels.C_INT,
             Kernels.C_POINTER,
+            Kernels.C_LONG,
             Kernels.C_POINTER,
+            Kernels.C_LONG,
             Kernels.C_LONG,
             Kernels.C_FLOAT,
             Kernels.C_POINTER,
@@ -1676,7 +1742,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_dropout(const void *x, void *out, int64_t n, float p, const uint64_t *seed, uint64_t stream, int32_t accumulate, int32_t dtype)
+     * int32_t esp_dropout(const void *x, int64_t ldx, void *out, int64_t rows, int64_t cols, float p, const uint64_t *seed, uint64_t stream, int32_t accumulate, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_dropout$descriptor() {
@@ -1686,7 +1752,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_dropout(const void *x, void *out, int64_t n, float p, const uint64_t *seed, uint64_t stream, int32_t accumulate, int32_t dtype)
+     * int32_t esp_dropout(const void *x, int64_t ldx, void *out, int64_t rows, int64_t cols, float p, const uint64_t *seed, uint64_t stream, int32_t accumulate, int32_t dtype)
      * }
      */
     public static MethodHandle esp_dropout$handle() {
@@ -1696,7 +1762,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_dropout(const void *x, void *out, int64_t n, float p, const uint64_t *seed, uint64_t stream, int32_t accumulate, int32_t dtype)
+     * int32_t esp_dropout(const void *x, int64_t ldx, void *out, int64_t rows, int64_t cols, float p, const uint64_t *seed, uint64_t stream, int32_t accumulate, int32_t dtype)
      * }
      */
     public static MemorySegment esp_dropout$address() {
@@ -1705,16 +1771,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_dropout(const void *x, void *out, int64_t n, float p, const uint64_t *seed, uint64_t stream, int32_t accumulate, int32_t dtype)
+     * int32_t esp_dropout(const void *x, int64_t ldx, void *out, int64_t rows, int64_t cols, float p, const uint64_t *seed, uint64_t stream, int32_t accumulate, int32_t dtype)
      * }
      */
-    public static int esp_dropout(MemorySegment x, MemorySegment out, long n, float p, MemorySegment seed, long stream, int accumulate, int dtype) {
+    public static int esp_dropout(MemorySegment x, long ldx, MemorySegment out, long rows, long cols, float p, MemorySegment seed, long stream, int accumulate, int dtype) {
         var mh$ = esp_dropout.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_dropout", x, out, n, p, seed, stream, accumulate, dtype);
+                traceDowncall("esp_dropout", x, ldx, out, rows, cols, p, seed, stream, accumulate, dtype);
             }
-            return (int)mh$.invokeExact(x, out, n, p, seed, stream, accumulate, dtype);
+            return (int)mh$.invokeExact(x, ldx, out, rows, cols, p, seed, stream, accumulate, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -1985,6 +2051,7 @@ public class Kernels {
             Kernels.C_FLOAT,
             Kernels.C_FLOAT,
             Kernels.C_POINTER,
+            Kernels.C_LONG,
             Kernels.C_POINTER,
             Kernels.C_LONG,
             Kernels.C_LONG,
@@ -1999,7 +2066,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_rms_norm_forward(const void *x, const float *weight, float weight_offset, float eps, void *out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * int32_t esp_rms_norm_forward(const void *x, const float *weight, float weight_offset, float eps, void *out, int64_t ld_out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_rms_norm_forward$descriptor() {
@@ -2009,7 +2076,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_rms_norm_forward(const void *x, const float *weight, float weight_offset, float eps, void *out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * int32_t esp_rms_norm_forward(const void *x, const float *weight, float weight_offset, float eps, void *out, int64_t ld_out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_rms_norm_forward$handle() {
@@ -2019,7 +2086,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_rms_norm_forward(const void *x, const float *weight, float weight_offset, float eps, void *out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * int32_t esp_rms_norm_forward(const void *x, const float *weight, float weight_offset, float eps, void *out, int64_t ld_out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_rms_norm_forward$address() {
@@ -2028,16 +2095,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_rms_norm_forward(const void *x, const float *weight, float weight_offset, float eps, void *out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * int32_t esp_rms_norm_forward(const void *x, const float *weight, float weight_offset, float eps, void *out, int64_t ld_out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_rms_norm_forward(MemorySegment x, MemorySegment weight, float weight_offset, float eps, MemorySegment out, MemorySegment rstd, long rows, long d, int dtype) {
+    public static int esp_rms_norm_forward(MemorySegment x, MemorySegment weight, float weight_offset, float eps, MemorySegment out, long ld_out, MemorySegment rstd, long rows, long d, int dtype) {
         var mh$ = esp_rms_norm_forward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_rms_norm_forward", x, weight, weight_offset, eps, out, rstd, rows, d, dtype);
+                traceDowncall("esp_rms_norm_forward", x, weight, weight_offset, eps, out, ld_out, rstd, rows, d, dtype);
             }
-            return (int)mh$.invokeExact(x, weight, weight_offset, eps, out, rstd, rows, d, dtype);
+            return (int)mh$.invokeExact(x, weight, weight_offset, eps, out, ld_out, rstd, rows, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -2121,6 +2188,7 @@ public class Kernels {
             Kernels.C_FLOAT,
             Kernels.C_POINTER,
             Kernels.C_POINTER,
+            Kernels.C_LONG,
             Kernels.C_POINTER,
             Kernels.C_LONG,
             Kernels.C_LONG,
@@ -2135,7 +2203,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_add_rms_norm_forward(const void *x, const void *y, const float *weight, float weight_offset, float eps, void *sum, void *out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * int32_t esp_add_rms_norm_forward(const void *x, const void *y, const float *weight, float weight_offset, float eps, void *sum, void *out, int64_t ld_out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_add_rms_norm_forward$descriptor() {
@@ -2145,7 +2213,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_add_rms_norm_forward(const void *x, const void *y, const float *weight, float weight_offset, float eps, void *sum, void *out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * int32_t esp_add_rms_norm_forward(const void *x, const void *y, const float *weight, float weight_offset, float eps, void *sum, void *out, int64_t ld_out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_add_rms_norm_forward$handle() {
@@ -2155,7 +2223,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_add_rms_norm_forward(const void *x, const void *y, const float *weight, float weight_offset, float eps, void *sum, void *out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * int32_t esp_add_rms_norm_forward(const void *x, const void *y, const float *weight, float weight_offset, float eps, void *sum, void *out, int64_t ld_out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_add_rms_norm_forward$address() {
@@ -2164,16 +2232,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_add_rms_norm_forward(const void *x, const void *y, const float *weight, float weight_offset, float eps, void *sum, void *out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * int32_t esp_add_rms_norm_forward(const void *x, const void *y, const float *weight, float weight_offset, float eps, void *sum, void *out, int64_t ld_out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_add_rms_norm_forward(MemorySegment x, MemorySegment y, MemorySegment weight, float weight_offset, float eps, MemorySegment sum, MemorySegment out, MemorySegment rstd, long rows, long d, int dtype) {
+    public static int esp_add_rms_norm_forward(MemorySegment x, MemorySegment y, MemorySegment weight, float weight_offset, float eps, MemorySegment sum, MemorySegment out, long ld_out, MemorySegment rstd, long rows, long d, int dtype) {
         var mh$ = esp_add_rms_norm_forward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_add_rms_norm_forward", x, y, weight, weight_offset, eps, sum, out, rstd, rows, d, dtype);
+                traceDowncall("esp_add_rms_norm_forward", x, y, weight, weight_offset, eps, sum, out, ld_out, rstd, rows, d, dtype);
             }
-            return (int)mh$.invokeExact(x, y, weight, weight_offset, eps, sum, out, rstd, rows, d, dtype);
+            return (int)mh$.invokeExact(x, y, weight, weight_offset, eps, sum, out, ld_out, rstd, rows, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -2187,6 +2255,7 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_FLOAT,
             Kernels.C_POINTER,
+            Kernels.C_LONG,
             Kernels.C_POINTER,
             Kernels.C_POINTER,
             Kernels.C_LONG,
@@ -2202,7 +2271,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_layer_norm_forward(const void *x, const float *weight, const float *bias, float eps, void *out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * int32_t esp_layer_norm_forward(const void *x, const float *weight, const float *bias, float eps, void *out, int64_t ld_out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_layer_norm_forward$descriptor() {
@@ -2212,7 +2281,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_layer_norm_forward(const void *x, const float *weight, const float *bias, float eps, void *out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * int32_t esp_layer_norm_forward(const void *x, const float *weight, const float *bias, float eps, void *out, int64_t ld_out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_layer_norm_forward$handle() {
@@ -2222,7 +2291,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_layer_norm_forward(const void *x, const float *weight, const float *bias, float eps, void *out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * int32_t esp_layer_norm_forward(const void *x, const float *weight, const float *bias, float eps, void *out, int64_t ld_out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_layer_norm_forward$address() {
@@ -2231,16 +2300,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_layer_norm_forward(const void *x, const float *weight, const float *bias, float eps, void *out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * int32_t esp_layer_norm_forward(const void *x, const float *weight, const float *bias, float eps, void *out, int64_t ld_out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_layer_norm_forward(MemorySegment x, MemorySegment weight, MemorySegment bias, float eps, MemorySegment out, MemorySegment mean, MemorySegment rstd, long rows, long d, int dtype) {
+    public static int esp_layer_norm_forward(MemorySegment x, MemorySegment weight, MemorySegment bias, float eps, MemorySegment out, long ld_out, MemorySegment mean, MemorySegment rstd, long rows, long d, int dtype) {
         var mh$ = esp_layer_norm_forward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_layer_norm_forward", x, weight, bias, eps, out, mean, rstd, rows, d, dtype);
+                traceDowncall("esp_layer_norm_forward", x, weight, bias, eps, out, ld_out, mean, rstd, rows, d, dtype);
             }
-            return (int)mh$.invokeExact(x, weight, bias, eps, out, mean, rstd, rows, d, dtype);
+            return (int)mh$.invokeExact(x, weight, bias, eps, out, ld_out, mean, rstd, rows, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -2325,6 +2394,7 @@ public class Kernels {
             Kernels.C_FLOAT,
             Kernels.C_POINTER,
             Kernels.C_POINTER,
+            Kernels.C_LONG,
             Kernels.C_POINTER,
             Kernels.C_POINTER,
             Kernels.C_LONG,
@@ -2340,7 +2410,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_add_layer_norm_forward(const void *x, const void *y, const float *weight, const float *bias, float eps, void *sum, void *out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * int32_t esp_add_layer_norm_forward(const void *x, const void *y, const float *weight, const float *bias, float eps, void *sum, void *out, int64_t ld_out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_add_layer_norm_forward$descriptor() {
@@ -2350,7 +2420,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_add_layer_norm_forward(const void *x, const void *y, const float *weight, const float *bias, float eps, void *sum, void *out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * int32_t esp_add_layer_norm_forward(const void *x, const void *y, const float *weight, const float *bias, float eps, void *sum, void *out, int64_t ld_out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_add_layer_norm_forward$handle() {
@@ -2360,7 +2430,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_add_layer_norm_forward(const void *x, const void *y, const float *weight, const float *bias, float eps, void *sum, void *out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * int32_t esp_add_layer_norm_forward(const void *x, const void *y, const float *weight, const float *bias, float eps, void *sum, void *out, int64_t ld_out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_add_layer_norm_forward$address() {
@@ -2369,16 +2439,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_add_layer_norm_forward(const void *x, const void *y, const float *weight, const float *bias, float eps, void *sum, void *out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * int32_t esp_add_layer_norm_forward(const void *x, const void *y, const float *weight, const float *bias, float eps, void *sum, void *out, int64_t ld_out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_add_layer_norm_forward(MemorySegment x, MemorySegment y, MemorySegment weight, MemorySegment bias, float eps, MemorySegment sum, MemorySegment out, MemorySegment mean, MemorySegment rstd, long rows, long d, int dtype) {
+    public static int esp_add_layer_norm_forward(MemorySegment x, MemorySegment y, MemorySegment weight, MemorySegment bias, float eps, MemorySegment sum, MemorySegment out, long ld_out, MemorySegment mean, MemorySegment rstd, long rows, long d, int dtype) {
         var mh$ = esp_add_layer_norm_forward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_add_layer_norm_forward", x, y, weight, bias, eps, sum, out, mean, rstd, rows, d, dtype);
+                traceDowncall("esp_add_layer_norm_forward", x, y, weight, bias, eps, sum, out, ld_out, mean, rstd, rows, d, dtype);
             }
-            return (int)mh$.invokeExact(x, y, weight, bias, eps, sum, out, mean, rstd, rows, d, dtype);
+            return (int)mh$.invokeExact(x, y, weight, bias, eps, sum, out, ld_out, mean, rstd, rows, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -2601,6 +2671,7 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_LONG,
             Kernels.C_POINTER,
+            Kernels.C_LONG,
             Kernels.C_POINTER,
             Kernels.C_LONG,
             Kernels.C_LONG,
@@ -2621,7 +2692,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_attention_forward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, void *out, float *lse, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
+     * int32_t esp_attention_forward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, void *out, int64_t ld_out, float *lse, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_attention_forward$descriptor() {
@@ -2631,7 +2702,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_attention_forward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, void *out, float *lse, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
+     * int32_t esp_attention_forward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, void *out, int64_t ld_out, float *lse, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
      * }
      */
     public static MethodHandle esp_attention_forward$handle() {
@@ -2641,7 +2712,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_attention_forward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, void *out, float *lse, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
+     * int32_t esp_attention_forward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, void *out, int64_t ld_out, float *lse, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
      * }
      */
     public static MemorySegment esp_attention_forward$address() {
@@ -2650,16 +2721,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_attention_forward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, void *out, float *lse, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
+     * int32_t esp_attention_forward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, void *out, int64_t ld_out, float *lse, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
      * }
      */
-    public static int esp_attention_forward(MemorySegment q, long ld_q, MemorySegment k, MemorySegment v, long ld_kv, MemorySegment out, MemorySegment lse, long batch, long seq_len, long n_heads, long n_kv_heads, long head_dim, float scale, float softcap, long window, int dtype) {
+    public static int esp_attention_forward(MemorySegment q, long ld_q, MemorySegment k, MemorySegment v, long ld_kv, MemorySegment out, long ld_out, MemorySegment lse, long batch, long seq_len, long n_heads, long n_kv_heads, long head_dim, float scale, float softcap, long window, int dtype) {
         var mh$ = esp_attention_forward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_attention_forward", q, ld_q, k, v, ld_kv, out, lse, batch, seq_len, n_heads, n_kv_heads, head_dim, scale, softcap, window, dtype);
+                traceDowncall("esp_attention_forward", q, ld_q, k, v, ld_kv, out, ld_out, lse, batch, seq_len, n_heads, n_kv_heads, head_dim, scale, softcap, window, dtype);
             }
-            return (int)mh$.invokeExact(q, ld_q, k, v, ld_kv, out, lse, batch, seq_len, n_heads, n_kv_heads, head_dim, scale, softcap, window, dtype);
+            return (int)mh$.invokeExact(q, ld_q, k, v, ld_kv, out, ld_out, lse, batch, seq_len, n_heads, n_kv_heads, head_dim, scale, softcap, window, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -2674,6 +2745,7 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_LONG,
             Kernels.C_POINTER,
+            Kernels.C_LONG,
             Kernels.C_POINTER,
             Kernels.C_POINTER,
             Kernels.C_POINTER,
@@ -2699,7 +2771,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_attention_backward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, const void *out, const float *lse, const void *d_out, float *delta, void *d_q, void *d_k, void *d_v, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
+     * int32_t esp_attention_backward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, const void *out, int64_t ld_out, const float *lse, const void *d_out, float *delta, void *d_q, void *d_k, void *d_v, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_attention_backward$descriptor() {
@@ -2709,7 +2781,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_attention_backward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, const void *out, const float *lse, const void *d_out, float *delta, void *d_q, void *d_k, void *d_v, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
+     * int32_t esp_attention_backward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, const void *out, int64_t ld_out, const float *lse, const void *d_out, float *delta, void *d_q, void *d_k, void *d_v, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
      * }
      */
     public static MethodHandle esp_attention_backward$handle() {
@@ -2719,7 +2791,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_attention_backward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, const void *out, const float *lse, const void *d_out, float *delta, void *d_q, void *d_k, void *d_v, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
+     * int32_t esp_attention_backward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, const void *out, int64_t ld_out, const float *lse, const void *d_out, float *delta, void *d_q, void *d_k, void *d_v, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
      * }
      */
     public static MemorySegment esp_attention_backward$address() {
@@ -2728,16 +2800,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_attention_backward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, const void *out, const float *lse, const void *d_out, float *delta, void *d_q, void *d_k, void *d_v, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
+     * int32_t esp_attention_backward(const void *q, int64_t ld_q, const void *k, const void *v, int64_t ld_kv, const void *out, int64_t ld_out, const float *lse, const void *d_out, float *delta, void *d_q, void *d_k, void *d_v, int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window, int32_t dtype)
      * }
      */
-    public static int esp_attention_backward(MemorySegment q, long ld_q, MemorySegment k, MemorySegment v, long ld_kv, MemorySegment out, MemorySegment lse, MemorySegment d_out, MemorySegment delta, MemorySegment d_q, MemorySegment d_k, MemorySegment d_v, long batch, long seq_len, long n_heads, long n_kv_heads, long head_dim, float scale, float softcap, long window, int dtype) {
+    public static int esp_attention_backward(MemorySegment q, long ld_q, MemorySegment k, MemorySegment v, long ld_kv, MemorySegment out, long ld_out, MemorySegment lse, MemorySegment d_out, MemorySegment delta, MemorySegment d_q, MemorySegment d_k, MemorySegment d_v, long batch, long seq_len, long n_heads, long n_kv_heads, long head_dim, float scale, float softcap, long window, int dtype) {
         var mh$ = esp_attention_backward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_attention_backward", q, ld_q, k, v, ld_kv, out, lse, d_out, delta, d_q, d_k, d_v, batch, seq_len, n_heads, n_kv_heads, head_dim, scale, softcap, window, dtype);
+                traceDowncall("esp_attention_backward", q, ld_q, k, v, ld_kv, out, ld_out, lse, d_out, delta, d_q, d_k, d_v, batch, seq_len, n_heads, n_kv_heads, head_dim, scale, softcap, window, dtype);
             }
-            return (int)mh$.invokeExact(q, ld_q, k, v, ld_kv, out, lse, d_out, delta, d_q, d_k, d_v, batch, seq_len, n_heads, n_kv_heads, head_dim, scale, softcap, window, dtype);
+            return (int)mh$.invokeExact(q, ld_q, k, v, ld_kv, out, ld_out, lse, d_out, delta, d_q, d_k, d_v, batch, seq_len, n_heads, n_kv_heads, head_dim, scale, softcap, window, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -2912,6 +2984,7 @@ public class Kernels {
             Kernels.C_POINTER,
             Kernels.C_LONG,
             Kernels.C_LONG,
+            Kernels.C_LONG,
             Kernels.C_INT
         );
 
@@ -2923,7 +2996,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_gated_forward(const void *gate_up, int32_t activation, void *out, int64_t rows, int64_t d, int32_t dtype)
+     * int32_t esp_gated_forward(const void *gate_up, int32_t activation, void *out, int64_t ld_out, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static FunctionDescriptor esp_gated_forward$descriptor() {
@@ -2933,7 +3006,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_gated_forward(const void *gate_up, int32_t activation, void *out, int64_t rows, int64_t d, int32_t dtype)
+     * int32_t esp_gated_forward(const void *gate_up, int32_t activation, void *out, int64_t ld_out, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static MethodHandle esp_gated_forward$handle() {
@@ -2943,7 +3016,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_gated_forward(const void *gate_up, int32_t activation, void *out, int64_t rows, int64_t d, int32_t dtype)
+     * int32_t esp_gated_forward(const void *gate_up, int32_t activation, void *out, int64_t ld_out, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
     public static MemorySegment esp_gated_forward$address() {
@@ -2952,16 +3025,16 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_gated_forward(const void *gate_up, int32_t activation, void *out, int64_t rows, int64_t d, int32_t dtype)
+     * int32_t esp_gated_forward(const void *gate_up, int32_t activation, void *out, int64_t ld_out, int64_t rows, int64_t d, int32_t dtype)
      * }
      */
-    public static int esp_gated_forward(MemorySegment gate_up, int activation, MemorySegment out, long rows, long d, int dtype) {
+    public static int esp_gated_forward(MemorySegment gate_up, int activation, MemorySegment out, long ld_out, long rows, long d, int dtype) {
         var mh$ = esp_gated_forward.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_gated_forward", gate_up, activation, out, rows, d, dtype);
+                traceDowncall("esp_gated_forward", gate_up, activation, out, ld_out, rows, d, dtype);
             }
-            return (int)mh$.invokeExact(gate_up, activation, out, rows, d, dtype);
+            return (int)mh$.invokeExact(gate_up, activation, out, ld_out, rows, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
