@@ -1,7 +1,7 @@
 /*
  * What an SAE's training depends on from batch to batch: how many latents are active, which have been silent for long,
- * and the pull of the number of active latents towards its target. A pass over the lists and one over the latents: not
- * worth a thread.
+ * the running threshold, and the pull of the number of active latents towards its target. A pass over the lists and one
+ * over the latents: not worth a thread.
  */
 #include "kernel.h"
 
@@ -33,6 +33,20 @@ int32_t esp_sae_activity(const int32_t *index, const float *value, const int32_t
   activity[0] = static_cast<double>(active);
   activity[1] = static_cast<double>(rows);
   activity[2] = static_cast<double>(dead);
+  return ESP_OK;
+}
+
+int32_t esp_sae_follow(float *silent, float *threshold, float rate, const float *later, int64_t batches,
+                       const int32_t *overflow, int64_t m) {
+  ESP_REQUIRE(batches >= 0 && m > 0, "bad sizes: batches=%ld m=%ld", batches, m);
+  if (overflow != nullptr && *overflow != 0) return ESP_OK;
+  for (int64_t i = 0; i < m; i++) {
+    silent[i] = later[i] < 0 ? std::min(silent[i] + (later[i] + kLongestSilence), kLongestSilence) : later[i];
+  }
+  for (int64_t b = 0; b < batches; b++) {
+    const float smallest = later[m + b];
+    if (smallest >= 0) *threshold = *threshold < 0 ? smallest : *threshold + rate * (smallest - *threshold);
+  }
   return ESP_OK;
 }
 

@@ -43,8 +43,7 @@ Largest find(const float *value, const int32_t *count, int64_t capacity, int64_t
 }  // namespace
 
 int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k,
-                           const uint8_t *keep, float *threshold, float rate, int32_t * /*overflow*/, int64_t tokens,
-                           int64_t m) {
+                           const uint8_t *keep, float *smallest, int32_t * /*overflow*/, int64_t tokens, int64_t m) {
   ESP_REQUIRE(tokens >= 0 && m > 0 && capacity > 0 && k > 0, "bad sizes: tokens=%ld m=%ld capacity=%ld k=%ld", tokens,
               m, capacity, k);
   int64_t rows = 0, listed = 0;
@@ -57,6 +56,7 @@ int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t
   const int64_t wanted = std::min(rows * k, listed);
   if (wanted == 0) {
     std::fill(count, count + tokens, 0);
+    *smallest = -1;
     return ESP_OK;
   }
   const Largest largest = find(value, count, capacity, tokens, wanted);
@@ -85,9 +85,9 @@ int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t
     }
     count[t] = static_cast<int32_t>(kept - t * capacity);
   }
-  float smallest;
-  std::memcpy(&smallest, &largest.bar, sizeof smallest);
-  if (smallest == smallest) *threshold = *threshold < 0 ? smallest : *threshold + rate * (smallest - *threshold);
+  float bar;
+  std::memcpy(&bar, &largest.bar, sizeof bar);
+  *smallest = bar == bar ? bar : -1;
   return ESP_OK;
 }
 

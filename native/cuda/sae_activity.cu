@@ -1,6 +1,6 @@
 /*
  * What an SAE's training depends on from batch to batch: how many latents are active, which have been silent for long,
- * and the pull of the number of active latents towards its target.
+ * the running threshold, and the pull of the number of active latents towards its target.
  *
  * 8 bytes an entry, 12 bytes a latent, a few microseconds of latency. Everything counted is a whole number below 2^53:
  * sums of these in float64 are exact, so that atomics in any order give the same. Not run on a GPU yet.
@@ -56,6 +56,25 @@ __global__ void count_dead(const float *silent, float limit, double *activity, i
   if (threadIdx.x == 0) atomicAdd(activity + 2, dead);
 }
 
+__global__ void follow_silent(float *silent, const float *later, const int32_t *overflow, int64_t m) {
+  if (overflow != nullptr && *overflow != 0) return;
+  ESP_FOR_EACH(i, m) {
+    const float longer = silent[i] + (later[i] + kLongestSilence);
+    silent[i] = later[i] >= 0 ? later[i] : longer < kLongestSilence ? longer : kLongestSilence;
+  }
+}
+
+/* By one thread: batches follow each other. */
+__global__ void follow_smallest(float *threshold, float rate, const float *smallest, int64_t batches,
+                                const int32_t *overflow) {
+  if (overflow != nullptr && *overflow != 0) return;
+  float at = *threshold;
+  for (int64_t b = 0; b < batches; b++) {
+    if (smallest[b] >= 0) at = at < 0 ? smallest[b] : at + rate * (smallest[b] - at);
+  }
+  *threshold = at;
+}
+
 __global__ void pull(const double *activity, float target, float *sparsity) {
   const double rows = activity[1], aim = static_cast<double>(target);
   const double excess = rows == 0 ? 0 : activity[0] / rows / aim - 1;
@@ -78,6 +97,14 @@ int32_t esp_sae_activity(const int32_t *index, const float *value, const int32_t
   if (status == ESP_OK && silent != nullptr) {
     status = ESP_LAUNCH(count_dead, esp::blocks_for(m), esp::kThreads, silent, limit, activity, m);
   }
+  return status;
+}
+
+int32_t esp_sae_follow(float *silent, float *threshold, float rate, const float *later, int64_t batches,
+                       const int32_t *overflow, int64_t m) {
+  ESP_REQUIRE(batches >= 0 && m > 0, "bad sizes: batches=%ld m=%ld", batches, m);
+  int32_t status = ESP_LAUNCH(follow_silent, esp::blocks_for(m), esp::kThreads, silent, later, overflow, m);
+  if (status == ESP_OK) status = ESP_LAUNCH(follow_smallest, 1, 1, threshold, rate, later + m, batches, overflow);
   return status;
 }
 

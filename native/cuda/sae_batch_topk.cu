@@ -131,11 +131,10 @@ __global__ void move(Batch batch, int32_t *overflow, int64_t m) {
   if (kept == batch.capacity && batch.capacity < m && overflow != nullptr) atomicMax(overflow, kept + 1);
 }
 
-/* By one thread. Not where a list was too short: such a step does not count. */
-__global__ void follow(float *threshold, float rate, const int32_t *overflow) {
-  const float smallest = __uint_as_float(choice.bar); /* NaN if nothing stays */
-  if (smallest != smallest || (overflow != nullptr && *overflow != 0)) return;
-  *threshold = *threshold < 0 ? smallest : *threshold + rate * (smallest - *threshold);
+/* By one thread. */
+__global__ void tell(float *smallest) {
+  const float bar = __uint_as_float(choice.bar); /* NaN if nothing stays */
+  *smallest = bar == bar ? bar : -1;
 }
 
 __global__ void count_prefix(const int32_t *index, const int32_t *count, int64_t capacity, int64_t limit,
@@ -158,8 +157,7 @@ __global__ void count_prefix(const int32_t *index, const int32_t *count, int64_t
 }  // namespace
 
 int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k,
-                           const uint8_t *keep, float *threshold, float rate, int32_t *overflow, int64_t tokens,
-                           int64_t m) {
+                           const uint8_t *keep, float *smallest, int32_t *overflow, int64_t tokens, int64_t m) {
   ESP_REQUIRE(tokens >= 0 && m > 0 && capacity > 0 && k > 0, "bad sizes: tokens=%ld m=%ld capacity=%ld k=%ld", tokens,
               m, capacity, k);
   ESP_REQUIRE(tokens * capacity <= INT_MAX, "tokens * capacity = %ld is not below 2^31", tokens * capacity);
@@ -168,7 +166,7 @@ int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t
   if (status == ESP_OK) {
     status = ESP_LAUNCH(move, (tokens + kWarps - 1) / kWarps, esp::kThreads, batch, overflow, m);
   }
-  if (status == ESP_OK) status = ESP_LAUNCH(follow, 1, 1, threshold, rate, overflow);
+  if (status == ESP_OK) status = ESP_LAUNCH(tell, 1, 1, smallest);
   return status;
 }
 

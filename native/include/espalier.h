@@ -38,7 +38,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a declaration below changes; the loader compares it with the bindings' value. */
-#define ESP_ABI_VERSION 6
+#define ESP_ABI_VERSION 7
 
 typedef enum {
   ESP_OK = 0,
@@ -391,14 +391,22 @@ ESP_API int32_t esp_sae_encode_silent(const void *x, const void *w_enc, const fl
                                       int64_t d, int64_t m, int32_t dtype);
 /* BatchTopK (Bussmann et al. 2024): of lists of positive values, as ESP_TOPK with k = capacity leaves them, keeps the n
  * k largest of all rows together, n the number of rows without keep (ties: the lower row, then the lower index; NaN is
- * the largest). What is left of a row moves to its front. threshold [1] follows the smallest value kept: it becomes
- * that value where it was negative, else threshold + rate (smallest - threshold); nothing kept, or NaN: it stays.
+ * the largest). What is left of a row moves to its front. smallest [1]: the smallest value kept, -1 if that is NaN or
+ * nothing is kept.
  * A row whose list is full, with capacity < m, and keeps all of it may have more of the largest than its list has room
  * for: ESP_CPU then returns ESP_CAPACITY and changes nothing, ESP_CUDA raises overflow[0] to capacity + 1 (see
- * esp_sae_encode), and threshold stays while overflow[0] is not 0. tokens * capacity < 2^31. */
+ * esp_sae_encode). tokens * capacity < 2^31. */
 ESP_API int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k,
-                                   const uint8_t *keep, float *threshold, float rate, int32_t *overflow, int64_t tokens,
-                                   int64_t m);
+                                   const uint8_t *keep, float *smallest, int32_t *overflow, int64_t tokens, int64_t m);
+/* Brings an SAE's state to where batches left it that were computed apart, such as by another rank. later [m +
+ * batches]: of each latent what esp_sae_activity made of a silent that was -2^24 before the batches, so less than 0
+ * where it was never active (their rows, together fewer than 2^24, are then later[i] + 2^24); and of each batch what
+ * esp_sae_batch_topk gave as smallest. silent[i] becomes min(silent[i] + later[i] + 2^24, 2^24) where later[i] < 0,
+ * else later[i]. threshold [1] follows the smallest values that are not negative, one batch after another: it becomes
+ * that value where it was negative, else threshold + rate (smallest - threshold). overflow: int32 [1], or NULL; nothing
+ * is changed where it is not 0. */
+ESP_API int32_t esp_sae_follow(float *silent, float *threshold, float rate, const float *later, int64_t batches,
+                               const int32_t *overflow, int64_t m);
 /* prefix[t] = entries of row t with index < limit: a list's part among the first latents (Matryoshka SAEs). */
 ESP_API int32_t esp_sae_prefix(const int32_t *index, const int32_t *count, int64_t capacity, int64_t limit,
                                int32_t *prefix, int64_t tokens);

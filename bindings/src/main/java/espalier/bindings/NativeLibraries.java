@@ -73,8 +73,10 @@ public final class NativeLibraries {
     // UCX, which may carry MPI's messages, must leave SIGSEGV to the Java machine: it is how that
     // finds null pointers.
     ProcessEnvironment.setDefault("UCX_ERROR_SIGNALS", "");
-    // Nor end the process by itself when the memory that it reads is that of a rank just killed.
-    ProcessEnvironment.setDefault("UCX_TLS", "^cma");
+    // Nor read the memory of another rank, as it does for large messages: it ends the process by
+    // itself where that rank has just been killed. (Without the transport for that, cma, such
+    // messages leave work that MPICH 4.0's MPI_Finalize waits for forever.)
+    ProcessEnvironment.setDefault("UCX_RNDV_THRESH", "inf");
     Path cache = ResourceFile.cacheFolder().resolveSibling("mpi");
     return load(new MpiFiles(System.getenv(), cache).find(compilers, debianPackage));
   }

@@ -26,6 +26,7 @@ final class AdaptCommand implements Callable<Integer> {
   @Mixin private Common common;
   @Mixin private Computing computing;
   @Mixin private Spread spread;
+  @Mixin private GradientOrder gradients;
   @Mixin private Profiling profiling;
 
   @Option(names = "--model", required = true, description = "model folder, or name on the Hub")
@@ -178,7 +179,7 @@ final class AdaptCommand implements Callable<Integer> {
             order,
             resume,
             checkpointEvery);
-    return spread.run(parallel -> adapt(settings, parallel));
+    return spread.run(ranks -> adapt(settings, gradients.on(ranks)));
   }
 
   private int adapt(AdaptSettings settings, Parallel parallel) {

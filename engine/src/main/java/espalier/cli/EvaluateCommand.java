@@ -1,5 +1,6 @@
 package espalier.cli;
 
+import espalier.distributed.Ranks;
 import espalier.recipe.Console;
 import espalier.recipe.EvaluateRecipe;
 import espalier.recipe.EvaluateSettings;
@@ -20,6 +21,7 @@ final class EvaluateCommand implements Callable<Integer> {
 
   @Mixin private Common common;
   @Mixin private Computing computing;
+  @Mixin private Spread spread;
 
   @Option(names = "--model", required = true, description = "model folder, or name on the Hub")
   private Path model;
@@ -73,23 +75,26 @@ final class EvaluateCommand implements Callable<Integer> {
   @Override
   public Integer call() {
     computing.check();
-    var result =
-        new EvaluateRecipe(
-                new EvaluateSettings(
-                    Located.model(model),
-                    saes.stream().map(Located::sae).toList(),
-                    Located.adapter(adapter),
-                    data,
-                    context,
-                    metrics,
-                    Optional.ofNullable(out)),
-                Console.standard())
-            .run()
-            .toJson();
-    if (out != null) {
-      Report.write(out);
+    EvaluateSettings settings =
+        new EvaluateSettings(
+            Located.model(model),
+            saes.stream().map(Located::sae).toList(),
+            Located.adapter(adapter),
+            data,
+            context,
+            metrics,
+            Optional.ofNullable(out));
+    return spread.run(ranks -> evaluate(settings, ranks));
+  }
+
+  private int evaluate(EvaluateSettings settings, Ranks ranks) {
+    var result = new EvaluateRecipe(settings, Console.standard(), ranks).run().toJson();
+    if (ranks.isFirst()) {
+      if (out != null) {
+        Report.write(out);
+      }
+      System.out.print(json ? result + "\n" : EvaluationTable.of(result));
     }
-    System.out.print(json ? result + "\n" : EvaluationTable.of(result));
     return 0;
   }
 }

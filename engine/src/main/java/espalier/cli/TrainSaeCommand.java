@@ -2,6 +2,7 @@ package espalier.cli;
 
 import espalier.format.InputException;
 import espalier.recipe.Console;
+import espalier.recipe.Parallel;
 import espalier.recipe.SaeLossWeights;
 import espalier.recipe.SaeSpec;
 import espalier.recipe.TrainSaeRecipe;
@@ -28,6 +29,8 @@ final class TrainSaeCommand implements Callable<Integer> {
 
   @Mixin private Common common;
   @Mixin private Computing computing;
+  @Mixin private Spread spread;
+  @Mixin private GradientOrder gradients;
   @Mixin private Profiling profiling;
 
   @Option(names = "--model", required = true, description = "model folder, or name on the Hub")
@@ -238,9 +241,15 @@ final class TrainSaeCommand implements Callable<Integer> {
             Optional.ofNullable(activationCache),
             resume,
             checkpointEvery);
+    return spread.run(ranks -> train(settings, gradients.on(ranks)));
+  }
+
+  private int train(TrainSaeSettings settings, Parallel parallel) {
     TrainingLoop.End end =
-        new TrainSaeRecipe(settings, Console.standard()).profile(profiling.file()).run();
-    Report.write(out);
+        new TrainSaeRecipe(settings, Console.standard(), parallel).profile(profiling.file()).run();
+    if (parallel.ranks().isFirst()) {
+      Report.write(out);
+    }
     return end == TrainingLoop.End.DONE ? 0 : 1;
   }
 

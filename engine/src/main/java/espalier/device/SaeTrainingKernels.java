@@ -124,7 +124,7 @@ abstract sealed class SaeTrainingKernels extends SaeKernels permits Kernels {
   /**
    * Keeps the largest entries of all rows together, k a row on average.
    *
-   * @param threshold {@code [1]}, follows the smallest value kept
+   * @param smallest {@code [1]}: the smallest value kept, negative for none
    * @param overflow int32 {@code [1]}, or NULL: as of {@link #saeEncode}
    * @return false if a list may have been too short; nothing is changed then
    */
@@ -135,8 +135,7 @@ abstract sealed class SaeTrainingKernels extends SaeKernels permits Kernels {
       long capacity,
       long k,
       MemorySegment keep,
-      MemorySegment threshold,
-      float rate,
+      MemorySegment smallest,
       MemorySegment overflow,
       long tokens,
       long m) {
@@ -145,15 +144,42 @@ abstract sealed class SaeTrainingKernels extends SaeKernels permits Kernels {
     lists(kernel, index, count, capacity, tokens);
     floats(kernel, "value", value, tokens, capacity);
     flagsOrNull(kernel, "keep", keep, tokens);
-    floats(kernel, "threshold", threshold, 1);
+    floats(kernel, "smallest", smallest, 1);
     if (isGiven(overflow)) ints(kernel, "overflow", overflow, 1);
     begin(Double.NaN, Double.NaN);
     int status =
-        esp_sae_batch_topk(
-            index, value, count, capacity, k, keep, threshold, rate, overflow, tokens, m);
+        esp_sae_batch_topk(index, value, count, capacity, k, keep, smallest, overflow, tokens, m);
     if (status == ESP_CAPACITY()) return false;
     check(kernel, status);
     return true;
+  }
+
+  /**
+   * Brings an SAE's state to where batches left it that were computed apart.
+   *
+   * @param silent {@code [m]}
+   * @param threshold {@code [1]}, follows the batches' smallest values
+   * @param later {@code [m + batches]}: the silence of latents that began at -2^24, and smallest
+   *     values
+   * @param overflow int32 {@code [1]}, or NULL: nothing is changed where it is not 0
+   */
+  public void saeFollow(
+      MemorySegment silent,
+      MemorySegment threshold,
+      float rate,
+      MemorySegment later,
+      long batches,
+      MemorySegment overflow,
+      long m) {
+    String kernel = "esp_sae_follow";
+    positive(kernel, "m", m);
+    size(kernel, "batches", batches);
+    floats(kernel, "silent", silent, m);
+    floats(kernel, "threshold", threshold, 1);
+    floats(kernel, "later", later, m + batches);
+    if (isGiven(overflow)) ints(kernel, "overflow", overflow, 1);
+    begin(Double.NaN, Double.NaN);
+    check(kernel, esp_sae_follow(silent, threshold, rate, later, batches, overflow, m));
   }
 
   /** How many entries of each row are of the first {@code limit} latents. */

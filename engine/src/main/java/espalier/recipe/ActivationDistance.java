@@ -7,8 +7,10 @@ import espalier.autograd.Tape;
 import espalier.autograd.Var;
 import espalier.device.Device;
 import espalier.device.Transfer;
+import espalier.distributed.SharedBatches;
 import espalier.model.TokenBatch;
 import java.lang.foreign.MemorySegment;
+import java.nio.DoubleBuffer;
 import java.util.ArrayList;
 import java.util.List;
 
@@ -20,7 +22,7 @@ import java.util.List;
  * of those the mean over the sequences, with its 90 % confidence interval, 1.645 standard errors
  * either way (Chen, Engels and Tegmark 2025).
  */
-final class ActivationDistance {
+final class ActivationDistance implements SharedBatches.Measure {
 
   private static final double Z90 = 1.645;
 
@@ -69,17 +71,27 @@ final class ActivationDistance {
         });
   }
 
-  /**
-   * Adds the batch that has just been through the tape; sequences without any position count not.
-   */
-  void add() {
+  @Override
+  public int numbers() {
+    return layers.size() * 3 * batch.batch();
+  }
+
+  @Override
+  public void measure(DoubleBuffer numbers) {
+    layers.forEach(layer -> numbers.put(Transfer.doubles(layer.sums)));
+  }
+
+  /** Sequences without any position count not. */
+  @Override
+  public void add(DoubleBuffer numbers) {
     for (Layer layer : layers) {
-      double[] sums = Transfer.doubles(layer.sums);
       for (int s = 0; s < batch.batch(); s++) {
-        double positions = sums[3 * s];
+        double positions = numbers.get();
+        double distance = numbers.get();
+        double cosine = numbers.get();
         if (positions > 0) {
-          layer.distance.add(sums[3 * s + 1] / positions);
-          layer.cosine.add(sums[3 * s + 2] / positions);
+          layer.distance.add(distance / positions);
+          layer.cosine.add(cosine / positions);
         }
       }
     }

@@ -114,6 +114,7 @@ public final class AdaptRecipe {
             data ->
                 new Evaluator(
                     device,
+                    ranks,
                     in.model,
                     in.saes.byLayer(),
                     Optional.of(in.adaptation.measured()),

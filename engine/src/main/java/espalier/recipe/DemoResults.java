@@ -7,6 +7,7 @@ import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.data.TokenRows;
 import espalier.device.Device;
+import espalier.distributed.Ranks;
 import espalier.format.ModelFolder;
 import espalier.model.LanguageModel;
 import espalier.nn.Adapters;
@@ -116,7 +117,7 @@ final class DemoResults {
               model.config(),
               modelFolder,
               model.config().maxPositionEmbeddings());
-      Evaluator evaluator = new Evaluator(device, model, saes, Adapters.NONE, rows);
+      Evaluator evaluator = new Evaluator(device, Ranks.alone(), model, saes, Adapters.NONE, rows);
       evaluator.bind(device.allocate(evaluator.bytes()));
       Evaluation evaluation = evaluator.evaluate(done -> {});
       SaeStatistics statistics = evaluator.statistics().get(layer);

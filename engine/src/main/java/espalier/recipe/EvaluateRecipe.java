@@ -6,6 +6,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.data.TokenCache;
 import espalier.data.TokenRows;
 import espalier.device.Device;
+import espalier.distributed.Ranks;
 import espalier.format.ModelConfig;
 import espalier.format.ModelFolder;
 import espalier.format.OutputAdapterFile;
@@ -25,10 +26,23 @@ public final class EvaluateRecipe {
 
   private final EvaluateSettings settings;
   private final Console console;
+  private final Ranks started;
+  private Ranks ranks;
 
   public EvaluateRecipe(EvaluateSettings settings, Console console) {
+    this(settings, console, Ranks.alone());
+  }
+
+  /**
+   * All ranks run the recipe, share the data and get the whole result; rank 0 alone writes.
+   *
+   * @param ranks as they were started
+   */
+  public EvaluateRecipe(EvaluateSettings settings, Console console, Ranks ranks) {
     this.settings = settings;
-    this.console = console;
+    this.console = ranks.isFirst() ? console : Console.silent();
+    this.ranks = ranks;
+    started = ranks;
   }
 
   private record Inputs(Saes saes, Evaluator evaluator) {}
@@ -37,6 +51,7 @@ public final class EvaluateRecipe {
   public Evaluation run() {
     Optional<RunFolder> folder = settings.out().map(out -> RunFolder.check(out, false));
     try (Device device = Device.open()) {
+      ranks = started.on(device);
       Inputs in;
       try (ModelFolder files = ModelFolder.open(settings.model())) {
         in = read(device, files);
@@ -48,13 +63,16 @@ public final class EvaluateRecipe {
         evaluation = evaluator.evaluate(done -> progress.step(done, ""));
       }
       SaeFit.check(in.saes, evaluation.saes(), console);
-      folder.ifPresent(f -> write(f, evaluation, evaluator));
+      if (ranks.isFirst()) {
+        folder.ifPresent(f -> write(f, evaluation, evaluator));
+      }
+      ranks.detach();
       return evaluation;
     }
   }
 
   private void write(RunFolder folder, Evaluation evaluation, Evaluator evaluator) {
-    folder.begin("evaluate", SettingsJson.of(settings), 0);
+    folder.begin("evaluate", SettingsJson.of(settings), 0, ranks.size());
     folder.write("evaluation.json", evaluation.toJson());
     if (!evaluator.statistics().isEmpty()) {
       folder.write("latent_density.json", latentDensity(evaluator.statistics()));
@@ -86,7 +104,8 @@ public final class EvaluateRecipe {
     Optional<Streams.Variant> student =
         settings.adapter().flatMap(path -> load(device, model, saes.byLayer(), path));
     return new Inputs(
-        saes, new Evaluator(device, model, saes.byLayer(), student, rows, settings.metrics()));
+        saes,
+        new Evaluator(device, ranks, model, saes.byLayer(), student, rows, settings.metrics()));
   }
 
   private static Optional<Streams.Variant> load(

@@ -40,11 +40,6 @@ public record Evaluation(
       tokens.reset();
       distance.reset();
     }
-
-    void add() {
-      tokens.add();
-      distance.add();
-    }
   }
 
   Evaluation withAdapters(VariantLosses.Means losses, Optional<Detail> detail) {

@@ -5,6 +5,8 @@ import espalier.autograd.Tape;
 import espalier.data.RowOrder;
 import espalier.data.TokenRows;
 import espalier.device.Device;
+import espalier.distributed.Ranks;
+import espalier.distributed.SharedBatches;
 import espalier.model.LanguageModel;
 import espalier.model.TokenBatch;
 import espalier.nn.Adapters;
@@ -22,7 +24,8 @@ import java.util.TreeMap;
 import java.util.function.Consumer;
 
 /**
- * Measures a model, with SAEs and with adapters, on all rows of a data set.
+ * Measures a model, with SAEs and with adapters, on all rows of a data set, which ranks share out
+ * among them: all get the same result, that of one rank.
  *
  * <p>What does not change while adapters are trained (the original model, the SAEs alone) is
  * measured once.
@@ -38,6 +41,7 @@ final class Evaluator {
   private static final int TOKENS_AT_ONCE = 1024;
 
   private final Device device;
+  private final Ranks ranks;
   private final LanguageModel model;
   private final SortedMap<Integer, Sae> saes;
   private final TokenRows rows;
@@ -53,18 +57,38 @@ final class Evaluator {
    * Variants that are compared with the original in one go over the data.
    *
    * @param losses of each
+   * @param statistics of the first's SAEs, if asked for
    * @param detail of the first, if asked for
    */
-  private record Pass(Tape tape, List<VariantLosses> losses, Optional<Evaluation.Detail> detail) {}
+  private record Pass(
+      Tape tape,
+      List<VariantLosses> losses,
+      List<SaeStatistics> statistics,
+      Optional<Evaluation.Detail> detail) {
+
+    void reset() {
+      losses.forEach(VariantLosses::reset);
+      statistics.forEach(SaeStatistics::reset);
+      detail.ifPresent(Evaluation.Detail::reset);
+    }
+
+    List<SharedBatches.Measure> measures() {
+      List<SharedBatches.Measure> measures = new ArrayList<>(losses);
+      measures.addAll(statistics);
+      detail.ifPresent(d -> measures.addAll(List.of(d.tokens(), d.distance())));
+      return measures;
+    }
+  }
 
   /** Measures CE, KL and reconstructions, as is done again and again in training. */
   Evaluator(
       Device device,
+      Ranks ranks,
       LanguageModel model,
       SortedMap<Integer, Sae> saes,
       Adapters adapters,
       TokenRows rows) {
-    this(device, model, saes, adapted(saes, adapters), rows, MetricSet.BASIC);
+    this(device, ranks, model, saes, adapted(saes, adapters), rows, MetricSet.BASIC);
   }
 
   /** The model with its SAEs and frozen adapters; empty without any. */
@@ -75,16 +99,19 @@ final class Evaluator {
   }
 
   /**
+   * @param ranks that all evaluate at once
    * @param student the adapted model, nothing of it trained; empty to measure the SAEs alone
    */
   Evaluator(
       Device device,
+      Ranks ranks,
       LanguageModel model,
       SortedMap<Integer, Sae> saes,
       Optional<Streams.Variant> student,
       TokenRows rows,
       MetricSet metrics) {
     this.device = device;
+    this.ranks = ranks;
     this.model = model;
     this.saes = saes;
     this.rows = rows;
@@ -110,13 +137,12 @@ final class Evaluator {
   }
 
   /**
-   * @param progress told of each batch with the number of rows done
+   * @param progress told again and again of the number of rows done, by all ranks
    */
   Evaluation evaluate(Consumer<Integer> progress) {
     int doneBefore = 0;
     if (isFirst()) {
       doneBefore = rows.count();
-      statistics.values().forEach(SaeStatistics::reset);
       run(unadapted, 0, progress);
       before = withoutAdapters();
     }
@@ -244,20 +270,22 @@ final class Evaluator {
     return new Pass(
         tape,
         divergences.stream().map(d -> new VariantLosses(device, d, batch, scores())).toList(),
+        withStatistics ? List.copyOf(statistics.values()) : List.of(),
         distance.map(
             d -> new Evaluation.Detail(new TokenDifferences(divergences.getFirst(), batch), d)));
   }
 
   private void run(Pass pass, int done, Consumer<Integer> progress) {
-    pass.losses.forEach(VariantLosses::reset);
-    pass.detail.ifPresent(Evaluation.Detail::reset);
-    for (int i = 0; i < rows.count() / batch.batch(); i++) {
-      inOrder.load(i, batch);
-      pass.tape.forward();
-      pass.losses.forEach(VariantLosses::add);
-      pass.detail.ifPresent(Evaluation.Detail::add);
-      progress.accept(done + (i + 1) * batch.batch());
-    }
+    pass.reset();
+    SharedBatches.run(
+        ranks,
+        rows.count() / batch.batch(),
+        pass.measures(),
+        i -> {
+          inOrder.load(i, batch);
+          pass.tape.forward();
+          progress.accept(done + (i + 1) * batch.batch());
+        });
   }
 
   /** The most rows at a time that divide the data evenly: every row counts once. */

@@ -4,6 +4,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.data.TokenCache;
 import espalier.data.TokenRows;
 import espalier.device.Device;
+import espalier.distributed.Ranks;
 import espalier.model.LanguageModel;
 import espalier.nn.Adapters;
 import espalier.sae.Sae;
@@ -48,15 +49,22 @@ public final class HeldOutWatch implements TrainSaeRecipe.Watch {
 
   @Override
   public ObjectNode measure(
-      Device device, LanguageModel model, Path modelFolder, int context, Sae sae, long step) {
+      Device device,
+      Ranks ranks,
+      LanguageModel model,
+      Path modelFolder,
+      int context,
+      Sae sae,
+      long step) {
     if (evaluator == null) {
       TokenRows rows =
           TokenRows.read(List.of(data), model.config(), modelFolder, context, TokenCache.NONE);
       evaluator =
-          new Evaluator(device, model, new TreeMap<>(Map.of(layer, sae)), Adapters.NONE, rows);
+          new Evaluator(
+              device, ranks, model, new TreeMap<>(Map.of(layer, sae)), Adapters.NONE, rows);
       evaluator.bind(device.allocate(evaluator.bytes()));
     }
-    if (snapshots.isPresent() && step > 0) {
+    if (snapshots.isPresent() && step > 0 && ranks.isFirst()) {
       Path folder = snapshot(snapshots.get(), step);
       try {
         Files.createDirectories(folder);

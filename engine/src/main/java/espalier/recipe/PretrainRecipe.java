@@ -73,7 +73,9 @@ public final class PretrainRecipe {
     PretrainObjective objective = new PretrainObjective(device, model, source, batch, 1);
     Optional<Evaluator> evaluator =
         evalRows.map(
-            data -> new Evaluator(device, model.frozen(), new TreeMap<>(), Adapters.NONE, data));
+            data ->
+                new Evaluator(
+                    device, Ranks.alone(), model.frozen(), new TreeMap<>(), Adapters.NONE, data));
     long bytes = Math.max(objective.tape().bytes(), evaluator.map(Evaluator::bytes).orElse(0L));
     MemorySegment workspace = device.allocate(bytes);
     objective.tape().bind(workspace);

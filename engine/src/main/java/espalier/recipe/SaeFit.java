@@ -71,7 +71,11 @@ final class SaeFit {
   SortedMap<Integer, Summary> measure(MemorySegment memory) {
     tape.bind(memory).forward();
     SortedMap<Integer, Summary> summaries = new TreeMap<>();
-    statistics.forEach((layer, s) -> summaries.put(layer, s.summary()));
+    statistics.forEach(
+        (layer, s) -> {
+          s.addBatch();
+          summaries.put(layer, s.summary());
+        });
     return summaries;
   }
 

@@ -5,6 +5,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
 import espalier.device.Device;
+import espalier.distributed.Ranks;
 import espalier.model.LanguageModel;
 import espalier.model.TokenBatch;
 import espalier.nn.Adapters;
@@ -30,10 +31,12 @@ final class SaeObjective implements Objective {
   private final TokenBatch batch;
   private final Tape tape;
   private final int accumulate;
+  private final Ranks ranks;
   private final List<SaeTrainer> trainers = new ArrayList<>();
   private final Optional<SaeInputs> inputs;
 
   /**
+   * @param accumulate batches of a step, of each rank
    * @param cache of activations, for losses that need no model; empty to run it for every batch
    */
   SaeObjective(
@@ -45,11 +48,13 @@ final class SaeObjective implements Objective {
       BatchSource source,
       TokenBatch batch,
       int accumulate,
+      Ranks ranks,
       Optional<ActivationCache> cache) {
     this.device = device;
     this.source = source;
     this.batch = batch;
     this.accumulate = accumulate;
+    this.ranks = ranks;
     tape = new Tape(device);
     inputs =
         cache.map(
@@ -87,7 +92,8 @@ final class SaeObjective implements Objective {
   }
 
   private void train(int layer, Var x, TrainableSae sae, SaeLoss loss, SaeLossWeights weights) {
-    trainers.add(new SaeTrainer(device, tape, layer, x, sae, loss, weights, batch, accumulate));
+    trainers.add(
+        new SaeTrainer(device, tape, layer, x, sae, loss, weights, batch, accumulate, ranks));
   }
 
   Tape tape() {
@@ -114,7 +120,8 @@ final class SaeObjective implements Objective {
   public void prepare(long index, int slot) {
     source.prepare(index, batch, slot);
     inputs.ifPresent(in -> in.prepare(index, slot));
-    trainers.forEach(trainer -> trainer.prepare(index / accumulate, slot));
+    long step = index / ((long) accumulate * ranks.size());
+    trainers.forEach(trainer -> trainer.prepare(step, slot));
   }
 
   @Override
@@ -133,8 +140,12 @@ final class SaeObjective implements Objective {
 
   @Override
   public void grow(int entries) {
-    trainers.forEach(SaeTrainer::takeBack);
     tape.grow(entries);
+  }
+
+  @Override
+  public void exchange() {
+    trainers.forEach(trainer -> trainer.course().exchange());
   }
 
   @Override
@@ -144,7 +155,11 @@ final class SaeObjective implements Objective {
 
   @Override
   public void afterUpdate() {
-    trainers.forEach(trainer -> trainer.sae().normalizeDecoder(device));
+    trainers.forEach(
+        trainer -> {
+          trainer.sae().normalizeDecoder(device);
+          trainer.course().follow();
+        });
   }
 
   /** Means over the SAEs, and where there are several what each is, by layer. */

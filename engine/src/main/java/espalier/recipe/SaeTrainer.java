@@ -10,14 +10,15 @@ import espalier.autograd.Var;
 import espalier.device.Device;
 import espalier.device.ElementType;
 import espalier.device.Kernels;
+import espalier.distributed.Ranks;
 import espalier.model.LanguageModel;
 import espalier.model.TokenBatch;
 import espalier.nn.Adapters;
 import espalier.sae.AuxiliaryLoss;
+import espalier.sae.Course;
 import espalier.sae.Sparsity;
 import espalier.sae.TrainableSae;
 import espalier.sae.TrainedSplice;
-import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.List;
@@ -62,15 +63,15 @@ final class SaeTrainer {
   private final Tape tape;
   private final double perToken;
   private final Sparsity sparsity;
+  private final Course course;
   private final TrainedSplice splice;
   private final Var auxiliary; // null without
   private final List<Var> downstream = new ArrayList<>();
-  private final List<Tensor> before; // the SAE's state, as the step found it
   private Var kl; // null without
 
   /**
    * @param x the residual stream after the SAE's block
-   * @param accumulate batches an update
+   * @param accumulate batches an update, of each rank
    */
   SaeTrainer(
       Device device,
@@ -81,18 +82,19 @@ final class SaeTrainer {
       SaeLoss loss,
       SaeLossWeights weights,
       TokenBatch batch,
-      int accumulate) {
+      int accumulate,
+      Ranks ranks) {
     this.tape = tape;
     this.layer = layer;
     this.sae = sae;
     this.loss = loss;
     this.weights = weights;
     this.batch = batch;
-    perToken = 1.0 / (batch.tokens() * accumulate);
-    before = sae.state().stream().map(t -> Tensor.allocate(device, 1, t.size())).toList();
+    perToken = 1.0 / ((double) batch.tokens() * accumulate * ranks.size());
     this.device = device;
     floats = device.kernels(ElementType.F32);
     sparsity = new Sparsity(device, accumulate);
+    course = new Course(device, sae, accumulate, ranks);
     double perElement = perToken / sae.sae().inputs();
     double half = loss == SaeLoss.KL_FINETUNE ? 0.5 : 1;
     Var scaled = sae.scale() == 1 ? x : Elementwise.scale(tape, x, 1 / sae.scale());
@@ -105,7 +107,8 @@ final class SaeTrainer {
             sparsity,
             new TrainedSplice.Losses(
                 (float) (loss.hasReconstruction() ? half * perElement : 0),
-                (float) (half * perElement)));
+                (float) (half * perElement)),
+            course);
     auxiliary =
         weights.auxiliary() > 0 && loss.hasReconstruction()
             ? AuxiliaryLoss.record(
@@ -174,20 +177,12 @@ final class SaeTrainer {
   /** Queued before the batch goes through the tape. */
   void begin(int slot) {
     sparsity.upload(slot);
-    if (slot == 0) {
-      copyState(sae.state(), before);
-    }
+    course.begin(slot);
   }
 
-  /** The step begins anew: what its batches left in the SAE's state is taken back. */
-  void takeBack() {
-    copyState(before, sae.state());
-  }
-
-  private void copyState(List<Tensor> from, List<Tensor> to) {
-    for (int i = 0; i < from.size(); i++) {
-      floats.copy(from.get(i).data(), to.get(i).data(), from.get(i).size());
-    }
+  /** What the step's batches did to the SAE's state. */
+  Course course() {
+    return course;
   }
 
   /**

@@ -143,7 +143,7 @@ final class Streams {
     private Var training(Tape tape, Var x, TokenBatch batch) {
       Sparsity none = new Sparsity(tape.device(), 1);
       TrainedSplice.Losses nothing = new TrainedSplice.Losses(0, 0);
-      return TrainedSplice.into(tape, x, trained, batch.keep(), none, nothing).output();
+      return TrainedSplice.into(tape, x, trained, batch.keep(), none, nothing, null).output();
     }
 
     private Var adapted(Tape tape, Var out, TokenBatch batch) {

@@ -4,7 +4,10 @@ import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.autograd.LanguageModelHead.Divergence;
+import espalier.distributed.SharedBatches;
 import espalier.model.TokenBatch;
+import java.nio.DoubleBuffer;
+import java.nio.LongBuffer;
 import java.util.Arrays;
 
 /**
@@ -15,7 +18,7 @@ import java.util.Arrays;
  * <p>Memory does not grow with the data: quantiles come from counts of |D| by the upper 19 bits of
  * its float32, so they are exact to a relative 2^-12.
  */
-final class TokenDifferences {
+final class TokenDifferences implements SharedBatches.Measure {
 
   static final double[] QUANTILES = {0.05, 0.25, 0.5, 0.75, 0.95, 0.99};
 
@@ -36,6 +39,8 @@ final class TokenDifferences {
   private long count;
   private double sum;
   private double absolute;
+  private double sumOfBatch;
+  private double absoluteOfBatch;
 
   /**
    * @param divergence per-token losses of original and variant, with targets
@@ -49,25 +54,53 @@ final class TokenDifferences {
     Arrays.fill(bySize, 0);
     Arrays.fill(histogram, 0);
     below = above = count = 0;
-    sum = absolute = 0;
+    sum = absolute = sumOfBatch = absoluteOfBatch = 0;
   }
 
-  /** Adds the batch that has just been through the tape. */
-  void add() {
+  @Override
+  public int numbers() {
+    return 2;
+  }
+
+  @Override
+  public void measure(DoubleBuffer numbers) {
     float[] variant = divergence.ceStudent().value().toArray();
     float[] original = divergence.ceTeacher().value().toArray();
     for (int t = 0; t < batch.tokens(); t++) {
       if (t % batch.seqLen() != 0 && batch.predicts(t) && !batch.isSpecial(t)) {
-        add((double) variant[t] - original[t]);
+        count((double) variant[t] - original[t]);
       }
     }
+    numbers.put(sumOfBatch).put(absoluteOfBatch);
+    sumOfBatch = absoluteOfBatch = 0;
   }
 
-  void add(double difference) {
+  @Override
+  public void add(DoubleBuffer numbers) {
+    sum += numbers.get();
+    absolute += numbers.get();
+  }
+
+  @Override
+  public long[] counts() {
+    LongBuffer counts = LongBuffer.allocate(bySize.length + histogram.length + 3);
+    return counts.put(bySize).put(histogram).put(below).put(above).put(count).array();
+  }
+
+  @Override
+  public void counted(long[] all) {
+    LongBuffer counts = LongBuffer.wrap(all);
+    counts.get(bySize).get(histogram);
+    below = counts.get();
+    above = counts.get();
+    count = counts.get();
+  }
+
+  void count(double difference) {
     double size = Math.abs(difference);
     count++;
-    sum += difference;
-    absolute += size;
+    sumOfBatch += difference;
+    absoluteOfBatch += size;
     bySize[Float.floatToIntBits((float) size) >>> DROPPED_BITS]++;
     double bin = Math.floor((Math.log10(size) - LOWEST_DECADE) * BINS_PER_DECADE);
     if (bin < 0) {

@@ -11,13 +11,13 @@ import espalier.format.InputException;
 import espalier.format.ModelFolder;
 import espalier.model.LanguageModel;
 import espalier.model.TokenBatch;
+import espalier.sae.Course;
 import espalier.sae.Sae;
 import espalier.sae.SaeWriter;
 import espalier.sae.TrainableSae;
 import espalier.tensor.Tensor;
 import espalier.train.AdamW;
 import espalier.train.Checkpoints;
-import espalier.train.GradientSum;
 import espalier.train.Interruption;
 import espalier.train.MetricsLog;
 import espalier.train.TrainingLoop;
@@ -41,32 +41,56 @@ public final class TrainSaeRecipe {
   private final Console console;
   private Optional<Path> profile = Optional.empty();
   private final Optional<Watch> watch;
+  private final Parallel parallel;
+  private Ranks ranks;
 
   /** Measures an SAE as it is trained. */
   public interface Watch {
     /** Steps between measurements. */
     int every();
 
-    /** Fields for the metrics after a step; {@code sae} is folded and frozen. */
+    /** Fields for the metrics after a step, on all ranks; {@code sae} is folded and frozen. */
     ObjectNode measure(
-        Device device, LanguageModel model, Path modelFolder, int context, Sae sae, long step);
+        Device device,
+        Ranks ranks,
+        LanguageModel model,
+        Path modelFolder,
+        int context,
+        Sae sae,
+        long step);
   }
 
   public TrainSaeRecipe(TrainSaeSettings settings, Console console) {
     this(settings, console, Optional.empty());
   }
 
+  /** All ranks run the recipe; rank 0 alone writes. */
+  public TrainSaeRecipe(TrainSaeSettings settings, Console console, Parallel parallel) {
+    this(settings, console, Optional.empty(), parallel);
+  }
+
   /**
    * @param watch of the one SAE, instead of evaluations on {@code evalData}
    */
   public TrainSaeRecipe(TrainSaeSettings settings, Console console, Optional<Watch> watch) {
+    this(settings, console, watch, Parallel.alone());
+  }
+
+  private TrainSaeRecipe(
+      TrainSaeSettings settings, Console console, Optional<Watch> watch, Parallel parallel) {
     if (watch.isPresent() && settings.layers().size() > 1) {
       throw new IllegalArgumentException("a watch of one SAE for " + settings.layers());
     }
     this.settings = settings;
     loss = SaeLoss.parse(settings.objective());
-    this.console = console;
     this.watch = watch;
+    this.parallel = parallel;
+    ranks = parallel.ranks();
+    this.console = ranks.isFirst() ? console : Console.silent();
+    if (settings.activationCache().isPresent() && ranks.size() > 1) {
+      throw new InputException(
+          "--activation-cache: is of one process, here are %d ranks".formatted(ranks.size()));
+    }
   }
 
   /** What the run works on, read and checked. */
@@ -86,16 +110,17 @@ public final class TrainSaeRecipe {
       if (device.type() != ElementType.F32) {
         throw new InputException("--dtype: SAEs are trained in f32");
       }
+      ranks = parallel.ranks().on(device);
       Inputs inputs;
       try (ModelFolder files = ModelFolder.open(settings.model())) {
         inputs = read(device, files);
       }
-      if (settings.activationCache().isEmpty()) {
-        return train(device, folder, inputs, Optional.empty());
+      TrainingLoop.End end;
+      try (ActivationCache cache = settings.activationCache().isEmpty() ? null : cache(inputs)) {
+        end = train(device, folder, inputs, Optional.ofNullable(cache));
       }
-      try (ActivationCache cache = cache(inputs)) {
-        return train(device, folder, inputs, Optional.of(cache));
-      }
+      ranks.detach();
+      return end;
     }
   }
 
@@ -146,6 +171,11 @@ public final class TrainSaeRecipe {
             settings.accumulate());
     BatchSource source =
         new BatchSource(in.rows, RowOrdering.SHUFFLED.over(in.rows.count(), settings.seed()));
+    if (batch.tokens() * settings.accumulate() >= Course.MOST_ROWS) {
+      throw new InputException(
+          "--batch, --accumulate: a rank's tokens of a step must be fewer than "
+              + Course.MOST_ROWS);
+    }
     SaeStart start = new SaeStart(settings, device, in.model, source, batch);
     SaeStart.Started started = in.initial.map(start::from).orElseGet(start::fresh);
     SortedMap<Integer, TrainableSae> saes = started.saes();
@@ -159,26 +189,31 @@ public final class TrainSaeRecipe {
             source,
             batch,
             settings.accumulate(),
+            ranks,
             cache);
     objective.tape().bind(device);
-    int rowsAStep = settings.batch() * settings.accumulate();
+    int rowsAStep = settings.batch() * Math.multiplyExact(settings.accumulate(), ranks.size());
     int steps = settings.steps().orElse(Math.max(1, in.rows.count() / rowsAStep));
     List<Tensor> state = saes.values().stream().flatMap(sae -> sae.state().stream()).toList();
     Checkpoints checkpoints =
-        new Checkpoints(folder.checkpoints(), RunFolder.fingerprint(settings, steps), state);
+        new Checkpoints(
+            folder.checkpoints(), RunFolder.fingerprint(settings, steps, ranks.size()), state);
     Optional<Checkpoints.Saved> saved = settings.resume() ? checkpoints.latest() : Optional.empty();
-    folder.begin("train-sae", SettingsJson.of(settings), settings.seed());
+    ranks.gather(); // what one rank refuses, nobody has begun
+    if (ranks.isFirst()) {
+      folder.begin("train-sae", SettingsJson.of(settings), settings.seed(), ranks.size());
+    }
     Watching watching = new Watching(device, in, saes);
-    try (MetricsLog metrics = new MetricsLog(folder.metrics());
+    try (MetricsLog metrics = ranks.isFirst() ? new MetricsLog(folder.metrics()) : null;
         Interruption interruption = new Interruption()) {
       TrainingLoop loop =
           new TrainingLoop(
               device,
-              Ranks.alone(),
+              ranks,
               new TrainingLoop.Settings(
                   steps,
                   settings.accumulate(),
-                  GradientSum.Order.FIXED,
+                  parallel.order(),
                   settings.lr(),
                   settings.schedule(),
                   settings.warmup(),
@@ -187,7 +222,7 @@ public final class TrainSaeRecipe {
               objective,
               AdamW.create(
                   device, started.parameters(), AdamW.Hyperparameters.of(0, settings.clip())),
-              Optional.of(metrics),
+              Optional.ofNullable(metrics),
               checkpoints,
               interruption);
       TrainingRun run =
@@ -198,9 +233,9 @@ public final class TrainSaeRecipe {
               loss.hasKl() ? "kl" : "fvu",
               steps,
               watching.evaluation(),
-              profile);
+              profile.filter(file -> ranks.isFirst()));
       TrainingLoop.End end = run.train(loop, saved, checkpoints, folder.path());
-      if (end == TrainingLoop.End.DONE) {
+      if (end == TrainingLoop.End.DONE && ranks.isFirst()) {
         saes.forEach((layer, sae) -> write(device, folder, in, layer, sae));
       }
       return end;
@@ -271,7 +306,7 @@ public final class TrainSaeRecipe {
             Sae sae = folded.computeIfAbsent(layer, l -> saes.get(l).folded(device));
             saes.get(layer).foldInto(device, sae);
             ObjectNode one =
-                w.measure(device, in.model, in.modelFolder, in.rows.context(), sae, step);
+                w.measure(device, ranks, in.model, in.modelFolder, in.rows.context(), sae, step);
             if (watches.size() == 1) {
               all.setAll(one);
             } else {

@@ -2,10 +2,13 @@ package espalier.recipe;
 
 import espalier.autograd.LanguageModelHead.Divergence;
 import espalier.device.Device;
+import espalier.distributed.SharedBatches;
 import espalier.model.TokenBatch;
+import java.nio.DoubleBuffer;
+import java.util.Arrays;
 
 /** What one variant of a model loses against the original, added up in float64 over batches. */
-final class VariantLosses {
+final class VariantLosses implements SharedBatches.Measure {
 
   /**
    * Nats per token.
@@ -16,20 +19,18 @@ final class VariantLosses {
    */
   record Means(double kl, double ce, double ceBase) {}
 
+  // Of a batch, over all positions; then once more over those that SAEs are applied to.
+  private static final int TOKENS = 0;
+  private static final int PREDICTIONS = 1;
+  private static final int KL = 2;
+  private static final int CE = 3;
+  private static final int CE_BASE = 4;
+  private static final int SUMS = 5;
+
   private final Divergence divergence;
   private final TokenBatch batch;
   private final Sum sum;
-  private final boolean whereApplied;
-  private long tokens;
-  private long predictions;
-  private double kl;
-  private double ce;
-  private double ceBase;
-  private long tokensApplied;
-  private long predictionsApplied;
-  private double klApplied;
-  private double ceApplied;
-  private double ceBaseApplied;
+  private final double[] sums;
 
   /**
    * @param whereApplied whether {@link #whereApplied} is asked for
@@ -37,48 +38,61 @@ final class VariantLosses {
   VariantLosses(Device device, Divergence divergence, TokenBatch batch, boolean whereApplied) {
     this.divergence = divergence;
     this.batch = batch;
-    this.whereApplied = whereApplied;
     sum = new Sum(device);
+    sums = new double[whereApplied ? 2 * SUMS : SUMS];
   }
 
   void reset() {
-    tokens = predictions = tokensApplied = predictionsApplied = 0;
-    kl = ce = ceBase = klApplied = ceApplied = ceBaseApplied = 0;
+    Arrays.fill(sums, 0);
   }
 
-  /** Adds the batch that has just been through the tape. */
-  void add() {
-    kl += sum.of(divergence.kl());
-    ce += sum.of(divergence.ceStudent());
-    ceBase += sum.of(divergence.ceTeacher());
-    tokens += batch.tokens();
-    predictions += batch.predictions();
-    if (whereApplied) {
-      addWhereApplied();
+  @Override
+  public int numbers() {
+    return sums.length;
+  }
+
+  @Override
+  public void measure(DoubleBuffer numbers) {
+    numbers.put(batch.tokens());
+    numbers.put(batch.predictions());
+    numbers.put(sum.of(divergence.kl()));
+    numbers.put(sum.of(divergence.ceStudent()));
+    numbers.put(sum.of(divergence.ceTeacher()));
+    if (sums.length > SUMS) {
+      numbers.put(whereSaesAreApplied());
     }
   }
 
-  private void addWhereApplied() {
+  private double[] whereSaesAreApplied() {
     float[] divergences = divergence.kl().value().toArray();
     float[] losses = divergence.ceStudent().value().toArray();
     float[] base = divergence.ceTeacher().value().toArray();
+    double[] applied = new double[SUMS];
     for (int t = 0; t < batch.tokens(); t++) {
       if (batch.isSpecial(t)) {
         continue;
       }
-      tokensApplied++;
-      klApplied += divergences[t];
+      applied[TOKENS]++;
+      applied[KL] += divergences[t];
       if (batch.predicts(t)) {
-        predictionsApplied++;
-        ceApplied += losses[t];
-        ceBaseApplied += base[t];
+        applied[PREDICTIONS]++;
+        applied[CE] += losses[t];
+        applied[CE_BASE] += base[t];
       }
+    }
+    return applied;
+  }
+
+  @Override
+  public void add(DoubleBuffer numbers) {
+    for (int i = 0; i < sums.length; i++) {
+      sums[i] += numbers.get();
     }
   }
 
   /** KL over all positions, CE over all that have a next token. */
   Means everywhere() {
-    return new Means(kl / tokens, ce / predictions, ceBase / predictions);
+    return means(0);
   }
 
   /**
@@ -86,9 +100,14 @@ final class VariantLosses {
    * have a next token.
    */
   Means whereApplied() {
+    return means(SUMS);
+  }
+
+  private Means means(int at) {
+    double predictions = sums[at + PREDICTIONS];
     return new Means(
-        klApplied / tokensApplied,
-        ceApplied / predictionsApplied,
-        ceBaseApplied / predictionsApplied);
+        sums[at + KL] / sums[at + TOKENS],
+        sums[at + CE] / predictions,
+        sums[at + CE_BASE] / predictions);
   }
 }

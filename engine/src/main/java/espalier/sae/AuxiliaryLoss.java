@@ -17,7 +17,6 @@ import java.util.EnumSet;
 public final class AuxiliaryLoss {
 
   private final TrainedSplice splice;
-  private final TrainableSae trainable;
   private final Sae sae;
   private final Latents latents;
   private final Tensor noBias;
@@ -38,8 +37,7 @@ public final class AuxiliaryLoss {
     this.splice = splice;
     this.scale = scale;
     this.k = k;
-    trainable = splice.trainable();
-    sae = trainable.sae();
+    sae = splice.trainable().sae();
     tokens = splice.input().rows();
     d = sae.inputs();
     m = sae.latents();
@@ -63,6 +61,9 @@ public final class AuxiliaryLoss {
    * @param k dead latents of a token at most
    */
   public static Var record(Tape tape, TrainedSplice splice, int k, float scale) {
+    if (splice.course() == null) {
+      throw new IllegalArgumentException("nobody knows which latents are dead");
+    }
     if (splice.input().needsGradient()) {
       throw new IllegalArgumentException("the auxiliary loss has no gradient for its input");
     }
@@ -89,8 +90,8 @@ public final class AuxiliaryLoss {
         sae.wEnc().matrix().data(),
         sae.bEnc().data(),
         bPre,
-        trainable.silent().data(),
-        trainable.design().deadAfter(),
+        splice.course().silent(),
+        splice.trainable().design().deadAfter(),
         k,
         splice.keep(),
         latents.index(),

@@ -3,7 +3,10 @@ package espalier.sae;
 import espalier.autograd.Tape;
 import espalier.device.Device;
 import espalier.device.Transfer;
+import espalier.distributed.SharedBatches;
 import java.lang.foreign.MemorySegment;
+import java.nio.DoubleBuffer;
+import java.util.Arrays;
 
 /**
  * What an SAE does to the activations that reach it, summed in float64 over any number of batches:
@@ -14,14 +17,16 @@ import java.lang.foreign.MemorySegment;
  * <p>Exactly the positions that the SAE is applied to count, whether or not they predict a token:
  * all but the kept ones (BOS, EOS).
  */
-public final class SaeStatistics {
+public final class SaeStatistics implements SharedBatches.Measure {
 
   private static final int HEADER = 11;
 
   private final long d;
   private final long m;
-  private final MemorySegment sums; // float64 [11 + d], see esp_sae_stats
+  private final MemorySegment batch; // float64 [11 + d], see esp_sae_stats
   private final MemorySegment fired; // int64 [m]
+  private final double[] sum; // [11 + d], of all batches
+  private long[] firings;
 
   public SaeStatistics(Device device, Sae sae) {
     this(device, sae.inputs(), sae.latents());
@@ -30,17 +35,20 @@ public final class SaeStatistics {
   SaeStatistics(Device device, long d, long m) {
     this.d = d;
     this.m = m;
-    sums = device.allocate((HEADER + d) * Double.BYTES);
+    batch = device.allocate((HEADER + d) * Double.BYTES);
     fired = device.allocate(m * Long.BYTES);
+    sum = new double[Math.toIntExact(HEADER + d)];
     reset();
   }
 
   public void reset() {
-    Transfer.clear(sums);
+    Transfer.clear(batch);
     Transfer.clear(fired);
+    Arrays.fill(sum, 0);
+    firings = new long[Math.toIntExact(m)];
   }
 
-  /** From now on each forward pass of the tape adds its tokens. */
+  /** From now on each forward pass of the tape is a batch that can be measured. */
   public void record(Tape tape, Splice splice) {
     Latents latents = splice.latents();
     long tokens = splice.input().rows();
@@ -56,7 +64,7 @@ public final class SaeStatistics {
                     latents.count(),
                     latents.capacity(),
                     splice.keep(),
-                    sums,
+                    batch,
                     fired,
                     tokens,
                     d,
@@ -120,8 +128,36 @@ public final class SaeStatistics {
       double normalizedOver1Percent,
       double normalizedOver10Percent) {}
 
+  @Override
+  public int numbers() {
+    return sum.length;
+  }
+
+  @Override
+  public void measure(DoubleBuffer numbers) {
+    numbers.put(Transfer.doubles(batch));
+    Transfer.clear(batch);
+  }
+
+  @Override
+  public void add(DoubleBuffer numbers) {
+    for (int i = 0; i < sum.length; i++) {
+      sum[i] += numbers.get();
+    }
+  }
+
+  @Override
+  public long[] counts() {
+    return Transfer.longs(fired);
+  }
+
+  @Override
+  public void counted(long[] all) {
+    firings = all;
+  }
+
+  /** Of the batches that were added. */
   public Summary summary() {
-    double[] sum = Transfer.doubles(sums);
     double n = sum[0];
     double meanSquared = 0;
     for (int i = 0; i < d; i++) {
@@ -149,7 +185,7 @@ public final class SaeStatistics {
     double all = 0;
     double byOften = 0;
     double byVeryOften = 0;
-    for (long times : firings()) {
+    for (long times : firings) {
       all += times;
       alive += times > 0 ? 1 : 0;
       if (100 * times > tokens) {
@@ -168,7 +204,7 @@ public final class SaeStatistics {
 
   /** How many tokens each latent was active on. */
   public long[] firings() {
-    return Transfer.longs(fired);
+    return firings;
   }
 
   private static double square(double x) {

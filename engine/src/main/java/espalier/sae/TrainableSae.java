@@ -21,9 +21,10 @@ import java.util.random.RandomGenerator;
  * @param gates null unless gated
  * @param scale root mean square of the activations around their mean; 1 for an SAE from a file
  * @param unitDecoder whether decoder rows keep norm 1
- * @param silent {@code [1, m]}: tokens since each latent was active, see esp_sae_activity
+ * @param silent {@code [1, m]}: tokens since each latent was active, see esp_sae_activity; as of
+ *     the last step, like the threshold ({@link Course})
  * @param batchThreshold {@code [1, 1]}: the running smallest value that a batch keeps, negative
- *     before the first; see esp_sae_batch_topk
+ *     before the first; see esp_sae_follow
  */
 public record TrainableSae(
     SaeDesign design,

@@ -24,13 +24,6 @@ import java.util.List;
 public final class TrainedSplice {
 
   /**
-   * Weight of the newest batch in the running threshold. SAELens has 0.01; the smallest value that
-   * a batch of thousands of latents keeps varies little, and in a run of a few hundred steps it
-   * falls faster than that follows: after 100 steps of the demo a third of the latents were left.
-   */
-  private static final float THRESHOLD_RATE = 0.1f;
-
-  /**
    * Coefficients, in the whole loss, of squared errors summed over tokens and width.
    *
    * @param reconstruction of the SAE's output; 0 for none
@@ -44,6 +37,7 @@ public final class TrainedSplice {
   private final MemorySegment keep;
   private final Sparsity sparsity;
   private final Losses losses;
+  private final Course course; // null where the SAE has no state to be kept
   private final Latents latents;
   private final Activity activity;
   private final long tokens;
@@ -78,11 +72,16 @@ public final class TrainedSplice {
       TrainableSae trainable,
       MemorySegment keep,
       Sparsity sparsity,
-      Losses losses) {
+      Losses losses,
+      Course course) {
+    if (course == null && trainable.design().architecture().isBatchwide()) {
+      throw new IllegalArgumentException("a batchwide SAE has a running threshold");
+    }
     this.trainable = trainable;
     this.keep = keep;
     this.sparsity = sparsity;
     this.losses = losses;
+    this.course = course;
     sae = trainable.sae();
     input = x;
     tokens = x.rows();
@@ -117,6 +116,7 @@ public final class TrainedSplice {
    * @param x {@code [tokens, d]}, in the SAE's own scale
    * @param keep bytes {@code [tokens]} in device memory, 1 where x passes unchanged (BOS, EOS);
    *     NULL for nowhere
+   * @param course of the SAE's state; null where nobody asks how its latents fare
    */
   public static TrainedSplice into(
       Tape tape,
@@ -124,8 +124,9 @@ public final class TrainedSplice {
       TrainableSae trainable,
       MemorySegment keep,
       Sparsity sparsity,
-      Losses losses) {
-    TrainedSplice splice = new TrainedSplice(tape, x, trainable, keep, sparsity, losses);
+      Losses losses,
+      Course course) {
+    TrainedSplice splice = new TrainedSplice(tape, x, trainable, keep, sparsity, losses, course);
     splice.record(tape);
     return splice;
   }
@@ -193,6 +194,10 @@ public final class TrainedSplice {
     return trainable;
   }
 
+  Course course() {
+    return course;
+  }
+
   private void forward(Kernels k) {
     list(k);
     MemorySegment gateValues = latents.pre();
@@ -224,20 +229,27 @@ public final class TrainedSplice {
       decode(k, latents.value(), count(level), level.reconstruction);
     }
     k.saeMse(input.data(), output.data(), keep, error.data(), MemorySegment.NULL, 0, tokens, d);
+    if (course != null) {
+      count(k, course.silentWithinStep());
+    }
+    count(k, course == null ? MemorySegment.NULL : course.silent());
+    if (trainsThreshold() && trainable.design().k() > 0) {
+      k.saeL0Pull(activity.data(), trainable.design().k(), sparsity.data());
+    }
+  }
+
+  private void count(Kernels k, MemorySegment silent) {
     k.saeActivity(
         latents.index(),
         latents.value(),
         latents.count(),
         latents.capacity(),
         keep,
-        trainable.silent().data(),
+        silent,
         trainable.design().deadAfter(),
         activity.data(),
         tokens,
         m);
-    if (trainsThreshold() && trainable.design().k() > 0) {
-      k.saeL0Pull(activity.data(), trainable.design().k(), sparsity.data());
-    }
   }
 
   private MemorySegment count(Level level) {
@@ -294,8 +306,7 @@ public final class TrainedSplice {
         latents.capacity(),
         trainable.design().k(),
         keep,
-        trainable.batchThreshold().data(),
-        THRESHOLD_RATE,
+        course.smallest(),
         device.control().overflowData(),
         tokens,
         m);

@@ -37,6 +37,12 @@ public interface Objective {
    */
   void accumulate(int slot, MemorySegment numbers);
 
+  /**
+   * Queued between the gradients and the update where there are other ranks: tells them what this
+   * one's micro-batches leave beside gradients.
+   */
+  default void exchange() {}
+
   /** Queued between the gradients and the update. */
   default void beforeUpdate() {}
 

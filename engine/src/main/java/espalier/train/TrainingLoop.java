@@ -246,6 +246,7 @@ public final class TrainingLoop {
     if (ranks.size() > 1) {
       requireFinite(sums[0], 0);
       sum.finish();
+      objective.exchange();
       update.run();
       device.synchronize();
     }

@@ -5,18 +5,13 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-import com.fasterxml.jackson.databind.ObjectMapper;
-import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.Golden;
 import espalier.distributed.MpiJob;
-import espalier.format.Safetensors;
 import java.io.IOException;
-import java.lang.foreign.ValueLayout;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
-import java.util.stream.Stream;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -70,33 +65,8 @@ class AdaptRanksTest {
     return temp.resolve(name);
   }
 
-  private static List<float[]> checkpoint(Path run) {
-    Path file = run.resolve("checkpoints/step-%06d.safetensors".formatted(STEPS));
-    try (Safetensors tensors = Safetensors.open(file)) {
-      return Stream.of("parameters", "first_moment", "second_moment")
-          .map(name -> tensors.tensors().get(name).data().toArray(ValueLayout.JAVA_FLOAT))
-          .toList();
-    }
-  }
-
-  /** All lines, without what depends on the clock. */
-  private static List<ObjectNode> metrics(Path run) throws IOException {
-    List<ObjectNode> lines = new ArrayList<>();
-    for (String line : Files.readAllLines(run.resolve("metrics.jsonl"))) {
-      ObjectNode node = (ObjectNode) new ObjectMapper().readTree(line);
-      node.remove(List.of("step_ms", "tokens_per_second", "seconds"));
-      lines.add(node);
-    }
-    return lines;
-  }
-
   private static void assertSame(Path expected, Path given) throws IOException {
-    assertEquals(metrics(expected), metrics(given));
-    List<float[]> one = checkpoint(expected);
-    List<float[]> other = checkpoint(given);
-    for (int i = 0; i < one.size(); i++) {
-      assertArrayEquals(one.get(i), other.get(i));
-    }
+    RunResults.assertSame(expected, given, STEPS);
     assertArrayEquals(
         Files.readAllBytes(expected.resolve("adapter_model.safetensors")),
         Files.readAllBytes(given.resolve("adapter_model.safetensors")));
@@ -134,12 +104,13 @@ class AdaptRanksTest {
   void theFastestSumIsNearTheFixedOne() throws Exception {
     Path expected = alone("alone", 4);
     Path fastest = ranks("openmpi", 2, "fastest", 2, "--gradient-sum", "fastest");
-    double kl = metrics(expected).get(1).get("kl").doubleValue();
-    assertEquals(kl, metrics(fastest).get(1).get("kl").doubleValue(), 0); // before any update
-    for (int i = 0; i < metrics(expected).size(); i++) {
-      if (metrics(expected).get(i).has("grad_norm")) {
-        double norm = metrics(expected).get(i).get("grad_norm").doubleValue();
-        double other = metrics(fastest).get(i).get("grad_norm").doubleValue();
+    double kl = RunResults.metrics(expected).get(1).get("kl").doubleValue();
+    assertEquals(
+        kl, RunResults.metrics(fastest).get(1).get("kl").doubleValue(), 0); // before any update
+    for (int i = 0; i < RunResults.metrics(expected).size(); i++) {
+      if (RunResults.metrics(expected).get(i).has("grad_norm")) {
+        double norm = RunResults.metrics(expected).get(i).get("grad_norm").doubleValue();
+        double other = RunResults.metrics(fastest).get(i).get("grad_norm").doubleValue();
         assertEquals(norm, other, 1e-3 * norm);
       }
     }

@@ -52,6 +52,45 @@ class SaeTrainingTest extends KernelTest {
     assertArrayEquals(new double[] {3, 3, 0}, toDoubles(activity));
   }
 
+  /**
+   * Batches on two ranks, each begun at -2^24, brought into one state, against one that saw them
+   * one after another.
+   */
+  @Test
+  void followIsAsIfBatchesHadBeenSeen() {
+    int m = 5;
+    int batches = 2;
+    float[] began = {7, 0, 4, 0x1p24f - 3, 100};
+    MemorySegment seen = buffers.changing(began);
+    MemorySegment silent = buffers.changing(began);
+    MemorySegment threshold = buffers.changing(-1);
+    MemorySegment activity = buffers.doubles(3);
+    MemorySegment value = buffers.input(1f, 1f, 1f);
+    MemorySegment count = buffers.input(1, 1, 1);
+    int[][][] listed = {{{0, 1, 0}, {1, 1, 1}}, {{2, 2, 2}, {0, 2, 0}}}; // 3 and 4 never
+    float[][] smallest = {{0.5f, -1}, {1.5f, 0.25f}}; // nothing is kept of the second batch
+    for (int rank = 0; rank < 2; rank++) {
+      float[] begin = new float[m];
+      Arrays.fill(begin, -0x1p24f);
+      MemorySegment own = buffers.changing(begin);
+      for (int[] latents : listed[rank]) {
+        MemorySegment index = buffers.input(latents);
+        kernels.saeActivity(index, value, count, 1, NULL, seen, 5, activity, 3, m);
+        kernels.saeActivity(index, value, count, 1, NULL, own, 5, activity, 3, m);
+      }
+      float[] later = Arrays.copyOf(TestBuffers.toFloats(own), m + batches);
+      System.arraycopy(smallest[rank], 0, later, m, batches);
+      MemorySegment follows = buffers.input(later);
+      MemorySegment tooShort = buffers.input(3);
+      kernels.saeFollow(silent, threshold, 0.25f, follows, batches, tooShort, m); // changes nothing
+      kernels.saeFollow(silent, threshold, 0.25f, follows, batches, buffers.input(0), m);
+    }
+    assertArrayEquals(new float[] {0, 6, 0, 0x1p24f, 112}, TestBuffers.toFloats(silent));
+    assertArrayEquals(TestBuffers.toFloats(seen), TestBuffers.toFloats(silent));
+    // 0.5, then a quarter of the way to 1.5, then a quarter of the way to 0.25
+    assertEquals(0.625f, TestBuffers.toFloats(threshold)[0], 1e-7);
+  }
+
   /** Against differences of s (L0 / target - 1)^2 in the number of active entries. */
   @ParameterizedTest
   @CsvSource({"500, 40, 10, 0.5", "100, 40, 10, 2", "400, 40, 10, 1"})
@@ -186,7 +225,7 @@ class SaeTrainingTest extends KernelTest {
     all.sort(Comparator.comparingDouble((Entry e) -> -e.value)); // stable: rows, then indices
     int wanted = (tokens > 2 ? tokens - 1 : tokens) * k;
     List<Entry> expected = new ArrayList<>(all.subList(0, Math.min(wanted, all.size())));
-    float smallest = expected.isEmpty() ? 0.5f : expected.getLast().value;
+    float least = expected.isEmpty() ? -1 : expected.getLast().value;
     expected.sort(Comparator.comparingInt(Entry::row).thenComparingInt(Entry::latent));
 
     MemorySegment index = buffers.ints(tokens * capacity);
@@ -194,20 +233,10 @@ class SaeTrainingTest extends KernelTest {
     MemorySegment value = buffers.changing(lists.value());
     MemorySegment count = buffers.ints(tokens);
     Transfer.write(count, lists.count());
-    MemorySegment threshold = buffers.changing(0.5f);
+    MemorySegment smallest = buffers.floats(1);
     boolean enough =
         kernels.saeBatchTopk(
-            index,
-            value,
-            count,
-            capacity,
-            k,
-            buffers.input(keep),
-            threshold,
-            0.25f,
-            NULL,
-            tokens,
-            m);
+            index, value, count, capacity, k, buffers.input(keep), smallest, NULL, tokens, m);
     assertTrue(enough);
     List<Entry> found = new ArrayList<>();
     int[] indices = TestBuffers.toInts(index);
@@ -219,8 +248,7 @@ class SaeTrainingTest extends KernelTest {
       }
     }
     assertEquals(expected, found);
-    float follows = 0.5f + 0.25f * (smallest - 0.5f);
-    assertEquals(follows, TestBuffers.toFloats(threshold)[0], 1e-7);
+    assertEquals(least, TestBuffers.toFloats(smallest)[0]);
   }
 
   @Test
@@ -230,13 +258,12 @@ class SaeTrainingTest extends KernelTest {
     MemorySegment indices = buffers.input(index);
     MemorySegment values = buffers.input(value);
     MemorySegment count = buffers.input(2, 2);
-    MemorySegment threshold = buffers.input(-1f);
+    MemorySegment untouched = buffers.input(-1f);
     // Row 0 keeps both of its entries, and may have had a third that is above row 1's.
     if (kernelsAreCuda()) {
       assertBatchTopkRaisesOverflow(index, value);
     } else {
-      assertFalse(
-          kernels.saeBatchTopk(indices, values, count, 2, 1, NULL, threshold, 0.1f, NULL, 2, 3));
+      assertFalse(kernels.saeBatchTopk(indices, values, count, 2, 1, NULL, untouched, NULL, 2, 3));
     }
     // With m = 2 there is no third.
     MemorySegment i = buffers.ints(4);
@@ -244,21 +271,21 @@ class SaeTrainingTest extends KernelTest {
     MemorySegment v = buffers.changing(value);
     MemorySegment c = buffers.ints(2);
     Transfer.write(c, new int[] {2, 2});
-    MemorySegment first = buffers.changing(-1);
-    assertTrue(kernels.saeBatchTopk(i, v, c, 2, 1, NULL, first, 0.1f, NULL, 2, 2));
+    MemorySegment smallest = buffers.floats(1);
+    assertTrue(kernels.saeBatchTopk(i, v, c, 2, 1, NULL, smallest, NULL, 2, 2));
     assertArrayEquals(new int[] {2, 0}, TestBuffers.toInts(c));
-    assertArrayEquals(new float[] {4}, TestBuffers.toFloats(first));
+    assertArrayEquals(new float[] {4}, TestBuffers.toFloats(smallest));
   }
 
   private void assertBatchTopkRaisesOverflow(int[] index, float[] value) {
-    MemorySegment threshold = buffers.input(-1f);
+    MemorySegment smallest = buffers.floats(1);
     MemorySegment overflow = buffers.changing(0); // whose bits are those of the integer
     MemorySegment i = buffers.ints(4);
     Transfer.write(i, index);
     MemorySegment v = buffers.changing(value);
     MemorySegment c = buffers.ints(2);
     Transfer.write(c, new int[] {2, 2});
-    assertTrue(kernels.saeBatchTopk(i, v, c, 2, 1, NULL, threshold, 0.1f, overflow, 2, 3));
+    assertTrue(kernels.saeBatchTopk(i, v, c, 2, 1, NULL, smallest, overflow, 2, 3));
     assertArrayEquals(new int[] {3}, TestBuffers.toInts(overflow));
   }
 
@@ -269,13 +296,13 @@ class SaeTrainingTest extends KernelTest {
     MemorySegment value = buffers.changing(3, Float.NaN);
     MemorySegment count = buffers.ints(2);
     Transfer.write(count, new int[] {1, 1});
-    MemorySegment threshold = buffers.changing(0.5f);
+    MemorySegment smallest = buffers.floats(1);
     byte[] keep = {1, 0};
     MemorySegment kept = buffers.input(keep);
-    assertTrue(kernels.saeBatchTopk(index, value, count, 1, 1, kept, threshold, 0.1f, NULL, 2, 1));
+    assertTrue(kernels.saeBatchTopk(index, value, count, 1, 1, kept, smallest, NULL, 2, 1));
     assertArrayEquals(new int[] {0, 1}, TestBuffers.toInts(count));
     assertTrue(Float.isNaN(TestBuffers.toFloats(value)[1]));
-    assertEquals(0.5f, TestBuffers.toFloats(threshold)[0]);
+    assertEquals(-1, TestBuffers.toFloats(smallest)[0]);
   }
 
   @ParameterizedTest

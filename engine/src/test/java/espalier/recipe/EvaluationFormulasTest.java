@@ -73,7 +73,7 @@ class EvaluationFormulasTest {
             floats(1, 8, 3, 5, 7, 0, 11, 13, 17, 0));
     VariantLosses losses = new VariantLosses(device, divergence, batch, true);
     for (int batches = 1; batches <= 2; batches++) {
-      losses.add();
+      losses.addBatch();
       assertEquals(255 / 8.0, losses.everywhere().kl());
       assertEquals(119 / 6.0, losses.everywhere().ce());
       assertEquals(56 / 6.0, losses.everywhere().ceBase());
@@ -82,11 +82,11 @@ class EvaluationFormulasTest {
       assertEquals((5 + 7 + 11 + 17) / 4.0, losses.whereApplied().ceBase());
     }
     losses.reset();
-    losses.add();
+    losses.addBatch();
     assertEquals(255 / 8.0, losses.everywhere().kl());
 
     TokenDifferences tokens = new TokenDifferences(divergence, batch);
-    tokens.add();
+    tokens.addBatch();
     JsonNode json = tokens.toJson(); // 5, 6 and 9: -3, -3 and 47
     assertEquals(3, json.get("tokens").intValue());
     assertEquals(41 / 3.0, json.get("mean").doubleValue());
@@ -100,7 +100,7 @@ class EvaluationFormulasTest {
   void binsAreTenthsOfDecades() {
     TokenDifferences tokens = new TokenDifferences(null, null);
     for (double d : new double[] {0, 9.9e-6, -9.9e-6, 1.01e-5, -1.3e-5, 9.9, 10.1}) {
-      tokens.add(d);
+      tokens.count(d);
     }
     JsonNode histogram = tokens.toJson().get("histogram_absolute");
     assertEquals(3, histogram.get("below").intValue());
@@ -125,7 +125,7 @@ class EvaluationFormulasTest {
     for (int i = 0; i < sizes.length; i++) {
       double d = Math.exp(3 * random.nextGaussian()) * (random.nextBoolean() ? 1 : -1);
       sizes[i] = Math.abs(d);
-      tokens.add(d);
+      tokens.count(d);
     }
     Arrays.sort(sizes);
     for (double q : new double[] {0, 0.05, 0.3333, 0.5, 0.95, 1}) {
@@ -147,7 +147,7 @@ class EvaluationFormulasTest {
     distance.record(tape, x, x);
     distance.record(tape, x, y);
     tape.bind(device).forward();
-    distance.add();
+    distance.addBatch();
     JsonNode same = distance.toJson().get(0);
     assertEquals(0, same.get("l2").doubleValue());
     assertEquals(1, same.get("cosine").doubleValue(), 1e-15);

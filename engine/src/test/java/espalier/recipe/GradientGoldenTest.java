@@ -261,7 +261,8 @@ class GradientGoldenTest {
               trainable,
               batch.keep(),
               sparsity,
-              new TrainedSplice.Losses(endToEnd ? 0 : 1f / n, 0));
+              new TrainedSplice.Losses(endToEnd ? 0 : 1f / n, 0),
+              null);
       Var loss = endToEnd ? throughTheRest(tape, model, batch, x, splice) : splice.error();
       tape.bind(device);
       tape.forward();

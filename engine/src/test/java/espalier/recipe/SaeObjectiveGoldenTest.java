@@ -13,6 +13,7 @@ import espalier.data.RowOrder;
 import espalier.data.TokenRows;
 import espalier.device.Device;
 import espalier.device.Transfer;
+import espalier.distributed.Ranks;
 import espalier.format.Safetensors;
 import espalier.format.TensorEntry;
 import espalier.model.LanguageModel;
@@ -95,6 +96,7 @@ class SaeObjectiveGoldenTest {
               new BatchSource(rows, RowOrder.sequential(rows.count())),
               batch,
               accumulate,
+              Ranks.alone(),
               Optional.empty());
       objective.tape().bind(device);
     }

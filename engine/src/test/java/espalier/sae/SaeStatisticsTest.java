@@ -39,6 +39,7 @@ class SaeStatisticsTest {
     tape.bind(device);
     for (int i = 0; i < times; i++) {
       tape.forward();
+      statistics.addBatch();
     }
     return statistics.summary();
   }
@@ -107,6 +108,7 @@ class SaeStatisticsTest {
     statistics = new SaeStatistics(device, 1, 5);
     statistics.record(tape, new Splice(null, x, x, latents, MemorySegment.NULL, null));
     tape.bind(device).forward();
+    statistics.addBatch();
     SaeStatistics.Density density = statistics.summary().density();
     assertEquals(4 / 5.0, density.alive());
     assertEquals(3 / 5.0, density.over1Percent());

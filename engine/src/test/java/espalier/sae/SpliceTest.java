@@ -249,6 +249,7 @@ class SpliceTest {
     for (float[] batch : batches) {
       x.copyFrom(batch);
       tape.forward();
+      statistics.addBatch();
       for (int t = 0; t < TOKENS; t++) {
         int expected = 0;
         for (int i = 0; i < m; i++) {

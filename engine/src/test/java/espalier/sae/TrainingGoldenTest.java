@@ -12,6 +12,7 @@ import espalier.autograd.Tape;
 import espalier.autograd.Var;
 import espalier.device.Device;
 import espalier.device.Transfer;
+import espalier.distributed.Ranks;
 import espalier.format.Safetensors;
 import espalier.format.TensorEntry;
 import espalier.tensor.Tensor;
@@ -110,6 +111,8 @@ class TrainingGoldenTest {
       sparsity.prepare(0, l1, 0, coefficient("strength"));
       sparsity.upload(0);
       float perElement = 1f / (tokens * d);
+      Course course = new Course(device, sae, 1, Ranks.alone());
+      course.begin(0);
       splice =
           TrainedSplice.into(
               tape,
@@ -117,7 +120,8 @@ class TrainingGoldenTest {
               sae,
               keep(),
               sparsity,
-              new TrainedSplice.Losses(perElement, perElement));
+              new TrainedSplice.Losses(perElement, perElement),
+              course);
       auxiliary =
           AuxiliaryLoss.record(
               tape,
@@ -127,6 +131,7 @@ class TrainingGoldenTest {
       tape.bind(device);
       tape.forward();
       tape.backward();
+      course.follow();
     }
 
     double mean(Var losses) {

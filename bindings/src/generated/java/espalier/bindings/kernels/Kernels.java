@@ -68,10 +68,10 @@ public class Kernels {
     public static final AddressLayout C_POINTER = ValueLayout.ADDRESS
             .withTargetLayout(MemoryLayout.sequenceLayout(java.lang.Long.MAX_VALUE, JAVA_BYTE));
     public static final ValueLayout.OfLong C_LONG = ValueLayout.JAVA_LONG;
-    private static final int ESP_ABI_VERSION = (int)6L;
+    private static final int ESP_ABI_VERSION = (int)7L;
     /**
      * {@snippet lang=c :
-     * #define ESP_ABI_VERSION 6
+     * #define ESP_ABI_VERSION 7
      * }
      */
     public static int ESP_ABI_VERSION() {
@@ -4177,7 +4177,6 @@ public class Kernels {
             Kernels.C_LONG,
             Kernels.C_POINTER,
             Kernels.C_POINTER,
-            Kernels.C_FLOAT,
             Kernels.C_POINTER,
             Kernels.C_LONG,
             Kernels.C_LONG
@@ -4191,7 +4190,7 @@ public class Kernels {
     /**
      * Function descriptor for:
      * {@snippet lang=c :
-     * int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k, const uint8_t *keep, float *threshold, float rate, int32_t *overflow, int64_t tokens, int64_t m)
+     * int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k, const uint8_t *keep, float *smallest, int32_t *overflow, int64_t tokens, int64_t m)
      * }
      */
     public static FunctionDescriptor esp_sae_batch_topk$descriptor() {
@@ -4201,7 +4200,7 @@ public class Kernels {
     /**
      * Downcall method handle for:
      * {@snippet lang=c :
-     * int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k, const uint8_t *keep, float *threshold, float rate, int32_t *overflow, int64_t tokens, int64_t m)
+     * int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k, const uint8_t *keep, float *smallest, int32_t *overflow, int64_t tokens, int64_t m)
      * }
      */
     public static MethodHandle esp_sae_batch_topk$handle() {
@@ -4211,7 +4210,7 @@ public class Kernels {
     /**
      * Address for:
      * {@snippet lang=c :
-     * int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k, const uint8_t *keep, float *threshold, float rate, int32_t *overflow, int64_t tokens, int64_t m)
+     * int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k, const uint8_t *keep, float *smallest, int32_t *overflow, int64_t tokens, int64_t m)
      * }
      */
     public static MemorySegment esp_sae_batch_topk$address() {
@@ -4220,16 +4219,80 @@ public class Kernels {
 
     /**
      * {@snippet lang=c :
-     * int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k, const uint8_t *keep, float *threshold, float rate, int32_t *overflow, int64_t tokens, int64_t m)
+     * int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k, const uint8_t *keep, float *smallest, int32_t *overflow, int64_t tokens, int64_t m)
      * }
      */
-    public static int esp_sae_batch_topk(MemorySegment index, MemorySegment value, MemorySegment count, long capacity, long k, MemorySegment keep, MemorySegment threshold, float rate, MemorySegment overflow, long tokens, long m) {
+    public static int esp_sae_batch_topk(MemorySegment index, MemorySegment value, MemorySegment count, long capacity, long k, MemorySegment keep, MemorySegment smallest, MemorySegment overflow, long tokens, long m) {
         var mh$ = esp_sae_batch_topk.HANDLE;
         try {
             if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_sae_batch_topk", index, value, count, capacity, k, keep, threshold, rate, overflow, tokens, m);
+                traceDowncall("esp_sae_batch_topk", index, value, count, capacity, k, keep, smallest, overflow, tokens, m);
             }
-            return (int)mh$.invokeExact(index, value, count, capacity, k, keep, threshold, rate, overflow, tokens, m);
+            return (int)mh$.invokeExact(index, value, count, capacity, k, keep, smallest, overflow, tokens, m);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_sae_follow {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_FLOAT,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_POINTER,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_follow");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_follow(float *silent, float *threshold, float rate, const float *later, int64_t batches, const int32_t *overflow, int64_t m)
+     * }
+     */
+    public static FunctionDescriptor esp_sae_follow$descriptor() {
+        return esp_sae_follow.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_follow(float *silent, float *threshold, float rate, const float *later, int64_t batches, const int32_t *overflow, int64_t m)
+     * }
+     */
+    public static MethodHandle esp_sae_follow$handle() {
+        return esp_sae_follow.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_follow(float *silent, float *threshold, float rate, const float *later, int64_t batches, const int32_t *overflow, int64_t m)
+     * }
+     */
+    public static MemorySegment esp_sae_follow$address() {
+        return esp_sae_follow.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_sae_follow(float *silent, float *threshold, float rate, const float *later, int64_t batches, const int32_t *overflow, int64_t m)
+     * }
+     */
+    public static int esp_sae_follow(MemorySegment silent, MemorySegment threshold, float rate, MemorySegment later, long batches, MemorySegment overflow, long m) {
+        var mh$ = esp_sae_follow.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_sae_follow", silent, threshold, rate, later, batches, overflow, m);
+            }
+            return (int)mh$.invokeExact(silent, threshold, rate, later, batches, overflow, m);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }

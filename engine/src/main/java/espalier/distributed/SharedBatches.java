@@ -1,0 +1,85 @@
+package espalier.distributed;
+
+import java.nio.DoubleBuffer;
+import java.util.Arrays;
+import java.util.List;
+import java.util.function.IntConsumer;
+
+/**
+ * Measurements over many batches, shared out among ranks. N ranks compute N batches at a time, rank
+ * r the r-th of them, and every rank adds the numbers of all in the order of batches: the sums are
+ * those of one rank, bit for bit.
+ */
+public final class SharedBatches {
+
+  /** Counts that are told to other ranks at a time. */
+  private static final int CHUNK = 1 << 13;
+
+  private SharedBatches() {}
+
+  /** What is measured of every batch. */
+  public interface Measure {
+
+    /** How many numbers a batch has, the same for all. */
+    int numbers();
+
+    /** Puts the numbers of the batch that this rank has just computed. */
+    void measure(DoubleBuffer batch);
+
+    /** Takes the numbers of the next batch, whoever computed it, and adds them. */
+    void add(DoubleBuffer batch);
+
+    /**
+     * What this rank has counted of its own batches beside the numbers: whole numbers below 2^53,
+     * whose sum is the same in any order.
+     */
+    default long[] counts() {
+      return new long[0];
+    }
+
+    /** Counts of all ranks together, in the place of this rank's. */
+    default void counted(long[] all) {}
+
+    /** Adds the one batch that has just been computed, without other ranks. */
+    default void addBatch() {
+      DoubleBuffer batch = DoubleBuffer.allocate(numbers());
+      measure(batch);
+      add(batch.flip());
+      counted(counts());
+    }
+  }
+
+  /**
+   * @param compute this rank's part: called with the number of each of its batches, which is then
+   *     measured
+   */
+  public static void run(
+      Ranks ranks, int batches, List<? extends Measure> measures, IntConsumer compute) {
+    int numbers = measures.stream().mapToInt(Measure::numbers).sum();
+    for (int first = 0; first < batches; first += ranks.size()) {
+      DoubleBuffer own = DoubleBuffer.allocate(numbers);
+      int batch = first + ranks.rank();
+      if (batch < batches) {
+        compute.accept(batch);
+        measures.forEach(measure -> measure.measure(own));
+      }
+      DoubleBuffer all = DoubleBuffer.wrap(ranks.gather(own.array()));
+      for (int r = 0; r < Math.min(ranks.size(), batches - first); r++) {
+        measures.forEach(measure -> measure.add(all));
+      }
+    }
+    measures.forEach(measure -> measure.counted(sum(ranks, measure.counts())));
+  }
+
+  private static long[] sum(Ranks ranks, long[] own) {
+    long[] sums = new long[own.length];
+    for (int at = 0; at < own.length; at += CHUNK) {
+      long[] chunk = Arrays.copyOfRange(own, at, Math.min(own.length, at + CHUNK));
+      double[] all = ranks.gather(Arrays.stream(chunk).asDoubleStream().toArray());
+      for (int i = 0; i < all.length; i++) {
+        sums[at + i % chunk.length] += (long) all[i];
+      }
+    }
+    return sums;
+  }
+}
