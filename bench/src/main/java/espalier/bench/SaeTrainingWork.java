@@ -81,7 +81,8 @@ final class SaeTrainingWork {
             trained,
             MemorySegment.NULL,
             new Sparsity(device, 1),
-            new TrainedSplice.Losses(lossScale, 0));
+            new TrainedSplice.Losses(lossScale, 0),
+            null);
     tape.bind(device);
     centred = operands.empty(tokens, d);
     dense = operands.empty(tokens, m);

@@ -170,6 +170,7 @@ public final class RandomStep {
             source,
             batch,
             1,
+            Ranks.alone(),
             Optional.empty());
     objective.tape().bind(device);
     loop = loop(objective, AdamW.create(device, parameters, AdamW.Hyperparameters.of(0, 1)));
