@@ -13,11 +13,12 @@ constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
 struct Shape {
   int64_t batch, ld_q, ld_kv;
-  int64_t ld_out;                                     /* of out forward, of d_out backward */
+  int64_t ld_out;                                     /* of out, forward */
   int seq_len, n_heads, n_kv_heads, head_dim, window; /* window 0: none */
   float scale, softcap;
 
   __host__ __device__ int group() const { return n_heads / n_kv_heads; }
+  __device__ int64_t ld_d_out() const { return static_cast<int64_t>(n_heads) * head_dim; }
 
   /* The first key that query i sees. */
   __device__ int first_key(int i) const { return window > 0 && i >= window ? i - window + 1 : 0; }
@@ -40,6 +41,9 @@ struct Shape {
   }
   __device__ int64_t out_at(int64_t sequence, int head, int row) const {
     return (sequence * seq_len + row) * ld_out + static_cast<int64_t>(head) * head_dim;
+  }
+  __device__ int64_t d_out_at(int64_t sequence, int head, int row) const {
+    return (sequence * seq_len + row) * ld_d_out() + static_cast<int64_t>(head) * head_dim;
   }
   /* In [tokens, n_heads]. */
   __device__ int64_t statistic_at(int64_t sequence, int head, int row) const {

@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(32 * kWarps)
   auto fetch_gradients = [&](int step) {
     const int i = query_of(step);
     if (step < steps) {
-      gradients.template fetch<kQueries, kThreads>(d_out + shape.out_at(sequence, head_of(step), i), shape.ld_out,
+      gradients.template fetch<kQueries, kThreads>(d_out + shape.d_out_at(sequence, head_of(step), i), shape.ld_d_out(),
                                                    shape.seq_len - i, cols, thread);
     }
     cp_async_commit();
@@ -224,8 +224,8 @@ __global__ void __launch_bounds__(32 * kWarps) by_query(const bf16 *q, const bf1
   };
   int j = shape.first_key(i) / kKeys * kKeys;
   queries.template fetch<C::kQueries, kThreads>(q + shape.query_at(sequence, head, i), shape.ld_q, rows, cols, thread);
-  gradients.template fetch<C::kQueries, kThreads>(d_out + shape.out_at(sequence, head, i), shape.ld_out, rows, cols,
-                                                  thread);
+  gradients.template fetch<C::kQueries, kThreads>(d_out + shape.d_out_at(sequence, head, i), shape.ld_d_out(), rows,
+                                                  cols, thread);
   fetch(values, v, j);
   fetch(keys, k, j);
 

@@ -218,7 +218,7 @@ __global__ void __launch_bounds__(kThreads) by_query(const T *q, const T *k, con
   const int end = shape.seq_len - i < kTile ? shape.seq_len : i + kTile;
   const int64_t at_query = shape.query_at(sequence, head, i);
   const Rows<T> queries{q + at_query, shape.ld_q, end - i, width};
-  const Rows<T> gradients{d_out + shape.out_at(sequence, head, i), shape.ld_out, end - i, width};
+  const Rows<T> gradients{d_out + shape.d_out_at(sequence, head, i), shape.ld_d_out(), end - i, width};
   float own_lse[4], own_delta[4];
 #pragma unroll
   for (int r = 0; r < 4; r++) {
@@ -260,7 +260,7 @@ __global__ void __launch_bounds__(kThreads) by_key(const T *q, const T *k, const
   for (int head = kv_head * shape.group(); head < (kv_head + 1) * shape.group(); head++) {
     for (int i = j; i < end; i += kTile) {
       const Rows<T> queries{q + shape.query_at(sequence, head, i), shape.ld_q, shape.seq_len - i, width};
-      const Rows<T> gradients{d_out + shape.out_at(sequence, head, i), shape.ld_out, shape.seq_len - i, width};
+      const Rows<T> gradients{d_out + shape.d_out_at(sequence, head, i), shape.ld_d_out(), shape.seq_len - i, width};
       float p[4][4] = {}, ds[4][4] = {};
       multiply(keys, queries, p);
       multiply(values, gradients, ds);
