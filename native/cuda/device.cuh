@@ -52,14 +52,15 @@ inline bool is_empty(dim3 blocks) { return blocks.x == 0 || blocks.y == 0 || blo
 cudaStream_t stream();
 /* ESP_OK, or that `kernel` could not be launched. */
 int32_t launched(const char *kernel);
+/* Lets a kernel have more dynamic shared memory than the 48 KB that CUDA gives unasked; launched() finds what this
+ * says. Asked of CUDA once a kernel: a step launches hundreds that need it. */
+void allow_shared(const void *kernel, size_t bytes);
 
 template <typename... Parameters, typename... Arguments>
 int32_t launch(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                Arguments... arguments) {
 #ifdef __CUDACC__
-  if (shared_bytes > 48 << 10) { /* must be asked for; launched() finds what this says */
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-  }
+  if (shared_bytes > 48 << 10) allow_shared(reinterpret_cast<const void *>(kernel), shared_bytes);
   kernel<<<grid, block, shared_bytes, stream()>>>(arguments...);
 #else
   emulator::launch(name, kernel, grid, block, shared_bytes, stream(), arguments...);

@@ -1,6 +1,8 @@
 /* The CUDA library itself: version, errors, the stream that kernels go to. */
 #include <cstdarg>
 #include <cstdio>
+#include <map>
+#include <mutex>
 
 #include "device.cuh"
 
@@ -21,6 +23,20 @@ int32_t fail(int32_t status, const char *format, ...) {
 }
 
 cudaStream_t stream() { return current; }
+
+#ifdef __CUDACC__
+void allow_shared(const void *kernel, size_t bytes) {
+  static std::mutex lock;
+  static std::map<const void *, size_t> allowed; /* a process uses one GPU */
+  const std::lock_guard<std::mutex> guard(lock);
+  size_t &most = allowed[kernel];
+  if (bytes <= most) return;
+  if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)) ==
+      cudaSuccess) {
+    most = bytes;
+  }
+}
+#endif
 
 int32_t launched(const char *kernel) {
   const cudaError_t error = cudaGetLastError();

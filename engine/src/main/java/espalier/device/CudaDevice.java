@@ -64,6 +64,13 @@ final class CudaDevice extends Device {
     checkCublas(
         "cublasSetWorkspace",
         Cublas.cublasSetWorkspace_v2(cublas, memory.allocate("cuBLAS", WORKSPACE), WORKSPACE));
+    // Sums of products that are cut along k stay float32, too: a bfloat16 result is rounded once.
+    checkCublas(
+        "cublasSetMathMode",
+        Cublas.cublasSetMathMode(
+            cublas,
+            Cublas.CUBLAS_DEFAULT_MATH()
+                | Cublas.CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION()));
     kernels().setStream(stream);
     kernels().setGemm(Cublas.cublasGemmEx$address(), cublas);
   }

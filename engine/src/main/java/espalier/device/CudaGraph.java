@@ -7,9 +7,10 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 
 /**
- * Work that is captured as one CUDA graph and then launched as a whole. The first run is call by
- * call, so that whatever a library sets up at its first use is there; the second is captured. Where
- * that fails, the reason is kept and the work goes on call by call.
+ * Work that is captured as one CUDA graph and then launched as a whole. The first run, and the
+ * first after {@link #forget}, is call by call, so that whatever a library sets up and CUDA loads
+ * at its first use is there; the second is captured. Where that fails, the reason is kept and the
+ * work goes on call by call.
  */
 final class CudaGraph implements Replay {
 
@@ -56,8 +57,8 @@ final class CudaGraph implements Replay {
       RuntimeException refused = null;
       try {
         work.run();
-      } catch (CudaException | NativeException e) {
-        refused = e;
+      } catch (RuntimeException e) {
+        refused = e; // not thrown before the capture is ended
       } finally {
         device.capturing(false);
       }
@@ -91,6 +92,7 @@ final class CudaGraph implements Replay {
 
   @Override
   public void forget() {
+    warm = false;
     if (!executable.equals(MemorySegment.NULL)) {
       device.synchronize(); // a graph that runs must not be destroyed
       CudaException.check("cudaGraphExecDestroy", CudaRuntime.cudaGraphExecDestroy(executable));

@@ -140,6 +140,15 @@ public class Cublas {
     public static int CUBLAS_PEDANTIC_MATH() {
         return CUBLAS_PEDANTIC_MATH;
     }
+    private static final int CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION = (int)16L;
+    /**
+     * {@snippet lang=c :
+     * enum cublasMath_t.CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION = 16
+     * }
+     */
+    public static int CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION() {
+        return CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+    }
     private static final int CUBLAS_COMPUTE_32F = (int)68L;
     /**
      * {@snippet lang=c :
