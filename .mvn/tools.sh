@@ -30,3 +30,12 @@ espalier_require_compiler() {
     }
   done
 }
+
+# Compiles all, and prints the class path that the engine's tests have: for running them without Maven, from folder engine.
+espalier_test_classpath() {
+  espalier_list=$(mktemp) || return 1
+  ./mvnw -B -q --no-transfer-progress -pl engine -am test-compile dependency:build-classpath \
+    -Dmdep.outputFile="$espalier_list" -Dmdep.includeScope=test >&2 || return 1
+  echo "$PWD/engine/target/test-classes:$PWD/engine/target/classes:$(cat "$espalier_list")"
+  rm -f "$espalier_list"
+}

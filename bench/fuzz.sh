@@ -12,14 +12,18 @@ tests=engine/src/test/java/espalier/fuzz/ParserFuzzTest.java
 (($#)) || mapfile -t methods < <(grep -A 2 '@FuzzTest' "$tests" | sed -n 's/^  void \(\w*\)(byte.*/\1/p')
 (($#)) && methods=("$@")
 
-./mvnw -B -q --no-transfer-progress -pl engine -am test-compile
+. .mvn/tools.sh
+espalier_find_jdk
+classpath=$(espalier_test_classpath)
+arguments=$(sed -n 's|.*<fuzz.arguments>\(.*\)</fuzz.arguments>.*|\1|p' pom.xml)
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 
 fuzz() {
   local method=$1 log=$logs/$1
-  if JAZZER_FUZZ=1 JAZZER_MAX_DURATION=${seconds}s ./mvnw -o -B -q -pl engine surefire:test@fuzz-seeds \
-    "-Dtest=ParserFuzzTest#$method" -Dfuzz.quiet=false "-Dsurefire.reportNameSuffix=$method" "-DtempDir=surefire-$method" >"$log" 2>&1; then
+  # shellcheck disable=SC2086 # several arguments
+  if JAZZER_FUZZ=1 JAZZER_MAX_DURATION=${seconds}s "$JAVA_HOME/bin/java" $arguments -cp "$classpath" \
+    espalier.RunTests "fuzz.ParserFuzzTest#$method" >"$log" 2>&1; then
     printf 'ok     %-14s %s\n' "$method" "$(grep -oE '^#[0-9]+' "$log" | tail -n 1) inputs"
   else
     printf 'FAILED %s\n' "$method"
@@ -28,6 +32,7 @@ fuzz() {
   fi
 }
 export -f fuzz
-export logs seconds
+export logs seconds classpath arguments
 
+cd engine
 printf '%s\n' "${methods[@]}" | xargs -P 2 -I {} bash -c 'fuzz {}'

@@ -149,7 +149,7 @@ __global__ void __launch_bounds__(32 * kWarps)
     }
   }
 
-/* A warp's rows of queries are its own: they are the way out. */
+/* A warp's rows of queries are its own, and were last read before the last barrier: they are the way out. */
 #pragma unroll
   for (int t = 0; t < kRowTiles; t++) {
 #pragma unroll
@@ -165,7 +165,6 @@ __global__ void __launch_bounds__(32 * kWarps)
         sum[t][n][2 * half + 1] *= factor;
       }
     }
-    __syncwarp();
 #pragma unroll
     for (int n = 0; n < kDim / 8; n++) queries.store_c(sum[t][n], row + 16 * t, 8 * n);
   }

@@ -127,8 +127,7 @@ __global__ void __launch_bounds__(kThreads) product(Map map) {
   }
   if (steps == term_steps && term_steps > 0) scale_terms(); /* k = 0 */
 
-  cp_async_wait<0>();
-  __syncthreads(); /* the tiles' place is free for the result's */
+  __syncthreads(); /* the tiles' place is free for the result's: copies that are not waited for yet are empty groups */
   const Tile<kCols> result{shared};
   const int64_t at = i * map.ldy + j;
   if (map.beta != 0) {

@@ -1,45 +1,48 @@
 #!/usr/bin/env bash
-# Takes each __syncthreads() and __syncwarp() out of a copy of native/cuda in turn and runs the tests of the families that use
-# the file: they must fail. A barrier whose removal nobody notices is superfluous, or the tests are too weak.
+# Takes each __syncthreads(), __syncwarp() and cp_async_wait<N>() out of a copy of native/cuda in turn and runs tests that use
+# the file: one must fail. What nobody notices is superfluous, or the tests are too weak.
 #
-#   native/emulator/remove_barriers.sh                       all of them (a minute or two each)
-#   native/emulator/remove_barriers.sh head.cu attention.cu:60   those of some files, or on some lines
+#   native/emulator/remove_barriers.sh                       all of them (half a minute to two minutes each)
+#   native/emulator/remove_barriers.sh head.cu attention_forward.cu:66   those of some files, or on some lines
 #
-# PRESET (emulator-races unless set) is the emulator's build. The tests run under up to four schedules; one that fails is enough.
-# Needs what the build needs.
+# Prints a line for each: native/emulator/barriers.txt keeps those of the last run over all. PRESET (emulator-races unless set)
+# is the emulator's build. The tests run under up to four schedules, up to the first failure. Needs what the build needs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 preset=${PRESET:-emulator-races}
-schedules=(0 1 2 3)
+schedules='0 1 2 3'
 
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 cp -r native "$copy/native"
 rm -rf "$copy/native/target"
 
-./mvnw -q -B --no-transfer-progress -pl engine -am test-compile dependency:build-classpath \
-  -Dmdep.outputFile="$copy/classpath" -Dmdep.includeScope=test
-classpath=engine/target/test-classes:engine/target/classes:$(<"$copy/classpath")
-java=${JAVA_HOME:+$JAVA_HOME/bin/}java
+. .mvn/tools.sh
+espalier_find_jdk
+classpath=$(espalier_test_classpath)
 
-# The test classes of a file: those that begin with the name of its family, or of the families that include it; all of SAEs'
-# where there is none of that name; and those of all families in both types.
+# The smallest tests that go through all of a file, as RunTests takes them.
 tests_of() {
-  local file=$1 families=("${1%.cu}") family class
-  if [[ $file == device.cuh ]]; then
-    mapfile -t families < <(cd native/cuda && grep -l block_sum -- *.cu | sed 's/\.cu$//')
-  elif [[ $file == *.cuh ]]; then
-    mapfile -t families < <(cd native/cuda && grep -l "\"$file\"" -- *.cu | sed 's/\.cu$//')
-  fi
-  (
-    cd engine/src/test/java/espalier/kernels
-    for family in "${families[@]}"; do
-      class=$(sed -E 's/(^|_)([a-z])/\U\2/g' <<<"$family")
-      compgen -G "$class*Test.java" || { [[ $family == sae_* ]] && compgen -G 'Sae*Test.java'; } || true
-    done
-    compgen -G '*TypesTest.java'
-  ) | sed 's/\.java$//' | sort -u | tr '\n' ' '
+  case $1 in
+    attention_blocked.cu) echo kernels.AttentionTest#forwardAndBackward ;;
+    attention_*.cu) echo kernels.AttentionTest#inBfloat16 ;;
+    columns.cuh) echo kernels.RmsNormTest kernels.LayerNormTest kernels.ElementwiseTest ;;
+    convert.cu) echo kernels.ConvertMatrixTest ;;
+    device.cuh) echo kernels.RmsNormTest kernels.LayerNormTest ;;
+    distance.cu) echo kernels.DistanceTest ;;
+    embedding.cu) echo kernels.EmbeddingTest kernels.ElementwiseTypesTest ;;
+    head.cu) echo kernels.HeadTest kernels.ProductTypesTest ;;
+    linear_fused.cu) echo kernels.LinearTest#fusedEqualsThePlainLoop ;;
+    optimizer.cu) echo kernels.OptimizerTest ;;
+    sae_encode*.cu | sae_tile.cuh) echo kernels.SaeEncodeTest ;;
+    sae_largest.cuh) echo kernels.SaeEncodeTest kernels.SaeTrainingTest ;;
+    sae_*.cu | sae_*.cuh | scan.cuh) echo kernels.SaeTrainTest kernels.SaeTrainingTest kernels.SaeBfloat16Test ;;
+    *)
+      echo "no tests are named here for $1" >&2
+      return 1
+      ;;
+  esac
 }
 
 build() {
@@ -50,18 +53,17 @@ build() {
   }
 }
 
-# Whether the tests, one argument each, pass under every schedule.
+# pass SCHEDULES TEST...: whether they do under all of them; leaves the last one tried in `schedule`.
 pass() {
-  local schedule
-  for schedule in "${schedules[@]}"; do
-    ESPALIER_EMULATOR_SCHEDULE=$schedule ESPALIER_NATIVE_PATH=$copy/native/target/$preset "$java" \
-      --enable-native-access=ALL-UNNAMED -Despalier.device=emulator -cp "$classpath" native/emulator/RunTests.java "$@" \
+  for schedule in $1; do
+    ESPALIER_EMULATOR_SCHEDULE=$schedule ESPALIER_NATIVE_PATH=$copy/native/target/$preset "$JAVA_HOME/bin/java" \
+      --enable-native-access=ALL-UNNAMED -Despalier.device=emulator -cp "$classpath" espalier.RunTests "${@:2}" \
       >"$copy/tests.log" 2>&1 || return 1
   done
 }
 
-# What the tests complained about first.
-complaint() { grep -m1 -v '^emulator: ' "$copy/tests.log" | cut -c1-300 || true; }
+# What the emulator complained about, or else the first test.
+complaint() { { grep -m1 '^emulator: ' "$copy/tests.log" || head -n 1 "$copy/tests.log"; } | cut -c1-200; }
 
 wanted() {
   (($# == 2)) && return 0
@@ -72,32 +74,36 @@ wanted() {
   return 1
 }
 
-build
+# A vote of a block is a barrier, too: without it each thread has but its own.
+barriers='__sync(threads|warp)\(\);|^ *cp_async_wait<[^>]*>\(\);|__syncthreads_or\('
+
 unnoticed=0 removed=0
 declare -A whole # files whose tests pass as they are
-while IFS=: read -r path line _; do
+while IFS=: read -r path line text; do
   file=${path##*/}
   wanted "$file" "$line" "$@" || continue
   read -ra tests <<<"$(tests_of "$file")"
   if [[ -z ${whole[$file]-} ]]; then
-    pass "${tests[@]}" || {
+    build
+    pass 0 "${tests[@]}" || {
       cat "$copy/tests.log" >&2
       echo "${tests[*]} fail with all barriers in place" >&2
       exit 2
     }
     whole[$file]=1
   fi
-  sed -i -E "${line}s/__sync(threads|warp)\(\);/{}/" "$copy/native/cuda/$file"
+  sed -i -E "${line}s/__sync(threads|warp)\(\);|cp_async_wait<[^>]*>\(\);/{}/; ${line}s/__syncthreads_or/int/" \
+    "$copy/native/cuda/$file"
   build
   removed=$((removed + 1))
-  if pass "${tests[@]}"; then
-    echo "$file:$line: UNNOTICED by ${tests[*]}"
+  at="$file:$line: $(sed -E 's/^ +//; s/ *\/\*.*//' <<<"$text")"
+  if pass "$schedules" "${tests[@]}"; then
+    echo "$at UNNOTICED by ${tests[*]}"
     unnoticed=$((unnoticed + 1))
   else
-    echo "$file:$line: noticed: $(complaint)"
+    echo "$at noticed under schedule $schedule: $(complaint)"
   fi
-  cp -p "native/cuda/$file" "$copy/native/cuda/$file"
-  touch "$copy/native/cuda/$file"
-done < <(grep -nE '__sync(threads|warp)\(\);' native/cuda/*.cu native/cuda/*.cuh)
+  cp "native/cuda/$file" "$copy/native/cuda/$file"
+done < <(grep -nE "$barriers" native/cuda/*.cu native/cuda/*.cuh)
 echo "$removed barriers taken out, $unnoticed not noticed"
 ((removed > 0 && unnoticed == 0))
