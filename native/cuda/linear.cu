@@ -3,10 +3,13 @@
  *
  *   ESP_SEPARATE       y = x op(w) by cuBLAS, then for each term y += scale u op(v) on its columns: y is read and
  *                      written once more, 2 m n_p elements, and a launch is added
+ *
  *   ESP_EXTRA_COLUMNS  one product by cuBLAS, for which u is more columns of x and v more of w: nothing is read twice,
- * but all m n sums run over the ranks of all terms. Needs them to be neighbours in memory, so whoever allocates x and w
- * leaves room for it: frozen weights cannot be copied every step fused              linear_fused.cu: a sum runs over
- * its own term's rank only, and operands lie anywhere, but mma.sync where cuBLAS has wgmma on Hopper
+ *                      but all m n sums run over the ranks of all terms. Needs neighbours in memory, so whoever
+ *                      allocates x and w leaves room: frozen weights cannot be copied every step
+ *
+ *   fused              linear_fused.cu: a sum runs over its own term's rank only, and operands lie anywhere, but
+ *                      mma.sync where cuBLAS has wgmma on Hopper
  *
  * The rule compares three estimates, made of a few rates. They are published or assumed ones until `espalier bench
  * --kernels` has timed every way on a GPU, which names each shape that the rule has wrong: cuBLAS about 700 and
