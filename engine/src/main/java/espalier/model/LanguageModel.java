@@ -69,9 +69,7 @@ public final class LanguageModel {
     head = config.tieWordEmbeddings() ? embedding : weights.get(layout.head());
   }
 
-  /**
-   * A frozen model from files: each weight is converted to float32 on its way into device memory.
-   */
+  /** A frozen model from files: each weight is converted on its way into device memory. */
   public static LanguageModel load(Device device, ModelFolder folder) {
     return load(device, folder, folder.config().maxPositionEmbeddings());
   }
@@ -91,24 +89,42 @@ public final class LanguageModel {
    */
   public static LanguageModel load(
       Device device, ModelFolder folder, int positions, Map<String, Integer> ranks) {
-    List<WeightStack> stacks = new ModelLayout(folder.config()).stacks();
+    return allocate(device, folder.config(), positions, ranks).read(device, folder);
+  }
+
+  /**
+   * A frozen model whose weights have their places and are yet to be {@link #read}: whoever needs
+   * more memory than these asks for it before minutes of reading.
+   *
+   * @param ranks as {@link #load} takes them
+   */
+  public static LanguageModel allocate(
+      Device device, ModelConfig config, int positions, Map<String, Integer> ranks) {
+    List<WeightStack> stacks = new ModelLayout(config).stacks();
     long bytes =
         stacks.stream()
             .mapToLong(
                 s -> WeightBlock.bytes(s.type(device), s.rows(), s.cols(), rank(device, s, ranks)))
             .sum();
-    device.require(WEIGHTS, bytes); // before minutes of reading that would come to nothing
+    device.require(WEIGHTS, bytes);
     device.holder(WEIGHTS);
     Map<String, Parameter> weights = new LinkedHashMap<>();
     Map<String, WeightBlock> room = new HashMap<>();
     for (WeightStack stack : stacks) {
       Tensor value = allocate(device, stack, ranks, room);
-      stack.load(device, folder, value);
       weights.put(stack.name(), Parameter.frozen(stack.name(), value));
     }
+    return new LanguageModel(config, stacks, weights, room, rotary(device, config, positions));
+  }
+
+  /** Reads the weights; each is converted on its way into device memory. */
+  public LanguageModel read(Device device, ModelFolder folder) {
+    device.holder(WEIGHTS);
+    for (WeightStack stack : stacks) {
+      stack.load(device, folder, weights.get(stack.name()).value());
+    }
     folder.requireAllTaken();
-    return new LanguageModel(
-        folder.config(), stacks, weights, room, rotary(device, folder.config(), positions));
+    return this;
   }
 
   private static long rank(Device device, WeightStack stack, Map<String, Integer> ranks) {

@@ -44,7 +44,7 @@ public final class AdaptRecipe {
     this.console = ranks.isFirst() ? console : Console.silent();
   }
 
-  /** What the run works on, read and checked. */
+  /** What the run works on, read and checked; of the model only what does not take long. */
   private record Inputs(
       LanguageModel model,
       Saes saes,
@@ -58,16 +58,32 @@ public final class AdaptRecipe {
     return this;
   }
 
+  /**
+   * What the run computes and in which memory.
+   *
+   * @param fit absent where an evaluation before the first step tells the same
+   * @param workspace activations of a step, of an evaluation or of a sample
+   */
+  private record Plan(
+      AdaptObjective objective,
+      Optional<Evaluator> evaluator,
+      Optional<SaeFit> fit,
+      MemorySegment workspace,
+      AdamW optimizer) {}
+
   /** Everything is checked before anything is written. */
   public TrainingLoop.End run() {
     RunFolder folder = RunFolder.check(settings.out(), settings.resume());
     try (Device device = Device.open()) {
       ranks = parallel.ranks().on(device);
       Inputs inputs;
+      Plan plan;
       try (ModelFolder files = ModelFolder.open(settings.model())) {
         inputs = read(device, files);
+        plan = plan(device, inputs);
+        inputs.model.read(device, files); // all memory is there by now
       }
-      TrainingLoop.End end = train(device, folder, inputs);
+      TrainingLoop.End end = train(device, folder, inputs, plan);
       ranks.detach();
       return end;
     }
@@ -86,12 +102,12 @@ public final class AdaptRecipe {
     Saes saes = Saes.load(device, settings.saes(), config, console);
     int positions = Math.max(rows.context(), evalRows.map(TokenRows::context).orElse(0));
     LanguageModel model =
-        LanguageModel.load(device, files, positions, Adaptation.ranks(config, settings));
+        LanguageModel.allocate(device, config, positions, Adaptation.ranks(config, settings));
     Adaptation adaptation = Adaptation.begin(device, model, saes.byLayer(), settings);
     return new Inputs(model, saes, adaptation, rows, evalRows);
   }
 
-  private TrainingLoop.End train(Device device, RunFolder folder, Inputs in) {
+  private Plan plan(Device device, Inputs in) {
     TokenBatch batch =
         new TokenBatch(
             device,
@@ -120,7 +136,6 @@ public final class AdaptRecipe {
                     Optional.of(in.adaptation.measured()),
                     data,
                     MetricSet.BASIC));
-    // What an evaluation before the first step does not tell, a sample does.
     Optional<SaeFit> fit =
         evaluator.isPresent() || settings.resume()
             ? Optional.empty()
@@ -131,20 +146,24 @@ public final class AdaptRecipe {
     bytes = Math.max(bytes, fit.map(SaeFit::bytes).orElse(0L));
     device.holder("activations of a step");
     MemorySegment workspace = device.allocate(bytes);
-    fit.ifPresent(f -> SaeFit.check(in.saes, f.measure(workspace), console));
-    objective.tape().bind(workspace);
-    evaluator.ifPresent(e -> e.bind(workspace));
-
-    int steps = settings.steps().orElse(onePass(in.rows));
-    Checkpoints checkpoints =
-        new Checkpoints(folder.checkpoints(), RunFolder.fingerprint(settings, steps, ranks.size()));
-    Optional<Checkpoints.Saved> saved = settings.resume() ? checkpoints.latest() : Optional.empty();
     device.holder("optimizer state");
     AdamW optimizer =
         AdamW.create(
             device,
             in.adaptation.parameters(),
             AdamW.Hyperparameters.of(settings.weightDecay(), settings.clip()));
+    return new Plan(objective, evaluator, fit, workspace, optimizer);
+  }
+
+  private TrainingLoop.End train(Device device, RunFolder folder, Inputs in, Plan plan) {
+    plan.fit.ifPresent(f -> SaeFit.check(in.saes, f.measure(plan.workspace), console));
+    plan.objective.tape().bind(plan.workspace);
+    plan.evaluator.ifPresent(e -> e.bind(plan.workspace));
+
+    int steps = settings.steps().orElse(onePass(in.rows));
+    Checkpoints checkpoints =
+        new Checkpoints(folder.checkpoints(), RunFolder.fingerprint(settings, steps, ranks.size()));
+    Optional<Checkpoints.Saved> saved = settings.resume() ? checkpoints.latest() : Optional.empty();
     ranks.gather(); // what one rank refuses, nobody has begun
     if (ranks.isFirst()) {
       folder.begin("adapt", SettingsJson.of(settings), settings.seed(), ranks.size());
@@ -156,7 +175,7 @@ public final class AdaptRecipe {
             console,
             settings.objective(),
             steps,
-            evaluator.map(e -> step -> evaluate(e, in.saes)),
+            plan.evaluator.map(e -> step -> evaluate(e, in.saes)),
             profile.filter(file -> ranks.isFirst()));
     try (MetricsLog metrics = ranks.isFirst() ? new MetricsLog(folder.metrics()) : null;
         Interruption interruption = new Interruption()) {
@@ -171,10 +190,12 @@ public final class AdaptRecipe {
                   settings.lr(),
                   settings.schedule(),
                   settings.warmup(),
-                  evaluator.isEmpty() ? 0 : settings.evalEvery() > 0 ? settings.evalEvery() : steps,
+                  plan.evaluator.isEmpty()
+                      ? 0
+                      : settings.evalEvery() > 0 ? settings.evalEvery() : steps,
                   settings.checkpointEvery()),
-              objective,
-              optimizer,
+              plan.objective,
+              plan.optimizer,
               Optional.ofNullable(metrics),
               checkpoints,
               interruption);

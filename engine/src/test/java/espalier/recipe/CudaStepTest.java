@@ -25,14 +25,23 @@ import espalier.model.TokenBatch;
 import espalier.sae.Sae;
 import espalier.tensor.Tensor;
 import espalier.train.AdamW;
+import espalier.train.Schedule;
+import java.io.IOException;
 import java.lang.foreign.MemorySegment;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
+import java.util.OptionalInt;
+import java.util.Set;
 import java.util.SortedMap;
 import java.util.TreeMap;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
 import org.junit.jupiter.params.provider.ValueSource;
@@ -222,6 +231,63 @@ class CudaStepTest {
       assertTrue(e.getMessage().startsWith("the model's weights: needs"), e.getMessage());
       assertEquals(before, device.allocatedBytes());
     }
+  }
+
+  /**
+   * Files of a model that lack most of its layers: with enough memory that is what is said, with
+   * too little it is never come to, whether weights or activations do not fit.
+   */
+  @Test
+  void aRunThatDoesNotFitIsSaidBeforeTheWeightsAreRead(@TempDir Path temp) throws IOException {
+    onTheEmulator();
+    Path model = Files.createDirectory(temp.resolve("model"));
+    String config = Files.readString(Golden.folder("llama").resolve("config.json"));
+    Files.writeString(
+        model.resolve("config.json"),
+        config.replace("\"num_hidden_layers\": 4", "\"num_hidden_layers\": 40"));
+    Files.copy(
+        Golden.folder("llama").resolve("model.safetensors"), model.resolve("model.safetensors"));
+    Set<String> said = new LinkedHashSet<>();
+    for (long more = 64 << 10; said.stream().noneMatch(s -> s.contains("layers.4.")); more *= 2) {
+      Emulator.memory((32L << 20) + more); // cuBLAS's, and twice as much every time
+      AdaptRecipe recipe = new AdaptRecipe(adapt(model, temp.resolve("out")), Console.silent());
+      said.add(assertThrows(RuntimeException.class, recipe::run).getMessage());
+      assertTrue(more < 4L << 30, said::toString);
+    }
+    assertTrue(
+        said.stream().anyMatch(s -> s.startsWith("the model's weights: needs")), said::toString);
+    assertTrue(
+        said.stream().anyMatch(s -> s.startsWith("activations of a step: needs")), said::toString);
+  }
+
+  /** Rows so many that activations are more than the weights. */
+  private static AdaptSettings adapt(Path model, Path out) {
+    return new AdaptSettings(
+        model,
+        List.of(new SaeSpec(1, Golden.folder("sae-topk"))),
+        List.of(Golden.folder("tokens.npy")),
+        out,
+        OptionalInt.of(4),
+        8,
+        0,
+        "all",
+        "both",
+        1e-2,
+        Schedule.CONSTANT,
+        0,
+        0,
+        1,
+        3,
+        1,
+        24,
+        OptionalInt.of(1),
+        7,
+        Optional.empty(),
+        0,
+        Optional.empty(),
+        RowOrdering.SHUFFLED,
+        false,
+        1);
   }
 
   /** Whatever fails first: an exception that says so, nothing leaked, and the next job runs. */
