@@ -187,9 +187,7 @@ final class AttentionWork {
   }
 
   private void requireScores() {
-    if (!device.isHost()) {
-      throw new UnsupportedOperationException("the plain way needs memory that Java can read");
-    }
+    operands.requireHost();
     if (scores == null) {
       long rows = (long) shape.batch * shape.heads * shape.length;
       scores = operands.floats(rows, shape.length);

@@ -74,9 +74,7 @@ final class HeadWork {
 
   /** Needs memory that Java can read. */
   void plain() {
-    if (!device.isHost()) {
-      throw new UnsupportedOperationException("the plain way needs memory that Java can read");
-    }
+    operands.requireHost();
     requireWhole();
     long tokens = student.rows();
     Tensor ofStudent = whole.rows(0, tokens);

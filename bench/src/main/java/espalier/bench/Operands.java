@@ -70,6 +70,13 @@ final class Operands {
             c.type());
   }
 
+  /** For an implementation of which Java has a part: a baseline of the host's alone. */
+  void requireHost() {
+    if (!device.isHost()) {
+      throw new UnsupportedOperationException("the plain way needs memory that Java can read");
+    }
+  }
+
   /** Java's part of an implementation that has one: rows are independent, all cores take part. */
   static void rows(long count, IntConsumer row) {
     IntStream.range(0, Math.toIntExact(count)).parallel().forEach(row);

@@ -110,9 +110,7 @@ final class SaeTrainingWork {
 
   /** Needs memory that Java can read. */
   void gradientsDense() {
-    if (!device.isHost()) {
-      throw new UnsupportedOperationException("latents are spread out in memory Java can read");
-    }
+    operands.requireHost();
     clearGradients();
     Sae sae = trained.sae();
     tape.forward(); // for the lists; what else it does is a small part
