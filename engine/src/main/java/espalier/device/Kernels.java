@@ -3,6 +3,7 @@ package espalier.device;
 import static espalier.bindings.kernels.Kernels.*;
 import static espalier.device.Arguments.*;
 
+import espalier.bindings.NativeException;
 import espalier.bindings.kernels.esp_control;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
@@ -16,7 +17,7 @@ import java.lang.foreign.ValueLayout;
  *
  * <p>Every method checks that its segments hold what the shape needs and throws an {@link
  * IllegalArgumentException} that names kernel, argument, needed and given; what the library itself
- * refuses is an {@link espalier.bindings.NativeException}. No call allocates.
+ * refuses is an {@link NativeException}. No call allocates.
  */
 public final class Kernels extends SaeTrainingKernels {
 
@@ -31,19 +32,19 @@ public final class Kernels extends SaeTrainingKernels {
 
   /** The function that computes dense products, and its handle: see esp_set_gemm. */
   void setGemm(MemorySegment function, MemorySegment handle) {
-    check("esp_set_gemm", esp_set_gemm(function, handle));
+    NativeException.check("esp_set_gemm", esp_set_gemm(function, handle));
   }
 
   /** The stream that kernels go to. */
   void setStream(MemorySegment stream) {
-    check("esp_set_stream", esp_set_stream(stream));
+    NativeException.check("esp_set_stream", esp_set_stream(stream));
   }
 
   /**
    * How many threads kernels use from now on; 0: one for each core. Results do not depend on it.
    */
   public void setThreads(int threads) {
-    check("esp_set_threads", esp_set_threads(threads));
+    NativeException.check("esp_set_threads", esp_set_threads(threads));
   }
 
   public int threads() {
@@ -209,7 +210,7 @@ public final class Kernels extends SaeTrainingKernels {
       long ldy) {
     try (Arena arena = Arena.ofConfined()) {
       MemorySegment way = arena.allocate(ValueLayout.JAVA_INT);
-      check(
+      NativeException.check(
           "esp_linear_by_shape",
           esp_linear_by_shape(
               flag(transposed),
@@ -509,19 +510,6 @@ public final class Kernels extends SaeTrainingKernels {
       float weightOffset,
       float eps,
       MemorySegment out,
-      MemorySegment rstd,
-      long rows,
-      long d) {
-    rmsNormForward(x, weight, weightOffset, eps, out, d, rstd, rows, d);
-  }
-
-  /** As above, rows of out {@code ldOut} elements apart. */
-  public void rmsNormForward(
-      MemorySegment x,
-      MemorySegment weight,
-      float weightOffset,
-      float eps,
-      MemorySegment out,
       long ldOut,
       MemorySegment rstd,
       long rows,
@@ -598,21 +586,7 @@ public final class Kernels extends SaeTrainingKernels {
             x, weight, weightOffset, rstd, dOut, dX, flag(accumulate), dWeight, rows, d, dtype));
   }
 
-  /** {@code out = (x - mean) * rstd * weight + bias} by rows of d. */
-  public void layerNormForward(
-      MemorySegment x,
-      MemorySegment weight,
-      MemorySegment bias,
-      float eps,
-      MemorySegment out,
-      MemorySegment mean,
-      MemorySegment rstd,
-      long rows,
-      long d) {
-    layerNormForward(x, weight, bias, eps, out, d, mean, rstd, rows, d);
-  }
-
-  /** As above, rows of out {@code ldOut} elements apart. */
+  /** {@code out = (x - mean) * rstd * weight + bias} by rows of d; out's rows may lie apart. */
   public void layerNormForward(
       MemorySegment x,
       MemorySegment weight,
@@ -827,42 +801,6 @@ public final class Kernels extends SaeTrainingKernels {
       MemorySegment v,
       long ldKv,
       MemorySegment out,
-      MemorySegment lse,
-      long batch,
-      long seqLen,
-      long nHeads,
-      long nKvHeads,
-      long headDim,
-      float scale,
-      float softcap,
-      long window) {
-    attentionForward(
-        q,
-        ldQ,
-        k,
-        v,
-        ldKv,
-        out,
-        nHeads * headDim,
-        lse,
-        batch,
-        seqLen,
-        nHeads,
-        nKvHeads,
-        headDim,
-        scale,
-        softcap,
-        window);
-  }
-
-  /** As above, rows of out {@code ldOut} elements apart. */
-  public void attentionForward(
-      MemorySegment q,
-      long ldQ,
-      MemorySegment k,
-      MemorySegment v,
-      long ldKv,
-      MemorySegment out,
       long ldOut,
       MemorySegment lse,
       long batch,
@@ -892,52 +830,6 @@ public final class Kernels extends SaeTrainingKernels {
   }
 
   /** Gradients of {@link #attentionForward}, overwritten; delta is scratch. */
-  public void attentionBackward(
-      MemorySegment q,
-      long ldQ,
-      MemorySegment k,
-      MemorySegment v,
-      long ldKv,
-      MemorySegment out,
-      MemorySegment lse,
-      MemorySegment dOut,
-      MemorySegment delta,
-      MemorySegment dQ,
-      MemorySegment dK,
-      MemorySegment dV,
-      long batch,
-      long seqLen,
-      long nHeads,
-      long nKvHeads,
-      long headDim,
-      float scale,
-      float softcap,
-      long window) {
-    attentionBackward(
-        q,
-        ldQ,
-        k,
-        v,
-        ldKv,
-        out,
-        nHeads * headDim,
-        lse,
-        dOut,
-        delta,
-        dQ,
-        dK,
-        dV,
-        batch,
-        seqLen,
-        nHeads,
-        nKvHeads,
-        headDim,
-        scale,
-        softcap,
-        window);
-  }
-
-  /** As above, rows of out {@code ldOut} elements apart. */
   public void attentionBackward(
       MemorySegment q,
       long ldQ,
@@ -1012,12 +904,6 @@ public final class Kernels extends SaeTrainingKernels {
    *
    * @param activation one of {@code esp_activation}: 0 SiLU, 1 GELU in its tanh form
    */
-  public void gatedForward(
-      MemorySegment gateUp, int activation, MemorySegment out, long rows, long d) {
-    gatedForward(gateUp, activation, out, d, rows, d);
-  }
-
-  /** As above, rows of out {@code ldOut} elements apart. */
   public void gatedForward(
       MemorySegment gateUp, int activation, MemorySegment out, long ldOut, long rows, long d) {
     size("esp_gated_forward", "rows", rows);

@@ -53,7 +53,7 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     if (profile != null) profile.begin(flops, bytes);
   }
 
-  /** The call has returned. */
+  /** The call that has {@link #begin begun} has returned. */
   final void check(String kernel, int status) {
     NativeException.check(kernel, status);
     if (profile != null) profile.end(kernel);

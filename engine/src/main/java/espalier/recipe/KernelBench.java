@@ -124,15 +124,15 @@ public final class KernelBench {
               REPEATS,
               () ->
                   k.attentionForward(
-                      qkv, ld, keys, values, ld, out, lse, batch, seq, heads, kvHeads, headDim,
+                      qkv, ld, keys, values, ld, out, row, lse, batch, seq, heads, kvHeads, headDim,
                       scale, softcap, 0));
       double backward =
           rates.seconds(
               REPEATS,
               () ->
                   k.attentionBackward(
-                      qkv, ld, keys, values, ld, out, lse, dOut, delta, dQkv, dKeys, dValues, batch,
-                      seq, heads, kvHeads, headDim, scale, softcap, 0));
+                      qkv, ld, keys, values, ld, out, row, lse, dOut, delta, dQkv, dKeys, dValues,
+                      batch, seq, heads, kvHeads, headDim, scale, softcap, 0));
       double flops = 4 * batch * Kernels.visiblePairs(seq, 0) * row;
       String name = "attention %s, head_dim " + headDim;
       share(line(device, name.formatted("forward")), forward, flops, gemm);

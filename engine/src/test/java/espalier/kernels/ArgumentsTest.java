@@ -29,7 +29,9 @@ class ArgumentsTest extends KernelTest {
         () -> kernels.gemm(false, false, 2, 2, 3, 1, six, 3, six, 2, 0, five, 4));
     assertRefused(
         "esp_attention_forward: lse needs 24 bytes, given 20",
-        () -> kernels.attentionForward(six, 2, six, six, 2, six, five, 1, 3, 2, 2, 1, 1, 0, 0));
+        () ->
+            kernels.attentionForward(
+                six, 2, six, six, 2, six, 2 * 1, five, 1, 3, 2, 2, 1, 1, 0, 0));
     assertRefused(
         "esp_head_kl: scratch needs 32 bytes, given 24",
         () -> kernels.headKl(six, six, six, 0, NULL, six, NULL, NULL, NULL, 1, six, 2, 1, 2, 2));
@@ -55,7 +57,7 @@ class ArgumentsTest extends KernelTest {
     assertRefused("esp_fill: n needs at least 0, given -1", () -> kernels.fill(x, 0, -1));
     assertRefused(
         "esp_rms_norm_forward: d needs at least 1, given 0",
-        () -> kernels.rmsNormForward(x, x, 0, 0, x, x, 1, 0));
+        () -> kernels.rmsNormForward(x, x, 0, 0, x, 0, x, 1, 0));
     assertThrows(
         ArithmeticException.class,
         () -> kernels.normalizeRows(x, Long.MAX_VALUE / 2, 8),

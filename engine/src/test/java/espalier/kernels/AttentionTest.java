@@ -371,7 +371,22 @@ class AttentionTest extends KernelTest {
             NativeException.class,
             () ->
                 kernels.attentionForward(
-                    x, heads * d, x, x, kvHeads * d, x, x, 1, 4, heads, kvHeads, d, 1, 0, window));
+                    x,
+                    heads * d,
+                    x,
+                    x,
+                    kvHeads * d,
+                    x,
+                    heads * d,
+                    x,
+                    1,
+                    4,
+                    heads,
+                    kvHeads,
+                    d,
+                    1,
+                    0,
+                    window));
     assertTrue(e.getMessage().contains(complaint), e.getMessage());
   }
 }

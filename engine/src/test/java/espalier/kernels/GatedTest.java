@@ -51,7 +51,7 @@ class GatedTest extends KernelTest {
   void forwardAndBackward(int activation, int rows, int d) {
     float[] gateUp = random(2 * rows * d, 3);
     MemorySegment out = buffers.floats(rows * d);
-    kernels.gatedForward(buffers.input(gateUp), activation, out, rows, d);
+    kernels.gatedForward(buffers.input(gateUp), activation, out, d, rows, d);
     double[] expected = forward(activation, doubles(gateUp), rows, d);
     assertNear(
         "out",
@@ -100,7 +100,7 @@ class GatedTest extends KernelTest {
     for (int activation = 0; activation < 3; activation++) {
       MemorySegment out = buffers.floats(4);
       kernels.gatedForward(
-          buffers.input(-1e4f, -200f, 200f, 1e4f, 2, 2, 2, 2), activation, out, 1, 4);
+          buffers.input(-1e4f, -200f, 200f, 1e4f, 2, 2, 2, 2), activation, out, 4, 1, 4);
       float[] actual = TestBuffers.toFloats(out);
       assertEquals(0, actual[0], 1e-30);
       assertEquals(0, actual[1], 1e-30);

@@ -81,6 +81,7 @@ class LayerNormTest extends KernelTest {
         buffers.input(bias),
         eps,
         out,
+        d,
         mean,
         rstd,
         rows,
@@ -173,6 +174,7 @@ class LayerNormTest extends KernelTest {
         buffers.input(bias),
         1e-12f,
         buffers.floats(d),
+        d,
         buffers.floats(1),
         rstd,
         1,
@@ -197,7 +199,7 @@ class LayerNormTest extends KernelTest {
         () -> {
           MemorySegment dWeight = buffers.changing(new float[d]);
           MemorySegment dBias = buffers.changing(new float[d]);
-          kernels.layerNormForward(x, weight, bias, 1e-5f, out, mean, rstd, rows, d);
+          kernels.layerNormForward(x, weight, bias, 1e-5f, out, d, mean, rstd, rows, d);
           kernels.layerNormBackward(
               x, weight, mean, rstd, dOut, dX, false, dWeight, dBias, rows, d);
           return concat(out, mean, rstd, dX, dWeight, dBias);

@@ -50,7 +50,7 @@ class LayerTypesTest extends TypedKernelTest {
       float[] gateUp = random(type, 2 * rows * d, 3);
       float[] dOut = random(type, rows * d, 1);
       MemorySegment out = buffers.output(type, rows * d);
-      kernels.gatedForward(buffers.input(type, gateUp), act, out, rows, d);
+      kernels.gatedForward(buffers.input(type, gateUp), act, out, d, rows, d);
       for (int room : new int[] {8, 3}) {
         MemorySegment apart = buffers.output(type, rows * (d + room));
         kernels.gatedForward(buffers.input(type, gateUp), act, apart, d + room, rows, d);
@@ -204,7 +204,7 @@ class LayerTypesTest extends TypedKernelTest {
     MemorySegment mean = buffers.floats(ROWS);
     MemorySegment rstd = buffers.floats(ROWS);
     MemorySegment out = buffers.output(type, n);
-    kernels.layerNormForward(given, gain, buffers.input(bias), 1e-5f, out, mean, rstd, ROWS, D);
+    kernels.layerNormForward(given, gain, buffers.input(bias), 1e-5f, out, D, mean, rstd, ROWS, D);
     assertActivations("out", type, s -> layerNorm(s, x, weight, bias), out, FORWARD);
     MemorySegment dX = buffers.output(type, n);
     MemorySegment dWeight = buffers.changing(new float[D]);
@@ -241,7 +241,7 @@ class LayerTypesTest extends TypedKernelTest {
     MemorySegment mean = buffers.floats(ROWS);
     MemorySegment rstd = buffers.floats(ROWS);
     kernels.add(sum, y, sum, n);
-    kernels.layerNormForward(sum, weight, bias, 1e-5f, out, mean, rstd, ROWS, D);
+    kernels.layerNormForward(sum, weight, bias, 1e-5f, out, D, mean, rstd, ROWS, D);
     float[] expectedSum = TestBuffers.toFloats(type, sum);
     float[] expected = TestBuffers.toFloats(type, out);
     float[] statistics = concat(mean, rstd);

@@ -163,7 +163,7 @@ class LibraryTest extends KernelTest {
     assertRefused(() -> kernels.dropout(x, x, 1, 1, buffers.longs(1), 0, false), "p must be in");
     assertRefused(() -> kernels.rope(x, 4, x, x, 2, 1, 1, 1, 4, 4), "sign must be 1 or -1");
     assertRefused(() -> kernels.rope(x, 4, x, x, 1, 1, 1, 1, 4, 3), "rotary_dim=3");
-    assertRefused(() -> kernels.gatedForward(x, 4, x, 1, 2), "no activation 4");
+    assertRefused(() -> kernels.gatedForward(x, 4, x, 2, 1, 2), "no activation 4");
     assertRefused(() -> kernels.activationForward(x, -1, x, 1), "no activation -1");
   }
 

@@ -100,7 +100,7 @@ class RmsNormTest extends KernelTest {
     MemorySegment out = buffers.output(type, rows * d);
     MemorySegment rstd = buffers.floats(rows);
     kernels.rmsNormForward(
-        buffers.input(type, x), buffers.input(weight), offset, eps, out, rstd, rows, d);
+        buffers.input(type, x), buffers.input(weight), offset, eps, out, d, rstd, rows, d);
     Norm norm = forward(doubles(x), doubles(weight), offset, eps);
     assertNear("rstd", norm.rstd, rstd, relative(norm.rstd, 1));
     assertActivations(
@@ -191,7 +191,7 @@ class RmsNormTest extends KernelTest {
       MemorySegment out = buffers.output(type, n);
       MemorySegment rstd = buffers.floats(7);
       kernels.add(buffers.input(type, x), buffers.input(type, y), sum, n);
-      kernels.rmsNormForward(sum, weight, 1, 1e-5f, out, rstd, 7, d);
+      kernels.rmsNormForward(sum, weight, 1, 1e-5f, out, d, rstd, 7, d);
       float[] expected = concat(type, sum, out, rstd);
 
       MemorySegment fusedSum = buffers.output(type, n);
@@ -237,7 +237,7 @@ class RmsNormTest extends KernelTest {
     float[] weight = random(d);
     MemorySegment out = buffers.floats(d);
     MemorySegment rstd = buffers.floats(1);
-    kernels.rmsNormForward(buffers.input(x), buffers.input(weight), 0, 1e-5f, out, rstd, 1, d);
+    kernels.rmsNormForward(buffers.input(x), buffers.input(weight), 0, 1e-5f, out, d, rstd, 1, d);
     Norm norm = forward(doubles(x), doubles(weight), 0, 1e-5f);
     assertNear("out", norm.out, out, relative(norm.out, 3));
   }
@@ -247,7 +247,7 @@ class RmsNormTest extends KernelTest {
     MemorySegment out = buffers.floats(9);
     MemorySegment rstd = buffers.floats(1);
     kernels.rmsNormForward(
-        buffers.input(new float[9]), buffers.input(random(9)), 0, 1e-6f, out, rstd, 1, 9);
+        buffers.input(new float[9]), buffers.input(random(9)), 0, 1e-6f, out, 9, rstd, 1, 9);
     for (float value : TestBuffers.toFloats(out)) assertEquals(0, Math.abs(value));
     assertEquals(1000, TestBuffers.toFloats(rstd)[0], 1000 * EPS);
   }
@@ -265,7 +265,7 @@ class RmsNormTest extends KernelTest {
     assertSameForAnyThreads(
         () -> {
           MemorySegment dWeight = buffers.changing(new float[d]);
-          kernels.rmsNormForward(x, weight, 0, 1e-5f, out, rstd, rows, d);
+          kernels.rmsNormForward(x, weight, 0, 1e-5f, out, d, rstd, rows, d);
           kernels.rmsNormBackward(x, weight, 0, rstd, dOut, dX, false, dWeight, rows, d);
           return concat(out, rstd, dX, dWeight);
         });
