@@ -13,6 +13,7 @@ import espalier.format.PeftAdapter;
 import espalier.format.SaeFile;
 import espalier.format.Safetensors;
 import espalier.format.TensorEntry;
+import espalier.lora.LoraSettings;
 import espalier.model.LanguageModel;
 import espalier.model.TokenBatch;
 import espalier.sae.Sae;
@@ -21,7 +22,6 @@ import espalier.tensor.Tensor;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Path;
-import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 
@@ -71,8 +71,7 @@ public final class Golden {
 
   /** With room beside the weights that the adapter updates, where the device gains by it. */
   public static LanguageModel model(Device device, String name, PeftAdapter adapter) {
-    Map<String, Integer> ranks = new HashMap<>();
-    adapter.layers().forEach((path, layer) -> ranks.put(path, layer.rank()));
+    Map<String, Integer> ranks = LoraSettings.of(adapter, 0).ranks();
     try (ModelFolder folder = ModelFolder.open(folder(name))) {
       int positions = folder.config().maxPositionEmbeddings();
       return LanguageModel.load(device, folder, positions, ranks);

@@ -153,13 +153,7 @@ public final class LoraAdapter {
       double dropout,
       List<ParameterSet.Shape> beside) {
     file.requireFits(model.config());
-    SortedMap<String, LoraSettings.Layer> layers = new TreeMap<>();
-    file.layers()
-        .forEach(
-            (path, layer) -> layers.put(path, new LoraSettings.Layer(layer.rank(), layer.alpha())));
-    LoraAdapter adapter =
-        new LoraAdapter(
-            device, model, new LoraSettings(layers, file.rankStabilised(), dropout), beside);
+    LoraAdapter adapter = new LoraAdapter(device, model, LoraSettings.of(file, dropout), beside);
     file.layers()
         .forEach(
             (path, layer) -> {

@@ -1,6 +1,9 @@
 package espalier.lora;
 
+import espalier.format.PeftAdapter;
 import java.util.Collection;
+import java.util.HashMap;
+import java.util.Map;
 import java.util.SortedMap;
 import java.util.TreeMap;
 
@@ -27,6 +30,21 @@ public record LoraSettings(
     SortedMap<String, Layer> layers = new TreeMap<>();
     paths.forEach(path -> layers.put(path, new Layer(rank, alpha)));
     return new LoraSettings(layers, false, dropout);
+  }
+
+  /** Those of an adapter in PEFT's layout; its own dropout is not used. */
+  public static LoraSettings of(PeftAdapter file, double dropout) {
+    SortedMap<String, Layer> layers = new TreeMap<>();
+    file.layers()
+        .forEach((path, layer) -> layers.put(path, new Layer(layer.rank(), layer.alpha())));
+    return new LoraSettings(layers, file.rankStabilised(), dropout);
+  }
+
+  /** By the path of the layer. */
+  public Map<String, Integer> ranks() {
+    Map<String, Integer> ranks = new HashMap<>();
+    layers.forEach((path, layer) -> ranks.put(path, layer.rank));
+    return ranks;
   }
 
   double scale(String path) {

@@ -18,7 +18,6 @@ import espalier.sae.TrainableSae;
 import espalier.tensor.Tensor;
 import java.nio.file.Path;
 import java.util.ArrayList;
-import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
@@ -113,18 +112,15 @@ record Adaptation(
 
   /** Of the low-rank updates that a run will train, by path of the layer. */
   static Map<String, Integer> ranks(ModelConfig config, AdaptSettings settings) {
-    Map<String, Integer> ranks = new HashMap<>();
     if (!AdaptTarget.parse(settings.train()).hasLora()) {
-      return ranks;
+      return Map.of();
     }
     if (settings.initAdapter().isEmpty()) {
-      newAdapter(config, settings).layers().forEach((path, layer) -> ranks.put(path, layer.rank()));
-      return ranks;
+      return newAdapter(config, settings).ranks();
     }
     try (PeftAdapter file = PeftAdapter.open(settings.initAdapter().get())) {
-      file.layers().forEach((path, layer) -> ranks.put(path, layer.rank()));
+      return LoraSettings.of(file, settings.dropout()).ranks();
     }
-    return ranks;
   }
 
   private static LoraSettings newAdapter(ModelConfig config, AdaptSettings settings) {

@@ -35,7 +35,6 @@ import java.util.Optional;
 import java.util.SortedSet;
 import java.util.SplittableRandom;
 import java.util.TreeMap;
-import java.util.stream.Collectors;
 
 /**
  * A training step on a model, an SAE and tokens of random values, which are a function of the
@@ -56,6 +55,7 @@ public final class RandomStep {
   private final LanguageModel model;
   private final Sae sae;
   private final SortedSet<Integer> adapted;
+  private final LoraSettings lora;
   private final TokenBatch batch;
   private final BatchSource source;
   private TrainingLoop loop;
@@ -79,12 +79,15 @@ public final class RandomStep {
             settings.layers(),
             List.of(new SaeSpec(saeLayer, Path.of("random"))),
             config.numLayers());
-    Map<String, Integer> ranks =
-        updated
-            ? AdapterChoice.paths("both", adapted, config).stream()
-                .collect(Collectors.toMap(path -> path, path -> settings.rank()))
-            : Map.of();
-    model = LanguageModel.random(device, config, settings.context(), SEED, ranks);
+    lora =
+        LoraSettings.uniform(
+            AdapterChoice.paths("both", adapted, config),
+            settings.rank(),
+            2.0 * settings.rank(),
+            0);
+    model =
+        LanguageModel.random(
+            device, config, settings.context(), SEED, updated ? lora.ranks() : Map.of());
     sae = RandomSae.of(device, config.hiddenSize(), settings.saeWidth(), SEED + (1L << 32));
     TokenRows rows =
         TokenRows.random(config.vocabSize(), 2 * settings.batch(), settings.context(), SEED);
@@ -116,24 +119,15 @@ public final class RandomStep {
 
   private void prepareAdapt() {
     device.holder("adapter and optimizer");
-    LoraAdapter lora =
-        LoraAdapter.initialise(
-            device,
-            model,
-            LoraSettings.uniform(
-                AdapterChoice.paths("both", adapted, model.config()),
-                settings.rank(),
-                2.0 * settings.rank(),
-                0),
-            List.of(),
-            new SplittableRandom(SEED));
-    AdamW optimizer = AdamW.create(device, lora.parameters(), AdamW.Hyperparameters.of(0, 1));
+    LoraAdapter adapter =
+        LoraAdapter.initialise(device, model, lora, List.of(), new SplittableRandom(SEED));
+    AdamW optimizer = AdamW.create(device, adapter.parameters(), AdamW.Hyperparameters.of(0, 1));
     device.holder("activations");
     AdaptObjective objective =
         new AdaptObjective(
             device,
             model,
-            new Streams.Variant(new TreeMap<>(Map.of(saeLayer, sae)), lora.adapters()),
+            new Streams.Variant(new TreeMap<>(Map.of(saeLayer, sae)), adapter.adapters()),
             AdaptObjective.Loss.KL,
             source,
             batch,
