@@ -47,18 +47,17 @@ public final class StepBench {
       }
       kl = line.get("kl").doubleValue();
     }
-    String queueing = step.queueing();
+    ObjectNode result = result(device, step, milliseconds, kl);
     if (profile.isPresent()) {
       step.profile(ProfileReport.profiler(device, profile.get(), console));
       for (int i = 0; i < StepProfiler.WARM + StepProfiler.STEPS; i++) {
         step.run();
       }
     }
-    return result(device, step, milliseconds, kl, queueing);
+    return result;
   }
 
-  private ObjectNode result(
-      Device device, RandomStep random, double[] milliseconds, double kl, String queueing) {
+  private ObjectNode result(Device device, RandomStep random, double[] milliseconds, double kl) {
     long bytes = device.allocatedBytes(); // before what measuring the rate takes
     double flops = random.adaptFlops().total();
     double[] sorted = milliseconds.clone();
@@ -90,7 +89,7 @@ public final class StepBench {
     json.put("gemm_tflops", rate * 1e-12);
     json.put("share_of_gemm_rate", flops / (step * 1e-3) / rate);
     json.put("last_kl", kl);
-    json.put("queueing", queueing);
+    json.put("queueing", random.queueing());
     json.put("revision", Versions.revision());
     return json;
   }
