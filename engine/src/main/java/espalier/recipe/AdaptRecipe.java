@@ -52,12 +52,6 @@ public final class AdaptRecipe {
       TokenRows rows,
       Optional<TokenRows> evalRows) {}
 
-  /** Says of a few steps where their time goes, with their time line in a file. */
-  public AdaptRecipe profile(Optional<Path> file) {
-    profile = file;
-    return this;
-  }
-
   /**
    * What the run computes and in which memory.
    *
@@ -70,6 +64,12 @@ public final class AdaptRecipe {
       Optional<SaeFit> fit,
       MemorySegment workspace,
       AdamW optimizer) {}
+
+  /** Says of a few steps where their time goes, with their time line in a file. */
+  public AdaptRecipe profile(Optional<Path> file) {
+    profile = file;
+    return this;
+  }
 
   /** Everything is checked before anything is written. */
   public TrainingLoop.End run() {

@@ -27,10 +27,6 @@ record ProfileReport(List<StepProfiler.Step> steps, double gemm, double copy) {
 
   /** Tells a training loop's profile on the console and writes its time line. */
   static StepProfiler profiler(Device device, Path file, Console console) {
-    Path folder = file.toAbsolutePath().getParent();
-    if (!Files.isDirectory(folder)) {
-      throw new InputException("--profile %s: there is no folder %s".formatted(file, folder));
-    }
     return new StepProfiler(
         device,
         steps -> {
