@@ -1,10 +1,7 @@
 #!/usr/bin/env python3
 """The adapt step in PyTorch, for benchmarks: transformers + PEFT + a forward hook, AdamW, clipping.
 
-paper: as arXiv 2501.19406, section 3 has it: eager attention, the KL of whole logits (log_softmax and softmax over
-       [batch, tokens, vocab]).
-tuned: the best that the same libraries give: SDPA where the model allows it (not where scores are capped: PyTorch's has
-       no cap), the teacher in inference_mode, the KL of log-probabilities, torch.compile where it works.
+The variants are tuning.py's; the tuned one is compiled where torch.compile works.
 
     adapt_step.py make DIR --shape llama-256|gemma-512 [--sae topk|jumprelu]
     adapt_step.py make DIR --shape smollm2 --model HF_DIR [--sae-layer L --sae-path DIR] [--tokens F.npy]
@@ -26,11 +23,11 @@ from pathlib import Path
 import numpy as np
 import peft
 import torch
-import torch.nn.functional as F
 import transformers
 
 import family_models
 import random_models
+import tuning
 from sae import Sae
 from spliced import Spliced, load_model
 
@@ -85,14 +82,9 @@ def make(a: argparse.Namespace) -> None:
     (folder / "job.json").write_text(json.dumps(job, indent=2) + "\n")
 
 
-def teacher(net: Spliced, ids: torch.Tensor, tuned: bool) -> torch.Tensor:
-    """The original's probabilities, or their logarithms where tuned; [batch, tokens, vocab]."""
-    if not tuned:
-        with torch.no_grad():
-            return F.softmax(net.logits(ids, spliced=False, adapted=False), dim=-1)
-    with torch.inference_mode():
-        base = F.log_softmax(net.logits(ids, spliced=False, adapted=False), dim=-1)
-    return base.clone()  # an inference tensor cannot be saved for backward
+def loss(net: Spliced, ids: torch.Tensor, tuned: bool) -> torch.Tensor:
+    base = tuning.teacher(lambda: net.logits(ids, spliced=False, adapted=False), tuned)
+    return tuning.divergence(base, net.logits(ids, spliced=True, adapted=True), tuned)
 
 
 def compile_forward(net: Spliced, ids: torch.Tensor) -> str:
@@ -101,9 +93,7 @@ def compile_forward(net: Spliced, ids: torch.Tensor) -> str:
     eager = net.net.forward
     net.net.forward = torch.compile(eager, dynamic=False)
     try:
-        base = teacher(net, ids, tuned=True)
-        new = F.log_softmax(net.logits(ids, spliced=True, adapted=True), dim=-1)
-        F.kl_div(new, base, reduction="batchmean", log_target=True).backward()
+        loss(net, ids, tuned=True).backward()
         return ""
     except Exception as e:  # torch.compile has no narrower one
         net.net.forward = eager
@@ -116,7 +106,7 @@ def run(a: argparse.Namespace) -> None:
     job = json.loads((folder / "job.json").read_text())
     tuned = a.variant == "tuned"
     config = transformers.AutoConfig.from_pretrained(folder / job["model"])
-    attention = "sdpa" if tuned and not getattr(config, "attn_logit_softcapping", None) else "eager"
+    attention = tuning.attention(config, tuned)
     model = load_model(folder / job["model"], attention=attention)
     net = Spliced(model, {job["layer"]: Sae.load(folder / job["sae"])}, folder / job["adapter"], trainable=True)
     net.net.train()
@@ -130,15 +120,12 @@ def run(a: argparse.Namespace) -> None:
         ids = batches[step % len(batches)]
         start = time.perf_counter()
         optimizer.zero_grad()
-        base = teacher(net, ids, tuned)
-        new = F.log_softmax(net.logits(ids, spliced=True, adapted=True), dim=-1)
-        loss = F.kl_div(new, base, reduction="batchmean", log_target=tuned)
-        loss.backward()
+        kl_of_step = loss(net, ids, tuned)
+        kl_of_step.backward()
         norm = torch.nn.utils.clip_grad_norm_(weights, job["clip"])
         optimizer.step()
-        del base, new
         step_ms.append((time.perf_counter() - start) * 1e3)
-        kl.append(loss.item() / ids.shape[1])
+        kl.append(kl_of_step.item() / ids.shape[1])
         norms.append(norm.item())
     if a.out:
         net.net.save_pretrained(a.out)

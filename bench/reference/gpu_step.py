@@ -9,10 +9,7 @@ bench/'s StepBenchmark.
 adapters: the adapt step, around a frozen SAE. sae: the end-to-end step, in which the SAE alone learns from the KL behind
 it, and from a pull towards its number of active latents with straight-through thresholds (float32).
 
-paper: the code path of arXiv 2501.19406: transformers with eager attention, PEFT, the SAE in a forward hook, softmax and
-       log_softmax of whole logits, kl_div, AdamW.
-tuned: the best that the same libraries give call by call: SDPA where the model allows it (not where scores are capped:
-       PyTorch's has no cap), the teacher in inference_mode, fused AdamW.
+paper and tuned: as tuning.py has them, with PEFT, the SAE in a forward hook and AdamW, fused where tuned on a GPU.
 compiled: tuned, with the forward pass through torch.compile, which takes minutes.
 bf16 on a GPU, float32 on a CPU. Prints one JSON object a variant, with the fields of `espalier bench --json`; a variant
 that fails (for want of memory, say) prints its error instead of figures, and the exit code is 1.
@@ -30,6 +27,7 @@ import torch.nn.functional as F
 import transformers
 from peft import LoraConfig, get_peft_model
 
+import tuning
 from sae import JumpRelu, Step as StraightThroughStep
 
 VARIANTS = ["paper", "tuned", "compiled"]
@@ -89,8 +87,7 @@ class Step:
         torch.manual_seed(1)
         dtype = torch.bfloat16 if a.device == "cuda" and not self.trains_sae else torch.float32
         config = transformers.AutoConfig.for_model(**json.loads(a.config.read_text()))
-        capped = getattr(config, "attn_logit_softcapping", None)
-        self.attention = "sdpa" if tuned and not capped else "eager"
+        self.attention = tuning.attention(config, tuned)
         config._attn_implementation = self.attention
         config.use_cache = False
         previous = torch.get_default_dtype()
@@ -143,20 +140,11 @@ class Step:
         self.spliced = spliced
         return self.forward(self.ids).logits
 
-    def teacher(self) -> torch.Tensor:
-        with self.original():
-            if not self.tuned:
-                with torch.no_grad():
-                    return F.softmax(self.logits(False), dim=-1)
-            with torch.inference_mode():
-                base = F.log_softmax(self.logits(False), dim=-1)
-            return base.clone()  # an inference tensor cannot be saved for backward
-
     def run(self) -> torch.Tensor:
         self.optimizer.zero_grad()
-        base = self.teacher()
-        new = F.log_softmax(self.logits(True), dim=-1)
-        loss = F.kl_div(new, base, reduction="batchmean", log_target=self.tuned)
+        with self.original():
+            base = tuning.teacher(lambda: self.logits(False), self.tuned)
+        loss = tuning.divergence(base, self.logits(True), self.tuned)
         pull = (self.sae.active / self.l0 - 1) ** 2 if self.trains_sae else 0
         (loss + pull).backward()
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
