@@ -13,14 +13,18 @@ shared=$PWD/../shared/models
 experiment() {
   local name=$1 budget=$2 out=$3
   shift 3
+  local results=bench/results/reproduce/$out clock=runs/reproduce/$out/cells/clock/cell.json
   ./espalier reproduce "$name" --budget "$budget" --out "runs/reproduce/$out" "$@"
-  mkdir -p "bench/results/reproduce/$out"
-  cp "runs/reproduce/$out"/{results.csv,reproduction.json,plan.json,run.json,report.html} "bench/results/reproduce/$out/"
+  mkdir -p "$results"
+  cp "runs/reproduce/$out"/{results.csv,reproduction.json,plan.json,run.json,report.html} "$results/"
+  [[ ! -e $clock ]] || cp "$clock" "$results/clock.json"
   {
     printf './espalier reproduce'
     printf ' %q' "$name" --budget "$budget" --out "runs/reproduce/$out" "$@"
     printf '\n'
-  } | sed "s#$PWD/##g; s#$shared#../shared/models#g" >"bench/results/reproduce/$out/command.txt"
+  } >"$results/command.txt"
+  # Files as they are called from the project's folder, wherever that is.
+  sed -i "s#$PWD/\.\./#../#g; s#$PWD/##g; s#${PWD%/*}/#../#g" "$results"/{command.txt,run.json,report.html}
 }
 
 case ${1-} in
