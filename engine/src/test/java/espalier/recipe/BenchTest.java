@@ -7,6 +7,8 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.device.Device;
+import espalier.device.ElementType;
+import espalier.device.Profile;
 import espalier.format.ModelConfig;
 import espalier.model.LanguageModel;
 import espalier.sae.Sae;
@@ -96,6 +98,20 @@ class BenchTest {
           "esp_attention_backward",
           "esp_head_kl",
           "esp_sae_encode");
+
+  /** What is asked of the library that is no kernel costs nothing, and says nothing. */
+  @Test
+  void aProfileHoldsKernelsOnly() {
+    try (Device device = Device.open()) {
+      Tensor x = Tensor.allocate(device, 1, 4, ElementType.F32);
+      device.beginProfile();
+      device.kernels().setThreads(device.kernels().threads());
+      device.kernels().fill(x.data(), 0, 4);
+      List<Profile.Call> calls = device.endProfile();
+      assertEquals(List.of("esp_fill"), calls.stream().map(Profile.Call::kernel).toList());
+      assertEquals(16, calls.getFirst().bytes());
+    }
+  }
 
   @Test
   void aProfileChangesNothing(@TempDir Path folder) {
