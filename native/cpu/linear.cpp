@@ -25,7 +25,7 @@ int32_t check(int32_t transposed, const esp_low_rank &term, int64_t n) {
 }
 
 /* Whether the sums of one product meet nothing but the terms: beside a term of some columns they would multiply with
- * zeros. Measured (Zen 5, 2 threads busy with other work, fastest of 60, rank 64, 256 rows): one product takes 0.85 to
+ * zeros. Measured (Zen 3, 2 threads busy with other work, fastest of 60, rank 64, 256 rows): one product takes 0.85 to
  * 1.03 of the time of separate ones with one term of all columns, 1.06 and 1.08 with two and three terms. */
 bool has_no_zeros(int64_t n, const esp_low_rank *terms, int32_t count) {
   return std::all_of(terms, terms + count, [n](const esp_low_rank &term) { return term.n == n; });
