@@ -176,7 +176,7 @@ def main() -> None:
                 got = sides[side](a, folder, env)
                 median = statistics.median(got["step_ms"][WARM:])
                 measured[side] = got | dict(tokens_per_second=tokens / median * 1e3)
-                line = dict(side=side, shape=a.shape, sae=job["sae"] if a.sae_path else a.sae, alternation=i,
+                line = dict(side=side, shape=a.shape, sae=Path(job["sae"]).name if a.sae_path else a.sae, alternation=i,
                             time=time.strftime("%FT%T%z"), steps=a.steps, tokens_per_step=tokens,
                             median_step_ms=median, **measured[side], environment=around)
                 results.write(json.dumps(line) + "\n")
