@@ -203,6 +203,7 @@ final class Watch implements AutoCloseable {
             return;
           }
           case END -> {
+            over.set(true); // it has been said why
             pause(LAST_WAIT_MILLIS); // the launcher is faster if it ends all
             Runtime.getRuntime().halt(Integer.parseInt(message.text()));
           }
@@ -277,10 +278,9 @@ final class Watch implements AutoCloseable {
     if (launch.rank() == 0) {
       end(rank(0) + ": " + message, exitCode);
     } else {
-      boolean told = links.getFirst().send(Kind.FAILED, exitCode + " " + message);
-      if (told) {
-        pause(LAST_WAIT_MILLIS); // rank 0 ends all
-      }
+      links.getFirst().send(Kind.FAILED, exitCode + " " + message);
+      pause(
+          LAST_WAIT_MILLIS); // rank 0 ends all, or was about to: what fails here may fail there too
       end(rank(launch.rank()) + ": " + message, exitCode);
     }
   }

@@ -169,6 +169,19 @@ class DeadRankTest {
     assertEquals(7, outcome.code());
   }
 
+  /** As where what they were asked for cannot be done: each finds out by itself. */
+  @ParameterizedTest
+  @CsvSource({"openmpi", "mpich"})
+  void ofRanksThatAllThrowOneIsNamed(String mpi) throws Exception {
+    for (int i = 0; i < 6; i++) {
+      long since = System.nanoTime();
+      MpiJob.Outcome outcome =
+          MpiJob.run(mpi, 3, FailingProgram.class, "throw", "all", "" + i * 40);
+      assertEnded(since, outcome, "of 3: its own fault", "the checkpoint");
+      assertEquals(7, outcome.code());
+    }
+  }
+
   @Test
   void aRankWhoseWorkHangsIsNamed() throws Exception {
     MpiJob job = MpiJob.start("openmpi", 2, Map.of(), FailingProgram.class, "hang", "1");

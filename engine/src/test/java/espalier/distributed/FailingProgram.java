@@ -2,7 +2,10 @@ package espalier.distributed;
 
 import java.util.concurrent.locks.LockSupport;
 
-/** A job of which one rank, {@code arguments[1]}, throws or hangs in its fifth piece of work. */
+/**
+ * A job of which one rank, {@code arguments[1]}, throws or hangs in its fifth piece of work; or all
+ * do, each {@code arguments[2]} milliseconds after the one before.
+ */
 public final class FailingProgram {
 
   private FailingProgram() {}
@@ -12,8 +15,12 @@ public final class FailingProgram {
     try {
       ranks.checkpoint("the checkpoint");
       for (int i = 0; ; i++) {
-        boolean now = i == 4 && ranks.rank() == Integer.parseInt(arguments[1]);
-        ranks.work(now ? () -> misbehave(arguments[0]) : () -> {});
+        boolean all = arguments[1].equals("all");
+        boolean chosen = all || arguments[1].equals(String.valueOf(ranks.rank()));
+        if (i == 4 && all) {
+          LockSupport.parkNanos(ranks.rank() * Long.parseLong(arguments[2]) * 1_000_000);
+        }
+        ranks.work(i == 4 && chosen ? () -> misbehave(arguments[0]) : () -> {});
         ranks.gather(i);
       }
     } catch (IllegalStateException e) {
