@@ -279,8 +279,8 @@ final class Watch implements AutoCloseable {
       end(rank(0) + ": " + message, exitCode);
     } else {
       links.getFirst().send(Kind.FAILED, exitCode + " " + message);
-      pause(
-          LAST_WAIT_MILLIS); // rank 0 ends all, or was about to: what fails here may fail there too
+      // Rank 0 ends all, or was about to: what fails here may fail there too.
+      pause(LAST_WAIT_MILLIS);
       end(rank(launch.rank()) + ": " + message, exitCode);
     }
   }
