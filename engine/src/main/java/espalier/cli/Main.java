@@ -1,6 +1,8 @@
 package espalier.cli;
 
 import espalier.distributed.Launch;
+import java.util.Arrays;
+import java.util.List;
 import picocli.CommandLine;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Model.CommandSpec;
@@ -14,26 +16,27 @@ import picocli.CommandLine.ParseResult;
     name = "espalier",
     description = "Adapts a language model around a frozen sparse autoencoder.",
     synopsisSubcommandLabel = "COMMAND",
-    subcommands = {
-      AdaptCommand.class,
-      EvaluateCommand.class,
-      MergeCommand.class,
-      TrainSaeCommand.class,
-      PretrainCommand.class,
-      GenerateCommand.class,
-      InspectCommand.class,
-      ReportCommand.class,
-      DoctorCommand.class,
-      DemoCommand.class,
-      ReproduceCommand.class,
-      ScoreCommand.class,
-      ProbeCommand.class,
-      SteerCommand.class,
-      BenchCommand.class
-    },
     mixinStandardHelpOptions = true,
     versionProvider = Main.Version.class)
 public final class Main implements Runnable {
+
+  private static final List<Class<?>> COMMANDS =
+      List.of(
+          AdaptCommand.class,
+          EvaluateCommand.class,
+          MergeCommand.class,
+          TrainSaeCommand.class,
+          PretrainCommand.class,
+          GenerateCommand.class,
+          InspectCommand.class,
+          ReportCommand.class,
+          DoctorCommand.class,
+          DemoCommand.class,
+          ReproduceCommand.class,
+          ScoreCommand.class,
+          ProbeCommand.class,
+          SteerCommand.class,
+          BenchCommand.class);
 
   @CommandLine.Spec private CommandLine.Model.CommandSpec spec;
 
@@ -52,7 +55,7 @@ public final class Main implements Runnable {
 
   /** Runs one command and returns its exit code. */
   static int run(String... args) {
-    return run(commandLine(), args);
+    return run(commandLine(args), args);
   }
 
   static int run(CommandLine line, String... args) {
@@ -88,9 +91,24 @@ public final class Main implements Runnable {
     return mixin.userObject() instanceof Spread;
   }
 
-  static CommandLine commandLine() {
-    return new CommandLine(new Main())
-        .setExecutionStrategy(Main::execute)
+  /**
+   * The options of all commands together cost picocli a third of the time that help takes, as it
+   * reads them from their classes by reflection. So it reads only those of commands that the
+   * arguments name; of the others it is told what the list of commands says.
+   */
+  static CommandLine commandLine(String... args) {
+    CommandLine line = new CommandLine(new Main());
+    for (Class<?> type : COMMANDS) {
+      Command command = type.getAnnotation(Command.class);
+      if (Arrays.asList(args).contains(command.name())) {
+        line.addSubcommand(type);
+      } else {
+        CommandSpec said = CommandSpec.create();
+        said.usageMessage().description(command.description());
+        line.addSubcommand(command.name(), said);
+      }
+    }
+    return line.setExecutionStrategy(Main::execute)
         .setCaseInsensitiveEnumValuesAllowed(true)
         .setExpandAtFiles(false) // a prompt may begin with @
         .setParameterExceptionHandler(Failures::usage)

@@ -302,8 +302,8 @@ class CommandLineTest {
   }
 
   @Test
-  void everyCommandHasHelp() {
-    for (String command :
+  void everyCommandIsListedAndHasHelp() {
+    List<String> commands =
         List.of(
             "adapt",
             "evaluate",
@@ -314,7 +314,20 @@ class CommandLineTest {
             "inspect",
             "report",
             "doctor",
-            "demo")) {
+            "demo",
+            "reproduce",
+            "score",
+            "probe",
+            "steer",
+            "bench");
+    List<String> lines = Outcome.of(List.of("--help")).out().lines().toList();
+    assertEquals(
+        commands,
+        lines.subList(lines.indexOf("Commands:") + 1, lines.size()).stream()
+            .filter(line -> line.matches("  [a-z-]+ +[A-Z].*"))
+            .map(line -> line.strip().split(" ")[0])
+            .toList());
+    for (String command : commands) {
       Outcome outcome = Outcome.of(List.of(command, "--help"));
       assertEquals(0, outcome.code(), command);
       assertTrue(outcome.out().contains("Usage: espalier " + command), outcome.out());
