@@ -1,4 +1,4 @@
-# Sourced by mvnw and by the launcher: finds the JDK and says what is missing. POSIX sh.
+# Sourced by mvnw and by the launcher: finds the JDK, says what is missing, starts it. POSIX sh.
 
 # The major version of the JDK in folder $1; fails if there is none.
 espalier_jdk_major() {
@@ -29,6 +29,19 @@ espalier_require_compiler() {
       return 1
     }
   done
+}
+
+# Becomes a command: espalier_become COMMAND... But MPICH's launcher kills all processes of a job as soon as one of its children
+# was killed, before a rank can say which; so there this shell stays its child, and leaves the others time to say it.
+espalier_become() {
+  [ -n "${PMI_SIZE:-}" ] && [ -n "${MPI_LOCALNRANKS:-}" ] || exec "$@"
+  trap : INT TERM # are for the command, which gets them, too, and ends as it likes
+  espalier_code=0
+  "$@" || espalier_code=$?
+  case $espalier_code in
+    132 | 134 | 135 | 137 | 139) sleep 5 ;; # SIGILL, SIGABRT, SIGBUS, SIGKILL, SIGSEGV; the job's end ends this wait
+  esac
+  exit "$espalier_code"
 }
 
 # Compiles all, and prints the class path that the engine's tests have: for running them without Maven, from folder engine.

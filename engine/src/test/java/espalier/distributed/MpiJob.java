@@ -48,9 +48,9 @@ public final class MpiJob {
     List<String> command = new ArrayList<>(List.of(mpirun.toString(), "-np", "" + ranks));
     if (mpi.equals("openmpi")) {
       command.addAll(List.of("--allow-run-as-root", "--oversubscribe"));
-    } else { // else it kills all at once where one dies, before anybody can say which
-      command.add("-disable-auto-cleanup");
     }
+    // As the launcher does.
+    command.addAll(List.of("sh", "-c", ". ../.mvn/tools.sh; espalier_become \"$@\"", "sh"));
     command.addAll(
         List.of(
             Path.of(System.getProperty("java.home"), "bin", "java").toString(),
@@ -96,7 +96,7 @@ public final class MpiJob {
   public ProcessHandle rank(int rank) {
     return process
         .descendants()
-        .filter(p -> isRank(p, rank))
+        .filter(p -> p.info().command().orElse("").endsWith("/java") && isRank(p, rank))
         .findFirst()
         .orElseThrow(() -> new AssertionError("there is no process of rank " + rank));
   }
