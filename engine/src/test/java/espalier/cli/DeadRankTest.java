@@ -34,21 +34,24 @@ class DeadRankTest {
 
   @TempDir private Path temp;
 
-  private String[] adapt(String name, int steps, boolean resume) {
-    List<String> arguments =
-        new ArrayList<>(
-            List.of(
-                "adapt",
-                "--model",
-                Golden.folder("llama").toString(),
-                "--sae",
-                "1=" + Golden.folder("sae-topk"),
-                "--data",
-                Golden.folder("tokens.npy").toString(),
-                "--out",
-                temp.resolve(name).toString()));
-    arguments.addAll(List.of("--layers", "all", "--rank", "4", "--checkpoint-every", "5"));
-    arguments.addAll(List.of("--steps", String.valueOf(steps)));
+  /** A run of a command that trains; of an SAE whose latents die and whose threshold runs. */
+  private String[] train(String command, String name, int steps, boolean resume) {
+    List<String> arguments = new ArrayList<>(List.of(command));
+    arguments.addAll(List.of("--model", Golden.folder("llama").toString()));
+    arguments.addAll(List.of("--data", Golden.folder("tokens.npy").toString()));
+    arguments.addAll(List.of("--out", temp.resolve(name).toString()));
+    arguments.addAll(
+        switch (command) {
+          case "adapt" ->
+              List.of("--sae", "1=" + Golden.folder("sae-topk"), "--layers", "all", "--rank", "4");
+          case "train-sae" ->
+              List.of(
+                  ("--layer 1 --arch batchtopk --latents 96 --k 6 --batch 1"
+                          + " --dead-after 40 --aux-k 5")
+                      .split(" "));
+          default -> throw new IllegalArgumentException(command);
+        });
+    arguments.addAll(List.of("--checkpoint-every", "5", "--steps", String.valueOf(steps)));
     if (resume) {
       arguments.add("--resume");
     }
@@ -104,10 +107,16 @@ class DeadRankTest {
 
   /** Killed again and again at random moments, a run comes to where it would have come anyway. */
   @ParameterizedTest
-  @CsvSource({"openmpi", "mpich"})
-  void killedRanksCostNothingButTime(String mpi) throws Exception {
+  @CsvSource({
+    "openmpi, adapt, adapter_model.safetensors",
+    "mpich, adapt, adapter_model.safetensors",
+    "openmpi, train-sae, sae_weights.safetensors",
+    "mpich, train-sae, sae_weights.safetensors",
+  })
+  void killedRanksCostNothingButTime(String mpi, String command, String trained) throws Exception {
     int steps = 120;
-    MpiJob whole = MpiJob.start(mpi, 2, Map.of(), Main.class, adapt("whole", steps, false));
+    MpiJob whole =
+        MpiJob.start(mpi, 2, Map.of(), Main.class, train(command, "whole", steps, false));
     assertEquals(0, whole.await().code());
 
     long seed = new Random().nextLong();
@@ -115,7 +124,8 @@ class DeadRankTest {
     Random random = new Random(seed);
     long reached = -1;
     for (int kill = 0; kill < 3 && reached < steps - 20; kill++) {
-      MpiJob job = MpiJob.start(mpi, 2, Map.of(), Main.class, adapt("run", steps, kill > 0));
+      MpiJob job =
+          MpiJob.start(mpi, 2, Map.of(), Main.class, train(command, "run", steps, kill > 0));
       reached = checkpointBeyond("run", reached);
       Thread.sleep(random.nextInt(400));
       int victim = random.nextInt(2);
@@ -126,11 +136,11 @@ class DeadRankTest {
           since, job.await(), "rank %d of 2 died".formatted(victim), "the last checkpoint is");
       reached = Math.max(reached, newest(temp.resolve("run/checkpoints")));
     }
-    MpiJob last = MpiJob.start(mpi, 2, Map.of(), Main.class, adapt("run", steps, true));
+    MpiJob last = MpiJob.start(mpi, 2, Map.of(), Main.class, train(command, "run", steps, true));
     assertEquals(0, last.await().code());
     assertArrayEquals(
-        Files.readAllBytes(temp.resolve("whole/adapter_model.safetensors")),
-        Files.readAllBytes(temp.resolve("run/adapter_model.safetensors")));
+        Files.readAllBytes(temp.resolve("whole").resolve(trained)),
+        Files.readAllBytes(temp.resolve("run").resolve(trained)));
     assertNothingHalfWritten(temp.resolve("run"));
   }
 
@@ -143,7 +153,7 @@ class DeadRankTest {
   @ParameterizedTest
   @CsvSource({"openmpi,1", "openmpi,0", "mpich,1"})
   void aStoppedRankIsMissed(String mpi, int victim) throws Exception {
-    MpiJob job = MpiJob.start(mpi, 2, Map.of(), Main.class, adapt("run", 100_000, false));
+    MpiJob job = MpiJob.start(mpi, 2, Map.of(), Main.class, train("adapt", "run", 100_000, false));
     checkpointBeyond("run", 0);
     ProcessHandle process = job.rank(victim);
     long since = System.nanoTime();
