@@ -1,9 +1,11 @@
 package espalier.device;
 
+import espalier.bindings.Availability;
 import espalier.bindings.NativeLibraries;
 import espalier.bindings.cblas.Cblas;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
+import java.util.Map;
 
 /**
  * Where tensors live and kernels run. A process uses one kind of device: see {@link DeviceChoice}.
@@ -51,6 +53,21 @@ public abstract sealed class Device implements AutoCloseable permits CpuDevice, 
         NativeLibraries.requireEmulator();
         yield new CudaDevice(0, choice.type());
       }
+    };
+  }
+
+  /**
+   * What this process computes with, by name, and its version. Nothing of another device is loaded.
+   */
+  public static Map<String, String> libraries() {
+    return switch (DeviceChoice.current().kind()) {
+      case CPU -> Map.of("openblas", openBlas());
+      case CUDA ->
+          switch (NativeLibraries.cudaRuntime()) {
+            case Availability.Available found -> Map.of("cuda", found.description());
+            case Availability.Unavailable missing -> throw missing.cause();
+          };
+      case EMULATOR -> Map.of("cuda", "emulator");
     };
   }
 

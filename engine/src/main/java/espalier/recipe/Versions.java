@@ -11,11 +11,13 @@ public final class Versions {
 
   public static ObjectNode json() {
     String version = Versions.class.getPackage().getImplementationVersion();
-    return JsonNodeFactory.instance
-        .objectNode()
-        .put("espalier", version == null ? "development" : version)
-        .put("java", Runtime.version().toString())
-        .put("openblas", Device.openBlas());
+    ObjectNode versions =
+        JsonNodeFactory.instance
+            .objectNode()
+            .put("espalier", version == null ? "development" : version)
+            .put("java", Runtime.version().toString());
+    Device.libraries().forEach(versions::put);
+    return versions;
   }
 
   /** The launcher passes it on; unknown where there is no repository. */
