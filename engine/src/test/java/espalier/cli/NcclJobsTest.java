@@ -1,0 +1,112 @@
+package espalier.cli;
+
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
+
+import espalier.Golden;
+import espalier.distributed.MpiJob;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+/** Whole jobs on two GPUs, on the emulator and its stand-in for NCCL: the bits of one. */
+@Tag("mpi")
+class NcclJobsTest {
+
+  private static final int STEPS = 2;
+  private static final Map<String, String> EMULATOR =
+      Map.of("JAVA_TOOL_OPTIONS", "-Despalier.device=emulator");
+
+  @TempDir private Path temp;
+
+  @BeforeEach
+  void onTheEmulator() {
+    assumeTrue(
+        "emulator".equals(System.getProperty("espalier.device")),
+        "runs with -Despalier.device=emulator only");
+  }
+
+  @Test
+  void adapt() throws Exception {
+    assertSameBits(
+        "adapter_model.safetensors",
+        "adapt",
+        "--sae",
+        "1=" + Golden.folder("sae-topk"),
+        "--layers",
+        "all",
+        "--rank",
+        "4",
+        "--lr",
+        "1e-2");
+  }
+
+  /** With what all ranks must know of all batches: the running threshold, and which are dead. */
+  @Test
+  void trainSae() throws Exception {
+    assertSameBits(
+        "sae_weights.safetensors",
+        "train-sae",
+        "--layer",
+        "1",
+        "--arch",
+        "batchtopk",
+        "--latents",
+        "96",
+        "--k",
+        "6",
+        "--batch",
+        "1",
+        "--dead-after",
+        "40",
+        "--aux-k",
+        "5",
+        "--lr",
+        "5e-3");
+  }
+
+  @Test
+  void evaluate() throws Exception {
+    List<String> arguments = new ArrayList<>(List.of("evaluate", "--json"));
+    arguments.addAll(List.of("--model", Golden.folder("llama").toString()));
+    arguments.addAll(List.of("--sae", "1=" + Golden.folder("sae-topk")));
+    arguments.addAll(List.of("--data", Golden.folder("tokens.npy").toString()));
+    Outcome expected = Outcome.of(arguments);
+    assertEquals(0, expected.code(), expected.err());
+    assertEquals(expected.out(), ranks(arguments).out());
+  }
+
+  private void assertSameBits(String trained, String... arguments) throws Exception {
+    Path alone = temp.resolve("alone");
+    Outcome outcome = Outcome.of(training(alone, 2, arguments));
+    assertEquals(0, outcome.code(), outcome.err());
+    Path ranks = temp.resolve("ranks");
+    ranks(training(ranks, 1, arguments));
+    RunResults.assertSame(alone, ranks, STEPS);
+    assertArrayEquals(
+        Files.readAllBytes(alone.resolve(trained)), Files.readAllBytes(ranks.resolve(trained)));
+  }
+
+  private static List<String> training(Path out, int accumulate, String... arguments) {
+    List<String> all = new ArrayList<>(List.of(arguments));
+    all.addAll(List.of("--model", Golden.folder("llama").toString()));
+    all.addAll(List.of("--data", Golden.folder("tokens.npy").toString()));
+    all.addAll(List.of("--accumulate", String.valueOf(accumulate), "--out", out.toString()));
+    all.addAll(List.of("--steps", String.valueOf(STEPS)));
+    return all;
+  }
+
+  private static MpiJob.Outcome ranks(List<String> arguments) throws Exception {
+    MpiJob.Outcome outcome =
+        MpiJob.start("openmpi", 2, EMULATOR, Main.class, arguments.toArray(String[]::new)).await();
+    assertEquals(0, outcome.code(), outcome.err());
+    return outcome;
+  }
+}
