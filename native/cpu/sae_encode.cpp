@@ -2,12 +2,13 @@
  * SAE encoding: z = w_enc (x - b_pre) + b_enc, then the active latents of each row as a list (index, value).
  *
  * 2 tokens d m FLOPs for z, which is dense; the rest reads z once or twice while it is in cache. Rows go in chunks of
- * at most 512 or as many as make 16 MB of z: the product of a chunk uses all threads, then threads take rows.
- * Selection looks at 64 latents at a time with vector compares and only enters a block that has a candidate; top-k
- * keeps a heap of the k best, so that most blocks fail against its smallest.
+ * kChunkRows, latents in panels of kPanel: the product of both uses all threads, then threads take rows, whose lists go
+ * on from panel to panel. Selection looks at 64 latents at a time with vector compares and only enters a block that has
+ * a candidate; top-k keeps a heap of the k best, so that most blocks fail against its smallest.
  *
  * Measured (Zen 5, one core, 512 tokens, d 576, m 4608): 18.2 ms, of which selecting the top 32 takes 1.5, or those
- * above their thresholds 1.2.
+ * above their thresholds 1.2. (Zen 3, two cores, beside other work, k 32, least of 5) m 65536: 560 ms; in one panel of
+ * 64 rows a chunk, as 16 MB of z would have it, 662. 1024 tokens, d 768, m 131072, least of 3: 2.9 s and 3.6.
  */
 #include "sae_select.h"
 
@@ -24,11 +25,44 @@ bool add_bias(float *z, const float *b_enc, int64_t m) {
   return nan != 0;
 }
 
+/* Latents of a panel where they come in groups of `size`, none of which is in two panels. */
+int64_t panel_of(int64_t size) { return size > esp::kPanel ? size : esp::kPanel / size * size; }
+
+/* In the place of a row's number of entries: a z was NaN. */
+constexpr int64_t kNaN = -1;
+
+/* Adds a panel's latents to a row's list. */
+void select(const float *z, int32_t kind, const float *threshold, float margin, int64_t k, int64_t latents, int64_t m,
+            esp::Entries &entries) {
+  switch (kind) {
+    case ESP_RELU:
+      return esp::select_relu(z, latents, entries);
+    case ESP_JUMPRELU:
+      return esp::select_jumprelu(z, threshold, margin, latents, entries);
+    case ESP_TOPK:
+      return esp::select_topk(z, latents, k, entries);
+    default:
+      return esp::select_groupmax(z, latents, m / k, entries);
+  }
+}
+
+/* Once a row's list has had all latents. */
+void finish(int32_t kind, int64_t k, esp::Entries &entries) {
+  if (entries.count == kNaN) {
+    entries.count = entries.first = 0;
+    entries.add(0, __builtin_nanf(""), __builtin_nanf(""));
+  } else if (kind == ESP_TOPK) {
+    esp::finish_topk(k, entries);
+  }
+}
+
 }  // namespace
 
 int64_t esp_sae_encode_scratch(int64_t d, int64_t m) {
   if (d <= 0 || m <= 0) return esp::fail(ESP_INVALID_ARGUMENT, "bad sizes: d=%ld m=%ld", d, m);
-  return esp::chunk_rows(m) * (d + m);
+  if (m <= esp::kPanel) return esp::kChunkRows * (d + m);
+  /* A group of latents may be wider than a panel; esp_sae_encode_silent lists latents besides. */
+  return esp::kChunkRows * (d + esp::kPanel) + 2 * m;
 }
 
 int32_t esp_sae_encode(const void *x_, const void *w_enc_, const float *b_enc, const float *b_pre, int32_t kind,
@@ -46,7 +80,8 @@ int32_t esp_sae_encode(const void *x_, const void *w_enc_, const float *b_enc, c
   ESP_REQUIRE(!counted || (k > 0 && k <= m), "k must be in [1, %ld], got %ld", m, k);
   ESP_REQUIRE(kind != ESP_GROUPMAX || m % k == 0, "%ld latents do not make %ld equal groups", m, k);
   if (int32_t status = esp::require_sgemm("esp_sae_encode")) return status;
-  const int64_t chunk = esp::chunk_rows(m);
+  const int64_t panel = panel_of(kind == ESP_GROUPMAX ? m / k : 1);
+  const int64_t chunk = std::clamp<int64_t>(esp::kChunkRows * esp::kPanel / panel, 1, esp::kChunkRows);
   float *centred = scratch, *z = scratch + chunk * d;
   int64_t longest = 0;
   for (int64_t first = 0; first < tokens; first += chunk) {
@@ -59,27 +94,29 @@ int32_t esp_sae_encode(const void *x_, const void *w_enc_, const float *b_enc, c
       });
       input = centred;
     }
-    esp::gemm(false, true, rows, m, d, 1, input, d, w_enc, d, 0, z, m);
-    esp::parallel_rows(rows, 4 * m, [=](int64_t r) {
-      const int64_t t = first + r;
-      float *row = z + r * m;
-      esp::Entries entries{index + t * capacity, value + t * capacity, pre == nullptr ? nullptr : pre + t * capacity,
-                           capacity};
-      if (keep == nullptr || keep[t] == 0) {
-        if (add_bias(row, b_enc, m)) {
-          entries.add(0, __builtin_nanf(""), __builtin_nanf(""));
-        } else if (kind == ESP_RELU) {
-          esp::select_relu(row, m, entries);
-        } else if (kind == ESP_JUMPRELU) {
-          esp::select_jumprelu(row, threshold, margin, m, entries);
-        } else if (kind == ESP_TOPK) {
-          esp::select_topk(row, m, k, entries);
+    for (int64_t from = 0; from < m; from += panel) {
+      const int64_t latents = std::min(panel, m - from);
+      esp::gemm(false, true, rows, latents, d, 1, input, d, w_enc + from * d, d, 0, z, latents);
+      esp::parallel_rows(rows, 4 * latents, [=](int64_t r) {
+        const int64_t t = first + r;
+        if (from == 0) count[t] = 0;
+        if (keep != nullptr && keep[t] != 0) return;
+        esp::Entries entries{index + t * capacity,
+                             value + t * capacity,
+                             pre == nullptr ? nullptr : pre + t * capacity,
+                             capacity,
+                             count[t],
+                             from};
+        if (entries.count == kNaN || add_bias(z + r * latents, b_enc + from, latents)) {
+          entries.count = kNaN;
         } else {
-          esp::select_groupmax(row, m, k, entries);
+          select(z + r * latents, kind, threshold == nullptr ? nullptr : threshold + from, margin, k, latents, m,
+                 entries);
         }
-      }
-      count[t] = static_cast<int32_t>(entries.count);
-    });
+        if (from + latents == m) finish(kind, k, entries);
+        count[t] = static_cast<int32_t>(entries.count);
+      });
+    }
     for (int64_t r = 0; r < rows; r++) longest = std::max<int64_t>(longest, count[first + r]);
   }
   if (longest > capacity) {

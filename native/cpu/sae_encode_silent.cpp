@@ -28,7 +28,6 @@ int32_t esp_sae_encode_silent(const void *x_, const void *w_enc_, const float *b
   float *gathered = scratch;
   int32_t *latents = reinterpret_cast<int32_t *>(scratch + kGather * d);
   float *rest = scratch + kGather * d + m;
-  const int64_t chunk = (esp::chunk_rows(m) * (d + m) - kGather * d - m) / (d + m);
   int64_t found = 0;
   for (int64_t i = 0; i < m; i++) {
     if (silent[i] > limit) latents[found++] = static_cast<int32_t>(i);
@@ -37,6 +36,8 @@ int32_t esp_sae_encode_silent(const void *x_, const void *w_enc_, const float *b
     std::fill(count, count + tokens, 0);
     return ESP_OK;
   }
+  const int64_t room = esp_sae_encode_scratch(d, m) - kGather * d - m;
+  const int64_t chunk = std::min(esp::kChunkRows, room / (d + (m > esp::kPanel ? found : m)));
   float *centred = rest, *z = rest + chunk * d;
   for (int64_t first = 0; first < tokens; first += chunk) {
     const int64_t rows = std::min(chunk, tokens - first);
@@ -63,6 +64,7 @@ int32_t esp_sae_encode_silent(const void *x_, const void *w_enc_, const float *b
       if (keep == nullptr || keep[t] == 0) {
         for (int64_t i = 0; i < found; i++) row[i] += b_enc[latents[i]];
         esp::select_topk(row, found, k, entries);
+        esp::finish_topk(k, entries);
         for (int64_t j = 0; j < entries.count; j++) entries.index[j] = latents[entries.index[j]];
       }
       count[t] = static_cast<int32_t>(entries.count);

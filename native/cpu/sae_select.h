@@ -9,21 +9,23 @@
 
 namespace esp {
 
-/* As many rows as make 16 MB of z, at most 512. */
-inline int64_t chunk_rows(int64_t m) { return std::min<int64_t>(512, std::max<int64_t>(64, (int64_t{1} << 22) / m)); }
+/* Rows of x and latents of a product: 16 MB of z, whatever m. */
+constexpr int64_t kChunkRows = 512, kPanel = ESP_SAE_PANEL;
 
 constexpr int64_t kSelectBlock = 64;
 
-/* A row's list while it is filled. Entries beyond capacity are counted but not stored. */
+/* A row's list while it is filled, a panel of latents after another. Entries beyond capacity are counted but not
+ * stored. */
 struct Entries {
   int32_t *index;
   float *value;
   float *pre; /* or NULL */
   int64_t capacity, count = 0;
+  int64_t first = 0; /* of the panel's latents */
 
   void add(int64_t i, float v, float z) {
     if (count < capacity) {
-      index[count] = static_cast<int32_t>(i);
+      index[count] = static_cast<int32_t>(first + i);
       value[count] = v;
       if (pre != nullptr) pre[count] = z;
     }
@@ -115,11 +117,12 @@ struct Heap {
   }
 };
 
+/* Until finish_topk, the list is a heap, and count that of the candidates there have been. */
 inline void select_topk(const float *z, int64_t m, int64_t k, Entries &entries) {
-  Heap heap{entries.index, entries.value};
   const int64_t room = std::min(k, entries.capacity);
-  float bar = 0; /* a candidate must be above: 0, and once k are found their smallest */
-  int64_t positive = 0;
+  int64_t positive = entries.count;
+  Heap heap{entries.index, entries.value, std::min(room, positive)};
+  float bar = heap.count == k ? heap.value[0] : 0; /* a candidate must be above: once k are found their smallest */
   for (int64_t block = 0; block < m; block += kSelectBlock) {
     const int64_t n = std::min(kSelectBlock, m - block);
     const float *part = z + block;
@@ -128,21 +131,25 @@ inline void select_topk(const float *z, int64_t m, int64_t k, Entries &entries) 
       if (!(part[i] > bar)) continue;
       positive++;
       if (heap.count < room) {
-        heap.push(static_cast<int32_t>(block + i), part[i]);
+        heap.push(static_cast<int32_t>(entries.first + block + i), part[i]);
         if (heap.count == k) bar = heap.value[0];
       } else if (room == k) {
-        heap.replace_root(static_cast<int32_t>(block + i), part[i]);
+        heap.replace_root(static_cast<int32_t>(entries.first + block + i), part[i]);
         bar = heap.value[0];
       }
     }
   }
-  heap.sort_by_index();
-  if (entries.pre != nullptr) std::copy(heap.value, heap.value + heap.count, entries.pre);
-  entries.count = room == k ? heap.count : std::min(k, positive);
+  entries.count = positive;
 }
 
-inline void select_groupmax(const float *z, int64_t m, int64_t k, Entries &entries) {
-  const int64_t size = m / k;
+inline void finish_topk(int64_t k, Entries &entries) {
+  Heap heap{entries.index, entries.value, std::min({k, entries.capacity, entries.count})};
+  heap.sort_by_index();
+  if (entries.pre != nullptr) std::copy(heap.value, heap.value + heap.count, entries.pre);
+  entries.count = std::min(k, entries.count);
+}
+
+inline void select_groupmax(const float *z, int64_t m, int64_t size, Entries &entries) {
   for (int64_t group = 0; group < m; group += size) {
     int64_t best = group;
     for (int64_t i = group + 1; i < group + size; i++) best = z[i] > z[best] ? i : best;

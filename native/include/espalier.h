@@ -317,9 +317,13 @@ typedef enum { ESP_RELU = 0, ESP_JUMPRELU = 1, ESP_TOPK = 2, ESP_GROUPMAX = 3 } 
  * A row with a NaN among its z has the one entry (0, NaN), so that the NaN reaches the loss.
  * pre: [tokens, capacity], receives z of each entry, or NULL. threshold: [m] for ESP_JUMPRELU, else NULL.
  * Dense z exists for a few rows at a time, in scratch: esp_sae_encode_scratch(d, m) floats.
+ * ESP_CPU: z of the latents of a slice [a, b) has the bits that it has where all are encoded, if a and b are multiples
+ * of ESP_SAE_PANEL, or the number of latents; with ESP_GROUPMAX, of the largest multiple of a group up to that, or of a
+ * group if that is larger.
  * Where a row has more entries than capacity, ESP_CPU returns ESP_CAPACITY, and count holds what each row needs.
  * ESP_CUDA cannot wait: it keeps the first `capacity` entries of such a row and raises overflow[0] to what it needs.
  * overflow: int32 [1] in device memory, or NULL; esp_control has one, at which esp_adamw looks. */
+#define ESP_SAE_PANEL 8192
 ESP_API int64_t esp_sae_encode_scratch(int64_t d, int64_t m);
 ESP_API int32_t esp_sae_encode(const void *x, const void *w_enc, const float *b_enc, const float *b_pre, int32_t kind,
                                const float *threshold, float margin, int64_t k, const uint8_t *keep, int32_t *index,

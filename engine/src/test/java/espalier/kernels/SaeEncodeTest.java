@@ -125,7 +125,12 @@ class SaeEncodeTest extends KernelTest {
     "3, 9, 33, 70, 10, true",
     "3, 70, 65, 333, 333, false",
     "3, 5, 40, 130, 1, true",
-    "3, 40, 20, 780, 6, false"
+    "3, 40, 20, 780, 6, false",
+    "0, 5, 6, 20000, 0, true", // more latents than a product has
+    "1, 5, 6, 20000, 0, true",
+    "2, 5, 6, 20000, 77, true",
+    "3, 5, 6, 20000, 2500, true",
+    "3, 5, 6, 20000, 2, false" // of groups that are wider still
   })
   void findsTheActiveLatents(int kind, int tokens, int d, int m, int k, boolean centred) {
     Encoder e = encoder(kind, d, m, centred, k);
@@ -226,6 +231,49 @@ class SaeEncodeTest extends KernelTest {
             Arrays.copyOfRange(expected.pre, from, to),
             Arrays.copyOfRange(actual.pre, from, to),
             "z of row " + t);
+      }
+    }
+  }
+
+  /** Of a slice of the latents there are the bits that there are of all. */
+  @ParameterizedTest
+  @CsvSource({"0, 0", "1, 0", "3, 2560"})
+  void aSliceOfTheLatents(int kind, int k) {
+    assumeTrue(
+        DeviceChoice.current().kind() == DeviceChoice.Kind.CPU, "products of CUDA's own choice");
+    int d = 37;
+    int m = 2 * 8192 + 4096;
+    int tokens = 700;
+    Encoder all = encoder(kind, d, m, true, k);
+    float[] x = random(tokens * d);
+    Encoded whole = run(all, x, null, m);
+    for (int from : new int[] {8192, 16384}) {
+      float[] threshold = all.threshold == null ? null : Arrays.copyOfRange(all.threshold, from, m);
+      Encoder part =
+          new Encoder(
+              kind,
+              d,
+              m - from,
+              Arrays.copyOfRange(all.w, from * d, m * d),
+              Arrays.copyOfRange(all.b, from, m),
+              all.bPre,
+              threshold,
+              0,
+              (int) ((long) k * (m - from) / m));
+      Encoded slice = run(part, x, null, m - from);
+      for (int t = 0; t < tokens; t++) {
+        int at = t * m;
+        int skipped = 0;
+        while (skipped < whole.count[t] && whole.index[at + skipped] < from) {
+          skipped++;
+        }
+        int entries = slice.count[t];
+        assertEquals(whole.count[t] - skipped, entries);
+        int sliceAt = t * (m - from);
+        for (int j = 0; j < entries; j++) {
+          assertEquals(whole.index[at + skipped + j], from + slice.index[sliceAt + j]);
+          assertEquals(whole.value[at + skipped + j], slice.value[sliceAt + j], 0);
+        }
       }
     }
   }
@@ -443,9 +491,9 @@ class SaeEncodeTest extends KernelTest {
   void rowsDoNotDependOnTheirChunk() {
     int m = 66_001;
     Encoder e = encoder(TOPK, 2, m, true, 7);
-    float[] x = random(259 * 2);
+    float[] x = random(600 * 2);
     Encoded all = run(e, x, null, 7);
-    for (int t : new int[] {0, 63, 64, 128, 255, 256, 258}) {
+    for (int t : new int[] {0, 63, 64, 255, 256, 511, 512, 599}) {
       double[] z = new double[m];
       preActivations(e, x, t, z, new double[m]);
       double[] sorted = z.clone();

@@ -77,6 +77,15 @@ public class Kernels {
     public static int ESP_ABI_VERSION() {
         return ESP_ABI_VERSION;
     }
+    private static final int ESP_SAE_PANEL = (int)8192L;
+    /**
+     * {@snippet lang=c :
+     * #define ESP_SAE_PANEL 8192
+     * }
+     */
+    public static int ESP_SAE_PANEL() {
+        return ESP_SAE_PANEL;
+    }
     private static final int ESP_OK = (int)0L;
     /**
      * {@snippet lang=c :
