@@ -86,17 +86,17 @@ final class MpiRanks implements Ranks {
 
   @Override
   public void sum(MemorySegment values, long n) {
-    check("sum", Mpi.esp_mpi_sum(values, n));
+    watch.waitFor(() -> check("sum", Mpi.esp_mpi_sum(values, n)));
   }
 
   @Override
   public void exchange(MemorySegment mine, MemorySegment theirs, long n, long slice) {
-    check("exchange", Mpi.esp_mpi_exchange(mine, theirs, n, slice));
+    watch.waitFor(() -> check("exchange", Mpi.esp_mpi_exchange(mine, theirs, n, slice)));
   }
 
   @Override
   public void collect(MemorySegment whole, long n, long slice) {
-    check("collect", Mpi.esp_mpi_collect(whole, n, slice));
+    watch.waitFor(() -> check("collect", Mpi.esp_mpi_collect(whole, n, slice)));
   }
 
   @Override
@@ -104,7 +104,7 @@ final class MpiRanks implements Ranks {
     try (Arena arena = Arena.ofConfined()) {
       MemorySegment own = arena.allocateFrom(ValueLayout.JAVA_BYTE, mine);
       MemorySegment all = arena.allocate((long) mine.length * size());
-      check("gather", Mpi.esp_mpi_gather(own, all, mine.length));
+      watch.waitFor(() -> check("gather", Mpi.esp_mpi_gather(own, all, mine.length)));
       return all.toArray(ValueLayout.JAVA_BYTE);
     }
   }

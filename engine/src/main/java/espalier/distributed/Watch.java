@@ -264,6 +264,14 @@ final class Watch implements AutoCloseable {
     longestWork = Math.max(longestWork, System.nanoTime() - start);
   }
 
+  /** Runs what waits for other ranks, within a piece of work or not: it is not this one's to do. */
+  void waitFor(Runnable others) {
+    boolean working = workSince != 0;
+    workSince = 0;
+    others.run();
+    workSince = working ? System.nanoTime() : 0;
+  }
+
   private void remember(String file) {
     lastCheckpoint = file.isEmpty() ? "" : "; the last checkpoint is " + file;
   }

@@ -20,8 +20,14 @@ public final class FailingProgram {
         if (i == 4 && all) {
           LockSupport.parkNanos(ranks.rank() * Long.parseLong(arguments[2]) * 1_000_000);
         }
-        ranks.work(i == 4 && chosen ? () -> misbehave(arguments[0]) : () -> {});
-        ranks.gather(i);
+        double piece = i;
+        ranks.work(
+            () -> {
+              if (piece == 4 && chosen) {
+                misbehave(arguments[0]);
+              }
+              ranks.gather(piece); // work may wait for the others
+            });
       }
     } catch (IllegalStateException e) {
       ranks.fail(e.getMessage(), 7);
