@@ -29,6 +29,7 @@ public final class Op {
   final List<Var> backwardScratch = new ArrayList<>();
   Action forward = NOTHING;
   Action backward = NOTHING;
+  Action join = NOTHING;
 
   Op(String name, int index) {
     this.name = name;
@@ -51,6 +52,15 @@ public final class Op {
 
   public Op forward(Action action) {
     forward = action;
+    return this;
+  }
+
+  /**
+   * Where ranks hold an operation's weights together: this rank's part in the forward pass of the
+   * others, when it has nothing to compute for itself.
+   */
+  public Op join(Action action) {
+    join = action;
     return this;
   }
 

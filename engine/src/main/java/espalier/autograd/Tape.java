@@ -149,6 +149,16 @@ public final class Tape {
     kernels.within("", "");
   }
 
+  /**
+   * Takes part in the {@link #forward} of the other ranks, which each call once, while there is
+   * nothing for this one to compute. Values of this tape are undefined afterwards.
+   */
+  public void join() {
+    for (int i = 0; i < ops.size(); i++) {
+      ops.get(i).join.run(kernels);
+    }
+  }
+
   /** Adds to the gradients of all trained parameters. After {@link #forward} only, and once. */
   public void backward() {
     for (int i = ops.size() - 1; i >= 0; i--) {

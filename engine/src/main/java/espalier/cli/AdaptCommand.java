@@ -27,6 +27,7 @@ final class AdaptCommand implements Callable<Integer> {
   @Mixin private Computing computing;
   @Mixin private Spread spread;
   @Mixin private GradientOrder gradients;
+  @Mixin private Sharding sharding;
   @Mixin private Profiling profiling;
 
   @Option(names = "--model", required = true, description = "model folder, or name on the Hub")
@@ -179,7 +180,7 @@ final class AdaptCommand implements Callable<Integer> {
             order,
             resume,
             checkpointEvery);
-    return spread.run(ranks -> adapt(settings, gradients.on(ranks)));
+    return spread.run(ranks -> adapt(settings, gradients.on(ranks, sharding)));
   }
 
   private int adapt(AdaptSettings settings, Parallel parallel) {

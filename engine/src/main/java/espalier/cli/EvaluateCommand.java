@@ -22,6 +22,7 @@ final class EvaluateCommand implements Callable<Integer> {
   @Mixin private Common common;
   @Mixin private Computing computing;
   @Mixin private Spread spread;
+  @Mixin private Sharding sharding;
 
   @Option(names = "--model", required = true, description = "model folder, or name on the Hub")
   private Path model;
@@ -88,7 +89,8 @@ final class EvaluateCommand implements Callable<Integer> {
   }
 
   private int evaluate(EvaluateSettings settings, Ranks ranks) {
-    var result = new EvaluateRecipe(settings, Console.standard(), ranks).run().toJson();
+    var result =
+        new EvaluateRecipe(settings, Console.standard(), ranks, sharding.isAsked()).run().toJson();
     if (ranks.isFirst()) {
       if (out != null) {
         Report.write(out);

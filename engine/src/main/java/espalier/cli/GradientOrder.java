@@ -16,6 +16,10 @@ final class GradientOrder {
   private GradientSum.Order order = GradientSum.Order.FIXED;
 
   Parallel on(Ranks ranks) {
-    return new Parallel(ranks, order);
+    return new Parallel(ranks, order, false);
+  }
+
+  Parallel on(Ranks ranks, Sharding sharding) {
+    return new Parallel(ranks, order, sharding.isAsked());
   }
 }

@@ -83,6 +83,16 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     return value ? 1 : 0;
   }
 
+  /**
+   * Latents whose products are of one piece: of a slice of latents that begins and ends at a
+   * multiple, z has on the CPU the bits that it has where all latents are encoded.
+   *
+   * @param group latents that are never in two pieces: of a group of GroupMax, else 1
+   */
+  public long saePanel(long group) {
+    return group > ESP_SAE_PANEL() ? group : ESP_SAE_PANEL() / group * group;
+  }
+
   /** Floats of scratch that {@link #saeEncode} needs. */
   public long saeEncodeScratch(long d, long m) {
     positive("esp_sae_encode_scratch", "d", d);

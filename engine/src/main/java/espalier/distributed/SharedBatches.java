@@ -52,9 +52,15 @@ public final class SharedBatches {
   /**
    * @param compute this rank's part: called with the number of each of its batches, which is then
    *     measured
+   * @param join called in its place where the last batches are fewer than ranks and none is left
+   *     for this one: what the other ranks need of it
    */
   public static void run(
-      Ranks ranks, int batches, List<? extends Measure> measures, IntConsumer compute) {
+      Ranks ranks,
+      int batches,
+      List<? extends Measure> measures,
+      IntConsumer compute,
+      Runnable join) {
     int numbers = measures.stream().mapToInt(Measure::numbers).sum();
     for (int first = 0; first < batches; first += ranks.size()) {
       DoubleBuffer own = DoubleBuffer.allocate(numbers);
@@ -62,6 +68,8 @@ public final class SharedBatches {
       if (batch < batches) {
         compute.accept(batch);
         measures.forEach(measure -> measure.measure(own));
+      } else {
+        join.run();
       }
       DoubleBuffer all = DoubleBuffer.wrap(ranks.gather(own.array()));
       for (int r = 0; r < Math.min(ranks.size(), batches - first); r++) {

@@ -2,6 +2,7 @@ package espalier.format;
 
 import espalier.device.Device;
 import espalier.tensor.Tensor;
+import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.ByteOrder;
@@ -23,6 +24,9 @@ public record TensorEntry(
 
   /** Elements that a GPU gets at a time. */
   private static final long STAGED_AT_ONCE = 1 << 25;
+
+  /** Elements that go through memory besides where a part of a matrix is read: 16 MB. */
+  private static final long PARTED_AT_ONCE = 1 << 22;
 
   private static final ValueLayout.OfShort SHORT =
       ValueLayout.JAVA_SHORT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
@@ -128,6 +132,66 @@ public record TensorEntry(
       MemorySegment scale =
           rowScale.equals(MemorySegment.NULL) ? rowScale : rowScale.asSlice(row * Float.BYTES);
       convertMatrix(device, source, false, scale, part);
+    }
+  }
+
+  /**
+   * As {@link #copyTo(Device, boolean, MemorySegment, Tensor)}, of a part of the matrix alone: the
+   * rows and columns that begin at {@code row} and {@code col}, as many as {@code target} has. For
+   * devices whose memory is the host's.
+   *
+   * @param rows of the whole matrix
+   * @param cols of the whole matrix
+   * @param rowScale {@code [rows]}
+   */
+  public void copyPartTo(
+      Device device,
+      boolean transposed,
+      MemorySegment rowScale,
+      long rows,
+      long cols,
+      long row,
+      long col,
+      Tensor target) {
+    long lines = transposed ? cols : rows; // of the file, in which they are as long as the others
+    long from = transposed ? col : row;
+    long end = from + (transposed ? target.cols() : target.rows());
+    long length = rows * cols / lines;
+    long step = Math.clamp(PARTED_AT_ONCE / length, 1, end - from);
+    try (Arena arena = Arena.ofConfined()) {
+      MemorySegment memory = arena.allocate(step * length * target.type().bytes(), 64);
+      for (long line = from; line < end; line += step) {
+        long n = Math.min(step, end - line);
+        long bytes = length * dtype.bytes();
+        MemorySegment source = data.asSlice(line * bytes, n * bytes);
+        if (transposed) { // columns [line, line + n) of the matrix
+          Tensor part = Tensor.of(memory, rows, n, target.type());
+          convertMatrix(device, source, true, rowScale, part);
+          copy(part.rows(row, target.rows()), target.columns(line - col, n));
+        } else {
+          Tensor part = Tensor.of(memory, n, cols, target.type());
+          boolean scaled = !rowScale.equals(MemorySegment.NULL);
+          convertMatrix(
+              device,
+              source,
+              false,
+              scaled ? rowScale.asSlice(line * Float.BYTES) : rowScale,
+              part);
+          copy(part.columns(col, target.cols()), target.rows(line - row, n));
+        }
+      }
+    }
+  }
+
+  private static void copy(Tensor source, Tensor target) {
+    long type = source.type().bytes();
+    for (long r = 0; r < source.rows(); r++) {
+      MemorySegment.copy(
+          source.data(),
+          r * source.stride() * type,
+          target.data(),
+          r * target.stride() * type,
+          source.cols() * type);
     }
   }
 

@@ -5,6 +5,7 @@ import espalier.data.TokenCache;
 import espalier.data.TokenRows;
 import espalier.device.Device;
 import espalier.distributed.Ranks;
+import espalier.format.InputException;
 import espalier.format.ModelConfig;
 import espalier.format.ModelFolder;
 import espalier.model.LanguageModel;
@@ -99,12 +100,24 @@ public final class AdaptRecipe {
         settings
             .evalData()
             .map(f -> TokenRows.read(List.of(f), config, settings.model(), rows.context(), cache));
-    Saes saes = Saes.load(device, settings.saes(), config, console);
+    Saes saes = loadSaes(device, config);
     int positions = Math.max(rows.context(), evalRows.map(TokenRows::context).orElse(0));
     LanguageModel model =
         LanguageModel.allocate(device, config, positions, Adaptation.ranks(config, settings));
     Adaptation adaptation = Adaptation.begin(device, model, saes.byLayer(), settings);
     return new Inputs(model, saes, adaptation, rows, evalRows);
+  }
+
+  private Saes loadSaes(Device device, ModelConfig config) {
+    if (!parallel.shardSae()) {
+      return Saes.load(device, settings.saes(), config, console);
+    }
+    if (AdaptTarget.parse(settings.train()).hasSae()) {
+      throw new InputException(
+          "--shard-sae: frozen SAEs alone are sharded, but --train %s trains them"
+              .formatted(settings.train()));
+    }
+    return Saes.loadShards(device, settings.saes(), config, console, ranks);
   }
 
   private Plan plan(Device device, Inputs in) {
@@ -164,9 +177,9 @@ public final class AdaptRecipe {
     Checkpoints checkpoints =
         new Checkpoints(folder.checkpoints(), RunFolder.fingerprint(settings, steps, ranks.size()));
     Optional<Checkpoints.Saved> saved = settings.resume() ? checkpoints.latest() : Optional.empty();
-    ranks.gather(); // what one rank refuses, nobody has begun
+    long[] saeBytes = in.saes.bytes(ranks); // what one rank refuses, nobody has begun
     if (ranks.isFirst()) {
-      folder.begin("adapt", SettingsJson.of(settings), settings.seed(), ranks.size());
+      folder.begin("adapt", SettingsJson.of(settings), settings.seed(), saeBytes);
     }
     TrainingRun run =
         new TrainingRun(

@@ -27,18 +27,21 @@ public final class EvaluateRecipe {
   private final EvaluateSettings settings;
   private final Console console;
   private final Ranks started;
+  private final boolean shardSae;
   private Ranks ranks;
 
   public EvaluateRecipe(EvaluateSettings settings, Console console) {
-    this(settings, console, Ranks.alone());
+    this(settings, console, Ranks.alone(), false);
   }
 
   /**
    * All ranks run the recipe, share the data and get the whole result; rank 0 alone writes.
    *
    * @param ranks as they were started
+   * @param shardSae whether they hold SAEs together, instead of each all of them
    */
-  public EvaluateRecipe(EvaluateSettings settings, Console console, Ranks ranks) {
+  public EvaluateRecipe(EvaluateSettings settings, Console console, Ranks ranks, boolean shardSae) {
+    this.shardSae = shardSae;
     this.settings = settings;
     this.console = ranks.isFirst() ? console : Console.silent();
     this.ranks = ranks;
@@ -63,16 +66,18 @@ public final class EvaluateRecipe {
         evaluation = evaluator.evaluate(done -> progress.step(done, ""));
       }
       SaeFit.check(in.saes, evaluation.saes(), console);
+      long[] saeBytes = in.saes.bytes(ranks);
       if (ranks.isFirst()) {
-        folder.ifPresent(f -> write(f, evaluation, evaluator));
+        folder.ifPresent(f -> write(f, evaluation, evaluator, saeBytes));
       }
       ranks.detach();
       return evaluation;
     }
   }
 
-  private void write(RunFolder folder, Evaluation evaluation, Evaluator evaluator) {
-    folder.begin("evaluate", SettingsJson.of(settings), 0, ranks.size());
+  private void write(
+      RunFolder folder, Evaluation evaluation, Evaluator evaluator, long[] saeBytes) {
+    folder.begin("evaluate", SettingsJson.of(settings), 0, saeBytes);
     folder.write("evaluation.json", evaluation.toJson());
     if (!evaluator.statistics().isEmpty()) {
       folder.write("latent_density.json", latentDensity(evaluator.statistics()));
@@ -99,7 +104,10 @@ public final class EvaluateRecipe {
     TokenCache cache = TokenCache.of(System.getenv(), console::warn);
     TokenRows rows =
         TokenRows.read(settings.data(), config, settings.model(), settings.context(), cache);
-    Saes saes = Saes.load(device, settings.saes(), config, console);
+    Saes saes =
+        shardSae
+            ? Saes.loadShards(device, settings.saes(), config, console, ranks)
+            : Saes.load(device, settings.saes(), config, console);
     LanguageModel model = LanguageModel.load(device, files, rows.context());
     Optional<Streams.Variant> student =
         settings.adapter().flatMap(path -> load(device, model, saes.byLayer(), path));

@@ -285,7 +285,8 @@ final class Evaluator {
           inOrder.load(i, batch);
           pass.tape.forward();
           progress.accept(done + (i + 1) * batch.batch());
-        });
+        },
+        pass.tape::join);
   }
 
   /** The most rows at a time that divide the data evenly: every row counts once. */

@@ -8,11 +8,12 @@ import espalier.train.GradientSum;
  * with gradients summed in a fixed order, a run may be continued by another number of ranks.
  *
  * @param order in which gradients are added up
+ * @param shardSae whether ranks hold frozen SAEs together, instead of each all of them
  */
-public record Parallel(Ranks ranks, GradientSum.Order order) {
+public record Parallel(Ranks ranks, GradientSum.Order order, boolean shardSae) {
 
   /** One process. */
   static Parallel alone() {
-    return new Parallel(Ranks.alone(), GradientSum.Order.FIXED);
+    return new Parallel(Ranks.alone(), GradientSum.Order.FIXED, false);
   }
 }

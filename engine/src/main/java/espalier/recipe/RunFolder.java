@@ -87,11 +87,27 @@ public record RunFolder(Path path) {
 
   /** Likewise, for a job on several ranks. */
   void begin(String command, ObjectNode settings, long seed, int ranks) {
+    begin(command, settings, seed, ranks, new long[0]);
+  }
+
+  /**
+   * Likewise, for a job with frozen SAEs.
+   *
+   * @param saeBytes of their weights, on each rank
+   */
+  void begin(String command, ObjectNode settings, long seed, long[] saeBytes) {
+    begin(command, settings, seed, saeBytes.length, saeBytes);
+  }
+
+  private void begin(String command, ObjectNode settings, long seed, int ranks, long[] saeBytes) {
     ObjectNode run = JsonNodeFactory.instance.objectNode();
     run.put("command", command);
     run.set("settings", settings);
     run.put("seed", seed);
     run.put("ranks", ranks);
+    for (long bytes : saeBytes) {
+      run.withArray("sae_bytes").add(bytes);
+    }
     run.set("versions", Versions.json());
     run.put("git_revision", Versions.revision());
     run.set("machine", Versions.machine());

@@ -1,6 +1,7 @@
 package espalier.recipe;
 
 import espalier.device.Device;
+import espalier.distributed.Ranks;
 import espalier.format.InputException;
 import espalier.format.ModelConfig;
 import espalier.format.SaeFile;
@@ -9,6 +10,7 @@ import espalier.format.SaeSite.Kind;
 import espalier.format.SaeWeights;
 import espalier.sae.Sae;
 import espalier.sae.SaeLoader;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Optional;
 import java.util.SortedMap;
@@ -22,7 +24,41 @@ import java.util.TreeMap;
  */
 record Saes(SortedMap<Integer, Sae> byLayer, SortedMap<Integer, Double> expectedL0) {
 
+  /** Each process holds all of them. */
   static Saes load(Device device, List<SaeSpec> specs, ModelConfig config, Console console) {
+    return load(
+        specs, config, console, (spec, weights) -> SaeLoader.load(device, weights, console::warn));
+  }
+
+  /** All ranks hold them together. */
+  static Saes loadShards(
+      Device device, List<SaeSpec> specs, ModelConfig config, Console console, Ranks ranks) {
+    if (ranks.size() == 1) {
+      throw new InputException(
+          "--shard-sae: there is one process only; start several, such as mpirun -np 2 espalier …");
+    }
+    if (!device.isHost()) {
+      throw new InputException("--shard-sae: SAEs are sharded on CPUs only; use --device cpu");
+    }
+    if (specs.isEmpty()) {
+      throw new InputException("--shard-sae needs --sae");
+    }
+    return load(
+        specs,
+        config,
+        console,
+        (spec, weights) ->
+            SaeLoader.loadShard(
+                device, weights, ranks, () -> SaeFile.open(spec.path()), console::warn));
+  }
+
+  @FunctionalInterface
+  private interface Loader {
+    Sae load(SaeSpec spec, SaeWeights weights);
+  }
+
+  private static Saes load(
+      List<SaeSpec> specs, ModelConfig config, Console console, Loader loader) {
     SortedMap<Integer, Sae> saes = new TreeMap<>();
     SortedMap<Integer, Double> expectedL0 = new TreeMap<>();
     for (SaeSpec spec : specs) {
@@ -34,12 +70,17 @@ record Saes(SortedMap<Integer, Sae> byLayer, SortedMap<Integer, Double> expected
               "%s was made for %s, but is applied at layer %d"
                   .formatted(spec.path(), weights.hook(), spec.layer()));
         }
-        Sae sae = SaeLoader.load(device, weights, console::warn);
-        saes.put(spec.layer(), sae);
+        saes.put(spec.layer(), loader.load(spec, weights));
         weights.expectedL0().ifPresent(l0 -> expectedL0.put(spec.layer(), l0));
       }
     }
     return new Saes(saes, expectedL0);
+  }
+
+  /** Bytes of their weights on each rank. All ranks ask at once. */
+  long[] bytes(Ranks ranks) {
+    double own = byLayer.values().stream().mapToLong(Sae::bytes).sum();
+    return Arrays.stream(ranks.gather(own)).mapToLong(bytes -> (long) bytes).toArray();
   }
 
   /** Refuses what cannot stand in for activations of this model. */

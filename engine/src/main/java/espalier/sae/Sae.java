@@ -26,6 +26,9 @@ import java.util.stream.Stream;
  * @param skip {@code [dOut, dIn]}: the output gets skip x, too; null for none
  * @param normalisation of the input, each token by itself
  * @param restoresScale whether the output undoes that
+ * @param shard where ranks hold the SAE together, this one's part of it: {@code wEnc} has the rows
+ *     of its own latents and {@code wDec} its own columns, all else is whole; null where this is
+ *     the whole SAE
  */
 public record Sae(
     SaeSite.Kind site,
@@ -39,10 +42,12 @@ public record Sae(
     Parameter threshold,
     Parameter skip,
     Normalisation normalisation,
-    boolean restoresScale) {
+    boolean restoresScale,
+    Shard shard) {
 
   public Sae {
-    long m = wEnc.rows();
+    long m = wDec.rows();
+    long dOut = bDec.value().size();
     if ((activation == Activation.JUMPRELU) != (threshold != null)) {
       throw new IllegalArgumentException("a " + activation + " SAE with threshold " + threshold);
     }
@@ -52,17 +57,47 @@ public record Sae(
     if (activation == Activation.GROUPMAX && m % k != 0) {
       throw new IllegalArgumentException(m + " latents do not make " + k + " equal groups");
     }
-    if (wDec.rows() != m
+    if (wEnc.rows() != (shard == null ? m : shard.latents())
         || bEnc.value().size() != m
-        || bDec.value().size() != wDec.cols()
+        || wDec.cols() != (shard == null ? dOut : shard.bias().cols())
         || (bPre != null && bPre.value().size() != wEnc.cols())
-        || (skip != null && (skip.rows() != wDec.cols() || skip.cols() != wEnc.cols()))) {
+        || (skip != null && (skip.rows() != dOut || skip.cols() != wEnc.cols()))) {
       throw new IllegalArgumentException("the SAE's shapes disagree");
     }
-    boolean plain = wEnc.cols() == wDec.cols() && skip == null;
+    boolean plain = wEnc.cols() == dOut && skip == null && shard == null;
     if (wEnc.isTrainable() && !(plain && normalisation == Normalisation.NONE)) {
       throw new IllegalArgumentException("only plain SAEs are trained");
     }
+  }
+
+  /** A whole SAE. */
+  public Sae(
+      SaeSite.Kind site,
+      Activation activation,
+      int k,
+      Parameter wEnc,
+      Parameter bEnc,
+      Parameter bPre,
+      Parameter wDec,
+      Parameter bDec,
+      Parameter threshold,
+      Parameter skip,
+      Normalisation normalisation,
+      boolean restoresScale) {
+    this(
+        site,
+        activation,
+        k,
+        wEnc,
+        bEnc,
+        bPre,
+        wDec,
+        bDec,
+        threshold,
+        skip,
+        normalisation,
+        restoresScale,
+        null);
   }
 
   /**
@@ -101,12 +136,12 @@ public record Sae(
 
   /** Width of what it computes: that of its input, but for transcoders. */
   public long outputs() {
-    return wDec.cols();
+    return bDec.value().size();
   }
 
   /** m, the number of latents. */
   public long latents() {
-    return wEnc.rows();
+    return wDec.rows();
   }
 
   public boolean isTrainable() {
@@ -137,7 +172,17 @@ public record Sae(
         frozen(threshold),
         frozen(skip),
         normalisation,
-        restoresScale);
+        restoresScale,
+        shard);
+  }
+
+  /** Bytes of its weights in this process. */
+  public long bytes() {
+    long bytes = 0;
+    for (Parameter parameter : parameters()) {
+      bytes += parameter.value().size() * parameter.value().type().bytes();
+    }
+    return bytes + (shard == null ? 0 : shard.backwardSize() * wEnc.value().type().bytes());
   }
 
   private static Parameter frozen(Parameter parameter) {

@@ -4,13 +4,19 @@ import espalier.autograd.Parameter;
 import espalier.device.Control;
 import espalier.device.Device;
 import espalier.device.ElementType;
+import espalier.device.Transfer;
+import espalier.distributed.Ranks;
+import espalier.format.InputException;
+import espalier.format.SaeFile;
 import espalier.format.SaeSite;
 import espalier.format.SaeSite.Kind;
 import espalier.format.SaeWeights;
+import espalier.format.SaeWeights.Activation;
 import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
 import java.util.Arrays;
 import java.util.function.Consumer;
+import java.util.function.Supplier;
 
 /** Brings an SAE from its files into device memory, in the one layout that the engine uses. */
 public final class SaeLoader {
@@ -30,29 +36,172 @@ public final class SaeLoader {
     device.holder(what);
     Sae sae = upload(device, weights);
     for (Parameter parameter : sae.parameters()) {
-      if (!isFinite(device, parameter.value())) {
-        warn.accept(weights.path() + ": " + parameter.name() + " holds NaN or infinite values");
-      }
+      warnUnless(isFinite(device, parameter.value()), weights, parameter, warn);
     }
     return sae;
   }
 
+  private static void warnUnless(
+      boolean finite, SaeWeights weights, Parameter parameter, Consumer<String> warn) {
+    if (!finite) {
+      warn.accept(weights.path() + ": " + parameter.name() + " holds NaN or infinite values");
+    }
+  }
+
+  /**
+   * Of an SAE that ranks hold together, this rank's part. All ranks call it at once.
+   *
+   * @param weights in host memory: see {@link ShardedSplice}
+   * @param again opens the same files, if gradients ask for more of them
+   * @param warn told the same on all ranks
+   * @throws InputException if there are more ranks than there is to hold
+   */
+  public static Sae loadShard(
+      Device device,
+      SaeWeights weights,
+      Ranks ranks,
+      Supplier<SaeFile> again,
+      Consumer<String> warn) {
+    long unit = device.kernels().saePanel(group(weights));
+    return loadShard(device, weights, ranks, unit, again, warn);
+  }
+
+  /** Latents that activations compare with each other, where these are of a group alone. */
+  static long group(SaeWeights weights) {
+    return weights.activation() == Activation.GROUPMAX ? weights.dSae() / weights.k() : 1;
+  }
+
+  /**
+   * @param unit latents that stay together: whole groups
+   */
+  static Sae loadShard(
+      Device device,
+      SaeWeights weights,
+      Ranks ranks,
+      long unit,
+      Supplier<SaeFile> again,
+      Consumer<String> warn) {
+    weights.warnings().forEach(warning -> warn.accept(weights.path() + ": " + warning));
+    device.holder("SAE " + weights.path());
+    Sae sae = shard(device, weights, ranks, unit, again);
+    for (Parameter parameter : sae.parameters()) {
+      boolean finite = true;
+      for (double rank : ranks.gather(isFinite(device, parameter.value()) ? 1.0 : 0.0)) {
+        finite &= rank == 1;
+      }
+      warnUnless(finite, weights, parameter, warn);
+    }
+    return sae;
+  }
+
+  private static Sae shard(
+      Device device, SaeWeights w, Ranks ranks, long unit, Supplier<SaeFile> again) {
+    Shard.Slices slices = new Shard.Slices(w.dSae(), unit, ranks.size());
+    if (ranks.size() > slices.units()) {
+      throw new InputException(
+          "--shard-sae: %s has %d latents, of which %d stay together: too few for %d ranks"
+              .formatted(w.path(), w.dSae(), unit, ranks.size()));
+    }
+    long first = slices.first(ranks.rank());
+    long own = slices.first(ranks.rank() + 1) - first;
+    Tensor encoder = Tensor.allocate(device, own, w.dIn());
+    copyPart(device, w.encoder(), w.dSae(), w.dIn(), first, 0, encoder);
+    Tensor bias = Tensor.allocate(device, 1, Shard.columns(w.dOut(), ranks.size()));
+    bias.copyFrom(ownColumns(w.bDec(), (int) bias.cols(), ranks.rank()));
+    Shard shard =
+        new Shard(
+            ranks,
+            slices,
+            bias,
+            () -> {
+              try (SaeFile file = again.get()) {
+                return forGradients(device, file.weights(), ranks, first, own);
+              }
+            });
+    return sae(
+        device,
+        w,
+        Parameter.frozen("W_enc", encoder),
+        Parameter.frozen("W_dec", columns(device, w.decoder(), w.dSae(), w.dOut(), ranks)),
+        shard);
+  }
+
+  private static Shard.Backward forGradients(
+      Device device, SaeWeights w, Ranks ranks, long first, long own) {
+    device.holder("SAE " + w.path());
+    Tensor rows = Tensor.allocate(device, own, w.dOut());
+    copyPart(device, w.decoder(), w.dSae(), w.dOut(), first, 0, rows);
+    return new Shard.Backward(rows, columns(device, w.encoder(), w.dSae(), w.dIn(), ranks));
+  }
+
+  /** A rank's columns of {@code [m, width]}, zeros beyond the width. */
+  private static Tensor columns(
+      Device device, SaeWeights.Matrix matrix, long m, long width, Ranks ranks) {
+    Tensor own = Tensor.allocate(device, m, Shard.columns(width, ranks.size()));
+    Transfer.clear(own.bytes());
+    long col = ranks.rank() * own.cols();
+    if (col < width) {
+      Tensor real = own.columns(0, Math.min(own.cols(), width - col));
+      copyPart(device, matrix, m, width, 0, col, real);
+    }
+    return own;
+  }
+
+  private static float[] ownColumns(float[] values, int count, int rank) {
+    float[] own = new float[count];
+    int from = rank * count;
+    if (from < values.length) {
+      System.arraycopy(values, from, own, 0, Math.min(count, values.length - from));
+    }
+    return own;
+  }
+
+  private static void copyPart(
+      Device device,
+      SaeWeights.Matrix matrix,
+      long rows,
+      long cols,
+      long row,
+      long col,
+      Tensor target) {
+    matrix
+        .entry()
+        .copyPartTo(
+            device, matrix.transposed(), scale(device, matrix), rows, cols, row, col, target);
+  }
+
+  private static MemorySegment scale(Device device, SaeWeights.Matrix matrix) {
+    Parameter scale = vector(device, "scale", matrix.rowScale());
+    return scale == null ? MemorySegment.NULL : scale.data();
+  }
+
   private static Sae upload(Device device, SaeWeights w) {
+    return sae(
+        device,
+        w,
+        matrix(device, "W_enc", w.encoder(), w.dSae(), w.dIn()),
+        matrix(device, "W_dec", w.decoder(), w.dSae(), w.dOut()),
+        null);
+  }
+
+  private static Sae sae(
+      Device device, SaeWeights w, Parameter encoder, Parameter decoder, Shard shard) {
     Parameter bDec = vector(device, "b_dec", w.bDec());
     boolean tied = w.bPre() != null && Arrays.equals(w.bPre(), w.bDec());
     return new Sae(
         site(w),
         w.activation(),
         w.k(),
-        matrix(device, "W_enc", w.encoder(), w.dSae(), w.dIn()),
+        encoder,
         vector(device, "b_enc", w.bEnc()),
         tied ? bDec : vector(device, "b_pre", w.bPre()),
-        matrix(device, "W_dec", w.decoder(), w.dSae(), w.dOut()),
+        decoder,
         bDec,
         vector(device, "threshold", w.threshold()),
         w.skip() == null ? null : matrix(device, "W_skip", w.skip(), w.dOut(), w.dIn()),
         w.normalisation(),
-        w.restoresScale());
+        w.restoresScale(),
+        shard);
   }
 
   /** Most SAEs are of the residual stream: so is one that does not say. */
@@ -64,9 +213,7 @@ public final class SaeLoader {
   private static Parameter matrix(
       Device device, String name, SaeWeights.Matrix matrix, long rows, long cols) {
     Tensor tensor = Tensor.allocate(device, rows, cols, device.type());
-    Parameter scale = vector(device, name, matrix.rowScale());
-    MemorySegment rowScale = scale == null ? MemorySegment.NULL : scale.data();
-    matrix.entry().copyTo(device, matrix.transposed(), rowScale, tensor);
+    matrix.entry().copyTo(device, matrix.transposed(), scale(device, matrix), tensor);
     return Parameter.frozen(name, tensor);
   }
 

@@ -59,6 +59,7 @@ public record Splice(
     private final MemorySegment threshold;
     private final Latents latents;
     private final Var out;
+    private final ShardedSplice sharded; // where ranks hold the SAE together
     private final Var scratch;
     private final Var normalised; // what is encoded, if not x
     private final Var mean;
@@ -85,7 +86,9 @@ public record Splice(
       boolean backward = x.needsGradient();
       latents = tape.growing(Latents.of(tape.device(), sae, tokens, backward));
       out = tape.value(tokens, dOut, backward);
-      scratch = tape.value(1, tape.kernels().saeEncodeScratch(dIn, m));
+      boolean isSharded = sae.shard() != null;
+      sharded = isSharded ? new ShardedSplice(tape, sae, tokens, latents, backward) : null;
+      scratch = valueIf(!isSharded, 1, tape.kernels().saeEncodeScratch(dIn, m));
       boolean restores = sae.isNormalised() && sae.restoresScale();
       boolean skips = sae.skip() != null;
       normalised = activationsIf(sae.isNormalised(), tokens, dIn);
@@ -125,6 +128,13 @@ public record Splice(
       }
       op.backward(keeps, List.of(x), this::backward);
       op.backwardScratch(present(dDecoded, dSkipped, dMean, dSpread, dEncoded));
+      if (sharded != null) {
+        op.writes(sharded.forwardScratch().toArray(Var[]::new));
+        op.join(sharded::join);
+        if (x.needsGradient()) {
+          op.backwardScratch(sharded.backwardScratch().toArray(Var[]::new));
+        }
+      }
       return new Splice(sae, x, out, latents, keep, restores() ? spread : null);
     }
 
@@ -141,14 +151,7 @@ public record Splice(
             dIn);
         encoded = normalised;
       }
-      while (!encode(k, encoded)) {
-        latents.grow();
-      }
-      int needed;
-      while ((needed = tape.device().takeOverflow()) > 0) {
-        latents.grow(needed);
-        encode(k, encoded);
-      }
+      list(k, encoded);
       if (decoded == null) {
         decode(k, keep, out);
         return;
@@ -168,6 +171,21 @@ public record Splice(
           out.data(),
           tokens,
           dOut);
+    }
+
+    private void list(Kernels k, Var encoded) {
+      if (sharded != null) {
+        sharded.encode(k, encoded.data(), keep);
+        return;
+      }
+      while (!encode(k, encoded)) {
+        latents.grow();
+      }
+      int needed;
+      while ((needed = tape.device().takeOverflow()) > 0) {
+        latents.grow(needed);
+        encode(k, encoded);
+      }
     }
 
     /** Whether the lists were long enough. */
@@ -195,6 +213,10 @@ public record Splice(
     }
 
     private void decode(Kernels k, MemorySegment kept, Var to) {
+      if (sharded != null) {
+        sharded.decode(k, kept, x.data(), to.data());
+        return;
+      }
       k.saeDecode(
           latents.index(),
           latents.value(),
@@ -231,15 +253,19 @@ public record Splice(
 
     /** Of the entries' z. */
     private void latentGradient(Kernels k, MemorySegment dY) {
-      k.saeDecodeBackward(
-          dY,
-          latents.index(),
-          latents.count(),
-          latents.capacity(),
-          sae.wDec().matrix().data(),
-          latents.gradient(),
-          tokens,
-          dOut);
+      if (sharded != null) {
+        sharded.decodeBackward(k, dY);
+      } else {
+        k.saeDecodeBackward(
+            dY,
+            latents.index(),
+            latents.count(),
+            latents.capacity(),
+            sae.wDec().matrix().data(),
+            latents.gradient(),
+            tokens,
+            dOut);
+      }
       k.saeActivationBackward(
           latents.gradient(),
           latents.pre(),
@@ -288,6 +314,13 @@ public record Splice(
 
     private void encodedGradient(
         Kernels k, MemorySegment kept, MemorySegment dX, boolean accumulate) {
+      if (sharded != null) {
+        if (accumulate) {
+          throw new IllegalStateException("what else reads a sharded SAE's input has no gradient");
+        }
+        sharded.encodeBackward(k, kept, out.gradientData(), dX);
+        return;
+      }
       k.saeEncodeBackward(
           latents.gradient(),
           latents.index(),

@@ -2,6 +2,7 @@ package espalier.cli;
 
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import espalier.Golden;
@@ -83,6 +84,17 @@ class NcclJobsTest {
     assertEquals(expected.out(), ranks(arguments).out());
   }
 
+  @Test
+  void saesAreNotSharded() throws Exception {
+    List<String> arguments = new ArrayList<>(List.of("evaluate", "--json", "--shard-sae"));
+    arguments.addAll(List.of("--model", Golden.folder("llama").toString()));
+    arguments.addAll(List.of("--sae", "1=" + Golden.folder("sae-topk")));
+    arguments.addAll(List.of("--data", Golden.folder("tokens.npy").toString()));
+    MpiJob.Outcome outcome = start(arguments);
+    assertEquals(2, outcome.code(), outcome.err());
+    assertTrue(outcome.err().contains("--shard-sae: SAEs are sharded on CPUs only"), outcome.err());
+  }
+
   private void assertSameBits(String trained, String... arguments) throws Exception {
     Path alone = temp.resolve("alone");
     Outcome outcome = Outcome.of(training(alone, 2, arguments));
@@ -103,9 +115,13 @@ class NcclJobsTest {
     return all;
   }
 
+  private static MpiJob.Outcome start(List<String> arguments) throws Exception {
+    return MpiJob.start("openmpi", 2, EMULATOR, Main.class, arguments.toArray(String[]::new))
+        .await();
+  }
+
   private static MpiJob.Outcome ranks(List<String> arguments) throws Exception {
-    MpiJob.Outcome outcome =
-        MpiJob.start("openmpi", 2, EMULATOR, Main.class, arguments.toArray(String[]::new)).await();
+    MpiJob.Outcome outcome = start(arguments);
     assertEquals(0, outcome.code(), outcome.err());
     return outcome;
   }

@@ -1,0 +1,18 @@
+package espalier.cli;
+
+import picocli.CommandLine.Option;
+
+/** Of every command that splices frozen SAEs in on several ranks. */
+final class Sharding {
+
+  @Option(
+      names = "--shard-sae",
+      description =
+          "ranks hold each SAE together, about 1/N of its matrices each, instead of all of it; the"
+              + " result is the same; on CPUs")
+  private boolean shardSae;
+
+  boolean isAsked() {
+    return shardSae;
+  }
+}
