@@ -11,9 +11,12 @@ first changes from one alternation to the next. Tokens/s: of the median step aft
 line of results/adapt-TIME.jsonl. OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are removed from the environment of all.
 
 The limit: a step's needed floating-point operations (counted by `adapt --profile`, call by call; a test holds them
-against StepFlops) at the rate that a large product reaches alone, measured in the same alternation.
+against StepFlops) at the rate that OpenBLAS reaches alone, in one call, on each product's own shape (reference/gemm_rates.py:
+the OpenBLAS of numpy, with its own threads), attention's at that of a large product; both measured in the same
+alternation. Beside it, the same operations all at the rate of a large product.
 """
 import argparse
+import collections
 import json
 import os
 import platform
@@ -26,6 +29,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 STEP = HERE / "reference/adapt_step.py"
+GEMM_RATES = HERE / "reference/gemm_rates.py"
 REMOVED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 WARM = 2  # steps that are not counted: caches fill, the JIT compiles
 PROFILED = 8  # steps after which `adapt --profile` has its time line
@@ -63,13 +67,21 @@ def run_pytorch(a: argparse.Namespace, folder: Path, env: dict, variant: str) ->
     return {key: got[key] for key in kept} | measured
 
 
-def needed_ms(trace: Path) -> float:
-    """A step at the rate of a large product, from the time line of `adapt --profile`."""
+def limits(a: argparse.Namespace, trace: Path, env: dict) -> dict:
+    """A step's least milliseconds, from the time line of `adapt --profile`: see above."""
     profile = json.loads(trace.read_text())
     events = profile["traceEvents"]
     steps = sum(e["cat"] == "step" for e in events)
-    flops = sum(e["args"].get("flops", 0) for e in events if e["name"] in COUNTED)
-    return flops / steps / profile["otherData"]["gemm_flops_per_second"] * 1e3
+    counted = [e["args"] for e in events if e["name"] in COUNTED]
+    products = collections.Counter(p for args in counted for p in args.get("products", ()))
+    fused = sum(args["flops"] for args in counted if "products" not in args)
+    one_rate = profile["otherData"]["gemm_flops_per_second"]
+    out, _ = measure([a.python, GEMM_RATES, "--threads", a.threads, *products], env)
+    alone = json.loads(out)
+    by_shape = sum(count * alone["seconds"][p] for p, count in products.items()) + fused / one_rate
+    return dict(limit_ms=by_shape / steps * 1e3,
+                large_product_ms=sum(args["flops"] for args in counted) / steps / one_rate * 1e3,
+                limit_blas=alone["blas"])
 
 
 def run_espalier(a: argparse.Namespace, folder: Path, env: dict) -> dict:
@@ -90,9 +102,9 @@ def run_espalier(a: argparse.Namespace, folder: Path, env: dict) -> dict:
         settings = json.load(open(temporary + "/out/run.json"))
         trace = Path(temporary) / "trace.json"
         adapt(temporary + "/profiled", PROFILED, "--profile", trace)
-        limit = needed_ms(trace)
+        least = limits(a, trace, env)
     steps = [line for line in lines if "step_ms" in line]
-    return dict(step_ms=[s["step_ms"] for s in steps], kl=[s["kl"] for s in steps], limit_ms=limit, **measured,
+    return dict(step_ms=[s["step_ms"] for s in steps], kl=[s["kl"] for s in steps], **least, **measured,
                 versions=settings.get("versions"))
 
 
@@ -114,6 +126,9 @@ def print_table(rounds: list[dict[str, dict]], tokens: int) -> float:
     def median(side: str, key: str) -> float:
         return statistics.median(r[side][key] for r in rounds)
 
+    def share(key: str) -> float:
+        return statistics.median(r["espalier"][key] * r["espalier"]["tokens_per_second"] / tokens / 1e3 for r in rounds)
+
     for i, r in enumerate(rounds):
         print(f"{i + 1:>3}  " + ", ".join(f"{side} {got['tokens_per_second']:.0f}" for side, got in r.items()) + " tokens/s")
     limit = statistics.median(tokens / r["espalier"]["limit_ms"] * 1e3 for r in rounds)
@@ -127,8 +142,8 @@ def print_table(rounds: list[dict[str, dict]], tokens: int) -> float:
             at_limit = statistics.median(tokens / r["espalier"]["limit_ms"] * 1e3 / r[side]["tokens_per_second"] for r in rounds)
             line += f"{spread:28} {share:.2f}, at the limit the ratio were {at_limit:.2f}"
         print(line)
-    print(f"{'limit':9} {limit:9.0f}            Espalier reaches {median('espalier', 'tokens_per_second') / limit:.0%} of it; "
-          f"{tokens} tokens a step")
+    print(f"{'limit':9} {limit:9.0f}            Espalier reaches {share('limit_ms'):.0%} of it, "
+          f"{share('large_product_ms'):.0%} with all at the rate of a large product; {tokens} tokens a step")
     return statistics.median(r["espalier"]["tokens_per_second"] / r["paper"]["tokens_per_second"] for r in rounds)
 
 

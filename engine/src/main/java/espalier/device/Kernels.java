@@ -112,6 +112,7 @@ public final class Kernels extends SaeTrainingKernels {
     begin(
         2.0 * m * n * k,
         elementBytes * ((double) m * k + (double) k * n) + typeC.bytes() * (double) m * n);
+    products(1, transA, transB, m, n, k);
     check(
         "esp_gemm",
         esp_gemm(
@@ -175,6 +176,10 @@ public final class Kernels extends SaeTrainingKernels {
     begin(
         2.0 * m * n * k + terms.flops(m),
         elementBytes * ((double) m * k + (double) k * n + (double) m * n));
+    products(1, false, transposed, m, n, k);
+    for (int i = 0; i < terms.count(); i++) {
+      products(1, false, transposed, m, terms.columns(i), terms.rank(i));
+    }
     check(
         kernel,
         esp_linear(
@@ -968,6 +973,8 @@ public final class Kernels extends SaeTrainingKernels {
     begin(
         2.0 * tokens * d * vocab * (isGiven(dStudent) ? 3 : 2),
         elementBytes * (vocab + 3.0 * tokens) * d);
+    products(2, false, true, tokens, vocab, d);
+    products(flag(isGiven(dStudent)), false, false, tokens, d, vocab);
     check(
         kernel,
         esp_head_kl(
@@ -1002,6 +1009,9 @@ public final class Kernels extends SaeTrainingKernels {
     begin(
         2.0 * tokens * d * vocab * (1 + flag(isGiven(dHidden)) + flag(isGiven(dHead))),
         elementBytes * (vocab + 2.0 * tokens) * d);
+    products(1, false, true, tokens, vocab, d);
+    products(flag(isGiven(dHidden)), false, false, tokens, d, vocab);
+    products(flag(isGiven(dHead)), true, false, vocab, d, tokens);
     check(
         kernel,
         esp_head_ce(

@@ -65,10 +65,19 @@ public final class LowRankTerms {
   /** Floating-point operations that they add to a map of m rows. */
   double flops(long m) {
     double flops = 0;
-    for (MemorySegment struct : each) {
-      flops += 2.0 * m * esp_low_rank.n(struct) * esp_low_rank.r(struct);
+    for (int i = 0; i < each.length; i++) {
+      flops += 2.0 * m * columns(i) * rank(i);
     }
     return flops;
+  }
+
+  /** Columns of the result that a term is added to. */
+  long columns(int i) {
+    return esp_low_rank.n(each[i]);
+  }
+
+  long rank(int i) {
+    return esp_low_rank.r(each[i]);
   }
 
   MemorySegment structs() {

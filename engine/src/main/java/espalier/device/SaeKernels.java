@@ -53,6 +53,14 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     if (profile != null) profile.begin(flops, bytes);
   }
 
+  /** {@code times} products of this shape are what the call that has begun is for. */
+  final void products(long times, boolean transA, boolean transB, long m, long n, long k) {
+    if (profile == null) return;
+    for (long i = 0; i < times; i++) {
+      profile.product(new Profile.Product(transA, transB, m, n, k));
+    }
+  }
+
   /** The call that has {@link #begin begun} has returned. */
   final void check(String kernel, int status) {
     NativeException.check(kernel, status);
@@ -145,6 +153,7 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     if (isGiven(overflow)) ints(kernel, "overflow", overflow, 1);
     floats(kernel, "scratch", scratch, saeEncodeScratch(d, m));
     begin(2.0 * tokens * d * m, elementBytes * ((double) tokens * d + (double) m * d));
+    products(1, false, true, tokens, m, d);
     int status =
         esp_sae_encode(
             x, wEnc, bEnc, bPre, kind, threshold, margin, k, keep, index, value, pre, count,

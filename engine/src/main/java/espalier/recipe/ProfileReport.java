@@ -152,6 +152,10 @@ record ProfileReport(List<StepProfiler.Step> steps, double gemm, double copy) {
                 .putObject("args");
         if (call.flops() > 0) arguments.put("flops", call.flops());
         if (call.bytes() > 0) arguments.put("bytes", call.bytes());
+        if (!call.products().isEmpty()) {
+          ArrayNode products = arguments.putArray("products");
+          call.products().forEach(product -> products.add(shape(product)));
+        }
         if (ends) first = i + 1;
       }
       begin += end;
@@ -161,6 +165,17 @@ record ProfileReport(List<StepProfiler.Step> steps, double gemm, double copy) {
     } catch (IOException e) {
       throw new InputException("--profile %s: %s".formatted(file, e.getMessage()));
     }
+  }
+
+  /** As BLAS names a product: N or T of each operand, then m, n, k. */
+  private static String shape(Profile.Product product) {
+    return "%s%s %d %d %d"
+        .formatted(
+            product.transA() ? "T" : "N",
+            product.transB() ? "T" : "N",
+            product.m(),
+            product.n(),
+            product.k());
   }
 
   /** A complete event ("X") of the trace event format: microseconds. */

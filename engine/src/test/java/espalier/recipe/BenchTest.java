@@ -73,7 +73,11 @@ class BenchTest {
         default -> {
           assertTrue(to <= end + 1e-3, () -> "within its step: " + event);
           if (COUNTED.contains(event.get("name").textValue())) {
-            flops += event.get("args").get("flops").doubleValue();
+            double ofCall = event.get("args").get("flops").doubleValue();
+            flops += ofCall;
+            if (!event.get("name").textValue().startsWith("esp_attention")) {
+              assertEquals(ofCall, flopsOfProducts(event), 1e-9 * ofCall, event::toString);
+            }
           }
         }
       }
@@ -87,6 +91,17 @@ class BenchTest {
     assertEquals(needed, flops / steps, 1e-9 * needed);
     String table = said.toString(StandardCharsets.UTF_8);
     assertTrue(table.contains("linear backward") && table.contains("outside kernels"), table);
+  }
+
+  private static double flopsOfProducts(JsonNode event) {
+    double flops = 0;
+    for (JsonNode product : event.get("args").get("products")) {
+      String[] words = product.textValue().split(" ");
+      assertTrue(words[0].matches("[NT]{2}"), words[0]);
+      double m = Long.parseLong(words[1]);
+      flops += 2 * m * Long.parseLong(words[2]) * Long.parseLong(words[3]);
+    }
+    return flops;
   }
 
   /** The kernels that StepFlops counts. */
