@@ -10,8 +10,9 @@
  *
  * Tiles of 64 x 64 scores live on the stack. Threads take (sequence, head, tile of 64 queries) forward and for dq,
  * and (sequence, kv head, tile of 64 keys) for dk and dv, longest first. Tiles above the diagonal or outside the
- * window are never visited. One operand of every product is laid out so that its vectors are contiguous: the tile that
- * a task keeps is transposed once, what it streams is read in place.
+ * window are never visited, and of a tile on the diagonal only the blocks and vectors that reach it are computed. One
+ * operand of every product is laid out so that its vectors are contiguous: the tile that a task keeps is transposed
+ * once, what it streams is read in place.
  *
  * Measured (Zen 5, one core): the products alone 240 GFLOP/s, of 256 possible; with all the rest, counting the causal
  * half only, 120 forward and 140 backward for 512 tokens of 9 heads of 64, 150 and 170 for 2048; 80 and 90 for
@@ -26,6 +27,7 @@
 namespace {
 
 using esp::Layout;
+using esp::Part;
 
 constexpr int64_t kTile = 64, kMaxHeadDim = 256;
 constexpr float kMasked = -1e30f; /* far below every score, and finite: -inf - -inf would be NaN */
@@ -42,8 +44,42 @@ struct Shape {
   int64_t first_key(int64_t i) const { return window > 0 ? std::max<int64_t>(0, i - window + 1) : 0; }
   /* One past the last query that sees key j. */
   int64_t end_query(int64_t j) const { return window > 0 ? std::min(seq_len, j + window) : seq_len; }
-  bool sees(int64_t query, int64_t key) const { return key <= query && (window <= 0 || query - key < window); }
 };
+
+/* Lanes [begin, end) of a row of a tile. */
+struct Span {
+  int64_t begin, end;
+
+  int64_t size() const { return end - begin; }
+  /* To whole vectors: loops have no remainder. */
+  Span widened() const {
+    if (begin >= end) return {0, 0};
+    return {begin / esp::kLanes * esp::kLanes, (end + esp::kLanes - 1) / esp::kLanes * esp::kLanes};
+  }
+};
+
+Span within_tile(int64_t begin, int64_t end) {
+  return {std::clamp<int64_t>(begin, 0, kTile), std::clamp<int64_t>(end, 0, kTile)};
+}
+
+/* Of the queries from `first` on, those that see a key. */
+Span queries_seeing(const Shape &shape, int64_t first, int64_t key) {
+  return within_tile(key - first, shape.window > 0 ? key + shape.window - first : kTile);
+}
+
+/* Of the keys from `first` on, those that a query sees. */
+Span keys_seen(const Shape &shape, int64_t first, int64_t query) {
+  return within_tile(shape.first_key(query) - first, query + 1 - first);
+}
+
+/* value in those lanes of `outer` that are not in `inner`. */
+void fill_outside(float *row, Span inner, Span outer, float value) {
+  if (inner.begin >= inner.end) inner = {outer.end, outer.end};
+  std::fill(row + outer.begin, row + inner.begin, value);
+  std::fill(row + inner.end, row + outer.end, value);
+}
+
+constexpr Span kAllLanes{0, kTile};
 
 /* target[c, r] = source[r, c] for r < rows, c < cols; columns r in [rows, kTile) become 0. */
 void transpose(const float *source, int64_t ld, int64_t rows, int64_t cols, float *target) {
@@ -74,11 +110,6 @@ void score(float *row, int64_t n, const Shape &shape, float *slope) {
   for (int64_t i = 0; i < n; i++) row[i] *= cap;
 }
 
-/* Whether some pair of a tile of queries and a tile of keys is masked. */
-bool needs_mask(const Shape &shape, int64_t query, int64_t queries, int64_t key, int64_t keys) {
-  return !shape.sees(query, key + keys - 1) || !shape.sees(query + queries - 1, key);
-}
-
 void forward_tile(const Shape &shape, const float *q, const float *k, const float *v, float *out, float *lse,
                   int64_t first, int64_t queries) {
   const int64_t d = shape.head_dim;
@@ -94,21 +125,16 @@ void forward_tile(const Shape &shape, const float *q, const float *k, const floa
   for (int64_t key = shape.first_key(first) / kTile * kTile; key < first + queries; key += kTile) {
     const int64_t keys = std::min(kTile, shape.seq_len - key);
     esp::tile_product<Layout::kRows>(keys, kTile, d, k + key * shape.ld_kv, shape.ld_kv, q_columns, kTile, scores,
-                                     kTile, false);
-    for (int64_t j = 0; j < keys; j++) score(scores + j * kTile, kTile, shape, nullptr);
-    if (needs_mask(shape, first, queries, key, keys)) {
-      for (int64_t j = 0; j < keys; j++) {
-        for (int64_t i = 0; i < kTile; i++) {
-          if (!shape.sees(first + i, key + j)) scores[j * kTile + i] = 2 * kMasked;
-        }
-      }
-    }
+                                     kTile, false, key == first ? Part::kColumnsFromRow : Part::kAll);
     float highest[kTile];
     std::copy(maximum, maximum + kTile, highest);
     for (int64_t j = 0; j < keys; j++) {
-      const float *row = scores + j * kTile;
+      float *row = scores + j * kTile;
+      const Span seen = queries_seeing(shape, first, key + j), wide = seen.widened();
+      score(row + wide.begin, wide.size(), shape, nullptr);
+      fill_outside(row, seen, wide, 2 * kMasked);
 #pragma omp simd
-      for (int64_t i = 0; i < kTile; i++) highest[i] = row[i] > highest[i] ? row[i] : highest[i];
+      for (int64_t i = wide.begin; i < wide.end; i++) highest[i] = row[i] > highest[i] ? row[i] : highest[i];
     }
 #pragma omp simd
     for (int64_t i = 0; i < kTile; i++) {
@@ -118,11 +144,13 @@ void forward_tile(const Shape &shape, const float *q, const float *k, const floa
     }
     for (int64_t j = 0; j < keys; j++) {
       float *row = scores + j * kTile;
+      const Span wide = queries_seeing(shape, first, key + j).widened();
 #pragma omp simd
-      for (int64_t i = 0; i < kTile; i++) {
+      for (int64_t i = wide.begin; i < wide.end; i++) {
         row[i] = esp::exp(row[i] - highest[i]);
         total[i] += row[i];
       }
+      fill_outside(row, wide, kAllLanes, 0);
     }
     for (int64_t i = 0; i < queries; i++) {
       if (shrink[i] == 1.0f) continue;
@@ -131,7 +159,7 @@ void forward_tile(const Shape &shape, const float *q, const float *k, const floa
       for (int64_t c = 0; c < d; c++) row[c] *= shrink[i];
     }
     esp::tile_product<Layout::kTransposed>(queries, d, keys, scores, kTile, v + key * shape.ld_kv, shape.ld_kv, sums, d,
-                                           true);
+                                           true, key == first ? Part::kTermsToRow : Part::kAll);
   }
   for (int64_t i = 0; i < queries; i++) {
     const float inverse = 1.0f / total[i];
@@ -144,19 +172,20 @@ void forward_tile(const Shape &shape, const float *q, const float *k, const floa
   }
 }
 
-/* From products s (in place) and dp, rows of `n` pairs, to p and ds = p (dp - delta) * slope; lse and delta are vectors
- * over the row's lanes, or one value for the whole row. */
+/* From products s (in place) and dp to p and ds = p (dp - delta) * slope, in some lanes of a row; lse and delta are
+ * vectors over the row's lanes, or one value for the whole row. */
 struct PairRow {
   float *s, *dp;
-  int64_t n;
+  Span lanes;
 };
 
 void gradient_row(const PairRow &row, const Shape &shape, const float *lse, const float *delta, bool vectors) {
   float slope[kTile];
-  score(row.s, row.n, shape, slope);
+  const Span lanes = row.lanes;
+  score(row.s + lanes.begin, lanes.size(), shape, slope + lanes.begin);
   if (vectors) {
 #pragma omp simd
-    for (int64_t i = 0; i < row.n; i++) {
+    for (int64_t i = lanes.begin; i < lanes.end; i++) {
       const float p = esp::exp(row.s[i] - lse[i]);
       row.s[i] = p;
       row.dp[i] = p * (row.dp[i] - delta[i]) * slope[i];
@@ -164,7 +193,7 @@ void gradient_row(const PairRow &row, const Shape &shape, const float *lse, cons
   } else {
     const float one_lse = *lse, one_delta = *delta;
 #pragma omp simd
-    for (int64_t i = 0; i < row.n; i++) {
+    for (int64_t i = lanes.begin; i < lanes.end; i++) {
       const float p = esp::exp(row.s[i] - one_lse);
       row.s[i] = p;
       row.dp[i] = p * (row.dp[i] - one_delta) * slope[i];
@@ -188,22 +217,19 @@ void query_tile(const Shape &shape, const float *q, const float *k, const float 
   bool accumulate = false;
   for (int64_t key = shape.first_key(first) / kTile * kTile; key < first + queries; key += kTile) {
     const int64_t keys = std::min(kTile, shape.seq_len - key);
+    const Part part = key == first ? Part::kColumnsFromRow : Part::kAll;
     esp::tile_product<Layout::kRows>(keys, kTile, d, k + key * shape.ld_kv, shape.ld_kv, q_columns, kTile, scores,
-                                     kTile, false);
+                                     kTile, false, part);
     esp::tile_product<Layout::kRows>(keys, kTile, d, v + key * shape.ld_kv, shape.ld_kv, d_out_columns, kTile,
-                                     gradients, kTile, false);
+                                     gradients, kTile, false, part);
     for (int64_t j = 0; j < keys; j++) {
-      gradient_row({scores + j * kTile, gradients + j * kTile, kTile}, shape, row_lse, row_delta, true);
-    }
-    if (needs_mask(shape, first, queries, key, keys)) {
-      for (int64_t j = 0; j < keys; j++) {
-        for (int64_t i = 0; i < kTile; i++) {
-          if (!shape.sees(first + i, key + j)) gradients[j * kTile + i] = 0;
-        }
-      }
+      const Span seen = queries_seeing(shape, first, key + j), wide = seen.widened();
+      gradient_row({scores + j * kTile, gradients + j * kTile, wide}, shape, row_lse, row_delta, true);
+      fill_outside(gradients + j * kTile, seen, kAllLanes, 0);
     }
     esp::tile_product<Layout::kTransposed>(queries, d, keys, gradients, kTile, k + key * shape.ld_kv, shape.ld_kv,
-                                           d_q + first * shape.ld_q, shape.ld_q, accumulate);
+                                           d_q + first * shape.ld_q, shape.ld_q, accumulate,
+                                           key == first ? Part::kTermsToRow : Part::kAll);
     accumulate = true;
   }
 }
@@ -222,25 +248,24 @@ void key_tile(const Shape &shape, const float *q, const float *k, const float *v
     for (int64_t query = first; query < shape.end_query(first + keys - 1); query += kTile) {
       const int64_t queries = std::min(kTile, shape.seq_len - query);
       const float *q_rows = q_head + query * shape.ld_q, *d_out_rows = d_out_head + query * shape.ld_out;
-      esp::tile_product<Layout::kRows>(queries, kTile, d, q_rows, shape.ld_q, k_columns, kTile, scores, kTile, false);
+      const Part columns = query == first ? Part::kColumnsToRow : Part::kAll;
+      esp::tile_product<Layout::kRows>(queries, kTile, d, q_rows, shape.ld_q, k_columns, kTile, scores, kTile, false,
+                                       columns);
       esp::tile_product<Layout::kRows>(queries, kTile, d, d_out_rows, shape.ld_out, v_columns, kTile, gradients, kTile,
-                                       false);
+                                       false, columns);
       const int64_t statistics = query * shape.n_heads + head;
       for (int64_t i = 0; i < queries; i++) {
-        gradient_row({scores + i * kTile, gradients + i * kTile, kTile}, shape, lse + statistics + i * shape.n_heads,
+        const Span seen = keys_seen(shape, first, query + i), wide = seen.widened();
+        gradient_row({scores + i * kTile, gradients + i * kTile, wide}, shape, lse + statistics + i * shape.n_heads,
                      delta + statistics + i * shape.n_heads, false);
+        fill_outside(scores + i * kTile, seen, kAllLanes, 0);
+        fill_outside(gradients + i * kTile, seen, kAllLanes, 0);
       }
-      if (needs_mask(shape, query, queries, first, keys)) {
-        for (int64_t i = 0; i < queries; i++) {
-          for (int64_t j = 0; j < kTile; j++) {
-            if (!shape.sees(query + i, first + j)) scores[i * kTile + j] = gradients[i * kTile + j] = 0;
-          }
-        }
-      }
+      const Part terms = query == first ? Part::kTermsFromRow : Part::kAll;
       esp::tile_product<Layout::kTransposed>(keys, d, queries, scores, kTile, d_out_rows, shape.ld_out,
-                                             d_v + first * shape.ld_kv, shape.ld_kv, accumulate);
+                                             d_v + first * shape.ld_kv, shape.ld_kv, accumulate, terms);
       esp::tile_product<Layout::kTransposed>(keys, d, queries, gradients, kTile, q_rows, shape.ld_q,
-                                             d_k + first * shape.ld_kv, shape.ld_kv, accumulate);
+                                             d_k + first * shape.ld_kv, shape.ld_kv, accumulate, terms);
       accumulate = true;
     }
   }

@@ -8,6 +8,7 @@
 #ifndef ESPALIER_CPU_TILE_PRODUCT_H
 #define ESPALIER_CPU_TILE_PRODUCT_H
 
+#include <algorithm>
 #include <cstdint>
 
 namespace esp {
@@ -87,16 +88,38 @@ inline void row_block(int64_t n, int64_t k, const float *a, int64_t lda, const f
   if (j < n) narrow_block<layout>(kRowCount, n - j, k, a, lda, b + j, ldb, c + j, ldc, accumulate);
 }
 
-/* c[m, n] (+)= a[m, k] b[k, n] on the calling thread. */
+/* What of a product is wanted, or not zero: all of it, or what lies on one side of a diagonal. */
+enum class Part {
+  kAll,
+  kColumnsFromRow, /* c[i, j] with j >= i; what lies before stays as it is or becomes anything */
+  kColumnsToRow,   /* c[i, j] with j <= i, likewise */
+  kTermsFromRow,   /* a[i, k] is 0 for k < i */
+  kTermsToRow      /* a[i, k] is 0 for k > i */
+};
+
+/* Rows [i, i + kRowCount) of tile_product. Cuts are in whole vectors. */
+template <Layout layout, int kRowCount>
+inline void part_block(int64_t i, int64_t n, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb,
+                       float *c, int64_t ldc, bool accumulate, Part part) {
+  const int64_t row_step = layout == Layout::kRows ? lda : 1, term_step = layout == Layout::kRows ? 1 : lda;
+  const int64_t end = i + kRowCount;
+  const int64_t column = part == Part::kColumnsFromRow ? std::min(n, i / kLanes * kLanes) : 0;
+  const int64_t columns = part == Part::kColumnsToRow ? std::min(n, (end + kLanes - 1) / kLanes * kLanes) : n;
+  const int64_t term = part == Part::kTermsFromRow ? std::min(k, i) : 0;
+  const int64_t terms = part == Part::kTermsToRow ? std::min(k, end) : k;
+  row_block<layout, kRowCount>(columns - column, terms - term, a + i * row_step + term * term_step, lda,
+                               b + term * ldb + column, ldb, c + i * ldc + column, ldc, accumulate);
+}
+
+/* c[m, n] (+)= a[m, k] b[k, n], or part of it, on the calling thread. */
 template <Layout layout>
 inline void tile_product(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb,
-                         float *c, int64_t ldc, bool accumulate) {
-  const int64_t row_step = layout == Layout::kRows ? lda : 1;
+                         float *c, int64_t ldc, bool accumulate, Part part) {
   int64_t i = 0;
   for (; i + kTileRows <= m; i += kTileRows) {
-    row_block<layout, kTileRows>(n, k, a + i * row_step, lda, b, ldb, c + i * ldc, ldc, accumulate);
+    part_block<layout, kTileRows>(i, n, k, a, lda, b, ldb, c, ldc, accumulate, part);
   }
-  for (; i < m; i++) row_block<layout, 1>(n, k, a + i * row_step, lda, b, ldb, c + i * ldc, ldc, accumulate);
+  for (; i < m; i++) part_block<layout, 1>(i, n, k, a, lda, b, ldb, c, ldc, accumulate, part);
 }
 
 }  // namespace esp
