@@ -96,8 +96,62 @@ int esp_mpi_broadcast(void *data, int64_t bytes) {
   return check(MPI_Bcast(data, (int)bytes, MPI_BYTE, 0, MPI_COMM_WORLD));
 }
 
+/* What esp_mpi_share gave out. */
+static MPI_Win *windows;
+static int window_count;
+
+int esp_mpi_share(int64_t bytes, void **memory, int32_t *writer) {
+  static MPI_Comm machine = MPI_COMM_NULL;
+  const int alignment = 64;
+  MPI_Win *more = realloc(windows, (size_t)(window_count + 1) * sizeof(MPI_Win)), *window = more + window_count;
+  MPI_Aint size;
+  int code, own_rank, unit;
+  void *own;
+  if (!more) {
+    strcpy(error, "out of memory");
+    return MPI_ERR_NO_MEM;
+  }
+  windows = more;
+  if (machine == MPI_COMM_NULL &&
+      (code = check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &machine)))) {
+    return code;
+  }
+  if ((code = check(MPI_Comm_rank(machine, &own_rank)))) return code;
+  *writer = own_rank == 0;
+  size = *writer ? (MPI_Aint)bytes + alignment : 0;
+  if ((code = check(MPI_Win_allocate_shared(size, 1, MPI_INFO_NULL, machine, &own, window)))) return code;
+  window_count++;
+  if ((code = check(MPI_Win_shared_query(*window, 0, &size, &unit, memory)))) return code;
+  /* Mapped at whole pages: the same offset on all ranks. */
+  *memory = (char *)*memory + (alignment - (uintptr_t)*memory % alignment) % alignment;
+  return check(MPI_Win_lock_all(MPI_MODE_NOCHECK, *window));
+}
+
+static int sync_windows(void) {
+  int code = 0;
+  for (int i = 0; i < window_count && !code; i++) code = check(MPI_Win_sync(windows[i]));
+  return code;
+}
+
+int esp_mpi_settle(void) {
+  int code;
+  if ((code = sync_windows())) return code;
+  if ((code = esp_mpi_barrier())) return code;
+  return sync_windows();
+}
+
 int esp_mpi_barrier(void) { return check(MPI_Barrier(MPI_COMM_WORLD)); }
 
-int esp_mpi_finalize(void) { return check(MPI_Finalize()); }
+int esp_mpi_finalize(void) {
+  int code;
+  while (window_count > 0) {
+    MPI_Win *window = &windows[--window_count];
+    if ((code = check(MPI_Win_unlock_all(*window)))) return code;
+    if ((code = check(MPI_Win_free(window)))) return code;
+  }
+  free(windows);
+  windows = NULL;
+  return check(MPI_Finalize());
+}
 
 void esp_mpi_abort(int32_t code) { MPI_Abort(MPI_COMM_WORLD, code); }

@@ -39,6 +39,15 @@ ESP_MPI_API int esp_mpi_gather(const void *mine, void *all, int64_t bytes);
 /* data[bytes] = rank 0's. bytes < 2^31. */
 ESP_MPI_API int esp_mpi_broadcast(void *data, int64_t bytes);
 
+/*
+ * Memory of `bytes` that the ranks of a machine have in common, aligned to 64 bytes, until esp_mpi_finalize. *writer: 1
+ * for the one of them that fills it. All ranks ask for as much.
+ */
+ESP_MPI_API int esp_mpi_share(int64_t bytes, void **memory, int32_t *writer);
+
+/* Waits for all ranks; what writers have written by then, all see afterwards. */
+ESP_MPI_API int esp_mpi_settle(void);
+
 /* Waits for all ranks. */
 ESP_MPI_API int esp_mpi_barrier(void);
 

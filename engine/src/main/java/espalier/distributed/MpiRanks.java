@@ -4,10 +4,15 @@ import espalier.bindings.NativeLibraries;
 import espalier.bindings.NativeUnavailableException;
 import espalier.bindings.mpi.Mpi;
 import espalier.device.Device;
+import java.io.IOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.List;
+import java.util.Optional;
+import java.util.function.Consumer;
 
 /** Ranks that MPI started and connects; their arrays are in host memory. */
 final class MpiRanks implements Ranks {
@@ -125,6 +130,46 @@ final class MpiRanks implements Ranks {
       }
       check("broadcast", Mpi.esp_mpi_broadcast(bytes, bytes.byteSize()));
       return bytes.toArray(ValueLayout.JAVA_BYTE);
+    }
+  }
+
+  /** MPI's shared windows are files there, of which nobody checks whether they fit. */
+  private static final Path SHARED = Path.of("/dev/shm");
+
+  @Override
+  public Optional<NodeMemory> share(long bytes, Consumer<String> warn) {
+    double[] all = gather(launch.localSize(), usable());
+    boolean several = false;
+    double least = Double.MAX_VALUE;
+    for (int r = 0; r < size(); r++) {
+      several |= all[2 * r] > 1;
+      least = Math.min(least, all[2 * r + 1]);
+    }
+    if (several && least < bytes) {
+      warn.accept(
+          "%s has room for %.2f GiB, %.2f are needed for ranks to share: each has its own copy"
+              .formatted(SHARED, least / (1L << 30), bytes / (double) (1L << 30)));
+    }
+    return several && least >= bytes ? Optional.of(share(bytes)) : Optional.empty();
+  }
+
+  private static double usable() {
+    try {
+      return Files.getFileStore(SHARED).getUsableSpace();
+    } catch (IOException e) {
+      return 0;
+    }
+  }
+
+  private static NodeMemory share(long bytes) {
+    try (Arena arena = Arena.ofConfined()) {
+      MemorySegment memory = arena.allocate(ValueLayout.ADDRESS);
+      MemorySegment writer = arena.allocate(ValueLayout.JAVA_INT);
+      check("shared memory", Mpi.esp_mpi_share(bytes, memory, writer));
+      return new NodeMemory(
+          memory.get(ValueLayout.ADDRESS, 0).reinterpret(bytes),
+          writer.get(ValueLayout.JAVA_INT, 0) != 0,
+          () -> check("shared memory", Mpi.esp_mpi_settle()));
     }
   }
 

@@ -4,6 +4,8 @@ import espalier.device.Device;
 import java.lang.foreign.MemorySegment;
 import java.nio.ByteBuffer;
 import java.nio.DoubleBuffer;
+import java.util.Optional;
+import java.util.function.Consumer;
 
 /**
  * The processes of a job: what they tell each other. All ranks call the collective methods in the
@@ -100,6 +102,16 @@ public sealed interface Ranks extends AutoCloseable
 
   /** What rank 0 gives; what the others give does not count. */
   byte[] broadcast(byte[] data);
+
+  /**
+   * Memory that ranks of a machine have in common, while these ranks are open. All ranks ask for as
+   * much. Empty where each needs its own: on GPUs, and where a machine has one rank.
+   *
+   * @param warn told why ranks of a machine have nothing in common though they could
+   */
+  default Optional<NodeMemory> share(long bytes, Consumer<String> warn) {
+    return Optional.empty();
+  }
 
   /**
    * Does a piece of work, such as a micro-batch, of which there are many alike. If one takes very

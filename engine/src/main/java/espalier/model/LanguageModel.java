@@ -8,6 +8,8 @@ import espalier.autograd.Var;
 import espalier.autograd.WeightBlock;
 import espalier.device.Device;
 import espalier.device.ElementType;
+import espalier.distributed.NodeMemory;
+import espalier.distributed.Ranks;
 import espalier.format.ModelConfig;
 import espalier.format.ModelFolder;
 import espalier.format.RopeConfig;
@@ -18,11 +20,14 @@ import espalier.nn.Linear.Projection;
 import espalier.nn.Norm;
 import espalier.nn.Taps;
 import espalier.tensor.Tensor;
+import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
+import java.util.function.Consumer;
 import java.util.function.Function;
 import java.util.random.RandomGenerator;
 import java.util.stream.Stream;
@@ -35,6 +40,9 @@ public final class LanguageModel {
 
   private static final String WEIGHTS = "the model's weights";
 
+  /** Of each weight, in bytes, where they lie one after another. */
+  private static final long ALIGNMENT = 64;
+
   private final ModelConfig config;
   private final Parameter embedding;
   private final Parameter positions;
@@ -45,6 +53,7 @@ public final class LanguageModel {
   private final Map<String, Parameter> weights;
   private final Map<String, WeightBlock> room; // around weights, by their names
   private final Map<RopeConfig, RotaryTable> rotary;
+  private Optional<NodeMemory> shared = Optional.empty(); // with other ranks
 
   private LanguageModel(
       ModelConfig config,
@@ -100,6 +109,42 @@ public final class LanguageModel {
    */
   public static LanguageModel allocate(
       Device device, ModelConfig config, int positions, Map<String, Integer> ranks) {
+    return allocate(device, config, positions, ranks, Optional.empty());
+  }
+
+  /**
+   * As above, of a job whose processes all hold the model: those of one machine hold its weights in
+   * common, if they can, and one of them {@linkplain #read reads} them for all.
+   *
+   * @param warn told if they cannot
+   */
+  public static LanguageModel allocate(
+      Device device,
+      ModelConfig config,
+      int positions,
+      Map<String, Integer> ranks,
+      Ranks job,
+      Consumer<String> warn) {
+    if (!device.isHost()) {
+      return allocate(device, config, positions, ranks);
+    }
+    long bytes =
+        new ModelLayout(config).stacks().stream().mapToLong(s -> bytesInCommon(device, s)).sum();
+    return allocate(device, config, positions, ranks, job.share(bytes, warn));
+  }
+
+  /** Of a weight among others. */
+  private static long bytesInCommon(Device device, WeightStack stack) {
+    long bytes = stack.rows() * stack.cols() * stack.type(device).bytes();
+    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+  }
+
+  private static LanguageModel allocate(
+      Device device,
+      ModelConfig config,
+      int positions,
+      Map<String, Integer> ranks,
+      Optional<NodeMemory> shared) {
     List<WeightStack> stacks = new ModelLayout(config).stacks();
     long bytes =
         stacks.stream()
@@ -110,20 +155,34 @@ public final class LanguageModel {
     device.holder(WEIGHTS);
     Map<String, Parameter> weights = new LinkedHashMap<>();
     Map<String, WeightBlock> room = new HashMap<>();
+    long at = 0;
     for (WeightStack stack : stacks) {
-      Tensor value = allocate(device, stack, ranks, room);
+      Tensor value;
+      if (shared.isEmpty()) {
+        value = allocate(device, stack, ranks, room);
+      } else {
+        MemorySegment own = shared.get().bytes().asSlice(at);
+        value = Tensor.of(own, stack.rows(), stack.cols(), stack.type(device));
+        at += bytesInCommon(device, stack);
+      }
       weights.put(stack.name(), Parameter.frozen(stack.name(), value));
     }
-    return new LanguageModel(config, stacks, weights, room, rotary(device, config, positions));
+    LanguageModel model =
+        new LanguageModel(config, stacks, weights, room, rotary(device, config, positions));
+    model.shared = shared;
+    return model;
   }
 
   /** Reads the weights; each is converted on its way into device memory. */
   public LanguageModel read(Device device, ModelFolder folder) {
-    device.holder(WEIGHTS);
-    for (WeightStack stack : stacks) {
-      stack.load(device, folder, weights.get(stack.name()).value());
+    if (shared.isEmpty() || shared.get().isWriter()) {
+      device.holder(WEIGHTS);
+      for (WeightStack stack : stacks) {
+        stack.load(device, folder, weights.get(stack.name()).value());
+      }
+      folder.requireAllTaken();
     }
-    folder.requireAllTaken();
+    shared.ifPresent(NodeMemory::settle);
     return this;
   }
 

@@ -103,14 +103,15 @@ public final class AdaptRecipe {
     Saes saes = loadSaes(device, config);
     int positions = Math.max(rows.context(), evalRows.map(TokenRows::context).orElse(0));
     LanguageModel model =
-        LanguageModel.allocate(device, config, positions, Adaptation.ranks(config, settings));
+        LanguageModel.allocate(
+            device, config, positions, Adaptation.ranks(config, settings), ranks, console::warn);
     Adaptation adaptation = Adaptation.begin(device, model, saes.byLayer(), settings);
     return new Inputs(model, saes, adaptation, rows, evalRows);
   }
 
   private Saes loadSaes(Device device, ModelConfig config) {
     if (!parallel.shardSae()) {
-      return Saes.load(device, settings.saes(), config, console);
+      return Saes.load(device, settings.saes(), config, console, ranks);
     }
     if (AdaptTarget.parse(settings.train()).hasSae()) {
       throw new InputException(

@@ -107,8 +107,10 @@ public final class EvaluateRecipe {
     Saes saes =
         shardSae
             ? Saes.loadShards(device, settings.saes(), config, console, ranks)
-            : Saes.load(device, settings.saes(), config, console);
-    LanguageModel model = LanguageModel.load(device, files, rows.context());
+            : Saes.load(device, settings.saes(), config, console, ranks);
+    LanguageModel model =
+        LanguageModel.allocate(device, config, rows.context(), Map.of(), ranks, console::warn)
+            .read(device, files);
     Optional<Streams.Variant> student =
         settings.adapter().flatMap(path -> load(device, model, saes.byLayer(), path));
     return new Inputs(

@@ -24,10 +24,18 @@ import java.util.TreeMap;
  */
 record Saes(SortedMap<Integer, Sae> byLayer, SortedMap<Integer, Double> expectedL0) {
 
-  /** Each process holds all of them. */
   static Saes load(Device device, List<SaeSpec> specs, ModelConfig config, Console console) {
+    return load(device, specs, config, console, Ranks.alone());
+  }
+
+  /** Each process holds all of them; those of one machine in common. All ranks load at once. */
+  static Saes load(
+      Device device, List<SaeSpec> specs, ModelConfig config, Console console, Ranks ranks) {
     return load(
-        specs, config, console, (spec, weights) -> SaeLoader.load(device, weights, console::warn));
+        specs,
+        config,
+        console,
+        (spec, weights) -> SaeLoader.load(device, weights, ranks, console::warn));
   }
 
   /** All ranks hold them together. */
@@ -77,7 +85,7 @@ record Saes(SortedMap<Integer, Sae> byLayer, SortedMap<Integer, Double> expected
     return new Saes(saes, expectedL0);
   }
 
-  /** Bytes of their weights on each rank. All ranks ask at once. */
+  /** Bytes of the weights that each rank computes with. All ranks ask at once. */
   long[] bytes(Ranks ranks) {
     double own = byLayer.values().stream().mapToLong(Sae::bytes).sum();
     return Arrays.stream(ranks.gather(own)).mapToLong(bytes -> (long) bytes).toArray();

@@ -154,9 +154,12 @@ public final class TrainSaeRecipe {
     Optional<Saes> initial = Optional.empty();
     if (!settings.initial().isEmpty()) {
       SaeSpec.check(settings.initial(), blocks);
-      initial = Optional.of(Saes.load(device, settings.initial(), files.config(), console));
+      initial = Optional.of(Saes.load(device, settings.initial(), files.config(), console, ranks));
     }
-    LanguageModel model = LanguageModel.load(device, files, rows.context());
+    LanguageModel model =
+        LanguageModel.allocate(
+                device, files.config(), rows.context(), Map.of(), ranks, console::warn)
+            .read(device, files);
     return new Inputs(model, rows, initial, settings.model());
   }
 

@@ -5,6 +5,7 @@ import espalier.device.Control;
 import espalier.device.Device;
 import espalier.device.ElementType;
 import espalier.device.Transfer;
+import espalier.distributed.NodeMemory;
 import espalier.distributed.Ranks;
 import espalier.format.InputException;
 import espalier.format.SaeFile;
@@ -15,6 +16,7 @@ import espalier.format.SaeWeights.Activation;
 import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
 import java.util.Arrays;
+import java.util.Optional;
 import java.util.function.Consumer;
 import java.util.function.Supplier;
 
@@ -30,11 +32,19 @@ public final class SaeLoader {
    * @param warn told of what is odd but can be used
    */
   public static Sae load(Device device, SaeWeights weights, Consumer<String> warn) {
+    return load(device, weights, Ranks.alone(), warn);
+  }
+
+  /**
+   * As above, of a job whose processes all hold the SAE: those of one machine hold its matrices in
+   * common, if they can.
+   */
+  public static Sae load(Device device, SaeWeights weights, Ranks job, Consumer<String> warn) {
     weights.warnings().forEach(warning -> warn.accept(weights.path() + ": " + warning));
     String what = "SAE " + weights.path();
     device.require(what, (weights.dIn() + weights.dOut()) * weights.dSae() * device.type().bytes());
     device.holder(what);
-    Sae sae = upload(device, weights);
+    Sae sae = upload(device, weights, job, warn);
     for (Parameter parameter : sae.parameters()) {
       warnUnless(isFinite(device, parameter.value()), weights, parameter, warn);
     }
@@ -175,13 +185,30 @@ public final class SaeLoader {
     return scale == null ? MemorySegment.NULL : scale.data();
   }
 
-  private static Sae upload(Device device, SaeWeights w) {
+  private static Sae upload(Device device, SaeWeights w, Ranks job, Consumer<String> warn) {
+    long decoderAt = (w.dSae() * w.dIn() * device.type().bytes() + 63) / 64 * 64;
+    long bytes = decoderAt + w.dSae() * w.dOut() * device.type().bytes();
+    Optional<NodeMemory> common = device.isHost() ? job.share(bytes, warn) : Optional.empty();
+    Tensor encoder = matrix(device, common, 0, w.dSae(), w.dIn());
+    Tensor decoder = matrix(device, common, decoderAt, w.dSae(), w.dOut());
+    if (common.isEmpty() || common.get().isWriter()) {
+      read(device, w.encoder(), encoder);
+      read(device, w.decoder(), decoder);
+    }
+    common.ifPresent(NodeMemory::settle);
     return sae(
-        device,
-        w,
-        matrix(device, "W_enc", w.encoder(), w.dSae(), w.dIn()),
-        matrix(device, "W_dec", w.decoder(), w.dSae(), w.dOut()),
-        null);
+        device, w, Parameter.frozen("W_enc", encoder), Parameter.frozen("W_dec", decoder), null);
+  }
+
+  /**
+   * @param at bytes before it in the memory in common, if there is any
+   */
+  private static Tensor matrix(
+      Device device, Optional<NodeMemory> common, long at, long rows, long cols) {
+    return common
+        .map(memory -> memory.bytes().asSlice(at))
+        .map(memory -> Tensor.of(memory, rows, cols, device.type()))
+        .orElseGet(() -> Tensor.allocate(device, rows, cols, device.type()));
   }
 
   private static Sae sae(
@@ -198,7 +225,7 @@ public final class SaeLoader {
         decoder,
         bDec,
         vector(device, "threshold", w.threshold()),
-        w.skip() == null ? null : matrix(device, "W_skip", w.skip(), w.dOut(), w.dIn()),
+        w.skip() == null ? null : skip(device, w),
         w.normalisation(),
         w.restoresScale(),
         shard);
@@ -209,12 +236,15 @@ public final class SaeLoader {
     return w.site().map(SaeSite::kind).filter(k -> k != Kind.UNNAMED).orElse(Kind.RESIDUAL);
   }
 
+  private static Parameter skip(Device device, SaeWeights w) {
+    Tensor skip = matrix(device, Optional.empty(), 0, w.dOut(), w.dIn());
+    read(device, w.skip(), skip);
+    return Parameter.frozen("W_skip", skip);
+  }
+
   /** In one pass over the mapped file. */
-  private static Parameter matrix(
-      Device device, String name, SaeWeights.Matrix matrix, long rows, long cols) {
-    Tensor tensor = Tensor.allocate(device, rows, cols, device.type());
-    matrix.entry().copyTo(device, matrix.transposed(), scale(device, matrix), tensor);
-    return Parameter.frozen(name, tensor);
+  private static void read(Device device, SaeWeights.Matrix matrix, Tensor target) {
+    matrix.entry().copyTo(device, matrix.transposed(), scale(device, matrix), target);
   }
 
   private static Parameter vector(Device device, String name, float[] values) {

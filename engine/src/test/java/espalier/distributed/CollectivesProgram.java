@@ -1,9 +1,13 @@
 package espalier.distributed;
 
 import espalier.device.Device;
+import java.io.IOException;
+import java.io.UncheckedIOException;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.Arrays;
 
 /** What each rank of {@link MpiTest} does: every collective, checked against plain arithmetic. */
@@ -23,6 +27,9 @@ final class CollectivesProgram {
         slices(ranks, arena, slice);
       }
       gathers(ranks);
+      if (device.isHost()) {
+        common(ranks);
+      }
       ranks.gather(new byte[] {1}); // all have come this far
       if (ranks.isFirst()) {
         System.out.println(ranks.size() + " ranks are content");
@@ -79,6 +86,65 @@ final class CollectivesProgram {
     ranks.collect(whole, N, slice);
     for (long i = 0; i < N; i++) {
       expect("collected", -i, whole.getAtIndex(ValueLayout.JAVA_FLOAT, i));
+    }
+  }
+
+  /** What one rank writes all have, and the machine has it once. */
+  private static void common(Ranks ranks) {
+    long n = 16 << 20;
+    long before = sharedBytes();
+    for (int round = 0; round < 2; round++) {
+      NodeMemory memory =
+          ranks
+              .share(
+                  n * Float.BYTES,
+                  why -> {
+                    throw new AssertionError(why);
+                  })
+              .orElseThrow();
+      expect("alignment", 0, memory.bytes().address() % 64);
+      double writers = 0;
+      for (double writer : ranks.gather(memory.isWriter() ? 1.0 : 0.0)) {
+        writers += writer;
+      }
+      expect("writers", 1, writers);
+      if (memory.isWriter()) {
+        for (long i = 0; i < n; i++) {
+          memory.bytes().setAtIndex(ValueLayout.JAVA_FLOAT, i, round + i);
+        }
+      }
+      memory.settle();
+      for (long i = 0; i < n; i++) {
+        expect("common", (float) (round + i), memory.bytes().getAtIndex(ValueLayout.JAVA_FLOAT, i));
+      }
+    }
+    ranks.gather(new byte[] {1}); // all have read it
+    double all = 0;
+    for (double bytes : ranks.gather((double) (sharedBytes() - before))) {
+      all += bytes;
+    }
+    long given = 2 * n * Float.BYTES;
+    if (all < 0.9 * given || all > 1.1 * given) {
+      throw new AssertionError("%s bytes are held where %d were shared".formatted(all, given));
+    }
+    String[] told = {""};
+    if (ranks.share(1L << 60, text -> told[0] = text).isPresent()
+        || !told[0].contains("/dev/shm")) {
+      throw new AssertionError("more than there is: " + told[0]);
+    }
+  }
+
+  /** This process's share of memory in common: what n processes have counts 1 / n for each. */
+  private static long sharedBytes() {
+    try {
+      String line =
+          Files.readAllLines(Path.of("/proc/self/smaps_rollup")).stream()
+              .filter(text -> text.startsWith("Pss_Shmem:"))
+              .findFirst()
+              .orElseThrow();
+      return Long.parseLong(line.replaceAll("[^0-9]", "")) * 1024;
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
     }
   }
 

@@ -539,6 +539,122 @@ public class Mpi {
         }
     }
 
+    private static class esp_mpi_share {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Mpi.C_INT,
+            Mpi.C_LONG,
+            Mpi.C_POINTER,
+            Mpi.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = Mpi.findOrThrow("esp_mpi_share");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int esp_mpi_share(int64_t bytes, void **memory, int32_t *writer)
+     * }
+     */
+    public static FunctionDescriptor esp_mpi_share$descriptor() {
+        return esp_mpi_share.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int esp_mpi_share(int64_t bytes, void **memory, int32_t *writer)
+     * }
+     */
+    public static MethodHandle esp_mpi_share$handle() {
+        return esp_mpi_share.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int esp_mpi_share(int64_t bytes, void **memory, int32_t *writer)
+     * }
+     */
+    public static MemorySegment esp_mpi_share$address() {
+        return esp_mpi_share.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int esp_mpi_share(int64_t bytes, void **memory, int32_t *writer)
+     * }
+     */
+    public static int esp_mpi_share(long bytes, MemorySegment memory, MemorySegment writer) {
+        var mh$ = esp_mpi_share.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_mpi_share", bytes, memory, writer);
+            }
+            return (int)mh$.invokeExact(bytes, memory, writer);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_mpi_settle {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Mpi.C_INT    );
+
+        public static final MemorySegment ADDR = Mpi.findOrThrow("esp_mpi_settle");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int esp_mpi_settle(void)
+     * }
+     */
+    public static FunctionDescriptor esp_mpi_settle$descriptor() {
+        return esp_mpi_settle.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int esp_mpi_settle(void)
+     * }
+     */
+    public static MethodHandle esp_mpi_settle$handle() {
+        return esp_mpi_settle.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int esp_mpi_settle(void)
+     * }
+     */
+    public static MemorySegment esp_mpi_settle$address() {
+        return esp_mpi_settle.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int esp_mpi_settle(void)
+     * }
+     */
+    public static int esp_mpi_settle() {
+        var mh$ = esp_mpi_settle.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_mpi_settle");
+            }
+            return (int)mh$.invokeExact();
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
     private static class esp_mpi_barrier {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Mpi.C_INT    );
