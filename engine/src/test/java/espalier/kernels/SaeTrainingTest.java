@@ -120,7 +120,12 @@ class SaeTrainingTest extends KernelTest {
   }
 
   @ParameterizedTest
-  @CsvSource({"5, 7, 40, 3, true", "5, 7, 40, 40, true", "70, 33, 300, 9, false"})
+  @CsvSource({
+    "5, 7, 40, 3, true",
+    "5, 7, 40, 40, true",
+    "70, 33, 300, 9, false",
+    "210, 3, 40000, 7, true"
+  })
   void encodeSilent(int tokens, int d, int m, int k, boolean centred) {
     float[] x = random(tokens * d);
     float[] wEnc = random(m * d);
