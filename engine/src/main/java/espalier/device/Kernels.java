@@ -109,9 +109,7 @@ public final class Kernels extends SaeTrainingKernels {
     rows("esp_gemm", "a", a, transA ? k : m, transA ? m : k, lda);
     rows("esp_gemm", "b", b, transB ? n : k, transB ? k : n, ldb);
     matrix("esp_gemm", "c", c, m, n, ldc, typeC.bytes());
-    begin(
-        2.0 * m * n * k,
-        elementBytes * ((double) m * k + (double) k * n) + typeC.bytes() * (double) m * n);
+    begin(0, elementBytes * ((double) m * k + (double) k * n) + typeC.bytes() * (double) m * n);
     products(1, transA, transB, m, n, k);
     check(
         "esp_gemm",
@@ -173,9 +171,7 @@ public final class Kernels extends SaeTrainingKernels {
     rows(kernel, "w", w, transposed ? n : k, transposed ? k : n, ldw);
     rows(kernel, "y", y, m, n, ldy);
     terms.check(kernel, transposed, m, type);
-    begin(
-        2.0 * m * n * k + terms.flops(m),
-        elementBytes * ((double) m * k + (double) k * n + (double) m * n));
+    begin(0, elementBytes * ((double) m * k + (double) k * n + (double) m * n));
     products(1, false, transposed, m, n, k);
     for (int i = 0; i < terms.count(); i++) {
       products(1, false, transposed, m, terms.columns(i), terms.rank(i));
@@ -970,9 +966,7 @@ public final class Kernels extends SaeTrainingKernels {
     }
     elementsOrNull(kernel, "d_student", dStudent, tokens, d);
     floats(kernel, "scratch", scratch, 2 * chunk, vocab);
-    begin(
-        2.0 * tokens * d * vocab * (isGiven(dStudent) ? 3 : 2),
-        elementBytes * (vocab + 3.0 * tokens) * d);
+    begin(0, elementBytes * (vocab + 3.0 * tokens) * d);
     products(2, false, true, tokens, vocab, d);
     products(flag(isGiven(dStudent)), false, false, tokens, d, vocab);
     check(
@@ -1006,9 +1000,7 @@ public final class Kernels extends SaeTrainingKernels {
     elementsOrNull(kernel, "d_hidden", dHidden, tokens, d);
     floatsOrNull(kernel, "d_head", dHead, vocab, d);
     floats(kernel, "scratch", scratch, chunk, vocab);
-    begin(
-        2.0 * tokens * d * vocab * (1 + flag(isGiven(dHidden)) + flag(isGiven(dHead))),
-        elementBytes * (vocab + 2.0 * tokens) * d);
+    begin(0, elementBytes * (vocab + 2.0 * tokens) * d);
     products(1, false, true, tokens, vocab, d);
     products(flag(isGiven(dHidden)), false, false, tokens, d, vocab);
     products(flag(isGiven(dHead)), true, false, vocab, d, tokens);

@@ -62,15 +62,6 @@ public final class LowRankTerms {
     esp_low_rank.scale(struct, scale);
   }
 
-  /** Floating-point operations that they add to a map of m rows. */
-  double flops(long m) {
-    double flops = 0;
-    for (int i = 0; i < each.length; i++) {
-      flops += 2.0 * m * columns(i) * rank(i);
-    }
-    return flops;
-  }
-
   /** Columns of the result that a term is added to. */
   long columns(int i) {
     return esp_low_rank.n(each[i]);

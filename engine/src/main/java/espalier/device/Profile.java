@@ -15,7 +15,12 @@ public final class Profile {
    * @param transA whether a is stored as {@code [k, m]}
    * @param transB whether b is stored as {@code [n, k]}
    */
-  public record Product(boolean transA, boolean transB, long m, long n, long k) {}
+  public record Product(boolean transA, boolean transB, long m, long n, long k) {
+
+    double flops() {
+      return 2.0 * m * n * k;
+    }
+  }
 
   /**
    * @param operation that the call was made for, such as "attention backward"; empty where none
@@ -69,6 +74,7 @@ public final class Profile {
 
   void product(Product product) {
     products.add(product);
+    flops += product.flops();
   }
 
   void end(String kernel) {

@@ -46,7 +46,8 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
   /**
    * A call follows, its arguments are checked.
    *
-   * @param flops that its result needs by its shape, NaN where the data decide
+   * @param flops that its result needs by its shape beside its {@link #products}, NaN where the
+   *     data decide
    * @param bytes of what it reads and writes, each counted once; NaN likewise
    */
   final void begin(double flops, double bytes) {
@@ -152,7 +153,7 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     ints(kernel, "count", count, tokens);
     if (isGiven(overflow)) ints(kernel, "overflow", overflow, 1);
     floats(kernel, "scratch", scratch, saeEncodeScratch(d, m));
-    begin(2.0 * tokens * d * m, elementBytes * ((double) tokens * d + (double) m * d));
+    begin(0, elementBytes * ((double) tokens * d + (double) m * d));
     products(1, false, true, tokens, m, d);
     int status =
         esp_sae_encode(

@@ -101,6 +101,12 @@ public final class LanguageModel {
     return allocate(device, folder.config(), positions, ranks).read(device, folder);
   }
 
+  /** As above, of a job whose processes all hold the model: see {@link #allocate}. */
+  public static LanguageModel load(
+      Device device, ModelFolder folder, int positions, Ranks job, Consumer<String> warn) {
+    return allocate(device, folder.config(), positions, Map.of(), job, warn).read(device, folder);
+  }
+
   /**
    * A frozen model whose weights have their places and are yet to be {@link #read}: whoever needs
    * more memory than these asks for it before minutes of reading.

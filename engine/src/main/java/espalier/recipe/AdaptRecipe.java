@@ -100,25 +100,18 @@ public final class AdaptRecipe {
         settings
             .evalData()
             .map(f -> TokenRows.read(List.of(f), config, settings.model(), rows.context(), cache));
-    Saes saes = loadSaes(device, config);
+    if (parallel.shardSae() && AdaptTarget.parse(settings.train()).hasSae()) {
+      throw new InputException(
+          "--shard-sae: frozen SAEs alone are sharded, but --train %s trains them"
+              .formatted(settings.train()));
+    }
+    Saes saes = Saes.load(device, settings.saes(), config, console, ranks, parallel.shardSae());
     int positions = Math.max(rows.context(), evalRows.map(TokenRows::context).orElse(0));
     LanguageModel model =
         LanguageModel.allocate(
             device, config, positions, Adaptation.ranks(config, settings), ranks, console::warn);
     Adaptation adaptation = Adaptation.begin(device, model, saes.byLayer(), settings);
     return new Inputs(model, saes, adaptation, rows, evalRows);
-  }
-
-  private Saes loadSaes(Device device, ModelConfig config) {
-    if (!parallel.shardSae()) {
-      return Saes.load(device, settings.saes(), config, console, ranks);
-    }
-    if (AdaptTarget.parse(settings.train()).hasSae()) {
-      throw new InputException(
-          "--shard-sae: frozen SAEs alone are sharded, but --train %s trains them"
-              .formatted(settings.train()));
-    }
-    return Saes.loadShards(device, settings.saes(), config, console, ranks);
   }
 
   private Plan plan(Device device, Inputs in) {

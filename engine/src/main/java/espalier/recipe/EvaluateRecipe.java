@@ -104,13 +104,8 @@ public final class EvaluateRecipe {
     TokenCache cache = TokenCache.of(System.getenv(), console::warn);
     TokenRows rows =
         TokenRows.read(settings.data(), config, settings.model(), settings.context(), cache);
-    Saes saes =
-        shardSae
-            ? Saes.loadShards(device, settings.saes(), config, console, ranks)
-            : Saes.load(device, settings.saes(), config, console, ranks);
-    LanguageModel model =
-        LanguageModel.allocate(device, config, rows.context(), Map.of(), ranks, console::warn)
-            .read(device, files);
+    Saes saes = Saes.load(device, settings.saes(), config, console, ranks, shardSae);
+    LanguageModel model = LanguageModel.load(device, files, rows.context(), ranks, console::warn);
     Optional<Streams.Variant> student =
         settings.adapter().flatMap(path -> load(device, model, saes.byLayer(), path));
     return new Inputs(

@@ -25,12 +25,25 @@ import java.util.TreeMap;
 record Saes(SortedMap<Integer, Sae> byLayer, SortedMap<Integer, Double> expectedL0) {
 
   static Saes load(Device device, List<SaeSpec> specs, ModelConfig config, Console console) {
-    return load(device, specs, config, console, Ranks.alone());
+    return load(device, specs, config, console, Ranks.alone(), false);
   }
 
-  /** Each process holds all of them; those of one machine in common. All ranks load at once. */
+  /**
+   * For a job of which all ranks load at once.
+   *
+   * @param shard whether the ranks hold them together, instead of each all of them, in common with
+   *     others of its machine
+   */
   static Saes load(
-      Device device, List<SaeSpec> specs, ModelConfig config, Console console, Ranks ranks) {
+      Device device,
+      List<SaeSpec> specs,
+      ModelConfig config,
+      Console console,
+      Ranks ranks,
+      boolean shard) {
+    if (shard) {
+      return loadShards(device, specs, config, console, ranks);
+    }
     return load(
         specs,
         config,
@@ -38,8 +51,7 @@ record Saes(SortedMap<Integer, Sae> byLayer, SortedMap<Integer, Double> expected
         (spec, weights) -> SaeLoader.load(device, weights, ranks, console::warn));
   }
 
-  /** All ranks hold them together. */
-  static Saes loadShards(
+  private static Saes loadShards(
       Device device, List<SaeSpec> specs, ModelConfig config, Console console, Ranks ranks) {
     if (ranks.size() == 1) {
       throw new InputException(

@@ -154,12 +154,10 @@ public final class TrainSaeRecipe {
     Optional<Saes> initial = Optional.empty();
     if (!settings.initial().isEmpty()) {
       SaeSpec.check(settings.initial(), blocks);
-      initial = Optional.of(Saes.load(device, settings.initial(), files.config(), console, ranks));
+      initial =
+          Optional.of(Saes.load(device, settings.initial(), files.config(), console, ranks, false));
     }
-    LanguageModel model =
-        LanguageModel.allocate(
-                device, files.config(), rows.context(), Map.of(), ranks, console::warn)
-            .read(device, files);
+    LanguageModel model = LanguageModel.load(device, files, rows.context(), ranks, console::warn);
     return new Inputs(model, rows, initial, settings.model());
   }
 
