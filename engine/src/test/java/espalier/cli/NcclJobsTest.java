@@ -3,7 +3,6 @@ package espalier.cli;
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
-import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import espalier.Golden;
 import espalier.distributed.MpiJob;
@@ -11,7 +10,6 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
-import java.util.Map;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
@@ -22,16 +20,12 @@ import org.junit.jupiter.api.io.TempDir;
 class NcclJobsTest {
 
   private static final int STEPS = 2;
-  private static final Map<String, String> EMULATOR =
-      Map.of("JAVA_TOOL_OPTIONS", "-Despalier.device=emulator");
 
   @TempDir private Path temp;
 
   @BeforeEach
   void onTheEmulator() {
-    assumeTrue(
-        "emulator".equals(System.getProperty("espalier.device")),
-        "runs with -Despalier.device=emulator only");
+    MpiJob.requireEmulator();
   }
 
   @Test
@@ -116,7 +110,7 @@ class NcclJobsTest {
   }
 
   private static MpiJob.Outcome start(List<String> arguments) throws Exception {
-    return MpiJob.start("openmpi", 2, EMULATOR, Main.class, arguments.toArray(String[]::new))
+    return MpiJob.start("openmpi", 2, MpiJob.EMULATOR, Main.class, arguments.toArray(String[]::new))
         .await();
   }
 

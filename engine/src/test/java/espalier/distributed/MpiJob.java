@@ -2,6 +2,7 @@ package espalier.distributed;
 
 import static org.junit.jupiter.api.Assertions.fail;
 import static org.junit.jupiter.api.Assumptions.abort;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.io.IOException;
 import java.nio.file.Files;
@@ -30,6 +31,17 @@ public final class MpiJob {
 
   /** How a job ended. */
   public record Outcome(int code, String out, String err, double seconds) {}
+
+  /** What ranks need in their environment to compute on the emulator. */
+  public static final Map<String, String> EMULATOR =
+      Map.of("JAVA_TOOL_OPTIONS", "-Despalier.device=emulator");
+
+  /** Tests of NCCL's stand-in run where this process is on the emulator, too. */
+  public static void requireEmulator() {
+    assumeTrue(
+        "emulator".equals(System.getProperty("espalier.device")),
+        "runs with -Despalier.device=emulator only");
+  }
 
   /** The MPIs that tests run with. */
   public static Stream<String> implementations() {

@@ -2,7 +2,6 @@ package espalier.distributed;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
-import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.io.File;
 import java.net.ServerSocket;
@@ -20,19 +19,15 @@ import org.junit.jupiter.api.Test;
 @Tag("mpi")
 class NcclTest {
 
-  private static final Map<String, String> EMULATOR =
-      Map.of("JAVA_TOOL_OPTIONS", "-Despalier.device=emulator");
-
   @BeforeEach
   void onTheEmulator() {
-    assumeTrue(
-        "emulator".equals(System.getProperty("espalier.device")),
-        "runs with -Despalier.device=emulator only");
+    MpiJob.requireEmulator();
   }
 
   @Test
   void startedByMpi() throws Exception {
-    MpiJob.Outcome outcome = MpiJob.start("openmpi", 2, EMULATOR, CollectivesProgram.class).await();
+    MpiJob.Outcome outcome =
+        MpiJob.start("openmpi", 2, MpiJob.EMULATOR, CollectivesProgram.class).await();
     assertEquals(0, outcome.code(), outcome.err());
     assertEquals("2 ranks are content", outcome.out().strip());
   }
@@ -54,7 +49,7 @@ class NcclTest {
               "-cp",
               System.getProperty("surefire.test.class.path", System.getProperty("java.class.path")),
               CollectivesProgram.class.getName());
-      builder.environment().putAll(EMULATOR);
+      builder.environment().putAll(MpiJob.EMULATOR);
       builder
           .environment()
           .putAll(
