@@ -126,7 +126,7 @@ def print_table(rounds: list[dict[str, dict]], tokens: int) -> float:
     def median(side: str, key: str) -> float:
         return statistics.median(r[side][key] for r in rounds)
 
-    def share(key: str) -> float:
+    def reached(key: str) -> float:
         return statistics.median(r["espalier"][key] * r["espalier"]["tokens_per_second"] / tokens / 1e3 for r in rounds)
 
     for i, r in enumerate(rounds):
@@ -142,8 +142,8 @@ def print_table(rounds: list[dict[str, dict]], tokens: int) -> float:
             at_limit = statistics.median(tokens / r["espalier"]["limit_ms"] * 1e3 / r[side]["tokens_per_second"] for r in rounds)
             line += f"{spread:28} {share:.2f}, at the limit the ratio were {at_limit:.2f}"
         print(line)
-    print(f"{'limit':9} {limit:9.0f}            Espalier reaches {share('limit_ms'):.0%} of it, "
-          f"{share('large_product_ms'):.0%} with all at the rate of a large product; {tokens} tokens a step")
+    print(f"{'limit':9} {limit:9.0f}            Espalier reaches {reached('limit_ms'):.0%} of it, "
+          f"{reached('large_product_ms'):.0%} with all at the rate of a large product; {tokens} tokens a step")
     return statistics.median(r["espalier"]["tokens_per_second"] / r["paper"]["tokens_per_second"] for r in rounds)
 
 
