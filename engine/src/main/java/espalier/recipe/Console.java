@@ -128,9 +128,10 @@ public final class Console {
         printed = tenth;
         double seconds = (System.nanoTime() - start) * 1e-9;
         double left = seconds / done * (total - done);
-        err.printf(
-            "%s: %d of %d (%s, %s left)  %s%n",
-            task, done, total, time(seconds), time(left), detail);
+        // One write: printf makes one of every piece, and another rank's line can come between.
+        err.println(
+            "%s: %d of %d (%s, %s left)  %s"
+                .formatted(task, done, total, time(seconds), time(left), detail));
       }
     }
 
