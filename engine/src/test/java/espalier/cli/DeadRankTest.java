@@ -58,6 +58,14 @@ class DeadRankTest {
     return arguments.toArray(String[]::new);
   }
 
+  /**
+   * Waits until all ranks know of a checkpoint beyond a step: rank 0 tells of one before it writes
+   * the next.
+   */
+  private long knownBeyond(String name, long step) throws Exception {
+    return checkpointBeyond(name, checkpointBeyond(name, step));
+  }
+
   /** Waits until the run has a checkpoint beyond a step. */
   private long checkpointBeyond(String name, long step) throws Exception {
     for (int i = 0; i < 1200; i++) {
@@ -114,7 +122,7 @@ class DeadRankTest {
     "mpich, train-sae, sae_weights.safetensors",
   })
   void killedRanksCostNothingButTime(String mpi, String command, String trained) throws Exception {
-    int steps = 120;
+    int steps = 300;
     MpiJob whole =
         MpiJob.start(mpi, 2, Map.of(), Main.class, train(command, "whole", steps, false));
     assertEquals(0, whole.await().code());
@@ -123,11 +131,11 @@ class DeadRankTest {
     System.out.println("seed of the kills: " + seed);
     Random random = new Random(seed);
     long reached = -1;
-    for (int kill = 0; kill < 3 && reached < steps - 20; kill++) {
+    for (int kill = 0; kill < 3 && reached < steps / 2; kill++) {
       MpiJob job =
           MpiJob.start(mpi, 2, Map.of(), Main.class, train(command, "run", steps, kill > 0));
-      reached = checkpointBeyond("run", reached);
-      Thread.sleep(random.nextInt(400));
+      reached = knownBeyond("run", reached);
+      Thread.sleep(random.nextInt(300));
       int victim = random.nextInt(2);
       ProcessHandle process = job.rank(victim);
       long since = System.nanoTime();
@@ -154,7 +162,7 @@ class DeadRankTest {
   @CsvSource({"openmpi,1", "openmpi,0", "mpich,1"})
   void aStoppedRankIsMissed(String mpi, int victim) throws Exception {
     MpiJob job = MpiJob.start(mpi, 2, Map.of(), Main.class, train("adapt", "run", 100_000, false));
-    checkpointBeyond("run", 0);
+    knownBeyond("run", -1);
     ProcessHandle process = job.rank(victim);
     long since = System.nanoTime();
     signal("STOP", process);
