@@ -102,6 +102,9 @@ public final class GradientSum {
 
   /** To be called before each of this rank's micro-batches, counted from 0. */
   void begin(int i) {
+    if (i == 0) {
+      held.clear();
+    }
     if (i == 0 || order == Order.FIXED) {
       device.kernels().fill(gradients.data(), 0, gradients.size());
     }
@@ -126,7 +129,10 @@ public final class GradientSum {
     }
   }
 
-  /** Makes the gradients those of the whole step, on all ranks. */
+  /**
+   * Makes the gradients those of the whole step, on all ranks. The micro-batches before may have
+   * been replayed, so that nobody has called {@link #add} this time.
+   */
   void finish() {
     if (order == Order.FASTEST) {
       for (long at = 0; at < gradients.size(); at += BLOCK) {
@@ -138,18 +144,22 @@ public final class GradientSum {
         finishBlock(at, Math.min(BLOCK, gradients.size() - at));
       }
     } else {
-      for (int i = held.size() - 1; i >= 0; i--) {
+      for (int i = heldAtEnd() - 1; i >= 0; i--) {
         addTo(gradients, buffers.get(i));
       }
     }
-    held.clear();
+  }
+
+  /** Of this rank's nodes, those that its buffers hold once it has gone through its batches. */
+  private int heldAtEnd() {
+    return nodes.get(ranks.rank()).size() - 1;
   }
 
   private void finishBlock(long at, long n) {
     long slice = slice(n);
     long own = Math.clamp(n - ranks.rank() * slice, 0, slice);
     for (int round = 0; round < received.size(); round++) {
-      Tensor mine = round < held.size() ? buffers.get(round) : gradients;
+      Tensor mine = round < heldAtEnd() ? buffers.get(round) : gradients;
       ranks.exchange(mine.columns(at, n).data(), received.get(round).data(), n, slice);
     }
     Tensor whole = gradients.columns(at, n);

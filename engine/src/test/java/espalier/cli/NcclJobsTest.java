@@ -14,12 +14,15 @@ import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /** Whole jobs on two GPUs, on the emulator and its stand-in for NCCL: the bits of one. */
 @Tag("mpi")
 class NcclJobsTest {
 
-  private static final int STEPS = 2;
+  /** The second is recorded, where steps are, and the third replayed. */
+  private static final int STEPS = 3;
 
   @TempDir private Path temp;
 
@@ -28,10 +31,13 @@ class NcclJobsTest {
     MpiJob.requireEmulator();
   }
 
-  @Test
-  void adapt() throws Exception {
+  /** More than one micro-batch a rank, and more than one sum of them where they are three. */
+  @ParameterizedTest
+  @ValueSource(ints = {1, 3})
+  void adapt(int accumulate) throws Exception {
     assertSameBits(
         "adapter_model.safetensors",
+        accumulate,
         "adapt",
         "--sae",
         "1=" + Golden.folder("sae-topk"),
@@ -48,6 +54,7 @@ class NcclJobsTest {
   void trainSae() throws Exception {
     assertSameBits(
         "sae_weights.safetensors",
+        1,
         "train-sae",
         "--layer",
         "1",
@@ -89,12 +96,13 @@ class NcclJobsTest {
     assertTrue(outcome.err().contains("--shard-sae: SAEs are sharded on CPUs only"), outcome.err());
   }
 
-  private void assertSameBits(String trained, String... arguments) throws Exception {
+  private void assertSameBits(String trained, int accumulate, String... arguments)
+      throws Exception {
     Path alone = temp.resolve("alone");
-    Outcome outcome = Outcome.of(training(alone, 2, arguments));
+    Outcome outcome = Outcome.of(training(alone, 2 * accumulate, arguments));
     assertEquals(0, outcome.code(), outcome.err());
     Path ranks = temp.resolve("ranks");
-    ranks(training(ranks, 1, arguments));
+    ranks(training(ranks, accumulate, arguments));
     RunResults.assertSame(alone, ranks, STEPS);
     assertArrayEquals(
         Files.readAllBytes(alone.resolve(trained)), Files.readAllBytes(ranks.resolve(trained)));
