@@ -97,11 +97,12 @@ int32_t esp_sae_encode_backward(const float *d_pre, const int32_t *index, const 
   ESP_REQUIRE(keep == nullptr || d_out != nullptr, "keep needs d_out");
   esp::parallel_rows(tokens, kTypicalEntries * d, [=](int64_t t) {
     float *row = d_x + t * d;
-    if (accumulate == 0) std::fill(row, row + d, 0.0f);
     if (keep != nullptr && keep[t] != 0) {
-      for (int64_t c = 0; c < d; c++) row[c] += d_out[t * d + c];
+      const float *kept = d_out + t * d;
+      for (int64_t c = 0; c < d; c++) row[c] = accumulate == 0 ? kept[c] : row[c] + kept[c];
       return;
     }
+    if (accumulate == 0) std::fill(row, row + d, 0.0f);
     gather(d_pre + t * capacity, index + t * capacity, count[t], w_enc, row, d);
   });
   return ESP_OK;

@@ -25,9 +25,6 @@ bool add_bias(float *z, const float *b_enc, int64_t m) {
   return nan != 0;
 }
 
-/* Latents of a panel where they come in groups of `size`, none of which is in two panels. */
-int64_t panel_of(int64_t size) { return size > esp::kPanel ? size : esp::kPanel / size * size; }
-
 /* In the place of a row's number of entries: a z was NaN. */
 constexpr int64_t kNaN = -1;
 
@@ -58,6 +55,11 @@ void finish(int32_t kind, int64_t k, esp::Entries &entries) {
 
 }  // namespace
 
+int64_t esp_sae_encode_panel(int64_t group) {
+  if (group <= 0) return esp::fail(ESP_INVALID_ARGUMENT, "no groups of %ld latents", group);
+  return group > esp::kPanel ? group : esp::kPanel / group * group;
+}
+
 int64_t esp_sae_encode_scratch(int64_t d, int64_t m) {
   if (d <= 0 || m <= 0) return esp::fail(ESP_INVALID_ARGUMENT, "bad sizes: d=%ld m=%ld", d, m);
   if (m <= esp::kPanel) return esp::kChunkRows * (d + m);
@@ -80,7 +82,7 @@ int32_t esp_sae_encode(const void *x_, const void *w_enc_, const float *b_enc, c
   ESP_REQUIRE(!counted || (k > 0 && k <= m), "k must be in [1, %ld], got %ld", m, k);
   ESP_REQUIRE(kind != ESP_GROUPMAX || m % k == 0, "%ld latents do not make %ld equal groups", m, k);
   if (int32_t status = esp::require_sgemm("esp_sae_encode")) return status;
-  const int64_t panel = panel_of(kind == ESP_GROUPMAX ? m / k : 1);
+  const int64_t panel = esp_sae_encode_panel(kind == ESP_GROUPMAX ? m / k : 1);
   const int64_t chunk = std::clamp<int64_t>(esp::kChunkRows * esp::kPanel / panel, 1, esp::kChunkRows);
   float *centred = scratch, *z = scratch + chunk * d;
   int64_t longest = 0;

@@ -10,7 +10,7 @@
 namespace esp {
 
 /* Rows of x and latents of a product: 16 MB of z, whatever m. */
-constexpr int64_t kChunkRows = 512, kPanel = ESP_SAE_PANEL;
+constexpr int64_t kChunkRows = 512, kPanel = 8192;
 
 constexpr int64_t kSelectBlock = 64;
 

@@ -139,19 +139,7 @@ __global__ void tell(float *smallest) {
 
 __global__ void count_prefix(const int32_t *index, const int32_t *count, int64_t capacity, int64_t limit,
                              int32_t *prefix, int64_t tokens) {
-  ESP_FOR_EACH(t, tokens) {
-    const int32_t *row = index + t * capacity;
-    int32_t low = 0, high = count[t]; /* entries below `low` are of the prefix, those from `high` on are not */
-    while (low < high) {
-      const int32_t middle = low + (high - low) / 2;
-      if (row[middle] < limit) {
-        low = middle + 1;
-      } else {
-        high = middle;
-      }
-    }
-    prefix[t] = low;
-  }
+  ESP_FOR_EACH(t, tokens) prefix[t] = esp::entries_below(index + t * capacity, count[t], limit);
 }
 
 }  // namespace

@@ -6,8 +6,8 @@
  * 2 d FLOPs and d elements an entry, d more a token: bound by memory, or by L2 where the rows in use fit. A block takes
  * a token. Sums of rows: a thread takes a pack of 16 bytes of the columns and goes through the list in order, so that a
  * warp reads 512 bytes of a row at a time and four rows are on their way. Products: a warp takes an entry, of which d /
- * 32 columns fall to a lane; d_out[t] comes from L1 after the first. Sums in float32, each in one order. Not run on a
- * GPU yet.
+ * 32 columns fall to a lane; d_out[t] comes from L1 after the first. Sums in float32, each in one order; a column's
+ * bits are the same in a slice of the table, whatever pack that is read in. Not run on a GPU yet.
  */
 #include "sae_strips.cuh"
 #include "vector.cuh"
@@ -27,7 +27,7 @@ __global__ void gather(const float *factor, const int32_t *index, const int32_t 
   if (accumulate) sum = esp::load<N>(out + t * d + c);
   if (keep != nullptr && keep[t] != 0) {
     const esp::Pack<N> row = esp::load<N>(kept + t * d + c);
-    for (int i = 0; i < N; i++) sum[i] += row[i];
+    for (int i = 0; i < N; i++) sum[i] = accumulate ? sum[i] + row[i] : row[i]; /* 0 + -0 would not be -0 */
   } else {
     if (offset != nullptr) {
       const esp::Pack<N> row = esp::load<N>(offset + c);
@@ -40,7 +40,7 @@ __global__ void gather(const float *factor, const int32_t *index, const int32_t 
     for (int32_t j = 0; j < entries; j++) {
       const float f = factors[j];
       const esp::Pack<N> row = esp::load<N>(table + latents[j] * d + c);
-      for (int i = 0; i < N; i++) sum[i] += f * row[i];
+      for (int i = 0; i < N; i++) sum[i] = fmaf(f, row[i], sum[i]);
     }
   }
   esp::store(out + t * d + c, sum);

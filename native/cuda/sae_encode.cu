@@ -56,6 +56,12 @@ int32_t encode_dense(const esp::Encoder &encoder, const esp::Scratch &scratch, i
 
 }  // namespace
 
+/* Any z is summed over d alone and in one order; whole tiles, so that slices fill theirs. */
+int64_t esp_sae_encode_panel(int64_t group) {
+  if (group <= 0) return esp::fail(ESP_INVALID_ARGUMENT, "no groups of %ld latents", group);
+  return group > esp::kTile ? group : esp::kTile / group * group;
+}
+
 int64_t esp_sae_encode_scratch(int64_t d, int64_t m) {
   if (d <= 0 || m <= 0) return esp::fail(ESP_INVALID_ARGUMENT, "bad sizes: d=%ld m=%ld", d, m);
   return esp::Scratch(nullptr, d, m).floats;

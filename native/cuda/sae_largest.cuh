@@ -80,6 +80,21 @@ __device__ inline Bar find_bar(const Z &z, int64_t m, int64_t k, bool &nan) {
   return {__uint_as_float(prefix), found.wanted};
 }
 
+/* The word of this thread's 32 columns of a strip: those that the bar lets through. `ties`: how many that equal it have
+ * been met in the strips before. All threads of the block must come. */
+template <typename Z>
+__device__ inline uint32_t largest_of_strip(const Z &z, int64_t strip, int64_t m, const Bar &bar, int32_t &ties) {
+  const uint32_t above = vote(strip, m, [&](int64_t c) { return z(c) > bar.bar; });
+  if (bar.ties == 0) return above; /* the whole block */
+  uint32_t equal = vote(strip, m, [&](int64_t c) { return z(c) == bar.bar; });
+  int32_t of_strip;
+  int32_t before = ties + block_scan(__popc(equal), of_strip);
+  ties += of_strip;
+  uint32_t taken = 0;
+  for (; equal != 0 && before < bar.ties; before++, equal &= equal - 1) taken |= equal & -equal;
+  return above | taken;
+}
+
 struct Largest {
   Rows rows;
   const float *bias;
@@ -92,7 +107,7 @@ struct Largest {
     float limit;
     int64_t m, k;
     Bar bar;
-    int32_t ties; /* before this strip */
+    int32_t ties; /* met so far */
 
     __device__ bool start() {
       bool nan = false;
@@ -101,20 +116,13 @@ struct Largest {
       return nan;
     }
     __device__ uint32_t active(int64_t strip) {
-      const uint32_t above = vote(strip, m, [this](int64_t c) { return at(c) > bar.bar; });
-      if (bar.ties == 0) return above; /* the whole block */
-      uint32_t equal = vote(strip, m, [this](int64_t c) { return at(c) == bar.bar; });
-      int32_t of_strip;
-      int32_t before = ties + block_scan(__popc(equal), of_strip);
-      ties += of_strip;
-      uint32_t taken = 0;
-      for (; equal != 0 && before < bar.ties; before++, equal &= equal - 1) taken |= equal & -equal;
-      return above | taken;
+      return largest_of_strip([this](int64_t c) { return at(c); }, strip, m, bar, ties);
     }
     __device__ float at(int64_t c) const {
       const float sum = z[c] + bias[c];
       return silent == nullptr || (silent[c] > limit && sum == sum) ? sum : 0.0f;
     }
+    __device__ int64_t latent(int64_t c) const { return c; }
     __device__ float value(float z_c, int64_t) const { return z_c; }
   };
 

@@ -8,6 +8,8 @@
  *   Marked   words that the encoder's kernel left with the z they stand for (sae_tile.cuh): 1/32 of the dense z is read
  *   Dense    z of a library's product: a warp looks at 32 columns at a time and votes
  *   Largest  likewise, those of the k largest z above 0, whose smallest is searched first
+ *
+ * A row's places are latents, or in sae_parts.cu entries of lists.
  */
 #ifndef ESPALIER_CUDA_SAE_LIST_CUH
 #define ESPALIER_CUDA_SAE_LIST_CUH
@@ -111,6 +113,7 @@ struct Marked {
       return word < words_of(m) ? words[word] : 0;
     }
     __device__ float at(int64_t c) const { return z[c]; }
+    __device__ int64_t latent(int64_t c) const { return c; }
     __device__ float value(float z_c, int64_t c) const { return gate.value(z_c, c); }
   };
 
@@ -134,11 +137,32 @@ struct Dense {
       return vote(strip, m, [this](int64_t c) { return gate.takes(at(c), c); });
     }
     __device__ float at(int64_t c) const { return z[c] + bias[c]; }
+    __device__ int64_t latent(int64_t c) const { return c; }
     __device__ float value(float z_c, int64_t c) const { return gate.value(z_c, c); }
   };
 
   __device__ Row row(int64_t t) const { return {rows.z + t * rows.ld(), bias, rows.m, gate}; }
 };
+
+/* By the whole block: row t's list of the active among m places. needed: what the list needs at least. */
+template <typename Row>
+__device__ inline void list_row(Row row, int64_t m, int64_t t, const Lists &lists, int32_t needed = 0) {
+  bool nan = row.start();
+  int32_t entries = 0, of_strip;
+  for (int64_t strip = 0; strip < m; strip += 32 * kThreads) {
+    uint32_t word = row.active(strip);
+    int64_t at = entries + block_scan(__popc(word), of_strip);
+    entries += of_strip;
+    for (; word != 0; word &= word - 1) {
+      const int64_t c = strip + 32 * static_cast<int64_t>(threadIdx.x) + __ffs(static_cast<int>(word)) - 1;
+      const float z = row.at(c);
+      nan = nan || z != z;
+      lists.put(t, at++, row.latent(c), row.value(z, c), z);
+    }
+  }
+  nan = __syncthreads_or(nan ? 1 : 0) != 0;
+  if (threadIdx.x == 0) lists.finish(t, needed > entries ? needed : entries, nan);
+}
 
 template <typename Source>
 __global__ void list_rows(Source source, Lists lists) {
@@ -147,22 +171,21 @@ __global__ void list_rows(Source source, Lists lists) {
     if (threadIdx.x == 0) lists.count[t] = 0;
     return;
   }
-  auto row = source.row(t);
-  bool nan = row.start();
-  int32_t entries = 0, of_strip;
-  for (int64_t strip = 0; strip < source.rows.m; strip += 32 * kThreads) {
-    uint32_t word = row.active(strip);
-    int64_t at = entries + block_scan(__popc(word), of_strip);
-    entries += of_strip;
-    for (; word != 0; word &= word - 1) {
-      const int64_t c = strip + 32 * static_cast<int64_t>(threadIdx.x) + __ffs(static_cast<int>(word)) - 1;
-      const float z = row.at(c);
-      nan = nan || z != z;
-      lists.put(t, at++, c, row.value(z, c), z);
+  list_row(source.row(t), source.rows.m, t, lists);
+}
+
+/* Entries of a list with indices below `limit`: they come first. */
+__device__ inline int32_t entries_below(const int32_t *index, int32_t entries, int64_t limit) {
+  int32_t low = 0, high = entries; /* entries before `low` are below, those from `high` on are not */
+  while (low < high) {
+    const int32_t middle = low + (high - low) / 2;
+    if (index[middle] < limit) {
+      low = middle + 1;
+    } else {
+      high = middle;
     }
   }
-  nan = __syncthreads_or(nan ? 1 : 0) != 0;
-  if (threadIdx.x == 0) lists.finish(t, entries, nan);
+  return low;
 }
 
 }  // namespace esp

@@ -1,7 +1,9 @@
 /*
  * The functions of NCCL that Espalier calls, between processes of one machine: each pair of ranks has a mailbox in
  * shared memory for each direction. A message waits until its mailbox is empty, a receiver until it is full; every
- * collective is a group of messages. It shows that all ranks ask for the same in the same order, and nothing of speed.
+ * collective is a group of messages. Like kernels they go to a stream, run when something waits for it, are captured
+ * into graphs, and take the device's memory alone. It shows that all ranks ask for the same in the same order, and
+ * nothing of speed.
  */
 #include <fcntl.h>
 #include <sched.h>
@@ -12,17 +14,26 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <functional>
+#include <memory>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "cudart.h"
+#include "runtime.h"
 
 extern "C" {
 
-typedef enum { ncclSuccess = 0, ncclSystemError = 2, ncclInvalidArgument = 4, ncclInvalidUsage = 5 } ncclResult_t;
-typedef enum { ncclInt8 = 0, ncclFloat32 = 7 } ncclDataType_t;
-typedef enum { ncclSum = 0 } ncclRedOp_t;
+typedef enum {
+  ncclSuccess = 0,
+  ncclUnhandledCudaError = 1,
+  ncclSystemError = 2,
+  ncclInvalidArgument = 4,
+  ncclInvalidUsage = 5
+} ncclResult_t;
+typedef enum { ncclInt8 = 0, ncclInt32 = 2, ncclFloat32 = 7 } ncclDataType_t;
+typedef enum { ncclSum = 0, ncclMax = 2 } ncclRedOp_t;
 typedef struct {
   char internal[128];
 } ncclUniqueId;
@@ -53,10 +64,18 @@ struct Message {
   size_t done = 0;
 };
 
-thread_local int depth = 0;
-thread_local std::vector<Message> group;
+/* What is done at once when the stream comes to it: first copies of a rank's own, then messages, then sums. */
+struct Group {
+  std::vector<std::function<void()>> before, after;
+  std::vector<Message> messages;
+  std::vector<std::pair<const void *, size_t>> memory; /* of the device */
+  cudaStream_t stream;
+};
 
-size_t size_of(ncclDataType_t type) { return type == ncclFloat32 ? 4 : 1; }
+thread_local int depth = 0;
+thread_local Group group;
+
+size_t size_of(ncclDataType_t type) { return type == ncclInt8 ? 1 : 4; }
 
 }  // namespace
 
@@ -85,7 +104,7 @@ bool advance(Message &m) {
   return true;
 }
 
-void deliver(std::vector<Message> &messages) {
+void deliver(std::vector<Message> messages) {
   for (;;) {
     bool finished = true, moved = false;
     for (size_t i = 0; i < messages.size(); i++) {
@@ -102,18 +121,75 @@ void deliver(std::vector<Message> &messages) {
   }
 }
 
-ncclResult_t queue(ncclComm_t comm, bool sends, const void *data, size_t bytes, int peer, cudaStream_t stream) {
-  if (peer < 0 || peer >= comm->size) return ncclInvalidArgument;
-  if (cudaStreamSynchronize(stream) != cudaSuccess) return ncclInvalidUsage;
-  group.push_back({comm, sends, static_cast<char *>(const_cast<void *>(data)), bytes, peer});
-  return ncclSuccess;
+cudaError_t run(const Group &g) {
+  for (const auto &[pointer, bytes] : g.memory) {
+    if (bytes == 0 || emulator::is_device(pointer, bytes)) continue;
+    emulator::set_fault_message("a message of NCCL reaches beyond the device's memory");
+    return cudaErrorIllegalAddress;
+  }
+  for (const auto &work : g.before) work();
+  deliver(g.messages);
+  for (const auto &work : g.after) work();
+  return cudaSuccess;
+}
+
+void add_message(ncclComm_t comm, bool sends, const void *data, size_t bytes, int peer) {
+  group.messages.push_back({comm, sends, static_cast<char *>(const_cast<void *>(data)), bytes, peer});
 }
 
 ncclResult_t end_unless_grouped() {
-  if (depth == 0) {
-    deliver(group);
-    group.clear();
+  if (depth > 0) return ncclSuccess;
+  const Group complete = std::move(group);
+  group = Group{};
+  const cudaError_t error = emulator::enqueue(complete.stream, [complete] { return run(complete); });
+  return error == cudaSuccess ? ncclSuccess : ncclUnhandledCudaError;
+}
+
+/* A function that takes a stream: body() adds to the group, which goes to the stream once it is complete. */
+template <typename Body>
+ncclResult_t call(const char *function, cudaStream_t stream, const Body &body) {
+  const std::lock_guard<std::recursive_mutex> guard(emulator::lock());
+  if (const int asked = emulator::injected(function)) return static_cast<ncclResult_t>(asked);
+  group.stream = stream;
+  const ncclResult_t result = body();
+  return result == ncclSuccess ? end_unless_grouped() : result;
+}
+
+ncclResult_t send_or_receive(const char *function, bool sends, const void *data, size_t bytes, int peer,
+                             ncclComm_t comm, cudaStream_t stream) {
+  return call(function, stream, [=] {
+    if (peer < 0 || peer >= comm->size) return ncclInvalidArgument;
+    group.memory.emplace_back(data, bytes);
+    add_message(comm, sends, data, bytes, peer);
+    return ncclSuccess;
+  });
+}
+
+/* Everybody's `from` to everybody's `to`, one rank after another. */
+void gather(const void *from, char *to, size_t bytes, ncclComm_t comm) {
+  for (int r = 0; r < comm->size; r++) {
+    char *part = to + static_cast<size_t>(r) * bytes;
+    if (r == comm->rank) {
+      group.before.push_back([=] { std::memmove(part, from, bytes); });
+    } else {
+      add_message(comm, true, from, bytes, r);
+      add_message(comm, false, part, bytes, r);
+    }
   }
+}
+
+template <typename T, typename Combine>
+ncclResult_t reduce(const void *from, void *to, size_t n, ncclComm_t comm, const Combine &combine) {
+  const auto all = std::make_shared<std::vector<T>>(n * static_cast<size_t>(comm->size));
+  gather(from, reinterpret_cast<char *>(all->data()), n * sizeof(T), comm);
+  group.after.push_back([=] {
+    T *result = static_cast<T *>(to);
+    for (size_t i = 0; i < n; i++) {
+      T x = (*all)[i];
+      for (int r = 1; r < comm->size; r++) x = combine(x, (*all)[static_cast<size_t>(r) * n + i]);
+      result[i] = x;
+    }
+  });
   return ncclSuccess;
 }
 
@@ -147,6 +223,7 @@ ncclResult_t ncclCommInitRank(ncclComm_t *comm, int size, ncclUniqueId id, int r
   return ncclSuccess;
 }
 
+/* NCCL does not wait for the stream either. */
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   munmap(comm->shared, sizeof(Shared));
   delete comm;
@@ -170,63 +247,61 @@ ncclResult_t ncclGroupStart() {
 }
 
 ncclResult_t ncclGroupEnd() {
+  const std::lock_guard<std::recursive_mutex> guard(emulator::lock());
   if (depth == 0) return ncclInvalidUsage;
   depth--;
   return end_unless_grouped();
 }
 
 ncclResult_t ncclSend(const void *data, size_t n, ncclDataType_t type, int peer, ncclComm_t comm, cudaStream_t stream) {
-  ncclResult_t result = queue(comm, true, data, n * size_of(type), peer, stream);
-  return result == ncclSuccess ? end_unless_grouped() : result;
+  return send_or_receive("ncclSend", true, data, n * size_of(type), peer, comm, stream);
 }
 
 ncclResult_t ncclRecv(void *data, size_t n, ncclDataType_t type, int peer, ncclComm_t comm, cudaStream_t stream) {
-  ncclResult_t result = queue(comm, false, data, n * size_of(type), peer, stream);
-  return result == ncclSuccess ? end_unless_grouped() : result;
+  return send_or_receive("ncclRecv", false, data, n * size_of(type), peer, comm, stream);
 }
 
 ncclResult_t ncclBroadcast(const void *from, void *to, size_t n, ncclDataType_t type, int root, ncclComm_t comm,
                            cudaStream_t stream) {
-  size_t bytes = n * size_of(type);
-  if (comm->rank == root) {
-    if (from != to) std::memcpy(to, from, bytes);
-    for (int r = 0; r < comm->size; r++) {
-      if (r != root) queue(comm, true, from, bytes, r, stream);
+  return call("ncclBroadcast", stream, [=] {
+    const size_t bytes = n * size_of(type);
+    group.memory.emplace_back(to, bytes);
+    if (comm->rank != root) {
+      add_message(comm, false, to, bytes, root);
+      return ncclSuccess;
     }
-  } else {
-    queue(comm, false, to, bytes, root, stream);
-  }
-  return end_unless_grouped();
+    group.memory.emplace_back(from, bytes);
+    if (from != to) group.before.push_back([=] { std::memcpy(to, from, bytes); });
+    for (int r = 0; r < comm->size; r++) {
+      if (r != root) add_message(comm, true, from, bytes, r);
+    }
+    return ncclSuccess;
+  });
 }
 
 ncclResult_t ncclAllGather(const void *from, void *to, size_t n, ncclDataType_t type, ncclComm_t comm,
                            cudaStream_t stream) {
-  size_t bytes = n * size_of(type);
-  for (int r = 0; r < comm->size; r++) {
-    char *part = static_cast<char *>(to) + static_cast<size_t>(r) * bytes;
-    if (r == comm->rank) {
-      if (cudaStreamSynchronize(stream) != cudaSuccess) return ncclInvalidUsage;
-      std::memmove(part, from, bytes);
-    } else {
-      queue(comm, true, from, bytes, r, stream);
-      queue(comm, false, part, bytes, r, stream);
-    }
-  }
-  return end_unless_grouped();
+  return call("ncclAllGather", stream, [=] {
+    const size_t bytes = n * size_of(type);
+    group.memory.emplace_back(from, bytes);
+    group.memory.emplace_back(to, bytes * static_cast<size_t>(comm->size));
+    gather(from, static_cast<char *>(to), bytes, comm);
+    return ncclSuccess;
+  });
 }
 
 ncclResult_t ncclAllReduce(const void *from, void *to, size_t n, ncclDataType_t type, ncclRedOp_t op, ncclComm_t comm,
                            cudaStream_t stream) {
-  if (type != ncclFloat32 || op != ncclSum || depth > 0) return ncclInvalidUsage;
-  std::vector<float> all(n * static_cast<size_t>(comm->size));
-  ncclResult_t result = ncclAllGather(from, all.data(), n, type, comm, stream);
-  if (result != ncclSuccess) return result;
-  float *sum = static_cast<float *>(to);
-  for (size_t i = 0; i < n; i++) {
-    float x = 0;
-    for (int r = 0; r < comm->size; r++) x += all[static_cast<size_t>(r) * n + i];
-    sum[i] = x;
-  }
-  return ncclSuccess;
+  return call("ncclAllReduce", stream, [=] {
+    group.memory.emplace_back(from, n * size_of(type));
+    group.memory.emplace_back(to, n * size_of(type));
+    if (type == ncclFloat32 && op == ncclSum) {
+      return reduce<float>(from, to, n, comm, [](float a, float b) { return a + b; });
+    }
+    if (type == ncclInt32 && op == ncclMax) {
+      return reduce<int32_t>(from, to, n, comm, [](int32_t a, int32_t b) { return std::max(a, b); });
+    }
+    return ncclInvalidUsage;
+  });
 }
 }

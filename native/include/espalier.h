@@ -38,7 +38,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a declaration below changes; the loader compares it with the bindings' value. */
-#define ESP_ABI_VERSION 7
+#define ESP_ABI_VERSION 8
 
 typedef enum {
   ESP_OK = 0,
@@ -317,18 +317,19 @@ typedef enum { ESP_RELU = 0, ESP_JUMPRELU = 1, ESP_TOPK = 2, ESP_GROUPMAX = 3 } 
  * A row with a NaN among its z has the one entry (0, NaN), so that the NaN reaches the loss.
  * pre: [tokens, capacity], receives z of each entry, or NULL. threshold: [m] for ESP_JUMPRELU, else NULL.
  * Dense z exists for a few rows at a time, in scratch: esp_sae_encode_scratch(d, m) floats.
- * ESP_CPU: z of the latents of a slice [a, b) has the bits that it has where all are encoded, if a and b are multiples
- * of ESP_SAE_PANEL, or the number of latents; with ESP_GROUPMAX, of the largest multiple of a group up to that, or of a
- * group if that is larger.
  * Where a row has more entries than capacity, ESP_CPU returns ESP_CAPACITY, and count holds what each row needs.
  * ESP_CUDA cannot wait: it keeps the first `capacity` entries of such a row and raises overflow[0] to what it needs.
  * overflow: int32 [1] in device memory, or NULL; esp_control has one, at which esp_adamw looks. */
-#define ESP_SAE_PANEL 8192
 ESP_API int64_t esp_sae_encode_scratch(int64_t d, int64_t m);
 ESP_API int32_t esp_sae_encode(const void *x, const void *w_enc, const float *b_enc, const float *b_pre, int32_t kind,
                                const float *threshold, float margin, int64_t k, const uint8_t *keep, int32_t *index,
                                float *value, float *pre, int32_t *count, int64_t capacity, int32_t *overflow,
                                float *scratch, int64_t tokens, int64_t d, int64_t m, int32_t dtype);
+/* Latents that a product keeps together, where none may part the `group` latents of one of ESP_GROUPMAX (else 1): z of
+ * the latents of a slice [a, b) has the bits that it has where all are encoded, if a and b are multiples of it, or the
+ * number of latents. ESP_CUDA promises that of its own kernel (bfloat16, ESP_RELU and ESP_JUMPRELU, d <= 1024) alone:
+ * cuBLAS chooses its kernels, and with them an order of summation, by the shape of the whole product. */
+ESP_API int64_t esp_sae_encode_panel(int64_t group);
 /* out[t] = sum_j value[t, j] * w_dec[index[t, j]] + b_dec; rows with keep[t]: out[t] = x[t]. x: needed with keep,
  * else NULL. */
 ESP_API int32_t esp_sae_decode(const int32_t *index, const float *value, const int32_t *count, int64_t capacity,
@@ -364,6 +365,32 @@ ESP_API int32_t esp_sae_weight_backward(const void *x, const float *b_pre, const
                                         const float *d_pre, const int32_t *offsets, const int32_t *by_latent,
                                         int64_t capacity, float *d_w_enc, float *d_b_enc, float *d_w_dec, int64_t d,
                                         int64_t m, int32_t dtype);
+/* -- an SAE in slices of its latents that follow each other, as ranks hold it: part p has the latents from first[p] on
+ *    (int32 [parts], in device memory, ascending from 0) to the next part's. Lists that are sent in one message are
+ *    packed: count [tokens], index [tokens, capacity], value [tokens, capacity], one after another, 4 bytes each -- */
+
+/* The lists of the whole SAE from packed [parts] lists of its slices, indices counted from first[p]. Row t becomes the
+ * parts' entries, one part after another; with k > 0 the k largest of them, of equal ones those of lower index: what
+ * ESP_TOPK lists of the whole (k <= capacity; values are above 0). A row with the entry NaN has (0, NaN) alone. pre:
+ * [tokens, capacity], receives the values, or NULL: no threshold is below 0, so that a value is its z.
+ * A part's count may be above `capacity` (ESP_CPU leaves it so): what it needs; the first `capacity` entries are there.
+ * A row that needs more than `capacity` keeps the first entries, and overflow[0] is raised to what it needs. */
+ESP_API int32_t esp_sae_merge(const void *packed, const int32_t *first, int64_t parts, int64_t k, int32_t *index,
+                              float *value, float *pre, int32_t *count, int64_t capacity, int32_t *overflow,
+                              int64_t tokens);
+/* The entries of the latents [first, first + latents) in lists of the whole SAE: part_count[t] of them, part_index
+ * counted from `first`. */
+ESP_API int32_t esp_sae_part(const int32_t *index, const int32_t *count, int64_t capacity, int64_t first,
+                             int64_t latents, int32_t *part_index, int32_t *part_count, int64_t tokens);
+/* What each part has of the entries that esp_sae_part gives it, part_value [parts, tokens, capacity], for those of the
+ * whole: value[t, j]. */
+ESP_API int32_t esp_sae_join(const float *part_value, const int32_t *first, int64_t parts, const int32_t *index,
+                             const int32_t *count, int64_t capacity, float *value, int64_t tokens);
+/* out [rows, cols] from its columns in parts [parts, rows, width], `width` to each; the last ones' may be beyond cols
+ * and are not read. Rows with keep[r]: out[r] = kept[r]; kept: needed with keep, else NULL. */
+ESP_API int32_t esp_join_columns(const void *parts, int64_t width, const uint8_t *keep, const void *kept, void *out,
+                                 int64_t rows, int64_t cols, int32_t dtype);
+
 /* loss[t] = |y[t] - x[t]|^2, d_y[t] = grad_scale * 2 (y[t] - x[t]), both 0 where keep[t]. d_y may be NULL. */
 ESP_API int32_t esp_sae_mse(const void *x, const void *y, const uint8_t *keep, float *loss, void *d_y, float grad_scale,
                             int64_t tokens, int64_t d, int32_t dtype);

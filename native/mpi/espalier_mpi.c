@@ -41,6 +41,10 @@ int esp_mpi_sum(float *values, int64_t n) {
   return check(MPI_Allreduce(MPI_IN_PLACE, values, (int)n, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD));
 }
 
+int esp_mpi_largest(int32_t *values, int64_t n) {
+  return check(MPI_Allreduce(MPI_IN_PLACE, values, (int)n, MPI_INT32_T, MPI_MAX, MPI_COMM_WORLD));
+}
+
 /* How much of n floats is in slice r. */
 static int slice_length(int64_t n, int64_t slice, int r) {
   int64_t left = n - r * slice;

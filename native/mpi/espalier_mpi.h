@@ -24,6 +24,9 @@ ESP_MPI_API const char *esp_mpi_error(void);
 /* values[n] = their sum over the ranks, on all ranks; MPI chooses the order of summation. n < 2^31. */
 ESP_MPI_API int esp_mpi_sum(float *values, int64_t n);
 
+/* values[n] = the largest of the ranks', on all ranks. n < 2^31. */
+ESP_MPI_API int esp_mpi_largest(int32_t *values, int64_t n);
+
 /*
  * The first half of a sum in an order of one's own. An array of n < 2^31 floats is cut into slices of `slice` floats,
  * one for each rank, the last ones shorter or empty. theirs[r * slice ...] = this rank's slice of rank r's `mine`.

@@ -94,12 +94,14 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
 
   /**
    * Latents whose products are of one piece: of a slice of latents that begins and ends at a
-   * multiple, z has on the CPU the bits that it has where all latents are encoded.
+   * multiple, z has the bits that it has where all latents are encoded, as far as the library that
+   * computes products promises any.
    *
    * @param group latents that are never in two pieces: of a group of GroupMax, else 1
    */
-  public long saePanel(long group) {
-    return group > ESP_SAE_PANEL() ? group : ESP_SAE_PANEL() / group * group;
+  public long saeEncodePanel(long group) {
+    positive("esp_sae_encode_panel", "group", group);
+    return esp_sae_encode_panel(group);
   }
 
   /** Floats of scratch that {@link #saeEncode} needs. */
@@ -351,6 +353,111 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
         esp_sae_weight_backward(
             x, bPre, dOut, value, dPre, offsets, byLatent, capacity, dWEnc, dBEnc, dWDec, d, m,
             dtype));
+  }
+
+  /**
+   * The lists of a whole SAE from those of its slices.
+   *
+   * @param packed {@code [parts]} times count, index and value, one after another
+   * @param first int32 {@code [parts]}: where the slices begin
+   * @param k how many of a token stay, the largest; 0 for all
+   * @param overflow int32 {@code [1]}, raised to what the longest list needs if it has too little
+   *     room
+   */
+  public void saeMerge(
+      MemorySegment packed,
+      MemorySegment first,
+      long parts,
+      long k,
+      MemorySegment index,
+      MemorySegment value,
+      MemorySegment pre,
+      MemorySegment count,
+      long capacity,
+      MemorySegment overflow,
+      long tokens) {
+    String kernel = "esp_sae_merge";
+    positive(kernel, "parts", parts);
+    latentSizes(kernel, capacity, tokens, 1);
+    ints(kernel, "packed", packed, Math.multiplyExact(parts, tokens), 1 + 2 * capacity);
+    ints(kernel, "first", first, parts);
+    lists(kernel, index, count, capacity, tokens);
+    floats(kernel, "value", value, tokens, capacity);
+    floatsOrNull(kernel, "pre", pre, tokens, capacity);
+    ints(kernel, "overflow", overflow, 1);
+    begin(Double.NaN, Double.NaN);
+    check(
+        kernel,
+        esp_sae_merge(
+            packed, first, parts, k, index, value, pre, count, capacity, overflow, tokens));
+  }
+
+  /** Of lists of a whole SAE the entries of the latents {@code [first, first + latents)}. */
+  public void saePart(
+      MemorySegment index,
+      MemorySegment count,
+      long capacity,
+      long first,
+      long latents,
+      MemorySegment partIndex,
+      MemorySegment partCount,
+      long tokens) {
+    String kernel = "esp_sae_part";
+    latentSizes(kernel, capacity, tokens, 1);
+    lists(kernel, index, count, capacity, tokens);
+    lists(kernel, partIndex, partCount, capacity, tokens);
+    begin(Double.NaN, Double.NaN);
+    check(
+        kernel, esp_sae_part(index, count, capacity, first, latents, partIndex, partCount, tokens));
+  }
+
+  /**
+   * Values of whole lists from those that each part has of its own entries.
+   *
+   * @param partValue {@code [parts, tokens, capacity]}
+   */
+  public void saeJoin(
+      MemorySegment partValue,
+      MemorySegment first,
+      long parts,
+      MemorySegment index,
+      MemorySegment count,
+      long capacity,
+      MemorySegment value,
+      long tokens) {
+    String kernel = "esp_sae_join";
+    positive(kernel, "parts", parts);
+    latentSizes(kernel, capacity, tokens, 1);
+    floats(kernel, "part_value", partValue, Math.multiplyExact(parts, tokens), capacity);
+    ints(kernel, "first", first, parts);
+    lists(kernel, index, count, capacity, tokens);
+    floats(kernel, "value", value, tokens, capacity);
+    begin(Double.NaN, Double.NaN);
+    check(kernel, esp_sae_join(partValue, first, parts, index, count, capacity, value, tokens));
+  }
+
+  /**
+   * A matrix from parts of its columns, or kept[r] where keep[r].
+   *
+   * @param parts {@code [parts, rows, width]}
+   */
+  public void joinColumns(
+      MemorySegment parts,
+      long width,
+      MemorySegment keep,
+      MemorySegment kept,
+      MemorySegment out,
+      long rows,
+      long cols) {
+    String kernel = "esp_join_columns";
+    size(kernel, "rows", rows);
+    positive(kernel, "cols", cols);
+    positive(kernel, "width", width);
+    elements(kernel, "parts", parts, Math.multiplyExact((cols + width - 1) / width, rows), width);
+    keepWith(kernel, keep, "kept", kept, rows, cols);
+    elements(kernel, "out", out, rows, cols);
+    begin(0, 2.0 * elementBytes * rows * cols);
+    check(kernel, esp_join_columns(parts, width, keep, kept, out, rows, cols, dtype));
   }
 
   /** {@code loss[t] = |y[t] - x[t]|^2} and its gradient. */

@@ -4,7 +4,6 @@ import espalier.autograd.Parameter;
 import espalier.device.Control;
 import espalier.device.Device;
 import espalier.device.ElementType;
-import espalier.device.Transfer;
 import espalier.distributed.NodeMemory;
 import espalier.distributed.Ranks;
 import espalier.format.InputException;
@@ -61,7 +60,6 @@ public final class SaeLoader {
   /**
    * Of an SAE that ranks hold together, this rank's part. All ranks call it at once.
    *
-   * @param weights in host memory: see {@link ShardedSplice}
    * @param again opens the same files, if gradients ask for more of them
    * @param warn told the same on all ranks
    * @throws InputException if there are more ranks than there is to hold
@@ -72,7 +70,7 @@ public final class SaeLoader {
       Ranks ranks,
       Supplier<SaeFile> again,
       Consumer<String> warn) {
-    long unit = device.kernels().saePanel(group(weights));
+    long unit = device.kernels().saeEncodePanel(group(weights));
     return loadShard(device, weights, ranks, unit, again, warn);
   }
 
@@ -114,7 +112,9 @@ public final class SaeLoader {
     }
     long first = slices.first(ranks.rank());
     long own = slices.first(ranks.rank() + 1) - first;
-    Tensor encoder = Tensor.allocate(device, own, w.dIn());
+    long elements = own * w.dIn() + w.dSae() * Shard.columns(w.dOut(), ranks.size());
+    device.require("a part of SAE " + w.path(), elements * device.type().bytes());
+    Tensor encoder = Tensor.allocate(device, own, w.dIn(), device.type());
     copyPart(device, w.encoder(), w.dSae(), w.dIn(), first, 0, encoder);
     Tensor bias = Tensor.allocate(device, 1, Shard.columns(w.dOut(), ranks.size()));
     bias.copyFrom(ownColumns(w.bDec(), (int) bias.cols(), ranks.rank()));
@@ -138,8 +138,11 @@ public final class SaeLoader {
 
   private static Shard.Backward forGradients(
       Device device, SaeWeights w, Ranks ranks, long first, long own) {
+    String what = "gradients through a part of SAE " + w.path();
+    long elements = own * w.dOut() + w.dSae() * Shard.columns(w.dIn(), ranks.size());
+    device.require(what, elements * device.type().bytes());
     device.holder("SAE " + w.path());
-    Tensor rows = Tensor.allocate(device, own, w.dOut());
+    Tensor rows = Tensor.allocate(device, own, w.dOut(), device.type());
     copyPart(device, w.decoder(), w.dSae(), w.dOut(), first, 0, rows);
     return new Shard.Backward(rows, columns(device, w.encoder(), w.dSae(), w.dIn(), ranks));
   }
@@ -147,9 +150,11 @@ public final class SaeLoader {
   /** A rank's columns of {@code [m, width]}, zeros beyond the width. */
   private static Tensor columns(
       Device device, SaeWeights.Matrix matrix, long m, long width, Ranks ranks) {
-    Tensor own = Tensor.allocate(device, m, Shard.columns(width, ranks.size()));
-    Transfer.clear(own.bytes());
+    Tensor own = Tensor.allocate(device, m, Shard.columns(width, ranks.size()), device.type());
     long col = ranks.rank() * own.cols();
+    if (col + own.cols() > width) {
+      device.kernels().fill(own.data(), 0, own.size() * own.type().bytes() / Float.BYTES);
+    }
     if (col < width) {
       Tensor real = own.columns(0, Math.min(own.cols(), width - col));
       copyPart(device, matrix, m, width, 0, col, real);

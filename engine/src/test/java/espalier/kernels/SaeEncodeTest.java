@@ -235,19 +235,28 @@ class SaeEncodeTest extends KernelTest {
     }
   }
 
-  /** Of a slice of the latents there are the bits that there are of all. */
+  /**
+   * Of a slice of the latents there are the bits that there are of all: on the CPU, of the fused
+   * kernel, and of the emulator's products.
+   */
   @ParameterizedTest
-  @CsvSource({"0, 0", "1, 0", "3, 2560"})
-  void aSliceOfTheLatents(int kind, int k) {
+  @CsvSource({"F32, 0", "F32, 1", "F32, 3", "BF16, 0", "BF16, 1"})
+  void aSliceOfTheLatents(ElementType type, int kind) {
     assumeTrue(
-        DeviceChoice.current().kind() == DeviceChoice.Kind.CPU, "products of CUDA's own choice");
-    int d = 37;
-    int m = 2 * 8192 + 4096;
+        type == ElementType.BF16 || DeviceChoice.current().kind() != DeviceChoice.Kind.CUDA,
+        "products of cuBLAS's own choice");
+    kernels(type);
+    buffers.alignTo16(true);
+    int d = type == ElementType.BF16 ? 40 : 37;
+    int group = 8;
+    int panel = Math.toIntExact(kernels.saeEncodePanel(group));
+    int m = 2 * panel + panel / 2;
+    int k = kind == GROUPMAX ? m / group : 0;
     int tokens = 700;
     Encoder all = encoder(kind, d, m, true, k);
     float[] x = random(tokens * d);
-    Encoded whole = run(all, x, null, m);
-    for (int from : new int[] {8192, 16384}) {
+    Encoded whole = run(type, all, x, null, m);
+    for (int from : new int[] {panel, 2 * panel}) {
       float[] threshold = all.threshold == null ? null : Arrays.copyOfRange(all.threshold, from, m);
       Encoder part =
           new Encoder(
@@ -260,7 +269,7 @@ class SaeEncodeTest extends KernelTest {
               threshold,
               0,
               (int) ((long) k * (m - from) / m));
-      Encoded slice = run(part, x, null, m - from);
+      Encoded slice = run(type, part, x, null, m - from);
       for (int t = 0; t < tokens; t++) {
         int at = t * m;
         int skipped = 0;

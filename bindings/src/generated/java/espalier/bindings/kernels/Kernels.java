@@ -68,23 +68,14 @@ public class Kernels {
     public static final AddressLayout C_POINTER = ValueLayout.ADDRESS
             .withTargetLayout(MemoryLayout.sequenceLayout(java.lang.Long.MAX_VALUE, JAVA_BYTE));
     public static final ValueLayout.OfLong C_LONG = ValueLayout.JAVA_LONG;
-    private static final int ESP_ABI_VERSION = (int)7L;
+    private static final int ESP_ABI_VERSION = (int)8L;
     /**
      * {@snippet lang=c :
-     * #define ESP_ABI_VERSION 7
+     * #define ESP_ABI_VERSION 8
      * }
      */
     public static int ESP_ABI_VERSION() {
         return ESP_ABI_VERSION;
-    }
-    private static final int ESP_SAE_PANEL = (int)8192L;
-    /**
-     * {@snippet lang=c :
-     * #define ESP_SAE_PANEL 8192
-     * }
-     */
-    public static int ESP_SAE_PANEL() {
-        return ESP_SAE_PANEL;
     }
     private static final int ESP_OK = (int)0L;
     /**
@@ -3429,6 +3420,64 @@ public class Kernels {
         }
     }
 
+    private static class esp_sae_encode_panel {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_LONG,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_encode_panel");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int64_t esp_sae_encode_panel(int64_t group)
+     * }
+     */
+    public static FunctionDescriptor esp_sae_encode_panel$descriptor() {
+        return esp_sae_encode_panel.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int64_t esp_sae_encode_panel(int64_t group)
+     * }
+     */
+    public static MethodHandle esp_sae_encode_panel$handle() {
+        return esp_sae_encode_panel.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int64_t esp_sae_encode_panel(int64_t group)
+     * }
+     */
+    public static MemorySegment esp_sae_encode_panel$address() {
+        return esp_sae_encode_panel.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int64_t esp_sae_encode_panel(int64_t group)
+     * }
+     */
+    public static long esp_sae_encode_panel(long group) {
+        var mh$ = esp_sae_encode_panel.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_sae_encode_panel", group);
+            }
+            return (long)mh$.invokeExact(group);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
     private static class esp_sae_decode {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Kernels.C_INT,
@@ -3835,6 +3884,269 @@ public class Kernels {
                 traceDowncall("esp_sae_weight_backward", x, b_pre, d_out, value, d_pre, offsets, by_latent, capacity, d_w_enc, d_b_enc, d_w_dec, d, m, dtype);
             }
             return (int)mh$.invokeExact(x, b_pre, d_out, value, d_pre, offsets, by_latent, capacity, d_w_enc, d_b_enc, d_w_dec, d, m, dtype);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_sae_merge {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_POINTER,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_merge");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_merge(const void *packed, const int32_t *first, int64_t parts, int64_t k, int32_t *index, float *value, float *pre, int32_t *count, int64_t capacity, int32_t *overflow, int64_t tokens)
+     * }
+     */
+    public static FunctionDescriptor esp_sae_merge$descriptor() {
+        return esp_sae_merge.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_merge(const void *packed, const int32_t *first, int64_t parts, int64_t k, int32_t *index, float *value, float *pre, int32_t *count, int64_t capacity, int32_t *overflow, int64_t tokens)
+     * }
+     */
+    public static MethodHandle esp_sae_merge$handle() {
+        return esp_sae_merge.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_merge(const void *packed, const int32_t *first, int64_t parts, int64_t k, int32_t *index, float *value, float *pre, int32_t *count, int64_t capacity, int32_t *overflow, int64_t tokens)
+     * }
+     */
+    public static MemorySegment esp_sae_merge$address() {
+        return esp_sae_merge.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_sae_merge(const void *packed, const int32_t *first, int64_t parts, int64_t k, int32_t *index, float *value, float *pre, int32_t *count, int64_t capacity, int32_t *overflow, int64_t tokens)
+     * }
+     */
+    public static int esp_sae_merge(MemorySegment packed, MemorySegment first, long parts, long k, MemorySegment index, MemorySegment value, MemorySegment pre, MemorySegment count, long capacity, MemorySegment overflow, long tokens) {
+        var mh$ = esp_sae_merge.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_sae_merge", packed, first, parts, k, index, value, pre, count, capacity, overflow, tokens);
+            }
+            return (int)mh$.invokeExact(packed, first, parts, k, index, value, pre, count, capacity, overflow, tokens);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_sae_part {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_part");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_part(const int32_t *index, const int32_t *count, int64_t capacity, int64_t first, int64_t latents, int32_t *part_index, int32_t *part_count, int64_t tokens)
+     * }
+     */
+    public static FunctionDescriptor esp_sae_part$descriptor() {
+        return esp_sae_part.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_part(const int32_t *index, const int32_t *count, int64_t capacity, int64_t first, int64_t latents, int32_t *part_index, int32_t *part_count, int64_t tokens)
+     * }
+     */
+    public static MethodHandle esp_sae_part$handle() {
+        return esp_sae_part.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_part(const int32_t *index, const int32_t *count, int64_t capacity, int64_t first, int64_t latents, int32_t *part_index, int32_t *part_count, int64_t tokens)
+     * }
+     */
+    public static MemorySegment esp_sae_part$address() {
+        return esp_sae_part.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_sae_part(const int32_t *index, const int32_t *count, int64_t capacity, int64_t first, int64_t latents, int32_t *part_index, int32_t *part_count, int64_t tokens)
+     * }
+     */
+    public static int esp_sae_part(MemorySegment index, MemorySegment count, long capacity, long first, long latents, MemorySegment part_index, MemorySegment part_count, long tokens) {
+        var mh$ = esp_sae_part.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_sae_part", index, count, capacity, first, latents, part_index, part_count, tokens);
+            }
+            return (int)mh$.invokeExact(index, count, capacity, first, latents, part_index, part_count, tokens);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_sae_join {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_POINTER,
+            Kernels.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_join");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_join(const float *part_value, const int32_t *first, int64_t parts, const int32_t *index, const int32_t *count, int64_t capacity, float *value, int64_t tokens)
+     * }
+     */
+    public static FunctionDescriptor esp_sae_join$descriptor() {
+        return esp_sae_join.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_join(const float *part_value, const int32_t *first, int64_t parts, const int32_t *index, const int32_t *count, int64_t capacity, float *value, int64_t tokens)
+     * }
+     */
+    public static MethodHandle esp_sae_join$handle() {
+        return esp_sae_join.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_join(const float *part_value, const int32_t *first, int64_t parts, const int32_t *index, const int32_t *count, int64_t capacity, float *value, int64_t tokens)
+     * }
+     */
+    public static MemorySegment esp_sae_join$address() {
+        return esp_sae_join.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_sae_join(const float *part_value, const int32_t *first, int64_t parts, const int32_t *index, const int32_t *count, int64_t capacity, float *value, int64_t tokens)
+     * }
+     */
+    public static int esp_sae_join(MemorySegment part_value, MemorySegment first, long parts, MemorySegment index, MemorySegment count, long capacity, MemorySegment value, long tokens) {
+        var mh$ = esp_sae_join.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_sae_join", part_value, first, parts, index, count, capacity, value, tokens);
+            }
+            return (int)mh$.invokeExact(part_value, first, parts, index, count, capacity, value, tokens);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_join_columns {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_INT
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_join_columns");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_join_columns(const void *parts, int64_t width, const uint8_t *keep, const void *kept, void *out, int64_t rows, int64_t cols, int32_t dtype)
+     * }
+     */
+    public static FunctionDescriptor esp_join_columns$descriptor() {
+        return esp_join_columns.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_join_columns(const void *parts, int64_t width, const uint8_t *keep, const void *kept, void *out, int64_t rows, int64_t cols, int32_t dtype)
+     * }
+     */
+    public static MethodHandle esp_join_columns$handle() {
+        return esp_join_columns.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_join_columns(const void *parts, int64_t width, const uint8_t *keep, const void *kept, void *out, int64_t rows, int64_t cols, int32_t dtype)
+     * }
+     */
+    public static MemorySegment esp_join_columns$address() {
+        return esp_join_columns.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_join_columns(const void *parts, int64_t width, const uint8_t *keep, const void *kept, void *out, int64_t rows, int64_t cols, int32_t dtype)
+     * }
+     */
+    public static int esp_join_columns(MemorySegment parts, long width, MemorySegment keep, MemorySegment kept, MemorySegment out, long rows, long cols, int dtype) {
+        var mh$ = esp_join_columns.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_join_columns", parts, width, keep, kept, out, rows, cols, dtype);
+            }
+            return (int)mh$.invokeExact(parts, width, keep, kept, out, rows, cols, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }

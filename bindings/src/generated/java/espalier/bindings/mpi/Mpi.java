@@ -299,6 +299,65 @@ public class Mpi {
         }
     }
 
+    private static class esp_mpi_largest {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Mpi.C_INT,
+            Mpi.C_POINTER,
+            Mpi.C_LONG
+        );
+
+        public static final MemorySegment ADDR = Mpi.findOrThrow("esp_mpi_largest");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int esp_mpi_largest(int32_t *values, int64_t n)
+     * }
+     */
+    public static FunctionDescriptor esp_mpi_largest$descriptor() {
+        return esp_mpi_largest.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int esp_mpi_largest(int32_t *values, int64_t n)
+     * }
+     */
+    public static MethodHandle esp_mpi_largest$handle() {
+        return esp_mpi_largest.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int esp_mpi_largest(int32_t *values, int64_t n)
+     * }
+     */
+    public static MemorySegment esp_mpi_largest$address() {
+        return esp_mpi_largest.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int esp_mpi_largest(int32_t *values, int64_t n)
+     * }
+     */
+    public static int esp_mpi_largest(MemorySegment values, long n) {
+        var mh$ = esp_mpi_largest.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_mpi_largest", values, n);
+            }
+            return (int)mh$.invokeExact(values, n);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
     private static class esp_mpi_exchange {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Mpi.C_INT,

@@ -572,6 +572,15 @@ public class Nccl {
     public static int ncclSum() {
         return ncclSum;
     }
+    private static final int ncclMax = (int)2L;
+    /**
+     * {@snippet lang=c :
+     * enum ncclRedOp_t.ncclMax = 2
+     * }
+     */
+    public static int ncclMax() {
+        return ncclMax;
+    }
     private static final int ncclInt8 = (int)0L;
     /**
      * {@snippet lang=c :
@@ -580,6 +589,15 @@ public class Nccl {
      */
     public static int ncclInt8() {
         return ncclInt8;
+    }
+    private static final int ncclInt32 = (int)2L;
+    /**
+     * {@snippet lang=c :
+     * enum ncclDataType_t.ncclInt32 = 2
+     * }
+     */
+    public static int ncclInt32() {
+        return ncclInt32;
     }
     private static final int ncclFloat32 = (int)7L;
     /**
