@@ -9,7 +9,7 @@ final class Sharding {
       names = "--shard-sae",
       description =
           "ranks hold each SAE together, about 1/N of its matrices each, instead of all of it; the"
-              + " result is the same; on CPUs")
+              + " result is the same")
   private boolean shardSae;
 
   boolean isAsked() {

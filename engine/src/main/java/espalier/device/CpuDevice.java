@@ -69,6 +69,11 @@ final class CpuDevice extends Device {
   }
 
   @Override
+  public void copy(MemorySegment source, MemorySegment target) {
+    MemorySegment.copy(source, 0, target, 0, source.byteSize());
+  }
+
+  @Override
   public void synchronize() {}
 
   /** A kernel call costs about as much as a launch of all would. */
@@ -102,10 +107,9 @@ final class CpuDevice extends Device {
     return (System.nanoTime() - start) * 1e-9;
   }
 
-  /** The encoder itself says it. */
   @Override
-  public int takeOverflow() {
-    return 0;
+  public boolean isReplaying() {
+    return false;
   }
 
   @Override

@@ -32,6 +32,7 @@ final class CudaDevice extends Device {
   private final MemorySegment[] copied = new MemorySegment[2]; // events: a piece is free again
   private MemorySegment staged = MemorySegment.NULL;
   private boolean capturing;
+  private boolean replaying;
 
   /**
    * The libraries must be loaded.
@@ -95,6 +96,10 @@ final class CudaDevice extends Device {
     capturing = now;
   }
 
+  void replaying(boolean now) {
+    replaying = now;
+  }
+
   @Override
   public void holder(String name) {
     memory.holder(name);
@@ -128,6 +133,12 @@ final class CudaDevice extends Device {
   @Override
   public void download(MemorySegment source, MemorySegment staging) {
     copyAsync(staging, source, staging.byteSize(), CudaRuntime.cudaMemcpyDeviceToHost());
+  }
+
+  @Override
+  public void copy(MemorySegment source, MemorySegment target) {
+    Arguments.bytes("cudaMemcpyAsync", "target", target, source.byteSize(), 1);
+    copyAsync(target, source, source.byteSize(), CudaRuntime.cudaMemcpyDeviceToDevice());
   }
 
   private void copyAsync(MemorySegment target, MemorySegment source, long bytes, int kind) {
@@ -197,16 +208,13 @@ final class CudaDevice extends Device {
   }
 
   @Override
+  public boolean isReplaying() {
+    return replaying;
+  }
+
+  @Override
   public int takeOverflow() {
-    if (capturing) {
-      return 0;
-    }
-    MemorySegment overflow = control().overflowData();
-    int needed = Transfer.ints(overflow)[0];
-    if (needed > 0) {
-      Transfer.clear(overflow);
-    }
-    return needed;
+    return capturing ? 0 : super.takeOverflow();
   }
 
   @Override

@@ -1,10 +1,10 @@
 package espalier.device;
 
-import espalier.bindings.NativeException;
 import espalier.bindings.cudart.CudaRuntime;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
+import java.util.Optional;
 
 /**
  * Work that is captured as one CUDA graph and then launched as a whole. The first run, and the
@@ -28,16 +28,25 @@ final class CudaGraph implements Replay {
   @Override
   public void run() {
     if (!warm || failure != null || device.isProfiled()) {
-      work.run();
+      runWork();
       warm = true;
       return;
     }
     if (executable.equals(MemorySegment.NULL) && !capture()) {
-      work.run();
+      runWork();
       return;
     }
     CudaException.check(
         "cudaGraphLaunch", CudaRuntime.cudaGraphLaunch(executable, device.stream()));
+  }
+
+  private void runWork() {
+    device.replaying(true);
+    try {
+      work.run();
+    } finally {
+      device.replaying(false);
+    }
   }
 
   /** Nothing runs meanwhile. */
@@ -56,7 +65,7 @@ final class CudaGraph implements Replay {
       device.capturing(true);
       RuntimeException refused = null;
       try {
-        work.run();
+        runWork();
       } catch (RuntimeException e) {
         refused = e; // not thrown before the capture is ended
       } finally {
@@ -73,7 +82,7 @@ final class CudaGraph implements Replay {
             "cudaGraphInstantiate", CudaRuntime.cudaGraphInstantiate(pointer, graph, 0));
         executable = pointer.get(ValueLayout.ADDRESS, 0);
         return true;
-      } catch (CudaException | NativeException e) {
+      } catch (RuntimeException e) { // what is wrong without a capture, too, will be said again
         failed(e);
         return false;
       } finally {
@@ -111,5 +120,10 @@ final class CudaGraph implements Replay {
   @Override
   public String describe() {
     return failure == null ? "as one CUDA graph" : "call by call, as capturing failed: " + failure;
+  }
+
+  @Override
+  public Optional<String> refusal() {
+    return Optional.ofNullable(failure);
   }
 }

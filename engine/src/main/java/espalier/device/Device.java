@@ -179,17 +179,33 @@ public abstract sealed class Device implements AutoCloseable permits CpuDevice, 
   /** Waits until everything queued is done. */
   public abstract void synchronize();
 
+  /** Queues a copy within device memory, of all of {@code source}. */
+  public abstract void copy(MemorySegment source, MemorySegment target);
+
   /**
    * @param work kernel calls, uploads and downloads, the same each time; it reads no result
    */
   public abstract Replay replay(Runnable work);
 
   /**
-   * Whether a list of latents was too short just now, on a device that says so afterwards only:
+   * Whether what is queued now may be recorded by a {@link Replay}, of which some ranks run a
+   * recording while others, for which it failed or which measure, go call by call.
+   */
+  public abstract boolean isReplaying();
+
+  /**
+   * Whether a list of latents was too short just now, where {@link Control#overflowData} says so:
    * entries that it needed, or 0. While work is recorded nobody can know: see {@link
    * Control#overflow}.
    */
-  public abstract int takeOverflow();
+  public int takeOverflow() {
+    MemorySegment overflow = control().overflowData();
+    int needed = Transfer.ints(overflow)[0];
+    if (needed > 0) {
+      Transfer.clear(overflow);
+    }
+    return needed;
+  }
 
   /** Seconds that the device takes for what {@code work} queues, by its own clock. */
   public abstract double seconds(Runnable work);

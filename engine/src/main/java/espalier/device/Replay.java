@@ -1,5 +1,7 @@
 package espalier.device;
 
+import java.util.Optional;
+
 /**
  * The same kernel calls again and again, on the same memory. A device that can record them makes
  * one launch of all.
@@ -14,4 +16,9 @@ public interface Replay {
 
   /** How the work is queued, for the user: as one graph, or why call by call. */
   String describe();
+
+  /** Why work that might have been recorded was not; empty if it was, or nobody tried. */
+  default Optional<String> refusal() {
+    return Optional.empty();
+  }
 }

@@ -95,6 +95,11 @@ final class MpiRanks implements Ranks {
   }
 
   @Override
+  public void largest(MemorySegment values, long n) {
+    watch.waitFor(() -> check("largest", Mpi.esp_mpi_largest(values, n)));
+  }
+
+  @Override
   public void exchange(MemorySegment mine, MemorySegment theirs, long n, long slice) {
     watch.waitFor(() -> check("exchange", Mpi.esp_mpi_exchange(mine, theirs, n, slice)));
   }

@@ -81,46 +81,69 @@ final class NcclRanks implements Ranks {
 
   @Override
   public void sum(MemorySegment values, long n) {
-    check(
-        "sum",
-        ncclAllReduce(values, values, n, ncclFloat32(), ncclSum(), communicator, device.stream()));
+    reduce("sum", values, n, ncclFloat32(), ncclSum());
+  }
+
+  @Override
+  public void largest(MemorySegment values, long n) {
+    reduce("largest", values, n, ncclInt32(), ncclMax());
+  }
+
+  private void reduce(String what, MemorySegment values, long n, int type, int operation) {
+    check(what, ncclAllReduce(values, values, n, type, operation, communicator, device.stream()));
   }
 
   @Override
   public void exchange(MemorySegment mine, MemorySegment theirs, long n, long slice) {
     long own = length(n, slice, rank());
-    check("exchange", GROUP_START.apply());
-    for (int r = 0; r < size(); r++) {
-      long their = length(n, slice, r);
-      if (their > 0) {
-        check(
-            "exchange",
-            ncclSend(
-                floats(mine, r * slice), their, ncclFloat32(), r, communicator, device.stream()));
-      }
-      if (own > 0) {
-        check(
-            "exchange",
-            ncclRecv(
-                floats(theirs, r * slice), own, ncclFloat32(), r, communicator, device.stream()));
-      }
-    }
-    check("exchange", GROUP_END.apply());
+    grouped(
+        "exchange",
+        () -> {
+          for (int r = 0; r < size(); r++) {
+            long their = length(n, slice, r);
+            if (their > 0) {
+              MemorySegment part = floats(mine, r * slice);
+              check(
+                  "exchange",
+                  ncclSend(part, their, ncclFloat32(), r, communicator, device.stream()));
+            }
+            if (own > 0) {
+              MemorySegment part = floats(theirs, r * slice);
+              check(
+                  "exchange", ncclRecv(part, own, ncclFloat32(), r, communicator, device.stream()));
+            }
+          }
+        });
   }
 
   @Override
   public void collect(MemorySegment whole, long n, long slice) {
-    check("collect", GROUP_START.apply());
-    for (int r = 0; r < size(); r++) {
-      long length = length(n, slice, r);
-      if (length > 0) {
-        MemorySegment part = floats(whole, r * slice);
-        check(
-            "collect",
-            ncclBroadcast(part, part, length, ncclFloat32(), r, communicator, device.stream()));
-      }
+    grouped(
+        "collect",
+        () -> {
+          for (int r = 0; r < size(); r++) {
+            long length = length(n, slice, r);
+            if (length > 0) {
+              MemorySegment part = floats(whole, r * slice);
+              check(
+                  "collect",
+                  ncclBroadcast(
+                      part, part, length, ncclFloat32(), r, communicator, device.stream()));
+            }
+          }
+        });
+  }
+
+  /** A group that was begun ends, whatever is refused within. */
+  private void grouped(String what, Runnable calls) {
+    check(what, GROUP_START.apply());
+    int ended;
+    try {
+      calls.run();
+    } finally {
+      ended = GROUP_END.apply();
     }
-    check("collect", GROUP_END.apply());
+    check(what, ended);
   }
 
   private static long length(long n, long slice, int rank) {

@@ -71,6 +71,13 @@ public sealed interface Ranks extends AutoCloseable
   void sum(MemorySegment values, long n);
 
   /**
+   * Replaces int32 values in device memory by the largest of all ranks.
+   *
+   * @param n less than 2^31
+   */
+  void largest(MemorySegment values, long n);
+
+  /**
    * Gives each rank its slice of everybody's array: slice r, of {@code slice} floats, is rank r's;
    * the last ones may be shorter or empty.
    *

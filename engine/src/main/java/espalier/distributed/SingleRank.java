@@ -18,6 +18,9 @@ record SingleRank(Launch launch) implements Ranks {
   public void sum(MemorySegment values, long n) {}
 
   @Override
+  public void largest(MemorySegment values, long n) {}
+
+  @Override
   public void exchange(MemorySegment mine, MemorySegment theirs, long n, long slice) {
     throw new IllegalStateException("there is no other rank");
   }

@@ -79,6 +79,11 @@ final class TorchRanks implements Ranks {
   }
 
   @Override
+  public void largest(MemorySegment values, long n) {
+    throw noDevice();
+  }
+
+  @Override
   public void exchange(MemorySegment mine, MemorySegment theirs, long n, long slice) {
     throw noDevice();
   }

@@ -25,7 +25,7 @@ public record TensorEntry(
   /** Elements that a GPU gets at a time. */
   private static final long STAGED_AT_ONCE = 1 << 25;
 
-  /** Elements that go through memory besides where a part of a matrix is read: 16 MB. */
+  /** Elements that go through memory besides where a part of a matrix is read: 16 MB of float32. */
   private static final long PARTED_AT_ONCE = 1 << 22;
 
   private static final ValueLayout.OfShort SHORT =
@@ -137,8 +137,7 @@ public record TensorEntry(
 
   /**
    * As {@link #copyTo(Device, boolean, MemorySegment, Tensor)}, of a part of the matrix alone: the
-   * rows and columns that begin at {@code row} and {@code col}, as many as {@code target} has. For
-   * devices whose memory is the host's.
+   * rows and columns that begin at {@code row} and {@code col}, as many as {@code target} has.
    *
    * @param rows of the whole matrix
    * @param cols of the whole matrix
@@ -153,45 +152,30 @@ public record TensorEntry(
       long row,
       long col,
       Tensor target) {
-    long lines = transposed ? cols : rows; // of the file, in which they are as long as the others
-    long from = transposed ? col : row;
-    long end = from + (transposed ? target.cols() : target.rows());
-    long length = rows * cols / lines;
-    long step = Math.clamp(PARTED_AT_ONCE / length, 1, end - from);
+    // A line of the file is a row of the matrix, or a column.
+    long length = transposed ? rows : cols;
+    long first = transposed ? col : row;
+    long lines = transposed ? target.cols() : target.rows();
+    long from = transposed ? row : col; // of what is wanted in each line
+    long wanted = transposed ? target.rows() : target.cols();
+    long bytes = dtype.bytes();
+    long step = Math.clamp(PARTED_AT_ONCE / wanted, 1, lines);
     try (Arena arena = Arena.ofConfined()) {
-      MemorySegment memory = arena.allocate(step * length * target.type().bytes(), 64);
-      for (long line = from; line < end; line += step) {
-        long n = Math.min(step, end - line);
-        long bytes = length * dtype.bytes();
-        MemorySegment source = data.asSlice(line * bytes, n * bytes);
-        if (transposed) { // columns [line, line + n) of the matrix
-          Tensor part = Tensor.of(memory, rows, n, target.type());
-          convertMatrix(device, source, true, rowScale, part);
-          copy(part.rows(row, target.rows()), target.columns(line - col, n));
-        } else {
-          Tensor part = Tensor.of(memory, n, cols, target.type());
-          boolean scaled = !rowScale.equals(MemorySegment.NULL);
-          convertMatrix(
-              device,
-              source,
-              false,
-              scaled ? rowScale.asSlice(line * Float.BYTES) : rowScale,
-              part);
-          copy(part.columns(col, target.cols()), target.rows(line - row, n));
+      MemorySegment memory = arena.allocate(step * wanted * bytes, 64);
+      for (long line = 0; line < lines; line += step) {
+        long n = Math.min(step, lines - line);
+        for (long i = 0; i < n; i++) {
+          long at = (first + line + i) * length + from;
+          MemorySegment.copy(data, at * bytes, memory, i * wanted * bytes, wanted * bytes);
         }
+        Tensor part = transposed ? target.columns(line, n) : target.rows(line, n);
+        MemorySegment scale =
+            rowScale.equals(MemorySegment.NULL)
+                ? rowScale
+                : rowScale.asSlice((row + (transposed ? 0 : line)) * Float.BYTES);
+        MemorySegment source = memory.asSlice(0, n * wanted * bytes);
+        convertMatrix(device, source, transposed, scale, part);
       }
-    }
-  }
-
-  private static void copy(Tensor source, Tensor target) {
-    long type = source.type().bytes();
-    for (long r = 0; r < source.rows(); r++) {
-      MemorySegment.copy(
-          source.data(),
-          r * source.stride() * type,
-          target.data(),
-          r * target.stride() * type,
-          source.cols() * type);
     }
   }
 

@@ -57,9 +57,6 @@ record Saes(SortedMap<Integer, Sae> byLayer, SortedMap<Integer, Double> expected
       throw new InputException(
           "--shard-sae: there is one process only; start several, such as mpirun -np 2 espalier …");
     }
-    if (!device.isHost()) {
-      throw new InputException("--shard-sae: SAEs are sharded on CPUs only; use --device cpu");
-    }
     if (specs.isEmpty()) {
       throw new InputException("--shard-sae needs --sae");
     }

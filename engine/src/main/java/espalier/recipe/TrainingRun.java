@@ -49,6 +49,9 @@ record TrainingRun(
                   return evaluation.orElseThrow().apply(step);
                 }
               });
+      loop.refusal()
+          .ifPresent(
+              why -> console.warn("steps went call by call, as no graph could be made: " + why));
       if (end == TrainingLoop.End.INTERRUPTED) {
         console.info(
             "%s: interrupted after step %d; %s is written, the same command with --resume goes on"

@@ -4,9 +4,9 @@ import espalier.device.Device;
 import java.lang.foreign.MemorySegment;
 
 /**
- * Lists of latents for the tokens of every rank, a rank's one block that can be sent as a whole:
- * count int32 {@code [tokens]}, then index int32 and value float {@code [tokens, capacity]} as in
- * {@link Latents}.
+ * Lists of latents for the tokens of every rank, a rank's one block that can be sent as a whole,
+ * packed as esp_sae_merge reads it: count int32 {@code [tokens]}, then index int32 and value float
+ * {@code [tokens, capacity]} as in {@link Latents}.
  *
  * @param memory of {@code blocks} blocks
  */

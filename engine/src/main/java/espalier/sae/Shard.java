@@ -16,7 +16,7 @@ import java.util.function.Supplier;
  */
 public final class Shard {
 
-  /** 64 bytes of float32: kernels take a column of a slice as they take it in the whole row. */
+  /** 32 or 64 bytes: kernels take a column of a slice as they take it in the whole row. */
   private static final long COLUMN_UNIT = 16;
 
   private final Ranks ranks;

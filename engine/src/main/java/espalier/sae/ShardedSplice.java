@@ -2,12 +2,13 @@ package espalier.sae;
 
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
+import espalier.device.Device;
 import espalier.device.Kernels;
+import espalier.device.Transfer;
 import espalier.distributed.Ranks;
 import espalier.format.InputException;
 import espalier.format.SaeWeights.Activation;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.util.List;
 
 /**
@@ -16,8 +17,8 @@ import java.util.List;
  *
  * <ol>
  *   <li>All get everybody's activations, and each encodes them with its own latents.
- *   <li>The lists go to the ranks whose tokens they are of, which {@linkplain ListMerge merge} them
- *       into those of the whole SAE.
+ *   <li>The lists go to the ranks whose tokens they are of, which merge them into those of the
+ *       whole SAE.
  *   <li>All get everybody's lists, and each decodes its own columns, which go to the ranks whose
  *       tokens they are of.
  * </ol>
@@ -26,17 +27,21 @@ import java.util.List;
  * latents' values; these go home, and there become gradients of z; all get those, and each has its
  * own columns of the input's gradient. Every number is that of the whole SAE: see {@link Shard}.
  *
- * <p>Of N ranks with T tokens each, one gets N T (dIn + 4 L) + T dOut floats in a forward pass and
- * N T (dOut + 3 L) + T dIn in a backward pass, for lists of L entries.
+ * <p>Of N ranks with T tokens each, one gets N T (dIn + 4 L) + T dOut numbers in a forward pass and
+ * N T (dOut + 2 L) + T dIn in a backward pass, for lists of L entries, those of d in the device's
+ * type.
  *
- * <p>In host memory alone: the host merges lists and puts columns side by side.
+ * <p>Between kernels the host waits for nothing but, where lists may turn out too short, to learn
+ * whether they did; and not for that in a step that is replayed, of which all ranks then see the
+ * same {@link espalier.device.Control#overflow}.
  */
 final class ShardedSplice {
 
-  private static final ValueLayout.OfInt INT = ValueLayout.JAVA_INT;
-  private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT;
+  /** Of blocks that are sent: kernels read 16 bytes at a time where each block is so aligned. */
+  private static final long ALIGNED_FLOATS = 16;
 
   private final Tape tape;
+  private final Device device;
   private final Sae sae;
   private final Shard shard;
   private final Ranks ranks;
@@ -45,54 +50,76 @@ final class ShardedSplice {
   private final long inputs;
   private final long outputs;
   private final Latents latents; // of this rank's tokens, as of the whole SAE
-  private final ListMerge merge;
+  private final MemorySegment first; // int32 [size]: where slices of latents begin
   private final Var scratch; // of the encoder
-  private final Var input; // [size] blocks: activations [tokens, inputs], keep [tokens] as bytes
+  private final Blocks input; // activations [tokens, inputs], then keep [tokens] as bytes
   private final Columns forward;
-  private final Var dOutput; // [size, tokens, outputs]
+  private final Blocks dOutput; // [tokens, outputs]
   private final Columns backward;
   private ListBlocks listed; // own latents of everybody's tokens
   private ListBlocks returned; // everybody's latents of own tokens
   private ListBlocks whole; // merged, of everybody's tokens
-  private ListBlocks ownPart; // of those the own latents; values are gradients
-  private ListBlocks ownReturned;
-  private MemorySegment dPre; // [size, tokens, capacity]: gradients beside the merged lists
+  private MemorySegment ownIndex; // [tokens, capacity], of one block of those the own latents
+  private final MemorySegment ownCount; // [tokens]
+  private MemorySegment gradients; // [size, tokens, capacity]: of values, then of z
+  private MemorySegment gradientsReturned;
+
+  /** As much memory for each rank's tokens, of which each rank fills one and gets the others. */
+  private final class Blocks {
+    private final Var memory;
+
+    /**
+     * @param bytes of each
+     */
+    Blocks(long bytes) {
+      long units = (bytes + ALIGNED_FLOATS * Float.BYTES - 1) / (ALIGNED_FLOATS * Float.BYTES);
+      memory = tape.value(size, message(units * ALIGNED_FLOATS));
+    }
+
+    MemorySegment of(int rank) {
+      return block(memory.data(), rank, memory.cols());
+    }
+
+    MemorySegment own() {
+      return of(ranks.rank());
+    }
+
+    void collect() {
+      ranks.collect(memory.data(), memory.size(), memory.cols());
+    }
+  }
 
   /** Columns of a matrix {@code [tokens, width]} that ranks make together, and its way home. */
   private final class Columns {
     private final long width;
     private final long own;
-    private final Var made; // [size, tokens, own]: of everybody's tokens
-    private final Var returned; // [size, tokens, own]: everybody's columns of own tokens
+    private final Var made; // [size] blocks [tokens, own]: of everybody's tokens
+    private final Var returned; // [size] blocks [tokens, own]: everybody's columns of own tokens
 
     Columns(long width) {
       this.width = width;
       own = Shard.columns(width, size);
-      made = tape.value(size, message(tokens * own));
-      returned = tape.value(size, tokens * own);
+      long floats = message(tokens * own * device.type().bytes() / Float.BYTES);
+      made = tape.value(size, floats);
+      returned = tape.value(size, floats);
     }
 
     /** What this rank makes for the tokens of another. */
     MemorySegment of(int rank) {
-      return block(made.data(), rank, tokens * own);
+      return block(made.data(), rank, made.cols());
     }
 
-    void send() {
-      ranks.exchange(made.data(), returned.data(), made.size(), tokens * own);
+    /**
+     * @param keep rows that become those of {@code kept}; NULL for none
+     * @param to {@code [tokens, width]}
+     */
+    void sendHome(Kernels k, MemorySegment keep, MemorySegment kept, MemorySegment to) {
+      exchange();
+      k.joinColumns(returned.data(), own, keep, kept, to, tokens, width);
     }
 
-    /** After {@link #send}: puts a token's columns side by side. */
-    void copyRow(long token, MemorySegment to) {
-      for (int r = 0; r * own < width; r++) { // the last ranks' may be none
-        long real = Math.min(own, width - r * own);
-        MemorySegment from = block(returned.data(), r, tokens * own);
-        MemorySegment.copy(
-            from,
-            token * own * Float.BYTES,
-            to,
-            (token * width + r * own) * Float.BYTES,
-            real * Float.BYTES);
-      }
+    void exchange() {
+      ranks.exchange(made.data(), returned.data(), made.size(), made.cols());
     }
   }
 
@@ -101,43 +128,46 @@ final class ShardedSplice {
    * @param needsBackward whether gradients are asked for
    */
   ShardedSplice(Tape tape, Sae sae, long tokens, Latents latents, boolean needsBackward) {
-    if (!tape.device().isHost()) {
-      throw new IllegalArgumentException("ranks hold SAEs together in host memory only");
-    }
     this.tape = tape;
     this.sae = sae;
     this.tokens = tokens;
     this.latents = latents;
+    device = tape.device();
     shard = sae.shard();
     ranks = shard.ranks();
     size = ranks.size();
     inputs = sae.inputs();
     outputs = sae.outputs();
-    merge = new ListMerge(sae);
+    first = device.allocate((long) size * Integer.BYTES);
+    for (int r = 0; r < size; r++) {
+      Transfer.write(
+          first.asSlice((long) r * Integer.BYTES), Math.toIntExact(shard.slices().first(r)));
+    }
     scratch = tape.value(1, tape.kernels().saeEncodeScratch(inputs, shard.latents()));
-    input = tape.value(size, message(inputFloats()));
+    input = new Blocks(keepAt() + tokens);
     forward = new Columns(outputs);
-    dOutput = needsBackward ? tape.value(size, message(tokens * outputs)) : null;
+    dOutput = needsBackward ? new Blocks(activationBytes(outputs)) : null;
     backward = needsBackward ? new Columns(inputs) : null;
+    ownCount = needsBackward ? device.allocate(tokens * Integer.BYTES) : null;
     if (needsBackward) {
       shard.backward(); // is read now: before the step all memory is there
     }
-    makeLists(latents.capacity());
-    makeWhole();
+    makeLists();
   }
 
   /** Scratch of the forward pass. */
   List<Var> forwardScratch() {
-    return List.of(scratch, input, forward.made, forward.returned);
+    return List.of(scratch, input.memory, forward.made, forward.returned);
   }
 
   /** Scratch of the backward pass, if there is one. */
   List<Var> backwardScratch() {
-    return List.of(dOutput, backward.made, backward.returned);
+    return List.of(dOutput.memory, backward.made, backward.returned);
   }
 
-  private long inputFloats() {
-    return tokens * inputs + (tokens + Float.BYTES - 1) / Float.BYTES;
+  /** Of all tokens of a rank. */
+  private long activationBytes(long width) {
+    return tokens * width * device.type().bytes();
   }
 
   /** As many floats of each rank are sent at once. */
@@ -155,23 +185,18 @@ final class ShardedSplice {
     return blocks.asSlice(number * floats * Float.BYTES, floats * Float.BYTES);
   }
 
-  private void makeLists(long capacity) {
-    listed = blocks(capacity);
-    returned = blocks(capacity);
-  }
-
-  private ListBlocks blocks(long capacity) {
-    message(ListBlocks.floats(tokens, capacity));
-    return ListBlocks.allocate(tape.device(), size, tokens, capacity);
-  }
-
-  private void makeWhole() {
+  /** As long as {@link #latents} are now. */
+  private void makeLists() {
     long capacity = latents.capacity();
-    whole = blocks(capacity);
+    message(ListBlocks.floats(tokens, capacity));
+    listed = ListBlocks.allocate(device, size, tokens, capacity);
+    returned = ListBlocks.allocate(device, size, tokens, capacity);
+    whole = ListBlocks.allocate(device, size, tokens, capacity);
     if (backward != null) {
-      ownPart = blocks(capacity);
-      ownReturned = blocks(capacity);
-      dPre = tape.device().allocate(size * tokens * capacity * Float.BYTES);
+      long bytes = tokens * capacity * Float.BYTES;
+      ownIndex = device.allocate(bytes);
+      gradients = device.allocate(size * bytes);
+      gradientsReturned = device.allocate(size * bytes);
     }
   }
 
@@ -182,63 +207,101 @@ final class ShardedSplice {
    * @param keep as the splice has it
    */
   void encode(Kernels k, MemorySegment x, MemorySegment keep) {
-    MemorySegment own = block(input.data(), ranks.rank(), inputFloats());
-    MemorySegment.copy(x, 0, own, 0, tokens * inputs * Float.BYTES);
-    MemorySegment flags = own.asSlice(tokens * inputs * Float.BYTES);
+    device.copy(x.asSlice(0, activationBytes(inputs)), input.own());
     if (keep.equals(MemorySegment.NULL)) {
-      flags.fill((byte) 0);
+      fillKeep(k, 0);
     } else {
-      MemorySegment.copy(keep, 0, flags, 0, tokens);
+      device.copy(keep.asSlice(0, tokens), keepOf(ranks.rank()));
     }
     encodeEverybodys(k);
   }
 
-  private void encodeEverybodys(Kernels k) {
-    ranks.collect(input.data(), size * inputFloats(), inputFloats());
-    encodeListed(k);
-    if (!sae.activation().isCounted()) {
-      int longest;
-      while ((longest = agreed(longestListed())) > listed.capacity()) {
-        makeLists(Math.max(longest, 2 * listed.capacity()));
-        encodeListed(k);
-      }
-    }
-    ranks.exchange(listed.memory(), returned.memory(), size * listed.floats(), listed.floats());
-    if (!sae.activation().isCounted()) {
-      int longest = agreed(merge.longest(returned));
-      if (longest > latents.capacity()) {
-        latents.grow(longest);
-        makeWhole();
-      }
-    }
-    merge.merge(returned, latents);
+  /** Where it begins in a block of the input, at a whole float. */
+  private long keepAt() {
+    return (activationBytes(inputs) + Float.BYTES - 1) / Float.BYTES * Float.BYTES;
   }
 
-  private void encodeListed(Kernels k) {
-    long first = shard.firstLatent() * Float.BYTES;
-    for (int b = 0; b < size; b++) {
-      MemorySegment of = block(input.data(), b, inputFloats());
-      k.saeEncode( // too short lists tell by their counts
-          of,
-          sae.wEnc().matrix().data(),
-          sae.bEnc().data().asSlice(first),
-          sae.bPre() == null ? MemorySegment.NULL : sae.bPre().data(),
-          sae.activation().ordinal(),
-          sae.threshold() == null ? MemorySegment.NULL : sae.threshold().data().asSlice(first),
-          0,
-          ownK(),
-          of.asSlice(tokens * inputs * Float.BYTES),
-          listed.index(b),
-          listed.value(b),
-          MemorySegment.NULL,
-          listed.count(b),
-          listed.capacity(),
-          MemorySegment.NULL,
-          scratch.data(),
-          tokens,
-          inputs,
-          shard.latents());
+  private MemorySegment keepOf(int rank) {
+    return input.of(rank).asSlice(keepAt(), tokens);
+  }
+
+  /**
+   * Of this rank's block.
+   *
+   * @param flag of all tokens
+   */
+  private void fillKeep(Kernels k, int flag) {
+    MemorySegment flags = input.own().asSlice(keepAt());
+    k.fill(flags, Float.intBitsToFloat(flag * 0x01010101), flags.byteSize() / Float.BYTES);
+  }
+
+  private void encodeEverybodys(Kernels k) {
+    input.collect();
+    do {
+      if (listed.capacity() != latents.capacity()) {
+        makeLists();
+      }
+      list(k);
+    } while (grow());
+  }
+
+  /** The same on all ranks, which all have as much room and are told the most that one needed. */
+  private boolean grow() {
+    if (sae.activation().isCounted()) {
+      return false;
     }
+    ranks.largest(overflow(), 1);
+    int needed = device.isReplaying() ? 0 : device.takeOverflow();
+    latents.grow(needed);
+    return needed > 0;
+  }
+
+  private MemorySegment overflow() {
+    return device.control().overflowData();
+  }
+
+  private void list(Kernels k) {
+    for (int r = 0; r < size; r++) {
+      encodeBlock(k, r);
+    }
+    ranks.exchange(listed.memory(), returned.memory(), size * listed.floats(), listed.floats());
+    k.saeMerge(
+        returned.memory(),
+        first,
+        size,
+        sae.activation() == Activation.TOPK ? sae.k() : 0,
+        latents.index(),
+        latents.value(),
+        latents.pre(),
+        latents.count(),
+        latents.capacity(),
+        overflow(),
+        tokens);
+  }
+
+  /** The own latents of another's tokens. Lists that are too short tell by counts or overflow. */
+  private void encodeBlock(Kernels k, int rank) {
+    long from = shard.firstLatent() * Float.BYTES;
+    k.saeEncode(
+        input.of(rank),
+        sae.wEnc().matrix().data(),
+        sae.bEnc().data().asSlice(from),
+        sae.bPre() == null ? MemorySegment.NULL : sae.bPre().data(),
+        sae.activation().ordinal(),
+        sae.threshold() == null ? MemorySegment.NULL : sae.threshold().data().asSlice(from),
+        0,
+        ownK(),
+        keepOf(rank),
+        listed.index(rank),
+        listed.value(rank),
+        MemorySegment.NULL,
+        listed.count(rank),
+        listed.capacity(),
+        overflow(),
+        scratch.data(),
+        tokens,
+        inputs,
+        shard.latents());
   }
 
   /** The largest of a token among the own latents, or their groups. */
@@ -246,26 +309,6 @@ final class ShardedSplice {
     return sae.activation() == Activation.GROUPMAX
         ? (int) (shard.latents() / (sae.latents() / sae.k()))
         : (int) Math.min(sae.k(), shard.latents());
-  }
-
-  private int longestListed() {
-    int longest = 0;
-    for (int b = 0; b < size; b++) {
-      MemorySegment count = listed.count(b);
-      for (long t = 0; t < tokens; t++) {
-        longest = Math.max(longest, count.getAtIndex(INT, t));
-      }
-    }
-    return longest;
-  }
-
-  /** The largest that a rank says: all make room for as much. */
-  private int agreed(int own) {
-    double most = 0;
-    for (double needed : ranks.gather((double) own)) {
-      most = Math.max(most, needed);
-    }
-    return (int) most;
   }
 
   /**
@@ -276,50 +319,38 @@ final class ShardedSplice {
    */
   void decode(Kernels k, MemorySegment keep, MemorySegment x, MemorySegment out) {
     decodeEverybodys(k);
-    for (long t = 0; t < tokens; t++) {
-      if (isKept(keep, t)) {
-        long at = t * outputs * Float.BYTES;
-        MemorySegment.copy(x, at, out, at, outputs * Float.BYTES);
-      } else {
-        forward.copyRow(t, out);
-      }
-    }
-  }
-
-  private static boolean isKept(MemorySegment keep, long token) {
-    return !keep.equals(MemorySegment.NULL) && keep.get(ValueLayout.JAVA_BYTE, token) != 0;
+    forward.sendHome(k, keep, x, out);
   }
 
   private void decodeEverybodys(Kernels k) {
     int own = ranks.rank();
-    whole.count(own).copyFrom(latents.count());
-    whole.index(own).copyFrom(latents.index());
-    whole.value(own).copyFrom(latents.value());
+    device.copy(latents.count(), whole.count(own));
+    device.copy(latents.index(), whole.index(own));
+    device.copy(latents.value(), whole.value(own));
     ranks.collect(whole.memory(), size * whole.floats(), whole.floats());
-    for (int b = 0; b < size; b++) {
+    for (int r = 0; r < size; r++) {
       k.saeDecode(
-          whole.index(b),
-          whole.value(b),
-          whole.count(b),
+          whole.index(r),
+          whole.value(r),
+          whole.count(r),
           whole.capacity(),
           sae.wDec().matrix().data(),
           shard.bias().data(),
           MemorySegment.NULL,
           MemorySegment.NULL,
-          forward.of(b),
+          forward.of(r),
           tokens,
           forward.own);
     }
-    forward.send();
   }
 
   /** This rank's part in a forward pass of the others. */
   void join(Kernels k) {
-    MemorySegment own = block(input.data(), ranks.rank(), inputFloats());
-    own.fill((byte) 0);
-    own.asSlice(tokens * inputs * Float.BYTES).fill((byte) 1); // no token is encoded
+    k.fill(input.own(), 0, input.memory.cols());
+    fillKeep(k, 1); // no token is encoded
     encodeEverybodys(k);
     decodeEverybodys(k);
+    forward.exchange();
   }
 
   /**
@@ -328,63 +359,39 @@ final class ShardedSplice {
    * @param dOut {@code [tokens, dOut]}
    */
   void decodeBackward(Kernels k, MemorySegment dOut) {
-    long floats = tokens * outputs;
-    block(dOutput.data(), ranks.rank(), floats).copyFrom(dOut.asSlice(0, floats * Float.BYTES));
-    ranks.collect(dOutput.data(), dOutput.size(), floats);
-    for (int b = 0; b < size; b++) {
-      listOwnPart(b);
+    device.copy(dOut.asSlice(0, activationBytes(outputs)), dOutput.own());
+    dOutput.collect();
+    long floats = tokens * whole.capacity();
+    for (int r = 0; r < size; r++) {
+      k.saePart(
+          whole.index(r),
+          whole.count(r),
+          whole.capacity(),
+          shard.firstLatent(),
+          shard.latents(),
+          ownIndex,
+          ownCount,
+          tokens);
       k.saeDecodeBackward(
-          block(dOutput.data(), b, floats),
-          ownPart.index(b),
-          ownPart.count(b),
-          ownPart.capacity(),
+          dOutput.of(r),
+          ownIndex,
+          ownCount,
+          whole.capacity(),
           shard.backward().decoderRows().data(),
-          ownPart.value(b),
+          block(gradients, r, floats),
           tokens,
           outputs);
     }
-    ranks.exchange(
-        ownPart.memory(), ownReturned.memory(), size * ownPart.floats(), ownPart.floats());
-    joinGradients();
-  }
-
-  /** Of a rank's merged lists, the entries of this rank's latents: they are one after another. */
-  private void listOwnPart(int block) {
-    long first = shard.firstLatent();
-    long end = first + shard.latents();
-    MemorySegment count = whole.count(block);
-    MemorySegment index = whole.index(block);
-    MemorySegment ownIndex = ownPart.index(block);
-    for (long t = 0; t < tokens; t++) {
-      long at = t * whole.capacity();
-      int own = 0;
-      for (int j = 0; j < count.getAtIndex(INT, t); j++) {
-        int latent = index.getAtIndex(INT, at + j);
-        if (latent >= first && latent < end) {
-          ownIndex.setAtIndex(INT, at + own++, (int) (latent - first));
-        }
-      }
-      ownPart.count(block).setAtIndex(INT, t, own);
-    }
-  }
-
-  /** Ranks' gradients one after another are those of the whole list. */
-  private void joinGradients() {
-    MemorySegment gradient = latents.gradient();
-    for (long t = 0; t < tokens; t++) {
-      long at = t * ownReturned.capacity();
-      long next = at;
-      for (int r = 0; r < size; r++) {
-        int entries = ownReturned.count(r).getAtIndex(INT, t);
-        MemorySegment.copy(
-            ownReturned.value(r),
-            at * Float.BYTES,
-            gradient,
-            next * Float.BYTES,
-            (long) entries * Float.BYTES);
-        next += entries;
-      }
-    }
+    ranks.exchange(gradients, gradientsReturned, size * floats, floats);
+    k.saeJoin(
+        gradientsReturned,
+        first,
+        size,
+        latents.index(),
+        latents.count(),
+        latents.capacity(),
+        latents.gradient(),
+        tokens);
   }
 
   /**
@@ -395,31 +402,22 @@ final class ShardedSplice {
    */
   void encodeBackward(Kernels k, MemorySegment keep, MemorySegment dOut, MemorySegment dX) {
     long floats = tokens * whole.capacity();
-    block(dPre, ranks.rank(), floats).copyFrom(latents.gradient());
-    ranks.collect(dPre, size * floats, floats);
-    for (int b = 0; b < size; b++) {
+    device.copy(latents.gradient(), block(gradients, ranks.rank(), floats));
+    ranks.collect(gradients, size * floats, floats);
+    for (int r = 0; r < size; r++) {
       k.saeEncodeBackward(
-          block(dPre, b, floats),
-          whole.index(b),
-          whole.count(b),
+          block(gradients, r, floats),
+          whole.index(r),
+          whole.count(r),
           whole.capacity(),
           shard.backward().encoderColumns().data(),
           MemorySegment.NULL,
           MemorySegment.NULL,
-          backward.of(b),
+          backward.of(r),
           false,
           tokens,
           backward.own);
     }
-    backward.send();
-    for (long t = 0; t < tokens; t++) {
-      if (isKept(keep, t)) {
-        for (long c = t * inputs; c < (t + 1) * inputs; c++) { // 0 + -0 is 0, as the kernel has it
-          dX.setAtIndex(FLOAT, c, 0f + dOut.getAtIndex(FLOAT, c));
-        }
-      } else {
-        backward.copyRow(t, dX);
-      }
-    }
+    backward.sendHome(k, keep, dOut, dX);
   }
 }

@@ -131,6 +131,11 @@ public final class TrainingLoop {
     return gradients.describe();
   }
 
+  /** Why steps, which might have been recorded, go call by call: see {@link Replay#refusal}. */
+  public Optional<String> refusal() {
+    return gradients.refusal().or(update::refusal);
+  }
+
   /** Updates done so far. */
   public long step() {
     return step;

@@ -1,17 +1,21 @@
 package espalier.distributed;
 
 import espalier.device.Device;
+import espalier.device.Replay;
+import espalier.device.Transfer;
 import java.io.IOException;
 import java.io.UncheckedIOException;
-import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
 
-/** What each rank of {@link MpiTest} does: every collective, checked against plain arithmetic. */
-final class CollectivesProgram {
+/**
+ * What each rank of a job does in {@link MpiTest} and others: every collective, checked against
+ * plain arithmetic.
+ */
+public final class CollectivesProgram {
 
   private static final int N = 1003; // not divisible by 2 or 3
 
@@ -19,14 +23,9 @@ final class CollectivesProgram {
 
   public static void main(String[] arguments) {
     try (Ranks started = Ranks.join(Launch.detect(System.getenv()));
-        Device device = Device.open();
-        Arena arena = Arena.ofConfined()) {
+        Device device = Device.open()) {
       Ranks ranks = started.on(device);
-      sums(ranks, arena);
-      for (long slice : new long[] {(N + ranks.size() - 1) / ranks.size(), 512, N, 2000}) {
-        slices(ranks, arena, slice);
-      }
-      gathers(ranks);
+      run(ranks, device);
       if (device.isHost()) {
         common(ranks);
       }
@@ -38,54 +37,105 @@ final class CollectivesProgram {
     }
   }
 
+  /** All that is there on both devices. */
+  public static void run(Ranks ranks, Device device) {
+    sums(ranks, device);
+    largest(ranks, device);
+    for (long slice : new long[] {(N + ranks.size() - 1) / ranks.size(), 512, N, 2000}) {
+      if (slice * ranks.size() >= N) {
+        slices(ranks, device, slice);
+      }
+    }
+    replayed(ranks, device);
+    gathers(ranks);
+  }
+
   private static float value(int rank, long i) {
     return rank * 10_000 + i;
   }
 
-  private static void sums(Ranks ranks, Arena arena) {
-    MemorySegment values = arena.allocate(ValueLayout.JAVA_FLOAT, N);
+  private static MemorySegment values(Device device, int rank) {
+    float[] values = new float[N];
     for (int i = 0; i < N; i++) {
-      values.setAtIndex(ValueLayout.JAVA_FLOAT, i, value(ranks.rank(), i));
+      values[i] = value(rank, i);
     }
+    MemorySegment memory = device.allocate(N * Float.BYTES);
+    Transfer.write(memory, values);
+    return memory;
+  }
+
+  private static void sums(Ranks ranks, Device device) {
+    MemorySegment values = values(device, ranks.rank());
     ranks.sum(values, N);
+    expectSums("sum", ranks, Transfer.floats(values), 1);
+  }
+
+  /**
+   * @param times that all values were added up
+   */
+  private static void expectSums(String what, Ranks ranks, float[] sums, int times) {
     for (int i = 0; i < N; i++) {
       float expected = 0; // whole numbers below 2^24: exact in any order
       for (int r = 0; r < ranks.size(); r++) {
         expected += value(r, i);
       }
-      expect("sum " + i, expected, values.getAtIndex(ValueLayout.JAVA_FLOAT, i));
+      expect(what + " " + i, expected * Math.pow(ranks.size(), times - 1), sums[i]);
     }
   }
 
-  private static void slices(Ranks ranks, Arena arena, long slice) {
+  private static void largest(Ranks ranks, Device device) {
+    MemorySegment values = device.allocate(3 * Integer.BYTES);
+    int rank = ranks.rank();
+    int last = ranks.size() - 1;
+    Transfer.write(values, rank, -rank, rank == last ? 7 : Integer.MIN_VALUE);
+    ranks.largest(values, 3);
+    int[] found = Transfer.ints(values);
+    expect("largest", last, found[0]);
+    expect("largest", 0, found[1]);
+    expect("largest", 7, found[2]);
+  }
+
+  /** Collectives are part of a step that is recorded, where a device records one. */
+  private static void replayed(Ranks ranks, Device device) {
+    MemorySegment values = values(device, ranks.rank());
+    Replay replay = device.replay(() -> ranks.sum(values, N));
+    for (int times = 1; times <= 3; times++) {
+      replay.run();
+      expectSums("replayed sum", ranks, Transfer.floats(values), times);
+    }
+    String how = device.isHost() ? "call by call" : "as one CUDA graph";
+    if (!replay.describe().equals(how)) {
+      throw new AssertionError("collectives run " + replay.describe());
+    }
+  }
+
+  private static void slices(Ranks ranks, Device device, long slice) {
     int size = ranks.size();
-    MemorySegment mine = arena.allocate(ValueLayout.JAVA_FLOAT, N);
-    MemorySegment theirs = arena.allocate(ValueLayout.JAVA_FLOAT, size * slice);
-    for (int i = 0; i < N; i++) {
-      mine.setAtIndex(ValueLayout.JAVA_FLOAT, i, value(ranks.rank(), i));
-    }
-    theirs.fill((byte) -1);
-    if (slice * size < N) {
-      throw new AssertionError("slices do not cover the array");
-    }
+    MemorySegment mine = values(device, ranks.rank());
+    MemorySegment theirs = device.allocate(size * slice * Float.BYTES);
+    Transfer.fill(theirs, (byte) -1);
     ranks.exchange(mine, theirs, N, slice);
+    float[] exchanged = Transfer.floats(theirs);
     long own = Math.clamp(N - ranks.rank() * slice, 0, slice);
     for (int r = 0; r < size; r++) {
       for (long i = 0; i < own; i++) {
         expect(
             "slice of " + r,
             value(r, ranks.rank() * slice + i),
-            theirs.getAtIndex(ValueLayout.JAVA_FLOAT, r * slice + i));
+            exchanged[Math.toIntExact(r * slice + i)]);
       }
     }
-    MemorySegment whole = arena.allocate(ValueLayout.JAVA_FLOAT, N);
-    whole.fill((byte) -1);
+    float[] part = new float[N];
+    Arrays.fill(part, Float.NaN);
     for (long i = ranks.rank() * slice; i < ranks.rank() * slice + own; i++) {
-      whole.setAtIndex(ValueLayout.JAVA_FLOAT, i, -i);
+      part[Math.toIntExact(i)] = -i;
     }
+    MemorySegment whole = device.allocate(N * Float.BYTES);
+    Transfer.write(whole, part);
     ranks.collect(whole, N, slice);
-    for (long i = 0; i < N; i++) {
-      expect("collected", -i, whole.getAtIndex(ValueLayout.JAVA_FLOAT, i));
+    float[] collected = Transfer.floats(whole);
+    for (int i = 0; i < N; i++) {
+      expect("collected", -i, collected[i]);
     }
   }
 

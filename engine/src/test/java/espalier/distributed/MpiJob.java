@@ -33,8 +33,12 @@ public final class MpiJob {
   public record Outcome(int code, String out, String err, double seconds) {}
 
   /** What ranks need in their environment to compute on the emulator. */
-  public static final Map<String, String> EMULATOR =
-      Map.of("JAVA_TOOL_OPTIONS", "-Despalier.device=emulator");
+  public static final Map<String, String> EMULATOR = emulator("f32");
+
+  /** As {@link #EMULATOR}, with activations and weights of a type. */
+  public static Map<String, String> emulator(String dtype) {
+    return Map.of("JAVA_TOOL_OPTIONS", "-Despalier.device=emulator -Despalier.dtype=" + dtype);
+  }
 
   /** Tests of NCCL's stand-in run where this process is on the emulator, too. */
   public static void requireEmulator() {

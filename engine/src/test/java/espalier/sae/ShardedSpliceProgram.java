@@ -24,8 +24,8 @@ final class ShardedSpliceProgram {
   private ShardedSpliceProgram() {}
 
   /**
-   * @param arguments {@code narrow} to cut narrow SAEs too, whose products then round differently;
-   *     tokens of each rank; SAEs
+   * @param arguments {@code narrow} to cut narrow SAEs too, whose products then round differently
+   *     on the CPU; tokens of each rank; SAEs
    */
   public static void main(String[] arguments) {
     try (Ranks started = Ranks.join(Launch.detect(System.getenv()))) {
@@ -73,8 +73,8 @@ final class ShardedSpliceProgram {
     }
   }
 
-  private static void compare(Device device, Ranks ranks, boolean narrow, int tokens, Path path) {
-    boolean exact = !narrow;
+  static void compare(Device device, Ranks ranks, boolean narrow, int tokens, Path path) {
+    boolean exact = !narrow || !device.isHost();
     Sae whole;
     Sae part;
     try (SaeFile file = SaeFile.open(path)) {
@@ -93,9 +93,9 @@ final class ShardedSpliceProgram {
                   device, weights, ranks, () -> SaeFile.open(path), warning -> {});
     }
     Random random = new Random(ranks.rank() + 1);
-    Tensor x = Tensor.allocate(device, tokens, whole.inputs());
-    Tensor weight = Tensor.allocate(device, tokens, whole.outputs());
-    weight.copyFrom(gaussians(random, weight.size()));
+    Tensor x = Tensor.allocate(device, tokens, whole.inputs(), device.type());
+    Tensor weight = Tensor.allocate(device, tokens, whole.outputs(), device.type());
+    write(device, gaussians(random, weight.size()), weight);
     MemorySegment keep = MemorySegment.NULL;
     if (whole.inputs() == whole.outputs()) {
       byte[] flags = new byte[tokens];
@@ -111,7 +111,7 @@ final class ShardedSpliceProgram {
       if (batch == 2 && ranks.rank() == 1) {
         values[(tokens / 2) * (int) whole.inputs()] = Float.NaN;
       }
-      x.copyFrom(values);
+      write(device, values, x);
       String what = "%s, batch %d, rank %d: ".formatted(path, batch, ranks.rank());
       expected.tape.forward();
       given.tape.forward();
@@ -134,10 +134,11 @@ final class ShardedSpliceProgram {
     for (double bytes : ranks.gather((double) part.bytes())) {
       all += (long) bytes;
     }
-    long matrices = (whole.inputs() + whole.outputs()) * whole.latents() * Float.BYTES;
+    long type = device.type().bytes();
+    long matrices = (whole.inputs() + whole.outputs()) * whole.latents() * type;
     // Rows and columns of both, and what is not divided; columns come in sixteens.
     long vectors = ranks.size() * (whole.bytes() - matrices);
-    long most = 2 * matrices + vectors + 4 * 16 * ranks.size() * whole.latents() * Float.BYTES;
+    long most = 2 * matrices + vectors + 4 * 16 * ranks.size() * whole.latents() * type;
     if (all > most) {
       throw new AssertionError(path + ": ranks hold " + all + " bytes, not " + most);
     }
@@ -174,6 +175,13 @@ final class ShardedSpliceProgram {
             "%s [%d]: %s, sharded %s".formatted(what, i, expected[i], given[i]));
       }
     }
+  }
+
+  private static void write(Device device, float[] values, Tensor target) {
+    Tensor floats = Tensor.allocate(device, target.rows(), target.cols());
+    floats.copyFrom(values);
+    int from = floats.type().code();
+    device.kernels().convert(floats.data(), from, target.data(), target.size(), target.type());
   }
 
   private static float[] gaussians(Random random, long n) {

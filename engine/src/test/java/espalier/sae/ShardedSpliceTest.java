@@ -12,6 +12,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
@@ -27,12 +28,41 @@ class ShardedSpliceTest {
 
   private static void run(String mpi, int ranks, String cut, int tokens, List<Path> saes)
       throws Exception {
+    run(mpi, ranks, Map.of(), cut, tokens, saes);
+  }
+
+  static void run(
+      String mpi,
+      int ranks,
+      Map<String, String> environment,
+      String cut,
+      int tokens,
+      List<Path> saes)
+      throws Exception {
     List<String> arguments = new ArrayList<>(List.of(cut, String.valueOf(tokens)));
     saes.forEach(sae -> arguments.add(sae.toString()));
     MpiJob.Outcome outcome =
-        MpiJob.run(mpi, ranks, ShardedSpliceProgram.class, arguments.toArray(String[]::new));
+        MpiJob.start(
+                mpi,
+                ranks,
+                environment,
+                ShardedSpliceProgram.class,
+                arguments.toArray(String[]::new))
+            .await();
     assertEquals(0, outcome.code(), outcome.err());
     assertEquals(ranks + " ranks are content", outcome.out().strip());
+  }
+
+  /** SAEs of every architecture, normalisation and layout of files that there is. */
+  static List<Path> everyKind() throws IOException {
+    List<Path> saes = new ArrayList<>();
+    try (Stream<Path> cases = Files.list(Path.of("src/test/resources/sae"))) {
+      for (Path folder : cases.filter(Files::isDirectory).sorted().toList()) {
+        saes.add(folder.resolve(StrictJson.read(folder.resolve("case.json")).text("path")));
+      }
+    }
+    assertTrue(saes.size() > 30);
+    return saes;
   }
 
   /**
@@ -41,14 +71,7 @@ class ShardedSpliceTest {
    */
   @Test
   void everyFormat() throws Exception {
-    List<Path> saes = new ArrayList<>();
-    try (Stream<Path> cases = Files.list(Path.of("src/test/resources/sae"))) {
-      for (Path folder : cases.filter(Files::isDirectory).sorted().toList()) {
-        saes.add(folder.resolve(StrictJson.read(folder.resolve("case.json")).text("path")));
-      }
-    }
-    assertTrue(saes.size() > 30);
-    run("openmpi", 3, "narrow", 11, saes);
+    run("openmpi", 3, "narrow", 11, everyKind());
   }
 
   /**
