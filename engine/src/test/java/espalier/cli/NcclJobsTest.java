@@ -11,6 +11,7 @@ import espalier.Golden;
 import espalier.WideSae;
 import espalier.distributed.MpiJob;
 import espalier.format.SaeWeights.Activation;
+import espalier.train.StepProfiler;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -106,6 +107,10 @@ class NcclJobsTest {
     };
   }
 
+  /**
+   * The first step is repeated, as lists grow; the second is recorded, the third replayed, and the
+   * fourth measured on one rank, which goes call by call while the others replay.
+   */
   @ParameterizedTest
   @CsvSource({"2, 1", "3, 1", "2, 3"})
   void adaptWithSaesInParts(int ranks, int accumulate) throws Exception {
@@ -114,15 +119,16 @@ class NcclJobsTest {
     job.addAll(List.of("--eval-data", Golden.folder("tokens.npy").toString()));
     job.addAll(List.of(wideSaes()));
     String[] arguments = job.toArray(String[]::new);
+    int steps = StepProfiler.WARM + 1;
     Path alone = temp.resolve("alone");
-    Outcome outcome = Outcome.of(training(alone, STEPS, ranks * accumulate, arguments));
+    Outcome outcome = Outcome.of(training(alone, steps, ranks * accumulate, arguments));
     assertEquals(0, outcome.code(), outcome.err());
     Path parts = temp.resolve("parts");
-    List<String> sharded = training(parts, STEPS, accumulate, arguments);
-    sharded.add("--shard-sae");
+    List<String> sharded = training(parts, steps, accumulate, arguments);
+    sharded.addAll(List.of("--shard-sae", "--profile", temp.resolve("profile.json").toString()));
     String said = ranks(ranks, sharded).err();
     assertFalse(said.contains("call by call"), said);
-    RunResults.assertSame(alone, parts, STEPS);
+    RunResults.assertSame(alone, parts, steps);
     String trained = "adapter_model.safetensors";
     assertArrayEquals(
         Files.readAllBytes(alone.resolve(trained)), Files.readAllBytes(parts.resolve(trained)));
