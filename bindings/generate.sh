@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Regenerates the Java bindings of espalier.h, espalier_mpi.h and of the used parts of OpenBLAS's cblas.h,
-# cuda_runtime_api.h, cublas_v2.h and nccl.h with jextract 22 (newer ones emit calls that Java 22 lacks). Needs jextract on the
-# PATH or in JEXTRACT, g++, Maven for the OpenBLAS header, and the headers of CUDA, cuBLAS and NCCL (pip: nvidia-cuda-runtime,
+# Regenerates the Java bindings of espalier.h, espalier_mpi.h and of the used parts of cuda_runtime_api.h, cublas_v2.h and
+# nccl.h with jextract 22 (newer ones emit calls that Java 22 lacks). Needs jextract on the PATH or in JEXTRACT, g++, and the headers of CUDA, cuBLAS and NCCL (pip: nvidia-cuda-runtime,
 # nvidia-cuda-crt, nvidia-cuda-cccl, nvidia-cublas, nvidia-nccl-cu13), found in CUDA_HOME/include or in the folders of
 # CUDA_INCLUDE (separated by colons).
 #
@@ -44,9 +43,6 @@ jextract=${JEXTRACT:-$(command -v jextract || true)}
 [[ -n $jextract ]] || fail "jextract 22 is missing: put it on the PATH or its file name in JEXTRACT"
 command -v g++ >/dev/null || fail "g++ is missing (Debian package g++)"
 
-../mvnw -q -f pom.xml dependency:unpack@cblas-header
-cblas=$(find target/cblas-header -name cblas.h)
-
 rm -rf "$generated"
 # libclang's own headers (stddef.h, stdint.h) may be absent; the compiler's serve as well.
 includes=(-I "$(g++ -print-file-name=include)")
@@ -55,7 +51,6 @@ rm -f target/espalier.includes # jextract would add to it
 "$jextract" "${includes[@]}" --dump-includes target/espalier.includes "${headers[0]}"
 grep 'espalier\.h$' target/espalier.includes | sed 's/ *#.*//' >jextract/kernels.includes
 "$jextract" "${includes[@]}" @jextract/kernels.args @jextract/kernels.includes --output "$generated" "${headers[0]}"
-"$jextract" "${includes[@]}" @jextract/cblas.args @jextract/cblas.includes --output "$generated" "$cblas"
 "$jextract" "${includes[@]}" @jextract/mpi.args @jextract/mpi.includes --output "$generated" "${headers[1]}"
 
 IFS=: read -ra cuda <<<"${CUDA_INCLUDE:-${CUDA_HOME:-/usr/local/cuda}/include}"

@@ -1,98 +1,195 @@
 /*
- * Dense products: c = alpha * op(a) op(b) + beta * c.
+ * Dense products: c = alpha * op(a) op(b) + beta * c, 2 m n k FLOPs.
  *
- * 2 m n k FLOPs. The registered cblas_sgemm computes tiles of c on the calling thread; OpenMP threads take tiles.
- * One pool of threads serves all kernels, and the cut into tiles depends on the shape alone, so that results have the
- * same bits for any number of threads.
+ * A tile of c, kStripRows rows of kPanelColumns columns, stays in registers while k runs: a row of the panel of op(b)
+ * is loaded, each element of the strip of op(a) broadcast, and multiplied and added. (With 8 lanes 6 x 16: 8 loads for
+ * 12 fused multiply-adds, which are what takes time.) Around it are the loops of Goto and van de Geijn, "Anatomy of
+ * High-Performance Matrix Multiplication" (2008): a thread's task is some columns of c, cut in
  *
- * Measured (Zen 5, OpenBLAS 0.3.31, GFLOP/s of one core): one call for everything 190 to 205 at the sizes of a
- * transformer's layers, in tiles 91 to 100 % of that; with a LoRA rank of 16 as one side 50 to 120 in one call, and in
- * tiles 1.2 to 1.7 times as much. Few rows cost speed, as the other operand is copied for them all the same:
- * [rows, 576] x [576, 49152] makes 130 with 80 rows, 180 with 256, 200 with 512.
+ *   pieces of k, at most kDepth    the task's columns of op(b) are copied to panels, which stay in the level-2 cache
+ *   blocks of kBlockRows rows      op(a) is read where it lies, unless its strips would be scattered
+ *   panels                         stay in the level-1 cache where they fit, and come from the second one otherwise
+ *   strips
+ *
+ * An element of c is one chain of multiply-adds for each piece of k, and pieces are cut by k alone. So its bits depend
+ * neither on how many threads there are nor on m, n or where in c it lies.
  */
-#include <atomic>
 #include <climits>
+#include <memory>
 
 #include "kernel.h"
+#include "pack.h"
 
 namespace esp {
 namespace {
 
-using Sgemm = void (*)(int order, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a, int lda,
-                       const float *b, int ldb, float beta, float *c, int ldc);
+constexpr int64_t kDepth = 640, kBlockRows = 48, kBlockColumns = 128;
+static_assert(kBlockRows % kStripRows == 0 && kBlockColumns % kPanelColumns == 0, "blocks are whole strips and panels");
 
-/* Below this many multiplications, about 20 us, nothing is cut: see kParallelWork. */
-constexpr int64_t kOneTile = 1 << 21;
-/* Tiles of about 512 x 512, but at least 4. */
-constexpr int64_t kTileArea = 1 << 18;
-/* Where a side is at most this, as LoRA's rank is, small tiles reach OpenBLAS's kernels that copy nothing. */
-constexpr int64_t kSkinny = 32, kSkinnyTile = 1 << 19;
-/* A call of sgemm copies its rows of op(a) and columns of op(b) into a layout of its own: that costs as much as this
- * many more rows and columns of products (measured). */
-constexpr int64_t kPacking = 20;
+/* Below this many multiplications, about 20 us, the calling thread does all: see kParallelWork. */
+constexpr int64_t kOneTask = 1 << 20;
 
-constexpr int kRowMajor = 101, kNoTrans = 111, kTrans = 112;
+/* Rows this many floats apart, or a multiple of it, fall into the same few places of a cache. */
+constexpr int64_t kAliasing = 1024;
+/* So they are copied to rows this much longer than the piece of k. */
+constexpr int64_t kApart = 16;
 
-std::atomic<Sgemm> sgemm{nullptr};
+struct Matrix {
+  const float *at;
+  int64_t ld;
+  bool transposed;
 
-struct Cut {
-  int64_t tile_m, tile_n;
+  /* From element (i, j) of op on. */
+  Matrix from(int64_t i, int64_t j) const { return {transposed ? at + j * ld + i : at + i * ld + j, ld, transposed}; }
 };
 
-/* About size / count, a multiple of 16: what sgemm's inner kernel takes at a time. */
-int64_t piece(int64_t size, int64_t count) { return ((size + count - 1) / count + 15) / 16 * 16; }
+/* What a thread copies to, once it has had a product. */
+struct Copies {
+  alignas(64) float panels[kDepth * kBlockColumns];
+  alignas(64) float rows[(kDepth + kApart) * kBlockRows + kStripSlack];
+};
+
+Copies &copies() {
+  static thread_local const std::unique_ptr<Copies> mine(new Copies);
+  return *mine;
+}
 
 int64_t pieces(int64_t size, int64_t length) { return (size + length - 1) / length; }
 
-/* By shape alone: of all grids with the wanted number of tiles, the one that four threads finish first. */
-Cut cut(int64_t m, int64_t n, int64_t k) {
-  if (m * n * k < kOneTile) return {m, n};
-  const bool skinny = std::min({m, n, k}) <= kSkinny;
-  const int64_t wanted = skinny ? m * n * k / kSkinnyTile : m * n / kTileArea;
-  const int64_t tiles = std::max<int64_t>(4, (wanted + 3) / 4 * 4);
-  Cut best{};
-  int64_t best_cost = INT64_MAX;
-  for (int64_t rows = 1; rows <= tiles; rows++) {
-    if (tiles % rows != 0) continue;
-    const Cut grid{piece(m, rows), piece(n, tiles / rows)};
-    const int64_t waves = (pieces(m, grid.tile_m) * pieces(n, grid.tile_n) + 3) / 4;
-    const int64_t cost = waves * (grid.tile_m * grid.tile_n + kPacking * (grid.tile_m + grid.tile_n));
-    if (cost < best_cost) {
-      best = grid;
-      best_cost = cost;
+/* size / count, rounded up to a multiple of unit. */
+int64_t piece(int64_t size, int64_t count, int64_t unit) { return pieces(pieces(size, count), unit) * unit; }
+
+/* Rows of op(a) for one piece of k: element (r, i) of the strip at `from` is at[from * strip + r * row + i * step]. */
+struct Rows {
+  const float *at;
+  int64_t strip, row, step;
+};
+
+/* c[kRowCount][kPanelColumns] = alpha * a panel + beta * c, a's element (r, i) at a[r * row + i * step]. */
+template <int kRowCount>
+inline void tile(int64_t k, float alpha, const float *a, int64_t row, int64_t step, const float *panel, float beta,
+                 float *c, int64_t ldc) {
+  Lanes sum[kRowCount][kVectors];
+#pragma GCC unroll 12
+  for (int r = 0; r < kRowCount; r++) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; v++) sum[r][v] = Lanes{};
+  }
+#pragma GCC unroll 2
+  for (int64_t i = 0; i < k; i++) {
+    Lanes b[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; v++) b[v] = load(panel + i * kPanelColumns + v * kLanes);
+#pragma GCC unroll 12
+    for (int r = 0; r < kRowCount; r++) {
+      const float factor = a[r * row + i * step];
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; v++) sum[r][v] += factor * b[v];
     }
   }
-  return best;
+#pragma GCC unroll 12
+  for (int r = 0; r < kRowCount; r++) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; v++) {
+      float *target = c + r * ldc + v * kLanes;
+      store(target, beta == 0 ? alpha * sum[r][v] : alpha * sum[r][v] + beta * load(target));
+    }
+  }
+}
+
+/* tile<rows>, rows <= kRowCount */
+template <int kRowCount>
+inline void tile_of(int64_t rows, int64_t k, float alpha, const float *a, int64_t row, int64_t step, const float *panel,
+                    float beta, float *c, int64_t ldc) {
+  if (rows == kRowCount) {
+    /* A step that the compiler knows is an address for free. */
+    if (step == 1) return tile<kRowCount>(k, alpha, a, row, 1, panel, beta, c, ldc);
+    return tile<kRowCount>(k, alpha, a, 1, kStripRows, panel, beta, c, ldc);
+  }
+  if constexpr (kRowCount > 1) tile_of<kRowCount - 1>(rows, k, alpha, a, row, step, panel, beta, c, ldc);
+}
+
+/* Where the rows [0, m) of op(a) lie for terms [0, k); copied if need be. readable: rows that there are. */
+Rows rows_of(const Matrix &a, int64_t m, int64_t k, int64_t readable, float *copy) {
+  if (a.transposed) {
+    for (int64_t i = 0; i < m; i += kStripRows) {
+      pack_strip(a.at + i, a.ld, k, std::min<int64_t>(kStripRows, m - i), readable - i, copy + i * k);
+    }
+    return {copy, k, 1, kStripRows};
+  }
+  if (a.ld % kAliasing != 0) return {a.at, a.ld, a.ld, 1};
+  const int64_t ld = k + kApart;
+  for (int64_t i = 0; i < m; i++) std::copy_n(a.at + i * a.ld, k, copy + i * ld);
+  return {copy, ld, ld, 1};
+}
+
+/* c[m, n] for n <= kBlockColumns. readable: rows of op(a) that there are from a on. */
+void task(int64_t m, int64_t n, int64_t k, float alpha, const Matrix &a, int64_t readable, const Matrix &b, float beta,
+          float *c, int64_t ldc) {
+  Copies &copy = copies();
+  const int64_t depth = k <= kDepth ? kDepth : piece(k, pieces(k, kDepth), 1);
+  int64_t first = 0;
+  do { /* once where k is 0: c is beta c then */
+    const int64_t terms = std::min(depth, k - first);
+    const float scale = first == 0 ? beta : 1;
+    for (int64_t j = 0; j < n; j += kPanelColumns) {
+      pack_panel(b.transposed, b.from(first, j).at, b.ld, terms, std::min<int64_t>(kPanelColumns, n - j),
+                 copy.panels + j * terms);
+    }
+    for (int64_t top = 0; top < m; top += kBlockRows) {
+      const int64_t bottom = std::min(top + kBlockRows, m);
+      const Rows rows = rows_of(a.from(top, first), bottom - top, terms, readable - top, copy.rows);
+      for (int64_t j = 0; j < n; j += kPanelColumns) {
+        const float *panel = copy.panels + j * terms;
+        for (int64_t i = top; i < bottom; i += kStripRows) {
+          const int64_t height = std::min<int64_t>(kStripRows, bottom - i),
+                        width = std::min<int64_t>(kPanelColumns, n - j);
+          const float *strip = rows.at + (i - top) * rows.strip;
+          float *target = c + i * ldc + j;
+          if (width == kPanelColumns) {
+            tile_of<kStripRows>(height, terms, alpha, strip, rows.row, rows.step, panel, scale, target, ldc);
+            continue;
+          }
+          float edge[kStripRows * kPanelColumns];
+          tile_of<kStripRows>(height, terms, alpha, strip, rows.row, rows.step, panel, 0, edge, kPanelColumns);
+          for (int64_t r = 0; r < height; r++) {
+            for (int64_t l = 0; l < width; l++) {
+              float &element = target[r * ldc + l];
+              element = scale == 0 ? edge[r * kPanelColumns + l] : edge[r * kPanelColumns + l] + scale * element;
+            }
+          }
+        }
+      }
+    }
+    first += depth;
+  } while (first < k);
 }
 
 }  // namespace
 
-int32_t require_sgemm(const char *kernel) {
-  return sgemm.load(std::memory_order_acquire) != nullptr
-             ? ESP_OK
-             : fail(ESP_NOT_READY, "%s needs a matrix product: call esp_set_gemm first", kernel);
-}
-
 void gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
           const float *b, int64_t ldb, float beta, float *c, int64_t ldc) {
-  const Sgemm product = sgemm.load(std::memory_order_acquire);
-  const Cut grid = cut(m, n, k);
-  const int64_t tile_m = grid.tile_m, tile_n = grid.tile_n, columns = pieces(n, tile_n);
-  parallel_tasks(pieces(m, tile_m) * columns, [&](int64_t tile) {
-    const int64_t i = tile / columns * tile_m, j = tile % columns * tile_n;
-    product(kRowMajor, trans_a ? kTrans : kNoTrans, trans_b ? kTrans : kNoTrans,
-            static_cast<int>(std::min(tile_m, m - i)), static_cast<int>(std::min(tile_n, n - j)), static_cast<int>(k),
-            alpha, trans_a ? a + i : a + i * lda, static_cast<int>(lda), trans_b ? b + j * ldb : b + j,
-            static_cast<int>(ldb), beta, c + i * ldc + j, static_cast<int>(ldc));
-  });
+  const Matrix left{a, lda, trans_a}, right{b, ldb, trans_b};
+  /* Two tasks for each thread, if need be by rows: op(b) is then copied more than once. */
+  const bool alone = m * n * k < kOneTask;
+  const int64_t width = piece(n, pieces(n, kBlockColumns), kPanelColumns), columns = pieces(n, width);
+  const int64_t height = alone ? m : piece(m, pieces(2 * threads(), columns), kBlockRows), rows = pieces(m, height);
+  const auto one = [&](int64_t index) {
+    const int64_t i = index % rows * height, j = index / rows * width;
+    task(std::min(height, m - i), std::min(width, n - j), k, alpha, left.from(i, 0), m - i, right.from(0, j), beta,
+         c + i * ldc + j, ldc);
+  };
+  if (alone) {
+    for (int64_t index = 0; index < rows * columns; index++) one(index);
+  } else {
+    parallel_tasks(rows * columns, one);
+  }
 }
 
 }  // namespace esp
 
 int32_t esp_set_gemm(void *function, void *handle) {
-  ESP_REQUIRE(function != nullptr, "cblas_sgemm is NULL");
-  ESP_REQUIRE(handle == nullptr, "cblas_sgemm has no handle");
-  esp::sgemm.store(reinterpret_cast<esp::Sgemm>(function), std::memory_order_release);
+  ESP_REQUIRE(function == nullptr && handle == nullptr, "the CPU's products are the library's own");
   return ESP_OK;
 }
 
@@ -107,7 +204,6 @@ int32_t esp_gemm(int32_t trans_a, int32_t trans_b, int64_t m, int64_t n, int64_t
   ESP_REQUIRE(lda >= std::max<int64_t>(1, trans_a ? m : k), "lda=%ld is shorter than a row of a", lda);
   ESP_REQUIRE(ldb >= std::max<int64_t>(1, trans_b ? k : n), "ldb=%ld is shorter than a row of b", ldb);
   ESP_REQUIRE(ldc >= std::max<int64_t>(1, n), "ldc=%ld is shorter than a row of c", ldc);
-  if (int32_t status = esp::require_sgemm("esp_gemm")) return status;
   if (m == 0 || n == 0) return ESP_OK;
   esp::gemm(trans_a != 0, trans_b != 0, m, n, k, alpha, static_cast<const float *>(a), lda,
             static_cast<const float *>(b), ldb, beta, static_cast<float *>(c), ldc);

@@ -69,12 +69,9 @@ double blocked_sum(int64_t n, const Partial &partial) {
   return total;
 }
 
-/* esp_gemm without its checks, for kernels that made their own; the library must be ready (see require_sgemm). */
+/* esp_gemm without its checks, for kernels that made their own. */
 void gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
           const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
-
-/* ESP_OK once a cblas_sgemm is registered. */
-int32_t require_sgemm(const char *kernel);
 
 }  // namespace esp
 

@@ -81,7 +81,6 @@ int32_t esp_sae_encode(const void *x_, const void *w_enc_, const float *b_enc, c
   const bool counted = kind == ESP_TOPK || kind == ESP_GROUPMAX;
   ESP_REQUIRE(!counted || (k > 0 && k <= m), "k must be in [1, %ld], got %ld", m, k);
   ESP_REQUIRE(kind != ESP_GROUPMAX || m % k == 0, "%ld latents do not make %ld equal groups", m, k);
-  if (int32_t status = esp::require_sgemm("esp_sae_encode")) return status;
   const int64_t panel = esp_sae_encode_panel(kind == ESP_GROUPMAX ? m / k : 1);
   const int64_t chunk = std::clamp<int64_t>(esp::kChunkRows * esp::kPanel / panel, 1, esp::kChunkRows);
   float *centred = scratch, *z = scratch + chunk * d;

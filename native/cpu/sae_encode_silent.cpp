@@ -22,7 +22,6 @@ int32_t esp_sae_encode_silent(const void *x_, const void *w_enc_, const float *b
   const auto *w_enc = static_cast<const float *>(w_enc_);
   ESP_REQUIRE(tokens >= 0 && d > 0 && m > 0, "bad sizes: tokens=%ld d=%ld m=%ld", tokens, d, m);
   ESP_REQUIRE(k > 0 && k <= m && capacity >= k, "k must be in [1, %ld], got %ld", std::min(m, capacity), k);
-  if (int32_t status = esp::require_sgemm("esp_sae_encode_silent")) return status;
   /* scratch: gathered rows [kGather, d], numbers of the silent latents [m], and for each row of a chunk x - b_pre and z
    */
   float *gathered = scratch;

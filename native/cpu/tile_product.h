@@ -1,6 +1,6 @@
 /*
  * Small dense products on tiles that lie in cache: c (+)= a b, for attention, whose tiles are too small for a call of
- * sgemm each. Internal.
+ * gemm each. Internal.
  *
  * A block of c stays in registers while k runs: with 16 lanes 8 x 32, which is 16 accumulators, 2 loads and 8
  * broadcasts for 16 fused multiply-adds.
@@ -11,16 +11,11 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "lanes.h"
+
 namespace esp {
 
-#ifdef __AVX512F__
-constexpr int kLanes = 16, kTileRows = 8;
-#else
-constexpr int kLanes = 8, kTileRows = 4;
-#endif
-
-/* kLanes floats at any alignment (a GCC and Clang vector type). */
-typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float)), may_alias));
+constexpr int kTileRows = kLanes / 2;
 
 /* How a tile of a lies in memory: element (row, k) at row * ld + k, or, transposed, at k * ld + row. */
 enum class Layout { kRows, kTransposed };
@@ -43,7 +38,7 @@ inline void register_block(int64_t k, const float *a, int64_t lda, const float *
   for (int64_t i = 0; i < k; i++) {
     Lanes row[kVectors];
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; v++) row[v] = *reinterpret_cast<const Lanes *>(b + i * ldb + v * kLanes);
+    for (int v = 0; v < kVectors; v++) row[v] = load(b + i * ldb + v * kLanes);
 #pragma GCC unroll 8
     for (int r = 0; r < kRowCount; r++) {
       const float factor = element<layout>(a, lda, r, i);
@@ -55,8 +50,8 @@ inline void register_block(int64_t k, const float *a, int64_t lda, const float *
   for (int r = 0; r < kRowCount; r++) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; v++) {
-      Lanes *target = reinterpret_cast<Lanes *>(c + r * ldc + v * kLanes);
-      *target = accumulate ? *target + sum[r][v] : sum[r][v];
+      float *target = c + r * ldc + v * kLanes;
+      store(target, accumulate ? load(target) + sum[r][v] : sum[r][v]);
     }
   }
 }

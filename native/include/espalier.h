@@ -56,9 +56,8 @@ typedef enum { ESP_CPU = 0, ESP_CUDA = 1 } esp_backend;
 ESP_API int32_t esp_library_backend(void);
 /* What the last failing call of this thread complained about; "" if none failed. Owned by the library. */
 ESP_API const char *esp_last_error(void);
-/* The function that computes dense products: for ESP_CPU the address of a cblas_sgemm that runs on the calling thread
- * alone, as kernels call it from their own threads, and no handle; for ESP_CUDA of cublasGemmEx, and a cuBLAS handle
- * that works on the library's stream. */
+/* ESP_CUDA: the function that computes dense products, cublasGemmEx, and a cuBLAS handle that works on the library's
+ * stream. NULL for ESP_CPU, whose products are its own. */
 ESP_API int32_t esp_set_gemm(void *function, void *handle);
 /* ESP_CUDA: the cudaStream_t that kernels go to from now on; they return before they have run. NULL for ESP_CPU. */
 ESP_API int32_t esp_set_stream(void *stream);

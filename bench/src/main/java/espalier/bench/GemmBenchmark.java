@@ -2,7 +2,6 @@ package espalier.bench;
 
 import espalier.bindings.NativeException;
 import espalier.bindings.NativeLibraries;
-import espalier.bindings.cblas.Cblas;
 import espalier.bindings.kernels.Kernels;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
@@ -53,9 +52,6 @@ public class GemmBenchmark {
     k = Integer.parseInt(sizes[2]);
 
     NativeLibraries.require();
-    Cblas.openblas_set_num_threads(1);
-    NativeException.check(
-        "esp_set_gemm", Kernels.esp_set_gemm(NativeLibraries.sgemmAddress(), MemorySegment.NULL));
 
     arena = Arena.ofShared();
     x = ones(m * k);

@@ -2,14 +2,11 @@ package espalier.bindings;
 
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.List;
-import java.util.stream.Stream;
 
 /**
  * Where the files of the native libraries are. The system property {@code espalier.native.path}, or
  * else the environment variable {@code ESPALIER_NATIVE_PATH}, names a folder that holds {@code
- * libespalier_cpu.so} and may hold {@code libopenblas.so.0}; what neither names is a resource on
- * the class path.
+ * libespalier_cpu.so}; where neither names one, it is a resource on the class path.
  */
 final class NativeFiles {
   private NativeFiles() {}
@@ -17,7 +14,6 @@ final class NativeFiles {
   private static final String PLATFORM = "linux-x86_64";
   private static final String KERNELS = "libespalier_cpu.so";
   private static final String CUDA_KERNELS = "libespalier_cuda.so";
-  private static final String OPENBLAS = "libopenblas.so.0";
 
   static Path kernels() {
     Path folder = chosenFolder();
@@ -59,17 +55,6 @@ final class NativeFiles {
           file + ": no such file, but espalier.native.path names its folder");
     }
     return file;
-  }
-
-  /** OpenBLAS last, what it depends on before it. */
-  static List<Path> openBlas() {
-    Path folder = chosenFolder();
-    if (folder != null && Files.isRegularFile(folder.resolve(OPENBLAS))) {
-      return List.of(folder.resolve(OPENBLAS));
-    }
-    return Stream.of("libquadmath.so.0", "libgfortran.so.5", OPENBLAS)
-        .map(name -> resource("org/bytedeco/openblas/" + PLATFORM + "/" + name))
-        .toList();
   }
 
   private static Path chosenFolder() {

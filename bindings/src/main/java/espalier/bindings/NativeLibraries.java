@@ -1,6 +1,5 @@
 package espalier.bindings;
 
-import espalier.bindings.cblas.Cblas;
 import espalier.bindings.cublas.Cublas;
 import espalier.bindings.cudart.CudaRuntime;
 import espalier.bindings.kernels.Kernels;
@@ -15,8 +14,7 @@ import java.util.function.Supplier;
 
 /**
  * The native libraries, each loaded once, when first asked for. Loading makes the functions of
- * {@link Kernels} and {@link Cblas} callable; before it, calling one is an {@link
- * UnsatisfiedLinkError}.
+ * {@link Kernels} callable; before it, calling one is an {@link UnsatisfiedLinkError}.
  */
 public final class NativeLibraries {
   private NativeLibraries() {}
@@ -39,10 +37,6 @@ public final class NativeLibraries {
               Path kernels = NativeFiles.emulator("libespalier_emulator.so");
               return loadKernels(kernels, Kernels.ESP_CUDA());
             });
-  }
-
-  private static final class OpenBlasHolder {
-    static final Availability STATE = attempt(NativeLibraries::loadOpenBlas);
   }
 
   private static final class CudaRuntimeHolder {
@@ -131,25 +125,12 @@ public final class NativeLibraries {
     return KernelsHolder.STATE;
   }
 
-  /** OpenBLAS, {@code libopenblas.so.0}. */
-  public static Availability openBlas() {
-    return OpenBlasHolder.STATE;
-  }
-
   /**
-   * Loads both libraries, or throws the {@link NativeUnavailableException} that says why one cannot
-   * be used.
+   * Loads the CPU kernels, or throws the {@link NativeUnavailableException} that says why they
+   * cannot be used.
    */
   public static void require() {
-    for (Availability library : new Availability[] {kernels(), openBlas()}) {
-      if (library instanceof Availability.Unavailable unavailable) throw unavailable.cause();
-    }
-  }
-
-  /** The address of {@code cblas_sgemm}, as {@code esp_set_gemm} takes it. */
-  public static MemorySegment sgemmAddress() {
-    require();
-    return Cblas.cblas_sgemm$address();
+    if (kernels() instanceof Availability.Unavailable unavailable) throw unavailable.cause();
   }
 
   private static Availability attempt(Supplier<Availability.Available> load) {
@@ -179,12 +160,6 @@ public final class NativeLibraries {
           path + ": this process has loaded the kernels of another device before");
     }
     return new Availability.Available(path, "ABI version " + found);
-  }
-
-  private static Availability.Available loadOpenBlas() {
-    Path path = null;
-    for (Path file : NativeFiles.openBlas()) path = load(file);
-    return new Availability.Available(path, Cblas.openblas_get_config().getString(0).strip());
   }
 
   private static CudaFiles cudaFiles() {

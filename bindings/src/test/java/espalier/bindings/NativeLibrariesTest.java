@@ -1,17 +1,11 @@
 package espalier.bindings;
 
-import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertInstanceOf;
-import static org.junit.jupiter.api.Assertions.assertNotEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-import espalier.bindings.cblas.Cblas;
 import espalier.bindings.kernels.Kernels;
-import java.lang.foreign.Arena;
-import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.nio.file.Files;
 import org.junit.jupiter.api.Test;
 
@@ -22,21 +16,6 @@ class NativeLibrariesTest {
     var kernels = assertInstanceOf(Availability.Available.class, NativeLibraries.kernels());
     assertTrue(Files.isRegularFile(kernels.path()));
     assertEquals("ABI version " + Kernels.ESP_ABI_VERSION(), kernels.description());
-  }
-
-  @Test
-  void openBlasMultiplies() {
-    var openBlas = assertInstanceOf(Availability.Available.class, NativeLibraries.openBlas());
-    assertTrue(openBlas.description().startsWith("OpenBLAS"), openBlas.description());
-    assertNotEquals(0, NativeLibraries.sgemmAddress().address());
-    try (Arena arena = Arena.ofConfined()) {
-      MemorySegment a = arena.allocateFrom(ValueLayout.JAVA_FLOAT, 1, 2, 3, 4, 5, 6); // [2, 3]
-      MemorySegment b = arena.allocateFrom(ValueLayout.JAVA_FLOAT, 1, 0, 0, 1, 1, 1); // [3, 2]
-      MemorySegment c = arena.allocateFrom(ValueLayout.JAVA_FLOAT, 9, 9, 9, 9); // [2, 2]
-      int plain = Cblas.CblasNoTrans();
-      Cblas.cblas_sgemm(Cblas.CblasRowMajor(), plain, plain, 2, 2, 3, 1, a, 3, b, 2, 0, c, 2);
-      assertArrayEquals(new float[] {4, 5, 10, 11}, c.toArray(ValueLayout.JAVA_FLOAT));
-    }
   }
 
   @Test

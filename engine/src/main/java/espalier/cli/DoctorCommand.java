@@ -18,7 +18,6 @@ final class DoctorCommand implements Callable<Integer> {
     for (Map.Entry<String, String> line : diagnosis.findings().entrySet()) {
       System.out.printf("%-10s %s%n", line.getKey(), line.getValue());
     }
-    diagnosis.warnings().forEach(warning -> System.err.println("WARNING: " + warning));
     return diagnosis.usable() ? 0 : 1;
   }
 }

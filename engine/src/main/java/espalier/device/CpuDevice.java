@@ -1,7 +1,5 @@
 package espalier.device;
 
-import espalier.bindings.NativeLibraries;
-import espalier.bindings.cblas.Cblas;
 import java.lang.foreign.MemorySegment;
 
 /**
@@ -15,10 +13,6 @@ final class CpuDevice extends Device {
   /** The libraries must be loaded. */
   CpuDevice() {
     super(ElementType.F32);
-    // Kernels cut a product into tiles and run sgemm on each from their own threads: one pool of
-    // threads for everything, and results that do not depend on how many there are.
-    Cblas.openblas_set_num_threads(1);
-    kernels().setGemm(NativeLibraries.sgemmAddress(), MemorySegment.NULL);
   }
 
   @Override
@@ -114,7 +108,7 @@ final class CpuDevice extends Device {
 
   @Override
   public String describe() {
-    return "the CPU, " + openBlas();
+    return "the CPU";
   }
 
   @Override

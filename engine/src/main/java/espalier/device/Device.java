@@ -2,7 +2,6 @@ package espalier.device;
 
 import espalier.bindings.Availability;
 import espalier.bindings.NativeLibraries;
-import espalier.bindings.cblas.Cblas;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
 import java.util.Map;
@@ -61,7 +60,7 @@ public abstract sealed class Device implements AutoCloseable permits CpuDevice, 
    */
   public static Map<String, String> libraries() {
     return switch (DeviceChoice.current().kind()) {
-      case CPU -> Map.of("openblas", openBlas());
+      case CPU -> Map.of();
       case CUDA ->
           switch (NativeLibraries.cudaRuntime()) {
             case Availability.Available found -> Map.of("cuda", found.description());
@@ -69,14 +68,6 @@ public abstract sealed class Device implements AutoCloseable permits CpuDevice, 
           };
       case EMULATOR -> Map.of("cuda", "emulator");
     };
-  }
-
-  /** What OpenBLAS says of its build and of the kernels it has chosen for this processor. */
-  public static String openBlas() {
-    NativeLibraries.require();
-    return Cblas.openblas_get_config().getString(0).strip()
-        + ", kernels for "
-        + Cblas.openblas_get_corename().getString(0);
   }
 
   /** Of activations and of matrices of weights. */

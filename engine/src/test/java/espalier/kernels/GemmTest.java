@@ -19,7 +19,10 @@ class GemmTest extends KernelTest {
     "16, 576, 100",
     "300, 16, 70",
     "257, 513, 65",
-    "80, 1300, 31"
+    "80, 1300, 31",
+    "49, 135, 1300",
+    "50, 24, 1024",
+    "1024, 20, 30"
   })
   void equalsThePlainLoop(int m, int n, int k) {
     for (int flags = 0; flags < 4; flags++) {
@@ -94,6 +97,48 @@ class GemmTest extends KernelTest {
           kernels.gemm(transA, transB, m, n, k, 1, a, transA ? m : k, b, transB ? k : n, 0, c, n);
           return TestBuffers.toFloats(c);
         });
+  }
+
+  /** So a product of some rows, or of some latents, is that part of the whole one. */
+  @ParameterizedTest
+  @CsvSource({"false, false", "false, true", "true, false", "true, true"})
+  void anElementIsTheSameWhereverItLies(boolean transA, boolean transB) {
+    onTheCpuOnly("cuBLAS promises no such thing");
+    int m = 131;
+    int n = 275;
+    int k = 1409;
+    MemorySegment a = buffers.input(random(m * k));
+    MemorySegment b = buffers.input(random(n * k));
+    int lda = transA ? m : k;
+    int ldb = transB ? k : n;
+    MemorySegment whole = buffers.floats(m * n);
+    kernels.gemm(transA, transB, m, n, k, 1, a, lda, b, ldb, 0, whole, n);
+    float[] expected = TestBuffers.toFloats(whole);
+    int row = 7;
+    int column = 21;
+    int rows = 90;
+    int columns = 33;
+    MemorySegment part = buffers.floats(rows * columns);
+    kernels.gemm(
+        transA,
+        transB,
+        rows,
+        columns,
+        k,
+        1,
+        a.asSlice(4L * (transA ? row : row * k)),
+        lda,
+        b.asSlice(4L * (transB ? column * k : column)),
+        ldb,
+        0,
+        part,
+        columns);
+    float[] actual = TestBuffers.toFloats(part);
+    for (int i = 0; i < rows; i++) {
+      for (int j = 0; j < columns; j++) {
+        assertEquals(expected[(row + i) * n + column + j], actual[i * columns + j], i + ", " + j);
+      }
+    }
   }
 
   @ParameterizedTest
