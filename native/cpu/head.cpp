@@ -26,14 +26,27 @@ struct Statistics {
   double log_sum_exp() const { return static_cast<double>(maximum) + std::log(sum); }
 };
 
+/* The sum of term(i) over [0, n): float32 in blocks, whose sums are added in float64. (In float64 throughout, all of a
+ * row takes a fifth longer.) */
+template <typename Term>
+inline double sum_of(int64_t n, const Term &term) {
+  constexpr int64_t kBlock = 256;
+  double total = 0;
+  for (int64_t first = 0; first < n; first += kBlock) {
+    const int64_t end = std::min(n, first + kBlock);
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = first; i < end; i++) sum += term(i);
+    total += static_cast<double>(sum);
+  }
+  return total;
+}
+
 Statistics softmax_statistics(const float *z, int64_t n) {
   float maximum = z[0];
 #pragma omp simd reduction(max : maximum)
   for (int64_t i = 0; i < n; i++) maximum = z[i] > maximum ? z[i] : maximum;
-  double sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; i++) sum += static_cast<double>(esp::exp(z[i] - maximum));
-  return {maximum, sum};
+  return {maximum, sum_of(n, [=](int64_t i) { return esp::exp(z[i] - maximum); })};
 }
 
 void cap_logits(float *z, int64_t n, float cap) {
@@ -71,26 +84,19 @@ float kl_row(float *student, const float *teacher, const Statistics &s, const St
   const float shift = static_cast<float>(s.log_sum_exp() - t.log_sum_exp());
   const float s_inverse = static_cast<float>(1 / s.sum), t_inverse = static_cast<float>(1 / t.sum);
   const float inverse_cap = cap > 0 ? 1 / cap : 0;
-  double kl = 0;
-  if (gradient) {
-#pragma omp simd reduction(+ : kl)
-    for (int64_t i = 0; i < n; i++) {
-      const float z = student[i];
-      const float q = esp::exp(z - s.maximum) * s_inverse, p = esp::exp(teacher[i] - t.maximum) * t_inverse;
-      const Entry e = entry(p, q, (z - teacher[i]) - shift);
-      kl += static_cast<double>(e.divergence);
-      const float ratio = z * inverse_cap;
-      student[i] = scale * e.difference * (1.0f - ratio * ratio);
-    }
-  } else {
-#pragma omp simd reduction(+ : kl)
-    for (int64_t i = 0; i < n; i++) {
-      const float z = student[i];
-      const float q = esp::exp(z - s.maximum) * s_inverse, p = esp::exp(teacher[i] - t.maximum) * t_inverse;
-      kl += static_cast<double>(entry(p, q, (z - teacher[i]) - shift).divergence);
-    }
+  const auto entry_of = [=](float z, float other) {
+    const float q = esp::exp(z - s.maximum) * s_inverse, p = esp::exp(other - t.maximum) * t_inverse;
+    return entry(p, q, (z - other) - shift);
+  };
+  if (!gradient) {
+    return static_cast<float>(sum_of(n, [=](int64_t i) { return entry_of(student[i], teacher[i]).divergence; }));
   }
-  return static_cast<float>(kl);
+  return static_cast<float>(sum_of(n, [=](int64_t i) {
+    const float z = student[i], ratio = z * inverse_cap;
+    const Entry e = entry_of(z, teacher[i]);
+    student[i] = scale * e.difference * (1.0f - ratio * ratio);
+    return e.divergence;
+  }));
 }
 
 float cross_entropy(const float *z, const Statistics &s, int32_t target) {

@@ -15,7 +15,7 @@
 
 namespace esp {
 
-constexpr int kTileRows = kLanes / 2;
+constexpr int kTileRows = kLanes == 16 ? 12 : 6;
 
 /* How a tile of a lies in memory: element (row, k) at row * ld + k, or, transposed, at k * ld + row. */
 enum class Layout { kRows, kTransposed };
@@ -30,7 +30,7 @@ template <Layout layout, int kRowCount, int kVectors>
 inline void register_block(int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc,
                            bool accumulate) {
   Lanes sum[kRowCount][kVectors];
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int r = 0; r < kRowCount; r++) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; v++) sum[r][v] = Lanes{};
@@ -39,14 +39,14 @@ inline void register_block(int64_t k, const float *a, int64_t lda, const float *
     Lanes row[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; v++) row[v] = load(b + i * ldb + v * kLanes);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int r = 0; r < kRowCount; r++) {
       const float factor = element<layout>(a, lda, r, i);
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; v++) sum[r][v] += factor * row[v];
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int r = 0; r < kRowCount; r++) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; v++) {
@@ -106,6 +106,14 @@ inline void part_block(int64_t i, int64_t n, int64_t k, const float *a, int64_t 
                                b + term * ldb + column, ldb, c + i * ldc + column, ldc, accumulate);
 }
 
+template <Layout layout, int kRowCount>
+inline void last_block(int64_t rows, int64_t i, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
+                       int64_t ldb, float *c, int64_t ldc, bool accumulate, Part part) {
+  if (rows == kRowCount) return part_block<layout, kRowCount>(i, n, k, a, lda, b, ldb, c, ldc, accumulate, part);
+  if constexpr (kRowCount > 1)
+    last_block<layout, kRowCount - 1>(rows, i, n, k, a, lda, b, ldb, c, ldc, accumulate, part);
+}
+
 /* c[m, n] (+)= a[m, k] b[k, n], or part of it, on the calling thread. */
 template <Layout layout>
 inline void tile_product(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb,
@@ -114,7 +122,7 @@ inline void tile_product(int64_t m, int64_t n, int64_t k, const float *a, int64_
   for (; i + kTileRows <= m; i += kTileRows) {
     part_block<layout, kTileRows>(i, n, k, a, lda, b, ldb, c, ldc, accumulate, part);
   }
-  for (; i < m; i++) part_block<layout, 1>(i, n, k, a, lda, b, ldb, c, ldc, accumulate, part);
+  if (i < m) last_block<layout, kTileRows - 1>(m - i, i, n, k, a, lda, b, ldb, c, ldc, accumulate, part);
 }
 
 }  // namespace esp
