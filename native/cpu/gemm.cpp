@@ -31,22 +31,11 @@ constexpr int64_t kOneTask = 1 << 20;
 
 /* Rows this many floats apart, or a multiple of it, fall into the same few places of a cache. */
 constexpr int64_t kAliasing = 1024;
-/* So they are copied to rows this much longer than the piece of k. */
-constexpr int64_t kApart = 16;
-
-struct Matrix {
-  const float *at;
-  int64_t ld;
-  bool transposed;
-
-  /* From element (i, j) of op on. */
-  Matrix from(int64_t i, int64_t j) const { return {transposed ? at + j * ld + i : at + i * ld + j, ld, transposed}; }
-};
 
 /* What a thread copies to, once it has had a product. */
 struct Copies {
   alignas(64) float panels[kDepth * kBlockColumns];
-  alignas(64) float rows[(kDepth + kApart) * kBlockRows + kStripSlack];
+  alignas(64) float rows[(kDepth + kApart) * kBlockRows];
 };
 
 Copies &copies() {
@@ -59,7 +48,7 @@ int64_t pieces(int64_t size, int64_t length) { return (size + length - 1) / leng
 /* size / count, rounded up to a multiple of unit. */
 int64_t piece(int64_t size, int64_t count, int64_t unit) { return pieces(pieces(size, count), unit) * unit; }
 
-/* Rows of op(a) for one piece of k: element (r, i) of the strip at `from` is at[from * strip + r * row + i * step]. */
+/* Rows of op(a) for one piece of k: element (r, i) of a strip is at[number of strip * strip + r * row + i * step]. */
 struct Rows {
   const float *at;
   int64_t strip, row, step;
@@ -112,20 +101,18 @@ inline void tile_of(int64_t rows, int64_t k, float alpha, const float *a, int64_
 /* Where the rows [0, m) of op(a) lie for terms [0, k); copied if need be. readable: rows that there are. */
 Rows rows_of(const Matrix &a, int64_t m, int64_t k, int64_t readable, float *copy) {
   if (a.transposed) {
-    for (int64_t i = 0; i < m; i += kStripRows) {
-      pack_strip(a.at + i, a.ld, k, std::min<int64_t>(kStripRows, m - i), readable - i, copy + i * k);
-    }
-    return {copy, k, 1, kStripRows};
+    pack_strips(a.at, a.ld, k, m, readable, copy);
+    return {copy, strip_length(k), 1, kStripRows};
   }
-  if (a.ld % kAliasing != 0) return {a.at, a.ld, a.ld, 1};
+  if (a.ld % kAliasing != 0) return {a.at, a.ld * kStripRows, a.ld, 1};
   const int64_t ld = k + kApart;
   for (int64_t i = 0; i < m; i++) std::copy_n(a.at + i * a.ld, k, copy + i * ld);
-  return {copy, ld, ld, 1};
+  return {copy, ld * kStripRows, ld, 1};
 }
 
 /* c[m, n] for n <= kBlockColumns. readable: rows of op(a) that there are from a on. */
-void task(int64_t m, int64_t n, int64_t k, float alpha, const Matrix &a, int64_t readable, const Matrix &b, float beta,
-          float *c, int64_t ldc) {
+void block_product(int64_t m, int64_t n, int64_t k, float alpha, const Matrix &a, int64_t readable, const Matrix &b,
+                   float beta, float *c, int64_t ldc) {
   Copies &copy = copies();
   const int64_t depth = k <= kDepth ? kDepth : piece(k, pieces(k, kDepth), 1);
   int64_t first = 0;
@@ -144,7 +131,7 @@ void task(int64_t m, int64_t n, int64_t k, float alpha, const Matrix &a, int64_t
         for (int64_t i = top; i < bottom; i += kStripRows) {
           const int64_t height = std::min<int64_t>(kStripRows, bottom - i),
                         width = std::min<int64_t>(kPanelColumns, n - j);
-          const float *strip = rows.at + (i - top) * rows.strip;
+          const float *strip = rows.at + (i - top) / kStripRows * rows.strip;
           float *target = c + i * ldc + j;
           if (width == kPanelColumns) {
             tile_of<kStripRows>(height, terms, alpha, strip, rows.row, rows.step, panel, scale, target, ldc);
@@ -167,23 +154,45 @@ void task(int64_t m, int64_t n, int64_t k, float alpha, const Matrix &a, int64_t
 
 }  // namespace
 
-void gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
-          const float *b, int64_t ldb, float beta, float *c, int64_t ldc) {
-  const Matrix left{a, lda, trans_a}, right{b, ldb, trans_b};
+void products(int64_t m, int64_t n, const Product *terms, int64_t count, float *c, int64_t ldc) {
+  int64_t work = 0;
+  for (int64_t p = 0; p < count; p++) work += m * terms[p].n * terms[p].k;
   /* Two tasks for each thread, if need be by rows: op(b) is then copied more than once. */
-  const bool alone = m * n * k < kOneTask;
+  const bool alone = work < kOneTask;
   const int64_t width = piece(n, pieces(n, kBlockColumns), kPanelColumns), columns = pieces(n, width);
   const int64_t height = alone ? m : piece(m, pieces(2 * threads(), columns), kBlockRows), rows = pieces(m, height);
-  const auto one = [&](int64_t index) {
+  const auto task = [&](int64_t index) {
     const int64_t i = index % rows * height, j = index / rows * width;
-    task(std::min(height, m - i), std::min(width, n - j), k, alpha, left.from(i, 0), m - i, right.from(0, j), beta,
-         c + i * ldc + j, ldc);
+    for (int64_t p = 0; p < count; p++) { /* while c is in cache */
+      const Product &term = terms[p];
+      const int64_t begin = std::max(j, term.from), end = std::min({j + width, n, term.from + term.n});
+      if (begin >= end) continue;
+      block_product(std::min(height, m - i), end - begin, term.k, term.alpha, term.a.from(i, 0), m - i,
+                    term.b.from(0, begin - term.from), term.beta, c + i * ldc + begin, ldc);
+    }
   };
   if (alone) {
-    for (int64_t index = 0; index < rows * columns; index++) one(index);
+    for (int64_t index = 0; index < rows * columns; index++) task(index);
   } else {
-    parallel_tasks(rows * columns, one);
+    parallel_tasks(rows * columns, task);
   }
+}
+
+void gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
+          const float *b, int64_t ldb, float beta, float *c, int64_t ldc) {
+  const Product product{{a, lda, trans_a}, {b, ldb, trans_b}, 0, n, k, alpha, beta};
+  products(m, n, &product, 1, c, ldc);
+}
+
+int32_t check_product(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb,
+                      int64_t ldc) {
+  ESP_REQUIRE(m >= 0 && n >= 0 && k >= 0, "sizes must not be negative: m=%ld n=%ld k=%ld", m, n, k);
+  ESP_REQUIRE(m <= INT_MAX && n <= INT_MAX && k <= INT_MAX && lda <= INT_MAX && ldb <= INT_MAX && ldc <= INT_MAX,
+              "sizes must be below 2^31: m=%ld n=%ld k=%ld lda=%ld ldb=%ld ldc=%ld", m, n, k, lda, ldb, ldc);
+  ESP_REQUIRE(lda >= std::max<int64_t>(1, trans_a ? m : k), "lda=%ld is shorter than a row of a", lda);
+  ESP_REQUIRE(ldb >= std::max<int64_t>(1, trans_b ? k : n), "ldb=%ld is shorter than a row of b", ldb);
+  ESP_REQUIRE(ldc >= std::max<int64_t>(1, n), "ldc=%ld is shorter than a row of c", ldc);
+  return ESP_OK;
 }
 
 }  // namespace esp
@@ -198,12 +207,7 @@ int32_t esp_gemm(int32_t trans_a, int32_t trans_b, int64_t m, int64_t n, int64_t
                  int32_t dtype) {
   ESP_REQUIRE(dtype == ESP_F32 && dtype_c == ESP_F32, "only float32 is supported on this device, not type %d to %d",
               dtype, dtype_c);
-  ESP_REQUIRE(m >= 0 && n >= 0 && k >= 0, "sizes must not be negative: m=%ld n=%ld k=%ld", m, n, k);
-  ESP_REQUIRE(m <= INT_MAX && n <= INT_MAX && k <= INT_MAX && lda <= INT_MAX && ldb <= INT_MAX && ldc <= INT_MAX,
-              "sizes must be below 2^31: m=%ld n=%ld k=%ld lda=%ld ldb=%ld ldc=%ld", m, n, k, lda, ldb, ldc);
-  ESP_REQUIRE(lda >= std::max<int64_t>(1, trans_a ? m : k), "lda=%ld is shorter than a row of a", lda);
-  ESP_REQUIRE(ldb >= std::max<int64_t>(1, trans_b ? k : n), "ldb=%ld is shorter than a row of b", ldb);
-  ESP_REQUIRE(ldc >= std::max<int64_t>(1, n), "ldc=%ld is shorter than a row of c", ldc);
+  if (int32_t refused = esp::check_product(trans_a, trans_b, m, n, k, lda, ldb, ldc)) return refused;
   if (m == 0 || n == 0) return ESP_OK;
   esp::gemm(trans_a != 0, trans_b != 0, m, n, k, alpha, static_cast<const float *>(a), lda,
             static_cast<const float *>(b), ldb, beta, static_cast<float *>(c), ldc);

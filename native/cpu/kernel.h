@@ -69,6 +69,30 @@ double blocked_sum(int64_t n, const Partial &partial) {
   return total;
 }
 
+/* A matrix as it is stored; op transposes it or not. */
+struct Matrix {
+  const float *at;
+  int64_t ld;
+  bool transposed;
+
+  /* From element (i, j) of op on. */
+  Matrix from(int64_t i, int64_t j) const { return {transposed ? at + j * ld + i : at + i * ld + j, ld, transposed}; }
+};
+
+/* c[:, from .. from + n) = alpha * op(a)[m, k] op(b)[k, n] + beta * c[:, from .. from + n) */
+struct Product {
+  Matrix a, b;
+  int64_t from, n, k;
+  float alpha, beta;
+};
+
+/* c[m, n] by one product after another, in one pass over c. */
+void products(int64_t m, int64_t n, const Product *terms, int64_t count, float *c, int64_t ldc);
+
+/* What esp_gemm asks of sizes. */
+int32_t check_product(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb,
+                      int64_t ldc);
+
 /* esp_gemm without its checks, for kernels that made their own. */
 void gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
           const float *b, int64_t ldb, float beta, float *c, int64_t ldc);

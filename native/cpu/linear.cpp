@@ -2,8 +2,7 @@
  * A linear map and its low-rank terms, in one of two ways:
  *
  *   ESP_SEPARATE       y = beta y + x op(w), then y[:, from .. from + n) += scale u op(v): 2 m n k + sum of 2 m n_p r_p
- *                      FLOPs. What a second pass over y costs shows only where y is not in cache: the products' tiles
- *                      are (see gemm.cpp)
+ *                      FLOPs. All terms are added to some columns of y while these are in cache
  *   ESP_EXTRA_COLUMNS  one product with k + sum of r_p terms a sum: 2 m n (k + sum of r_p) FLOPs
  */
 #include <climits>
@@ -25,7 +24,7 @@ int32_t check(int32_t transposed, const esp_low_rank &term, int64_t n) {
 }
 
 /* Whether the sums of one product meet nothing but the terms: beside a term of some columns they would multiply with
- * zeros. Measured (Zen 3, 2 threads busy with other work, fastest of 60, rank 64, 256 rows): one product takes 0.85 to
+ * zeros. Measured when products were OpenBLAS's (Zen 3, fastest of 60, rank 64, 256 rows): one product takes 0.85 to
  * 1.03 of the time of separate ones with one term of all columns, 1.06 and 1.08 with two and three terms. */
 bool has_no_zeros(int64_t n, const esp_low_rank *terms, int32_t count) {
   return std::all_of(terms, terms + count, [n](const esp_low_rank &term) { return term.n == n; });
@@ -64,13 +63,21 @@ int32_t esp_linear(int32_t transposed, int64_t m, int64_t n, int64_t k, const vo
     ESP_REQUIRE(extra >= 0, "the terms are no extra columns of x and w");
     return esp_gemm(0, transposed, m, n, k + extra, 1, x_, ldx, w, ldw, beta, y_, ldy, dtype, dtype);
   }
-  const int32_t status = esp_gemm(0, transposed, m, n, k, 1, x_, ldx, w, ldw, beta, y_, ldy, dtype, dtype);
-  if (status != ESP_OK || m == 0) return status;
+  const bool trans = transposed != 0;
+  if (int32_t refused = esp::check_product(false, trans, m, n, k, ldx, ldw, ldy)) return refused;
+  esp::Product products[1 + ESP_LARGEST_TERMS];
+  products[0] = {
+      {static_cast<const float *>(x_), ldx, false}, {static_cast<const float *>(w), ldw, trans}, 0, n, k, 1, beta};
   for (int32_t p = 0; p < count; p++) {
     const esp_low_rank &term = terms[p];
-    if (term.n == 0) continue;
-    esp::gemm(false, transposed != 0, m, term.n, term.r, term.scale, static_cast<const float *>(term.u), term.ld_u,
-              static_cast<const float *>(term.v), term.ld_v, 1, static_cast<float *>(y_) + term.from, ldy);
+    products[1 + p] = {{static_cast<const float *>(term.u), term.ld_u, false},
+                       {static_cast<const float *>(term.v), term.ld_v, trans},
+                       term.from,
+                       term.n,
+                       term.r,
+                       term.scale,
+                       1};
   }
+  if (m > 0 && n > 0) esp::products(m, n, products, 1 + count, static_cast<float *>(y_), ldy);
   return ESP_OK;
 }

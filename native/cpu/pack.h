@@ -2,10 +2,12 @@
  * Copies of blocks of matrices in the layouts that gemm.cpp's inner loop reads: one address after another. Internal.
  *
  *   panel   kPanelColumns columns of op(b): [k][kPanelColumns], zeros where the matrix ends before
- *   strip   kStripRows rows of op(a), where a is transposed: [k][kStripRows]
+ *   strip   kStripRows rows of op(a), where a is stored transposed: [k][kStripRows]
  */
 #ifndef ESPALIER_CPU_PACK_H
 #define ESPALIER_CPU_PACK_H
+
+#include <algorithm>
 
 #include "lanes.h"
 
@@ -14,9 +16,6 @@ namespace esp {
 /* Of a tile of c in registers: with 16 lanes 24 of 32 registers, with 8 lanes 12 of 16; 2 more for a row of the panel.
  */
 constexpr int kStripRows = kLanes == 16 ? 12 : 6, kVectors = 2, kPanelColumns = kVectors * kLanes;
-
-/* What a strip's rows are written beyond its end, by whole vectors. */
-constexpr int kStripSlack = kLanes - kStripRows;
 
 /* t[i * ldt + j] = s[j * lds + i] for i, j < kLanes. Each stage swaps the off-diagonal quarters of squares of 2 half x
  * 2 half: in the end element (i, j) is at (j, i). */
@@ -65,17 +64,24 @@ inline void pack_panel(bool transposed, const float *b, int64_t ldb, int64_t k, 
   }
 }
 
-/* strip[i][r] = a[i * lda + r] for i < k, r < rows <= kStripRows.
+/* Strips lie this many floats further apart than they are long, lest they fall into the same few places of a cache. */
+constexpr int64_t kApart = 16;
+
+constexpr int64_t strip_length(int64_t k) { return k * kStripRows + kApart; }
+
+/* Rows [0, m) of op(a), which is stored transposed, as strips: element (i, r) at a[i * lda + r] for i < k.
  *
- * readable: elements of a row of a from a on that may be read */
-inline void pack_strip(const float *a, int64_t lda, int64_t k, int64_t rows, int64_t readable, float *strip) {
-  if (readable >= kLanes) {
-    /* What a store writes too much, the next one overwrites. */
-    for (int64_t i = 0; i < k; i++) store(strip + i * kStripRows, load(a + i * lda));
-    return;
-  }
-  for (int64_t i = 0; i < k; i++) {
-    for (int64_t r = 0; r < rows; r++) strip[i * kStripRows + r] = a[i * lda + r];
+ * readable: elements of a row of a that there are from a on */
+inline void pack_strips(const float *a, int64_t lda, int64_t k, int64_t m, int64_t readable, float *strips) {
+  /* What a vector writes beyond its strip's row, the next row overwrites; what it reads beyond must be there. */
+  const int64_t whole = (readable < m + kLanes ? m - 1 : m) / kStripRows * kStripRows;
+  for (int64_t i = 0; i < k; i++) { /* rows outside: they are read as they lie */
+    const float *row = a + i * lda;
+    float *target = strips + i * kStripRows;
+    int64_t r = 0;
+    for (; r < whole; r += kStripRows, target += strip_length(k)) store(target, load(row + r));
+    for (; r < m; r += kStripRows, target += strip_length(k))
+      std::copy_n(row + r, std::min<int64_t>(kStripRows, m - r), target);
   }
 }
 
