@@ -64,7 +64,6 @@ inline void tile(int64_t k, float alpha, const float *a, int64_t row, int64_t st
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; v++) sum[r][v] = Lanes{};
   }
-#pragma GCC unroll 2
   for (int64_t i = 0; i < k; i++) {
     Lanes b[kVectors];
 #pragma GCC unroll 2

@@ -2,7 +2,7 @@
  * The language-model head fused with its losses, a chunk of tokens at a time: logits of the chunk by one product, row
  * statistics, the gradient in place over the logits, the hidden gradient by a second product.
  *
- * KL: 6 tokens vocab d FLOPs (4 without the gradient) and 4 exponentials per token and vocabulary entry; CE: 2, 4 with
+ * KL: 6 tokens vocab d FLOPs (4 without the gradient) and 2 exponentials per token and vocabulary entry; CE: 2, 4 with
  * d_hidden, 6 with d_head too, and 2 exponentials. The head is read from memory once per product and chunk.
  *
  * KL(p || q) is summed as p (e^d - 1 - d), d = log q - log p: every term is positive and of second order in d, so
@@ -13,6 +13,7 @@
  * 256, 509 of 512; the rows' statistics and gradients are 32 ms of it.
  */
 #include <cmath>
+#include <vector>
 
 #include "kernel.h"
 #include "vector_math.h"
@@ -42,11 +43,13 @@ inline double sum_of(int64_t n, const Term &term) {
   return total;
 }
 
-Statistics softmax_statistics(const float *z, int64_t n) {
+/* powers [n], if given, receive e^(z - maximum). */
+Statistics softmax_statistics(const float *z, int64_t n, float *powers) {
   float maximum = z[0];
 #pragma omp simd reduction(max : maximum)
   for (int64_t i = 0; i < n; i++) maximum = z[i] > maximum ? z[i] : maximum;
-  return {maximum, sum_of(n, [=](int64_t i) { return esp::exp(z[i] - maximum); })};
+  if (powers == nullptr) return {maximum, sum_of(n, [=](int64_t i) { return esp::exp(z[i] - maximum); })};
+  return {maximum, sum_of(n, [=](int64_t i) { return powers[i] = esp::exp(z[i] - maximum); })};
 }
 
 void cap_logits(float *z, int64_t n, float cap) {
@@ -78,23 +81,30 @@ inline Entry entry(float p, float q, float d) {
   return {near ? second_order : q - p - p * d, near ? p * d + second_order : q - p};
 }
 
-/* KL of a row; student becomes scale * d(kl) / d(logits before the cap) if wanted. */
-float kl_row(float *student, const float *teacher, const Statistics &s, const Statistics &t, int64_t n, float cap,
-             bool gradient, float scale) {
-  const float shift = static_cast<float>(s.log_sum_exp() - t.log_sum_exp());
-  const float s_inverse = static_cast<float>(1 / s.sum), t_inverse = static_cast<float>(1 / t.sum);
+/* A row of logits and their powers e^(z - maximum). */
+struct Row {
+  const float *z, *powers;
+  Statistics statistics;
+};
+
+/* KL of a row; gradient [n], if given, receives scale * d(kl) / d(logits before the cap), and may be the student's z.
+ */
+float kl_row(const Row &student, const Row &teacher, int64_t n, float cap, float *gradient, float scale) {
+  const float shift = static_cast<float>(student.statistics.log_sum_exp() - teacher.statistics.log_sum_exp());
+  const float s_inverse = static_cast<float>(1 / student.statistics.sum);
+  const float t_inverse = static_cast<float>(1 / teacher.statistics.sum);
   const float inverse_cap = cap > 0 ? 1 / cap : 0;
-  const auto entry_of = [=](float z, float other) {
-    const float q = esp::exp(z - s.maximum) * s_inverse, p = esp::exp(other - t.maximum) * t_inverse;
-    return entry(p, q, (z - other) - shift);
+  const auto entry_of = [=](int64_t i) {
+    const float q = student.powers[i] * s_inverse, p = teacher.powers[i] * t_inverse;
+    return entry(p, q, (student.z[i] - teacher.z[i]) - shift);
   };
-  if (!gradient) {
-    return static_cast<float>(sum_of(n, [=](int64_t i) { return entry_of(student[i], teacher[i]).divergence; }));
+  if (gradient == nullptr) {
+    return static_cast<float>(sum_of(n, [=](int64_t i) { return entry_of(i).divergence; }));
   }
   return static_cast<float>(sum_of(n, [=](int64_t i) {
-    const float z = student[i], ratio = z * inverse_cap;
-    const Entry e = entry_of(z, teacher[i]);
-    student[i] = scale * e.difference * (1.0f - ratio * ratio);
+    const float ratio = student.z[i] * inverse_cap;
+    const Entry e = entry_of(i);
+    gradient[i] = scale * e.difference * (1.0f - ratio * ratio);
     return e.divergence;
   }));
 }
@@ -152,12 +162,15 @@ int32_t esp_head_kl(const void *student_, const void *teacher_, const void *head
       float *zs = student_logits + r * vocab, *zt = teacher_logits + r * vocab;
       cap_logits(zs, vocab, softcap);
       cap_logits(zt, vocab, softcap);
-      const Statistics s = softmax_statistics(zs, vocab), t = softmax_statistics(zt, vocab);
+      static thread_local std::vector<float> powers;
+      powers.resize(static_cast<size_t>(2 * vocab));
+      float *ps = powers.data(), *pt = ps + vocab;
+      const Statistics s = softmax_statistics(zs, vocab, ps), t = softmax_statistics(zt, vocab, pt);
       if (targets != nullptr) {
         ce_student[first + r] = cross_entropy(zs, s, targets[first + r]);
         ce_teacher[first + r] = cross_entropy(zt, t, targets[first + r]);
       }
-      kl[first + r] = kl_row(zs, zt, s, t, vocab, softcap, d_student != nullptr, grad_scale);
+      kl[first + r] = kl_row({zs, ps, s}, {zt, pt, t}, vocab, softcap, d_student != nullptr ? zs : nullptr, grad_scale);
     });
     if (d_student != nullptr) {
       esp::gemm(false, false, rows, d, vocab, 1, student_logits, vocab, head, d, 0, d_student + first * d, d);
@@ -183,7 +196,7 @@ int32_t esp_head_ce(const void *hidden_, const void *head_, float softcap, const
       float *z = scratch + r * vocab;
       const int32_t target = targets[first + r];
       cap_logits(z, vocab, softcap);
-      const Statistics s = softmax_statistics(z, vocab);
+      const Statistics s = softmax_statistics(z, vocab, nullptr);
       ce[first + r] = cross_entropy(z, s, target);
       if (gradient) cross_entropy_gradient(z, s, vocab, target, softcap, grad_scale);
     });
