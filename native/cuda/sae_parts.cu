@@ -36,7 +36,7 @@ struct Parts {
   }
 };
 
-/* Place c is entry c % capacity of part c / capacity. */
+/* A token's row: entry c % capacity of part c / capacity at place c. */
 struct Places {
   Parts parts;
   int64_t t;
@@ -44,28 +44,35 @@ struct Places {
   esp::Bar bar;
   int32_t ties;
 
+  struct Place {
+    int32_t part, entry;
+  };
+
+  __device__ Place place(int64_t c) const {
+    const int32_t number = static_cast<int32_t>(c), part = number / parts.capacity;
+    return {part, number - part * parts.capacity};
+  }
   __device__ int32_t places() const { return parts.parts * parts.capacity; }
-  __device__ bool is_filled(int64_t c) const {
-    const int32_t place = static_cast<int32_t>(c), p = place / parts.capacity;
-    return place - p * parts.capacity < parts.count(p, t);
+  __device__ bool is_filled(Place of) const { return of.entry < parts.count(of.part, t); }
+  __device__ float at(Place of) const { return parts.value(of.part, t, of.entry); }
+  __device__ float at(int64_t c) const { return at(place(c)); }
+  __device__ float at_or_0(int64_t c) const {
+    const Place of = place(c);
+    return is_filled(of) ? at(of) : 0.0f;
   }
   __device__ bool start() {
     bool nan = false;
-    if (k > 0) bar = esp::find_bar([this](int64_t c) { return is_filled(c) ? at(c) : 0.0f; }, places(), k, nan);
+    if (k > 0) bar = esp::find_bar([this](int64_t c) { return at_or_0(c); }, places(), k, nan);
     ties = 0;
     return nan;
   }
   __device__ uint32_t active(int64_t strip) {
-    if (k == 0) return esp::vote(strip, places(), [this](int64_t c) { return is_filled(c); });
-    return esp::largest_of_strip([this](int64_t c) { return is_filled(c) ? at(c) : 0.0f; }, strip, places(), bar, ties);
-  }
-  __device__ float at(int64_t c) const {
-    const int32_t place = static_cast<int32_t>(c), p = place / parts.capacity;
-    return parts.value(p, t, place - p * parts.capacity);
+    if (k == 0) return esp::vote(strip, places(), [this](int64_t c) { return is_filled(place(c)); });
+    return esp::largest_of_strip([this](int64_t c) { return at_or_0(c); }, strip, places(), bar, ties);
   }
   __device__ int64_t latent(int64_t c) const {
-    const int32_t place = static_cast<int32_t>(c), p = place / parts.capacity;
-    return parts.index(p, t, place - p * parts.capacity);
+    const Place of = place(c);
+    return parts.index(of.part, t, of.entry);
   }
   __device__ float value(float v, int64_t) const { return v; }
 };

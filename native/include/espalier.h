@@ -364,6 +364,17 @@ ESP_API int32_t esp_sae_weight_backward(const void *x, const float *b_pre, const
                                         const float *d_pre, const int32_t *offsets, const int32_t *by_latent,
                                         int64_t capacity, float *d_w_enc, float *d_b_enc, float *d_w_dec, int64_t d,
                                         int64_t m, int32_t dtype);
+/* loss[t] = |y[t] - x[t]|^2, d_y[t] = grad_scale * 2 (y[t] - x[t]), both 0 where keep[t]. d_y may be NULL. */
+ESP_API int32_t esp_sae_mse(const void *x, const void *y, const uint8_t *keep, float *loss, void *d_y, float grad_scale,
+                            int64_t tokens, int64_t d, int32_t dtype);
+/* Brings a reconstruction's error into d_y: d_y[t] = a d_y[t] + grad_scale * 2 (y[t] - x[t]), or a d_y[t] where
+ * keep[t]; without accumulate d_y counts as 0. a = 1, or with error and kl [tokens], both given or both NULL,
+ * a = balance * sum(error) / sum(kl) (0 where that sum is 0): what stood in d_y, the gradient of a KL, then weighs as
+ * much as the error (Karvonen 2025, arXiv 2503.17272: alpha = MSE / KL, taken for a constant). */
+ESP_API int32_t esp_sae_mse_backward(const void *x, const void *y, const uint8_t *keep, const float *error,
+                                     const float *kl, float balance, void *d_y, int32_t accumulate, float grad_scale,
+                                     int64_t tokens, int64_t d, int32_t dtype);
+
 /* -- an SAE in slices of its latents that follow each other, as ranks hold it: part p has the latents from first[p] on
  *    (int32 [parts], in device memory, ascending from 0) to the next part's. Lists that are sent in one message are
  *    packed: count [tokens], index [tokens, capacity], value [tokens, capacity], one after another, 4 bytes each -- */
@@ -381,25 +392,14 @@ ESP_API int32_t esp_sae_merge(const void *packed, const int32_t *first, int64_t 
  * counted from `first`. */
 ESP_API int32_t esp_sae_part(const int32_t *index, const int32_t *count, int64_t capacity, int64_t first,
                              int64_t latents, int32_t *part_index, int32_t *part_count, int64_t tokens);
-/* What each part has of the entries that esp_sae_part gives it, part_value [parts, tokens, capacity], for those of the
- * whole: value[t, j]. */
+/* The other way: value[t, j] of lists of the whole SAE from part_value [parts, tokens, capacity], in which each part
+ * has one for every entry that esp_sae_part gives it. */
 ESP_API int32_t esp_sae_join(const float *part_value, const int32_t *first, int64_t parts, const int32_t *index,
                              const int32_t *count, int64_t capacity, float *value, int64_t tokens);
 /* out [rows, cols] from its columns in parts [parts, rows, width], `width` to each; the last ones' may be beyond cols
  * and are not read. Rows with keep[r]: out[r] = kept[r]; kept: needed with keep, else NULL. */
 ESP_API int32_t esp_join_columns(const void *parts, int64_t width, const uint8_t *keep, const void *kept, void *out,
                                  int64_t rows, int64_t cols, int32_t dtype);
-
-/* loss[t] = |y[t] - x[t]|^2, d_y[t] = grad_scale * 2 (y[t] - x[t]), both 0 where keep[t]. d_y may be NULL. */
-ESP_API int32_t esp_sae_mse(const void *x, const void *y, const uint8_t *keep, float *loss, void *d_y, float grad_scale,
-                            int64_t tokens, int64_t d, int32_t dtype);
-/* Brings a reconstruction's error into d_y: d_y[t] = a d_y[t] + grad_scale * 2 (y[t] - x[t]), or a d_y[t] where
- * keep[t]; without accumulate d_y counts as 0. a = 1, or with error and kl [tokens], both given or both NULL,
- * a = balance * sum(error) / sum(kl) (0 where that sum is 0): what stood in d_y, the gradient of a KL, then weighs as
- * much as the error (Karvonen 2025, arXiv 2503.17272: alpha = MSE / KL, taken for a constant). */
-ESP_API int32_t esp_sae_mse_backward(const void *x, const void *y, const uint8_t *keep, const float *error,
-                                     const float *kl, float balance, void *d_y, int32_t accumulate, float grad_scale,
-                                     int64_t tokens, int64_t d, int32_t dtype);
 
 /* -- training: what is chosen among all tokens, among silent latents, among the first latents; gates -- */
 

@@ -342,6 +342,7 @@ class CudaStepTest {
       assertTrue(
           steps.step.describe().startsWith("call by call, as capturing failed: " + function),
           steps.step.describe());
+      assertTrue(steps.step.refusal().orElseThrow().startsWith(function));
     }
   }
 

@@ -3889,6 +3889,141 @@ public class Kernels {
         }
     }
 
+    private static class esp_sae_mse {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_FLOAT,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_INT
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_mse");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_mse(const void *x, const void *y, const uint8_t *keep, float *loss, void *d_y, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
+     * }
+     */
+    public static FunctionDescriptor esp_sae_mse$descriptor() {
+        return esp_sae_mse.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_mse(const void *x, const void *y, const uint8_t *keep, float *loss, void *d_y, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
+     * }
+     */
+    public static MethodHandle esp_sae_mse$handle() {
+        return esp_sae_mse.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_mse(const void *x, const void *y, const uint8_t *keep, float *loss, void *d_y, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
+     * }
+     */
+    public static MemorySegment esp_sae_mse$address() {
+        return esp_sae_mse.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_sae_mse(const void *x, const void *y, const uint8_t *keep, float *loss, void *d_y, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
+     * }
+     */
+    public static int esp_sae_mse(MemorySegment x, MemorySegment y, MemorySegment keep, MemorySegment loss, MemorySegment d_y, float grad_scale, long tokens, long d, int dtype) {
+        var mh$ = esp_sae_mse.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_sae_mse", x, y, keep, loss, d_y, grad_scale, tokens, d, dtype);
+            }
+            return (int)mh$.invokeExact(x, y, keep, loss, d_y, grad_scale, tokens, d, dtype);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_sae_mse_backward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_FLOAT,
+            Kernels.C_POINTER,
+            Kernels.C_INT,
+            Kernels.C_FLOAT,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_INT
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_mse_backward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_mse_backward(const void *x, const void *y, const uint8_t *keep, const float *error, const float *kl, float balance, void *d_y, int32_t accumulate, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
+     * }
+     */
+    public static FunctionDescriptor esp_sae_mse_backward$descriptor() {
+        return esp_sae_mse_backward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_mse_backward(const void *x, const void *y, const uint8_t *keep, const float *error, const float *kl, float balance, void *d_y, int32_t accumulate, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
+     * }
+     */
+    public static MethodHandle esp_sae_mse_backward$handle() {
+        return esp_sae_mse_backward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_mse_backward(const void *x, const void *y, const uint8_t *keep, const float *error, const float *kl, float balance, void *d_y, int32_t accumulate, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
+     * }
+     */
+    public static MemorySegment esp_sae_mse_backward$address() {
+        return esp_sae_mse_backward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_sae_mse_backward(const void *x, const void *y, const uint8_t *keep, const float *error, const float *kl, float balance, void *d_y, int32_t accumulate, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
+     * }
+     */
+    public static int esp_sae_mse_backward(MemorySegment x, MemorySegment y, MemorySegment keep, MemorySegment error, MemorySegment kl, float balance, MemorySegment d_y, int accumulate, float grad_scale, long tokens, long d, int dtype) {
+        var mh$ = esp_sae_mse_backward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_sae_mse_backward", x, y, keep, error, kl, balance, d_y, accumulate, grad_scale, tokens, d, dtype);
+            }
+            return (int)mh$.invokeExact(x, y, keep, error, kl, balance, d_y, accumulate, grad_scale, tokens, d, dtype);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
     private static class esp_sae_merge {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Kernels.C_INT,
@@ -4147,141 +4282,6 @@ public class Kernels {
                 traceDowncall("esp_join_columns", parts, width, keep, kept, out, rows, cols, dtype);
             }
             return (int)mh$.invokeExact(parts, width, keep, kept, out, rows, cols, dtype);
-        } catch (Throwable ex$) {
-           throw new AssertionError("should not reach here", ex$);
-        }
-    }
-
-    private static class esp_sae_mse {
-        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
-            Kernels.C_INT,
-            Kernels.C_POINTER,
-            Kernels.C_POINTER,
-            Kernels.C_POINTER,
-            Kernels.C_POINTER,
-            Kernels.C_POINTER,
-            Kernels.C_FLOAT,
-            Kernels.C_LONG,
-            Kernels.C_LONG,
-            Kernels.C_INT
-        );
-
-        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_mse");
-
-        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
-    }
-
-    /**
-     * Function descriptor for:
-     * {@snippet lang=c :
-     * int32_t esp_sae_mse(const void *x, const void *y, const uint8_t *keep, float *loss, void *d_y, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
-     * }
-     */
-    public static FunctionDescriptor esp_sae_mse$descriptor() {
-        return esp_sae_mse.DESC;
-    }
-
-    /**
-     * Downcall method handle for:
-     * {@snippet lang=c :
-     * int32_t esp_sae_mse(const void *x, const void *y, const uint8_t *keep, float *loss, void *d_y, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
-     * }
-     */
-    public static MethodHandle esp_sae_mse$handle() {
-        return esp_sae_mse.HANDLE;
-    }
-
-    /**
-     * Address for:
-     * {@snippet lang=c :
-     * int32_t esp_sae_mse(const void *x, const void *y, const uint8_t *keep, float *loss, void *d_y, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
-     * }
-     */
-    public static MemorySegment esp_sae_mse$address() {
-        return esp_sae_mse.ADDR;
-    }
-
-    /**
-     * {@snippet lang=c :
-     * int32_t esp_sae_mse(const void *x, const void *y, const uint8_t *keep, float *loss, void *d_y, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
-     * }
-     */
-    public static int esp_sae_mse(MemorySegment x, MemorySegment y, MemorySegment keep, MemorySegment loss, MemorySegment d_y, float grad_scale, long tokens, long d, int dtype) {
-        var mh$ = esp_sae_mse.HANDLE;
-        try {
-            if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_sae_mse", x, y, keep, loss, d_y, grad_scale, tokens, d, dtype);
-            }
-            return (int)mh$.invokeExact(x, y, keep, loss, d_y, grad_scale, tokens, d, dtype);
-        } catch (Throwable ex$) {
-           throw new AssertionError("should not reach here", ex$);
-        }
-    }
-
-    private static class esp_sae_mse_backward {
-        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
-            Kernels.C_INT,
-            Kernels.C_POINTER,
-            Kernels.C_POINTER,
-            Kernels.C_POINTER,
-            Kernels.C_POINTER,
-            Kernels.C_POINTER,
-            Kernels.C_FLOAT,
-            Kernels.C_POINTER,
-            Kernels.C_INT,
-            Kernels.C_FLOAT,
-            Kernels.C_LONG,
-            Kernels.C_LONG,
-            Kernels.C_INT
-        );
-
-        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_mse_backward");
-
-        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
-    }
-
-    /**
-     * Function descriptor for:
-     * {@snippet lang=c :
-     * int32_t esp_sae_mse_backward(const void *x, const void *y, const uint8_t *keep, const float *error, const float *kl, float balance, void *d_y, int32_t accumulate, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
-     * }
-     */
-    public static FunctionDescriptor esp_sae_mse_backward$descriptor() {
-        return esp_sae_mse_backward.DESC;
-    }
-
-    /**
-     * Downcall method handle for:
-     * {@snippet lang=c :
-     * int32_t esp_sae_mse_backward(const void *x, const void *y, const uint8_t *keep, const float *error, const float *kl, float balance, void *d_y, int32_t accumulate, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
-     * }
-     */
-    public static MethodHandle esp_sae_mse_backward$handle() {
-        return esp_sae_mse_backward.HANDLE;
-    }
-
-    /**
-     * Address for:
-     * {@snippet lang=c :
-     * int32_t esp_sae_mse_backward(const void *x, const void *y, const uint8_t *keep, const float *error, const float *kl, float balance, void *d_y, int32_t accumulate, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
-     * }
-     */
-    public static MemorySegment esp_sae_mse_backward$address() {
-        return esp_sae_mse_backward.ADDR;
-    }
-
-    /**
-     * {@snippet lang=c :
-     * int32_t esp_sae_mse_backward(const void *x, const void *y, const uint8_t *keep, const float *error, const float *kl, float balance, void *d_y, int32_t accumulate, float grad_scale, int64_t tokens, int64_t d, int32_t dtype)
-     * }
-     */
-    public static int esp_sae_mse_backward(MemorySegment x, MemorySegment y, MemorySegment keep, MemorySegment error, MemorySegment kl, float balance, MemorySegment d_y, int accumulate, float grad_scale, long tokens, long d, int dtype) {
-        var mh$ = esp_sae_mse_backward.HANDLE;
-        try {
-            if (TRACE_DOWNCALLS) {
-                traceDowncall("esp_sae_mse_backward", x, y, keep, error, kl, balance, d_y, accumulate, grad_scale, tokens, d, dtype);
-            }
-            return (int)mh$.invokeExact(x, y, keep, error, kl, balance, d_y, accumulate, grad_scale, tokens, d, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
