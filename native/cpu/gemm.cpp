@@ -11,6 +11,11 @@
  *   panels                         stay in the level-1 cache where they fit, and come from the second one otherwise
  *   strips
  *
+ * Measured (Zen 3, one core, 102 GFLOP/s possible; in brackets OpenBLAS 0.3.31 in one call), [m, k] x [k, n] with k in
+ * the middle: 1024 x 256 x 1536 makes 93 (90), 1024 x 1536 x 256 with b not transposed 96 (90), 256 x 576 x 49152 85
+ * (83). With a LoRA rank as one side, 1024 x 768 x 16 95 (49), 1024 x 16 x 768 76 (42), 768 x 1024 x 16 with a
+ * transposed 62 (48).
+ *
  * An element of c is one chain of multiply-adds for each piece of k, and pieces are cut by k alone. So its bits depend
  * neither on how many threads there are nor on m, n or where in c it lies.
  */

@@ -53,11 +53,16 @@ void finish(int32_t kind, int64_t k, esp::Entries &entries) {
   }
 }
 
+/* About `latents`, in whole groups. */
+int64_t whole_groups(int64_t group, int64_t latents) { return group > latents ? group : latents / group * group; }
+
 }  // namespace
 
+/* A latent's z depends on none of the others (see gemm.cpp): more than one group stay together for the sake of cache
+ * lines alone. */
 int64_t esp_sae_encode_panel(int64_t group) {
   if (group <= 0) return esp::fail(ESP_INVALID_ARGUMENT, "no groups of %ld latents", group);
-  return group > esp::kPanel ? group : esp::kPanel / group * group;
+  return whole_groups(group, 64);
 }
 
 int64_t esp_sae_encode_scratch(int64_t d, int64_t m) {
@@ -81,7 +86,7 @@ int32_t esp_sae_encode(const void *x_, const void *w_enc_, const float *b_enc, c
   const bool counted = kind == ESP_TOPK || kind == ESP_GROUPMAX;
   ESP_REQUIRE(!counted || (k > 0 && k <= m), "k must be in [1, %ld], got %ld", m, k);
   ESP_REQUIRE(kind != ESP_GROUPMAX || m % k == 0, "%ld latents do not make %ld equal groups", m, k);
-  const int64_t panel = esp_sae_encode_panel(kind == ESP_GROUPMAX ? m / k : 1);
+  const int64_t panel = whole_groups(kind == ESP_GROUPMAX ? m / k : 1, esp::kPanel);
   const int64_t chunk = std::clamp<int64_t>(esp::kChunkRows * esp::kPanel / panel, 1, esp::kChunkRows);
   float *centred = scratch, *z = scratch + chunk * d;
   int64_t longest = 0;

@@ -113,17 +113,18 @@ class ShardedSaeTest {
     Path sharded = temp.resolve("sharded");
     assertSame(expected, sharded);
 
-    // Rows and columns of both matrices in each of two SAEs, in units of 8192 latents, 16 columns.
+    // Rows and columns of both matrices in each of two SAEs, in units of 64 latents, 16 columns.
     long[] whole = saeBytes(expected);
     long matrix = (long) LATENTS * WIDTH * Float.BYTES;
     assertEquals(1, whole.length);
     assertTrue(whole[0] >= 4 * matrix);
     long vectors = whole[0] - 4 * matrix;
     long columns = (WIDTH + 16 * ranks - 1) / (16 * ranks) * 16;
+    long units = (LATENTS + 63) / 64;
     long[] held = saeBytes(sharded);
     assertEquals(ranks, held.length);
     for (int r = 0; r < ranks; r++) {
-      long latents = Math.min(LATENTS, 3 * (r + 1) / ranks * 8192L) - 3 * r / ranks * 8192L;
+      long latents = Math.min(LATENTS, units * (r + 1) / ranks * 64) - units * r / ranks * 64;
       long floats = 4 * (latents * WIDTH + LATENTS * columns);
       assertEquals(floats * Float.BYTES + vectors, held[r]);
     }
@@ -180,7 +181,7 @@ class ShardedSaeTest {
     assertRefused(adapt("out", 1, "--shard-sae", "--train", "lora+sae"), "--train lora+sae");
     String[] narrow = adapt("out", 1, "--shard-sae");
     narrow[4] = "1=" + Golden.folder("sae-topk");
-    assertRefused(narrow, "64 latents, of which 8192 stay together: too few for 2 ranks");
+    assertRefused(narrow, "64 latents, of which 64 stay together: too few for 2 ranks");
     List<String> noSae = new ArrayList<>(List.of("evaluate", "--shard-sae"));
     noSae.addAll(List.of("--model", Golden.folder("llama").toString()));
     noSae.addAll(List.of("--data", tokens.toString()));
