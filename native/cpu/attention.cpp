@@ -15,11 +15,10 @@
  * once; what it streams is read in place as the other operand, but copied where its rows are vectors, as rows a power
  * of two apart fall into the same few places of a cache.
  *
- * Measured (Zen 5, one core): the products alone 240 GFLOP/s, of 256 possible; with all the rest, counting the causal
- * half only, 120 forward and 140 backward for 512 tokens of 9 heads of 64, 150 and 170 for 2048; 80 and 90 for
- * 256 tokens of heads of 32. (Zen 3, one core, 102 possible) 62 and 51 for 512 tokens of heads of 64, 67 and 53 of 128,
- * 67 and 54 for 2048, 50 and 44 for 256 tokens of heads of 32. Products through gemm instead would copy every tile
- * first.
+ * Measured, counting the causal half only (Zen 3, one core, 102 GFLOP/s possible): 66 forward and 53 backward for 512
+ * tokens of 9 heads of 64, 68 and 53 of 8 heads of 128, 71 and 55 for 2048 tokens of heads of 64, 54 and 45 for 256 of
+ * heads of 32; without exponentials, forward, 70 to 75. (Zen 5, older code) 120 and 140, 150 and 170 for 2048. Products
+ * through gemm instead would copy every tile first.
  */
 #include <cmath>
 
@@ -34,6 +33,8 @@ using esp::Layout;
 using esp::Part;
 
 constexpr int64_t kTile = 64, kMaxHeadDim = 256;
+constexpr float kLog2E = 1.44269504088896341f;
+constexpr double kLn2 = 0.69314718055994531;
 constexpr float kMasked = -1e30f; /* far below every score, and finite: -inf - -inf would be NaN */
 
 struct Shape {
@@ -103,13 +104,14 @@ void gather(const float *source, int64_t ld, int64_t rows, int64_t cols, float *
   for (int64_t r = 0; r < rows; r++) std::copy_n(source + r * ld, cols, target + r * cols);
 }
 
-/* The columns of q or k in the scores' units: products of them are scores but for the cap. */
+/* The columns of q or k such that products of them are scores: of base 2, p = 2^score, unless they are capped. */
 void scale_columns(float *columns, const Shape &shape) {
+  const float factor = shape.softcap > 0 ? shape.scale : shape.scale * kLog2E;
 #pragma omp simd
-  for (int64_t i = 0; i < shape.head_dim * kTile; i++) columns[i] *= shape.scale;
+  for (int64_t i = 0; i < shape.head_dim * kTile; i++) columns[i] *= factor;
 }
 
-/* softcap * tanh(s / softcap), in place. slope, if given, receives its derivative. */
+/* softcap * tanh(s / softcap), in place, of base 2. slope, if given, receives the derivative of that of base e. */
 void cap_scores(float *s, Span lanes, float softcap, float *slope) {
   const float inverse = 1 / softcap;
 #pragma omp simd
@@ -119,7 +121,7 @@ void cap_scores(float *s, Span lanes, float softcap, float *slope) {
     for (int64_t i = lanes.begin; i < lanes.end; i++) slope[i] = 1.0f - s[i] * s[i];
   }
 #pragma omp simd
-  for (int64_t i = lanes.begin; i < lanes.end; i++) s[i] *= softcap;
+  for (int64_t i = lanes.begin; i < lanes.end; i++) s[i] *= softcap * kLog2E;
 }
 
 void forward_tile(const Shape &shape, const float *q, const float *k, const float *v, float *out, float *lse,
@@ -152,7 +154,7 @@ void forward_tile(const Shape &shape, const float *q, const float *k, const floa
     }
 #pragma omp simd
     for (int64_t i = 0; i < kTile; i++) {
-      shrink[i] = esp::exp(maximum[i] - highest[i]);
+      shrink[i] = esp::exp2(maximum[i] - highest[i]);
       maximum[i] = highest[i];
       total[i] *= shrink[i];
     }
@@ -161,7 +163,7 @@ void forward_tile(const Shape &shape, const float *q, const float *k, const floa
       const Span wide = queries_seeing(shape, first, key + j).widened();
 #pragma omp simd
       for (int64_t i = wide.begin; i < wide.end; i++) {
-        row[i] = esp::exp(row[i] - highest[i]);
+        row[i] = esp::exp2(row[i] - highest[i]);
         total[i] += row[i];
       }
       fill_outside(row, wide, kAllLanes, 0);
@@ -183,7 +185,7 @@ void forward_tile(const Shape &shape, const float *q, const float *k, const floa
 #pragma omp simd
     for (int64_t c = 0; c < d; c++) target[c] = row[c] * inverse;
     lse[(first + i) * shape.n_heads] =
-        static_cast<float>(static_cast<double>(maximum[i]) + std::log(static_cast<double>(total[i])));
+        static_cast<float>(static_cast<double>(maximum[i]) * kLn2 + std::log(static_cast<double>(total[i])));
   }
 }
 
@@ -202,15 +204,15 @@ void gradient_row(const PairRow &row, const Shape &shape, const float *lse, cons
   if (vectors) {
 #pragma omp simd
     for (int64_t i = lanes.begin; i < lanes.end; i++) {
-      const float p = esp::exp(row.s[i] - lse[i]);
+      const float p = esp::exp2(row.s[i] - lse[i]);
       row.s[i] = p;
       row.dp[i] = p * (row.dp[i] - delta[i]) * scale;
     }
   } else {
-    const float one_lse = *lse, one_delta = *delta;
+    const float one_lse = *lse * kLog2E, one_delta = *delta;
 #pragma omp simd
     for (int64_t i = lanes.begin; i < lanes.end; i++) {
-      const float p = esp::exp(row.s[i] - one_lse);
+      const float p = esp::exp2(row.s[i] - one_lse);
       row.s[i] = p;
       row.dp[i] = p * (row.dp[i] - one_delta) * scale;
     }
@@ -233,7 +235,7 @@ void query_tile(const Shape &shape, const float *q, const float *k, const float 
   scale_columns(q_columns, shape);
   transpose(d_out + first * shape.ld_out, shape.ld_out, queries, d, d_out_columns);
   for (int64_t i = 0; i < queries; i++) {
-    row_lse[i] = lse[(first + i) * shape.n_heads];
+    row_lse[i] = lse[(first + i) * shape.n_heads] * kLog2E;
     row_delta[i] = delta[(first + i) * shape.n_heads];
   }
   bool accumulate = false;

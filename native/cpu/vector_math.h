@@ -1,8 +1,8 @@
 /*
  * Elementary functions that a compiler can vectorise: branch-free, float32, inline. Internal.
  *
- * Largest error against the exact value, over all floats whose result is normal: exp 1.03 ulp, tanh 1.34, sigmoid 2.49,
- * gaussian 2.22, normal_cdf 10.1 (a relative 9.5e-7 at -1.41, 3.6e-7 in the tail).
+ * Largest error against the exact value, over all floats whose result is normal: exp 1.03 ulp, exp2 0.94, tanh 1.34,
+ * sigmoid 2.49, gaussian 2.22, normal_cdf 10.1 (a relative 9.5e-7 at -1.41, 3.6e-7 in the tail).
  */
 #ifndef ESPALIER_CPU_VECTOR_MATH_H
 #define ESPALIER_CPU_VECTOR_MATH_H
@@ -31,6 +31,25 @@ inline float exp(float x) {
   p = p * r * r + r + 1.0f;
   const uint32_t exponent = (__builtin_bit_cast(uint32_t, shifted) + 127u) << 23;
   return p * __builtin_bit_cast(float, exponent); /* 2^-127 is 0 here */
+}
+
+/* 2^x for x <= 127, cheaper than e^x: what n leaves of x is exact. A polynomial for (2^f - 1) / f, |f| <= 1/2, of least
+ * largest error (2e-9). Below -126.5 0; NaN stays NaN. */
+inline float exp2(float x) {
+  const float low = -127.0f;
+  const float y = x < low ? low : x;
+  const float magic = 12582912.0f;
+  const float shifted = y + magic;
+  const float f = y - (shifted - magic);
+  float p = 1.5353361960e-4f;
+  p = p * f + 1.3398875017e-3f;
+  p = p * f + 9.6184369177e-3f;
+  p = p * f + 5.5503323674e-2f;
+  p = p * f + 2.4022647738e-1f;
+  p = p * f + 6.9314718246e-1f;
+  p = p * f + 1.0f;
+  const uint32_t exponent = (__builtin_bit_cast(uint32_t, shifted) + 127u) << 23;
+  return p * __builtin_bit_cast(float, exponent);
 }
 
 inline float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
