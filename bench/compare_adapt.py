@@ -115,10 +115,9 @@ def environment(a: argparse.Namespace, env: dict) -> dict:
 
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
                platform.processor())
-    doctor = output(a.launcher, "doctor")  # also builds what is missing, before anything is measured
+    output(a.launcher, "--version")  # builds what is missing, before anything is measured
     return dict(git=output("git", "describe", "--always", "--dirty", "--abbrev=12"), cpu=cpu, cores=os.cpu_count(),
-                threads=a.threads, kernel=platform.release(),
-                espalier_blas=[line.strip() for line in doctor.splitlines() if line.startswith("products")])
+                threads=a.threads, kernel=platform.release())
 
 
 def print_table(rounds: list[dict[str, dict]], tokens: int) -> float:

@@ -3,6 +3,10 @@ package espalier.recipe;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.device.Device;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.stream.Stream;
 
 /** What made a run: versions, revision and machine, for {@code run.json}. */
 public final class Versions {
@@ -30,6 +34,20 @@ public final class Versions {
         .objectNode()
         .put("os", System.getProperty("os.name") + " " + System.getProperty("os.version"))
         .put("arch", System.getProperty("os.arch"))
+        .put("processor", processor(Path.of("/proc/cpuinfo")))
         .put("processors", Runtime.getRuntime().availableProcessors());
+  }
+
+  /** Its name. Kernels are compiled for it, and another may round otherwise. */
+  private static String processor(Path cpuinfo) {
+    try (Stream<String> lines = Files.lines(cpuinfo)) {
+      return lines
+          .filter(line -> line.startsWith("model name"))
+          .map(line -> line.substring(line.indexOf(':') + 1).strip())
+          .findFirst()
+          .orElse("unknown");
+    } catch (IOException noSuchFile) {
+      return "unknown";
+    }
   }
 }
