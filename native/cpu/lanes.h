@@ -6,7 +6,9 @@
 
 namespace esp {
 
-#ifdef __AVX512F__
+#if defined(ESPALIER_LANES)
+constexpr int kLanes = ESPALIER_LANES;
+#elif defined(__AVX512F__)
 constexpr int kLanes = 16;
 #else
 constexpr int kLanes = 8;
