@@ -20,7 +20,7 @@ from peft import LoraConfig, get_peft_model
 
 import family_models
 import random_models
-from compare_live import Case, Group, check_loads, espalier, train
+from compare_live import Case, Group, Undecidable, check_loads, espalier, train
 from family_models import Family
 from live_cases import Adapter
 from sae import Sae
@@ -31,6 +31,7 @@ FORWARD = 1e-4
 # Relative: sums over many tokens, of which the errors average out.
 LOSS, GRADIENT = 1e-4, 1e-3
 LAYER, WIDTH, ACTIVE, RANK, ALPHA, STEPS = 1, 90, 9, 3, 6.0, 3
+DRAWS = 10  # of a case, until no step of Adam hangs on rounding errors
 
 
 def compare_forward(folder: Path, launcher: str, model, ids: torch.Tensor) -> bool:
@@ -119,6 +120,20 @@ def compare_adapt(folder: Path, launcher: str) -> bool:
     return group.report()
 
 
+def compare(family: Family, folder: Path, seed: int, launcher: str) -> list[bool]:
+    model = family_models.build(family, folder / "model", seed)
+    ids = random_models.tokens(torch.Generator().manual_seed(seed), 6, 24, model.config.vocab_size)
+    np.save(folder / "tokens.npy", ids.numpy())
+    make_sae(model, ids, seed, folder)
+    make_adapter(family, folder, seed)
+    passed = [compare_forward(folder, launcher, model, ids),
+              compare_evaluate(folder, launcher, folder / "adapter", "evaluate with PEFT's adapter"),
+              compare_adapt(folder, launcher)]
+    if (folder / "out" / "adapter_model.safetensors").exists():
+        passed.append(compare_evaluate(folder, launcher, folder / "out", "evaluate with Espalier's adapter"))
+    return passed
+
+
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--launcher", default=str(Path(__file__).parents[2] / "espalier"))
@@ -136,17 +151,15 @@ def main() -> int:
             if a.only not in family.name:
                 continue
             print(family.name, flush=True)
-            folder, seed = (a.keep or Path(temporary)) / f"family-{i}", a.seed + 1000 * i
-            model = family_models.build(family, folder / "model", seed)
-            ids = random_models.tokens(torch.Generator().manual_seed(seed), 6, 24, model.config.vocab_size)
-            np.save(folder / "tokens.npy", ids.numpy())
-            make_sae(model, ids, seed, folder)
-            make_adapter(family, folder, seed)
-            passed.append(compare_forward(folder, a.launcher, model, ids))
-            passed.append(compare_evaluate(folder, a.launcher, folder / "adapter", "evaluate with PEFT's adapter"))
-            passed.append(compare_adapt(folder, a.launcher))
-            if (folder / "out" / "adapter_model.safetensors").exists():
-                passed.append(compare_evaluate(folder, a.launcher, folder / "out", "evaluate with Espalier's adapter"))
+            for attempt in range(DRAWS):
+                folder, seed = (a.keep or Path(temporary)) / f"family-{i}-{attempt}", a.seed + 1000 * i + attempt
+                try:
+                    passed += compare(family, folder, seed, a.launcher)
+                    break
+                except Undecidable:
+                    print("  drawn again: Adam's decision hangs on rounding")
+            else:
+                raise SystemExit(f"{DRAWS} draws, and in each Adam's decision hangs on rounding")
     print(f"{sum(passed)} passed, {len(passed) - sum(passed)} failed")
     return 0 if passed and all(passed) else 1
 

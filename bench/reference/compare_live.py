@@ -38,8 +38,13 @@ WEIGHTS = 10 * KL
 MARGIN = 1e-5
 
 
+# Adam's first step is lr g / (|g| + 1e-8): where a gradient is this small, rounding errors of float32 decide on it.
+LEAST_GRADIENT = 1e-7
+
+
 class Undecidable(Exception):
-    """A latent is so near its threshold that float32 may take it for active or not."""
+    """A latent is so near its threshold that float32 may take it for active or not, or a gradient so near 0 that it may
+    have either sign."""
 
 
 class Group:
@@ -117,7 +122,9 @@ def measure(case: Case, folder: Path, adapter: Path | None, rows: np.ndarray, lo
 
 
 def train(net: Spliced, rows: np.ndarray, case: Case, lrs: list[float]) -> tuple[list[float], list[float]]:
-    """KL per token and gradient norm of each step of `espalier adapt --order sequential`; lrs as Espalier logged them."""
+    """KL per token and gradient norm of each step of `espalier adapt --order sequential`; lrs as Espalier logged them.
+
+    Raises Undecidable where the first gradient has elements that are not 0 but hardly more than rounding errors."""
     option = {"--batch": 1, "--accumulate": 1, "--weight-decay": 0.01, "--clip": 1.0} | case.options
     weights = list(net.adapter_weights().values())
     optimizer = torch.optim.AdamW(weights, weight_decay=option["--weight-decay"])
@@ -135,6 +142,8 @@ def train(net: Spliced, rows: np.ndarray, case: Case, lrs: list[float]) -> tuple
             (kl / (option["--batch"] * option["--accumulate"])).backward()
             total += kl.item()
         norms.append(torch.nn.utils.clip_grad_norm_(weights, option["--clip"]).item())
+        if not kls and any((w.grad[w.grad != 0].abs() < LEAST_GRADIENT).any() for w in weights):
+            raise Undecidable
         optimizer.step()
         kls.append(total / (option["--batch"] * option["--accumulate"] * ids.shape[1]))
     return kls, norms
@@ -270,9 +279,9 @@ def main() -> int:
                     passed += compare(case, folder, a.launcher)
                     break
                 except Undecidable:
-                    print("  drawn again: a latent's decision hangs on rounding")
+                    print("  drawn again: a latent's decision, or Adam's, hangs on rounding")
             else:
-                raise SystemExit("20 draws, and in each a latent's decision hangs on rounding")
+                raise SystemExit("20 draws, and in each a decision hangs on rounding")
     print(f"{sum(passed)} passed, {len(passed) - sum(passed)} failed")
     return 0 if passed and all(passed) else 1
 
