@@ -324,7 +324,7 @@ ESP_API int32_t esp_sae_encode(const void *x, const void *w_enc, const float *b_
                                const float *threshold, float margin, int64_t k, const uint8_t *keep, int32_t *index,
                                float *value, float *pre, int32_t *count, int64_t capacity, int32_t *overflow,
                                float *scratch, int64_t tokens, int64_t d, int64_t m, int32_t dtype);
-/* Latents that a product keeps together, where none may part the `group` latents of one of ESP_GROUPMAX (else 1): z of
+/* Latents that slices keep together, where none may part the `group` latents of one of ESP_GROUPMAX (else 1): z of
  * the latents of a slice [a, b) has the bits that it has where all are encoded, if a and b are multiples of it, or the
  * number of latents. ESP_CUDA promises that of its own kernel (bfloat16, ESP_RELU and ESP_JUMPRELU, d <= 1024) alone:
  * cuBLAS chooses its kernels, and with them an order of summation, by the shape of the whole product. */

@@ -24,8 +24,8 @@ final class ShardedSpliceProgram {
   private ShardedSpliceProgram() {}
 
   /**
-   * @param arguments {@code narrow} to cut narrow SAEs too, whose products then round differently
-   *     on the CPU; tokens of each rank; SAEs
+   * @param arguments {@code narrow} to cut SAEs too that are too narrow for it otherwise; tokens of
+   *     each rank; SAEs
    */
   public static void main(String[] arguments) {
     try (Ranks started = Ranks.join(Launch.detect(System.getenv()))) {
@@ -74,7 +74,6 @@ final class ShardedSpliceProgram {
   }
 
   static void compare(Device device, Ranks ranks, boolean narrow, int tokens, Path path) {
-    boolean exact = !narrow || !device.isHost();
     Sae whole;
     Sae part;
     try (SaeFile file = SaeFile.open(path)) {
@@ -115,20 +114,20 @@ final class ShardedSpliceProgram {
       String what = "%s, batch %d, rank %d: ".formatted(path, batch, ranks.rank());
       expected.tape.forward();
       given.tape.forward();
-      compareLists(what, expected.splice, given.splice, exact);
-      compare(what + "output", expected.out.value(), given.out.value(), exact);
+      compareLists(what, expected.splice, given.splice);
+      compare(what + "output", expected.out.value(), given.out.value());
       if (batch == 1) { // an odd one out: others go on without
         if (ranks.isFirst()) {
           given.tape.join();
         } else {
           given.tape.forward();
-          compare(what + "output", expected.out.value(), given.out.value(), exact);
+          compare(what + "output", expected.out.value(), given.out.value());
         }
         given.tape.forward();
       }
       expected.tape.backward();
       given.tape.backward();
-      compare(what + "gradient", expected.in.gradient(), given.in.gradient(), exact);
+      compare(what + "gradient", expected.in.gradient(), given.in.gradient());
     }
     long all = 0;
     for (double bytes : ranks.gather((double) part.bytes())) {
@@ -144,33 +143,27 @@ final class ShardedSpliceProgram {
     }
   }
 
-  private static void compareLists(String what, Splice expected, Splice given, boolean exact) {
+  private static void compareLists(String what, Splice expected, Splice given) {
     Latents.Lists one = expected.latents().read();
     Latents.Lists other = given.latents().read();
     for (int t = 0; t < one.count().length; t++) {
-      compare(what + "latents of token " + t, one.dense(t), other.dense(t), exact);
+      compare(what + "latents of token " + t, one.dense(t), other.dense(t));
       if (one.count()[t] != other.count()[t]) {
         throw new AssertionError(what + "entries of token " + t);
       }
     }
   }
 
-  private static void compare(String what, Tensor expected, Tensor given, boolean exact) {
-    compare(what, expected.toArray(), given.toArray(), exact);
+  private static void compare(String what, Tensor expected, Tensor given) {
+    compare(what, expected.toArray(), given.toArray());
   }
 
-  private static void compare(String what, float[] expected, float[] given, boolean exact) {
+  private static void compare(String what, float[] expected, float[] given) {
     if (Arrays.equals(expected, given)) {
       return;
     }
-    double scale = 1;
-    for (float value : expected) {
-      scale = Float.isNaN(value) ? scale : Math.max(scale, Math.abs(value));
-    }
     for (int i = 0; i < expected.length; i++) {
-      // Sums of at most a hundred terms in another order: a few roundings of the largest.
-      boolean near = Math.abs(expected[i] - given[i]) <= 1e-6 * scale;
-      if (Float.compare(expected[i], given[i]) != 0 && (exact || !near)) {
+      if (Float.compare(expected[i], given[i]) != 0) {
         throw new AssertionError(
             "%s [%d]: %s, sharded %s".formatted(what, i, expected[i], given[i]));
       }

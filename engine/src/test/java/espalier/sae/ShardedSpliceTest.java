@@ -20,7 +20,7 @@ import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
-/** SAEs that ranks hold together compute what they compute as a whole, forward and backward. */
+/** SAEs that ranks hold together compute what they compute as a whole, bit for bit. */
 @Tag("mpi")
 class ShardedSpliceTest {
 
@@ -65,18 +65,15 @@ class ShardedSpliceTest {
     return saes;
   }
 
-  /**
-   * Every architecture, normalisation and layout of files that there is, but for rounding, as these
-   * SAEs are far narrower than what is cut otherwise.
-   */
+  /** These SAEs are far narrower than what is cut otherwise. */
   @Test
   void everyFormat() throws Exception {
     run("openmpi", 3, "narrow", 11, everyKind());
   }
 
   /**
-   * Bit for bit, with latents and columns that no number of ranks divides, lists that grow far
-   * beyond their first length, and equal latents in different slices.
+   * With latents and columns that no number of ranks divides, lists that grow far beyond their
+   * first length, and equal latents in different slices.
    */
   @ParameterizedTest
   @CsvSource({"openmpi,2", "openmpi,3", "mpich,2", "mpich,3"})
