@@ -17,9 +17,11 @@ import java.util.Arrays;
  */
 final class NcclRanks implements Ranks {
 
-  // Their declarations leave the arguments open.
-  private static final ncclGroupStart GROUP_START = ncclGroupStart.makeInvoker();
-  private static final ncclGroupEnd GROUP_END = ncclGroupEnd.makeInvoker();
+  // Their declarations leave the arguments open. Both look NCCL's functions up, so that they are
+  // made once it is loaded,
+  // not with the class.
+  private final ncclGroupStart groupStart = ncclGroupStart.makeInvoker();
+  private final ncclGroupEnd groupEnd = ncclGroupEnd.makeInvoker();
 
   private final Ranks started;
   private final Device device;
@@ -143,12 +145,12 @@ final class NcclRanks implements Ranks {
 
   /** A group that was begun ends, whatever is refused within. */
   private void grouped(String what, Runnable calls) {
-    check(what, GROUP_START.apply());
+    check(what, groupStart.apply());
     int ended;
     try {
       calls.run();
     } finally {
-      ended = GROUP_END.apply();
+      ended = groupEnd.apply();
     }
     check(what, ended);
   }
