@@ -9,7 +9,6 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 import espalier.bindings.NativeException;
 import espalier.device.Transfer;
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Comparator;
@@ -96,8 +95,7 @@ class SaeTrainingTest extends KernelTest {
   @CsvSource({"500, 40, 10, 0.5", "100, 40, 10, 2", "400, 40, 10, 1"})
   void l0Pull(double active, double rows, float target, float strength) {
     MemorySegment activity = buffers.doubles(3);
-    MemorySegment.copy(
-        new double[] {active, rows, 0}, 0, activity, ValueLayout.JAVA_DOUBLE_UNALIGNED, 0, 3);
+    Transfer.write(activity, MemorySegment.ofArray(new double[] {active, rows, 0}));
     MemorySegment sparsity = buffers.changing(0.25f, Float.NaN, strength);
     kernels.saeL0Pull(activity, target, sparsity);
     double step = 1e-3;

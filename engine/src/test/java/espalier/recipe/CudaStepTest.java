@@ -219,6 +219,20 @@ class CudaStepTest {
     assertNothingLives();
   }
 
+  @Test
+  void moreThanAnyGpuHasIsRefused() {
+    try (Device device = Device.open()) {
+      device.holder("activations");
+      CudaOutOfMemoryException e =
+          assertThrows(CudaOutOfMemoryException.class, () -> device.allocate(1L << 46));
+      String said = e.getMessage();
+      assertTrue(said.startsWith("activations: needs 65536.00 GiB, "), said);
+      assertTrue(said.contains("held: cuBLAS"), said);
+      device.allocate(1 << 10); // what failed has left nothing behind
+      device.synchronize();
+    }
+  }
+
   /** Before any of it is read. */
   @Test
   void aModelThatDoesNotFitIsSaidBeforeItIsLoaded() {
@@ -347,7 +361,9 @@ class CudaStepTest {
   }
 
   private void onTheEmulator() {
-    assumeTrue(chosen.kind() == DeviceChoice.Kind.EMULATOR, "a real GPU fails when it likes");
+    assumeTrue(
+        chosen.kind() == DeviceChoice.Kind.EMULATOR,
+        "a GPU does not fail, run out of memory or count calls on demand");
   }
 
   private static void assertNothingLives() {
