@@ -1,13 +1,14 @@
 /*
- * Memory of the emulated device and pinned memory of the host: the process' own, full of 0xFF (NaN) when it is handed
- * out. The device has as much as was configured, and no more. Behind and before each allocation lie guards of the same
- * bytes: a read outside brings NaN into results, a write is found at the next synchronisation. Under AddressSanitizer
- * its own red zones take their place.
+ * Memory of the emulated device and pinned memory of the host: the process' own (of the device, in arena.h's range if
+ * that was asked for), full of 0xFF (NaN) when it is handed out. The device has as much as was configured, and no more.
+ * Behind and before each allocation lie guards of the same bytes: a read outside brings NaN into results, a write is
+ * found at the next synchronisation. Under AddressSanitizer its own red zones take their place.
  */
 #include <cstdlib>
 #include <cstring>
 #include <map>
 
+#include "arena.h"
 #include "controls.h"
 #include "runtime.h"
 #include "sanitizer.h"
@@ -39,10 +40,20 @@ size_t rounded(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kA
 
 size_t guard_behind(size_t bytes) { return kGuard == 0 ? 0 : rounded(bytes) - bytes + kGuard; }
 
+size_t with_guards(size_t bytes) { return kGuard + bytes + guard_behind(bytes); }
+
+bool is_in_arena(Memory kind) { return kind == Memory::kDevice && is_closed_to_host(); }
+
 void *take(size_t bytes, Memory kind) {
   void *memory = nullptr;
-  if (posix_memalign(&memory, kAlignment, kGuard + bytes + guard_behind(bytes)) != 0) return nullptr;
-  std::memset(memory, kPoison, kGuard + bytes + guard_behind(bytes));
+  if (is_in_arena(kind)) {
+    memory = take_pages(with_guards(bytes));
+  } else if (posix_memalign(&memory, kAlignment, with_guards(bytes)) != 0) {
+    return nullptr;
+  }
+  if (memory == nullptr) return nullptr;
+  const DeviceAccess access;
+  std::memset(memory, kPoison, with_guards(bytes));
   char *begin = static_cast<char *>(memory) + kGuard;
   allocations[begin] = {bytes, kind};
   return begin;
@@ -73,9 +84,15 @@ cudaError_t give_back(void *pointer, Memory kind) {
   const cudaError_t error = run_everything(); /* as CUDA waits */
   const auto entry = allocations.find(static_cast<const char *>(pointer));
   if (entry == allocations.end() || entry->second.kind != kind) return cudaErrorInvalidValue;
-  if (kind == Memory::kDevice) used -= static_cast<int64_t>(rounded(entry->second.bytes));
+  const size_t bytes = entry->second.bytes;
+  if (kind == Memory::kDevice) used -= static_cast<int64_t>(rounded(bytes));
   allocations.erase(entry);
-  std::free(static_cast<char *>(pointer) - kGuard);
+  void *memory = static_cast<char *>(pointer) - kGuard;
+  if (is_in_arena(kind)) {
+    give_pages_back(memory, with_guards(bytes));
+  } else {
+    std::free(memory);
+  }
   return error;
 }
 
@@ -113,6 +130,7 @@ bool is_device(const void *pointer, size_t bytes) {
 }
 
 bool check_guards() {
+  const DeviceAccess access;
   for (const auto &entry : allocations) {
     if (is_whole(entry)) continue;
     set_fault_message("something was written outside an allocation of " + std::to_string(entry.second.bytes) +
@@ -185,6 +203,7 @@ cudaError_t cudaMemcpy(void *target, const void *source, size_t bytes, cudaMemcp
     if (const cudaError_t error = emulator::refuse_legacy_during_capture()) return error;
     if (const cudaError_t error = emulator::refuse_during_capture()) return error;
     if (!emulator::is_direction(target, source, bytes, kind)) return cudaErrorInvalidValue;
+    const emulator::DeviceAccess access;
     if (const cudaError_t error = emulator::run_stream(nullptr)) return error;
     if (bytes > 0) std::memmove(target, source, bytes);
     return cudaSuccess;

@@ -6,6 +6,7 @@
 #include <set>
 #include <thread>
 
+#include "arena.h"
 #include "controls.h"
 #include "runtime.h"
 
@@ -81,6 +82,7 @@ Queue &queue_of(cudaStream_t stream) { return is_legacy(stream) ? *legacy : *str
 /* Runs the queue until `until()` holds or nothing is left. */
 template <typename Condition>
 cudaError_t run_queue(Queue &queue, Condition until) {
+  const DeviceAccess access;
   while (!queue.items.empty() && !until()) {
     const Work work = std::move(queue.items.front().work);
     queue.items.pop_front();
@@ -164,6 +166,7 @@ cudaError_t enqueue(cudaStream_t stream, Work work) {
 }
 
 cudaError_t run_stream(cudaStream_t stream) {
+  const DeviceAccess access;
   Queue &queue = queue_of(stream);
   const auto mine = [&] {
     for (const Item &item : queue.items) {
@@ -175,6 +178,7 @@ cudaError_t run_stream(cudaStream_t stream) {
 }
 
 cudaError_t run_everything() {
+  const DeviceAccess access;
   const auto never = [] { return false; };
   cudaError_t error = run_queue(*legacy, never);
   for (cudaStream_t stream : streams) {

@@ -315,8 +315,13 @@ TEST(launches_that_no_gpu_takes_are_refused) {
 #ifndef __SANITIZE_ADDRESS__ /* which ends the process instead */
 namespace {
 
-__global__ void write_behind(float *x, int n) {
-  if (threadIdx.x == 0) x[n] = 1;
+__global__ void write_behind(float *x, int n, float value) {
+  if (threadIdx.x == 0) x[n] = value;
+}
+
+void launch_write_behind(void *memory, float value) {
+  emulator::launch("write_behind", write_behind, dim3(1), dim3(32), 0, nullptr, static_cast<float *>(memory), 10,
+                   value);
 }
 
 }  // namespace
@@ -324,10 +329,10 @@ __global__ void write_behind(float *x, int n) {
 TEST(a_write_outside_an_allocation_is_found) {
   void *memory = nullptr;
   CHECK(cudaMalloc(&memory, 40) == cudaSuccess);
-  emulator::launch("write_behind", write_behind, dim3(1), dim3(32), 0, nullptr, static_cast<float *>(memory), 10);
+  launch_write_behind(memory, 1);
   CHECK(cudaDeviceSynchronize() == cudaErrorIllegalAddress);
   espalier_emulator_reset();
-  std::memset(static_cast<char *>(memory) + 40, 0xff, 4); /* mended */
+  launch_write_behind(memory, __uint_as_float(0xffffffffu)); /* mended */
   CHECK(cudaFree(memory) == cudaSuccess);
 }
 #endif
