@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Builds fresh random models, SAEs and adapters, runs Espalier on them and holds it against PyTorch.
 
-    compare_live.py [--launcher ./espalier] [--seed N] [--only TEXT] [--keep DIR]
+    compare_live.py [--launcher ./espalier] [--device cpu|cuda|auto] [--seed N] [--only TEXT]... [--keep DIR]
 
 PyTorch computes in float64; its own float32 is measured beside Espalier's (f32) and printed as a yardstick. A case in
 which some latent's decision hangs on rounding has no right answer: it is drawn again. Ends with 'N passed, N failed'.
@@ -92,9 +92,10 @@ def spliced(case: Case, folder: Path, adapter: Path | None, exact: bool, trainab
     return Spliced(model, saes, adapter, trainable)
 
 
-def compare_evaluate(case: Case, folder: Path, launcher: str, adapter: Path | None, heading: str) -> bool:
+def compare_evaluate(case: Case, folder: Path, launcher: str, adapter: Path | None, heading: str,
+                     device: str = "cpu") -> bool:
     group = Group(heading)
-    args = ["evaluate", "--json", "--metrics", "all", "--device", "cpu", "--model", folder / "model", "--data", folder / "tokens.npy"]
+    args = ["evaluate", "--json", "--metrics", "all", "--device", device, "--model", folder / "model", "--data", folder / "tokens.npy"]
     for layer in case.saes:
         args += ["--sae", f"{layer}={folder}/sae-{layer}"]
     out = espalier(group, launcher, *args, *(["--adapter", adapter] if adapter else []))
@@ -161,10 +162,10 @@ def check_schedule(group: Group, lrs: list[float], options: dict) -> None:
                 and lrs[warmup:] == sorted(lrs[warmup:], reverse=True) and falling[-1] < 0.7 * peak)
 
 
-def compare_adapt(case: Case, folder: Path, launcher: str, out: Path) -> bool:
+def compare_adapt(case: Case, folder: Path, launcher: str, out: Path, device: str) -> bool:
     group = Group("adapt")
     initial = folder / "adapter" if case.adapter else None
-    args = ["adapt", "--device", "cpu", "--model", folder / "model", "--data", folder / "tokens.npy",
+    args = ["adapt", "--device", device, "--model", folder / "model", "--data", folder / "tokens.npy",
             "--order", "sequential", "--dropout", 0, "--steps", case.steps, "--out", out]
     for layer in case.saes:
         args += ["--sae", f"{layer}={folder}/sae-{layer}"]
@@ -246,12 +247,12 @@ def compare_weights(group: Group, before: dict, want: dict, single: dict, got: d
             group.faults.append(f"  most of it in {worst}")
 
 
-def compare(case: Case, folder: Path, launcher: str) -> list[bool]:
-    passed = [compare_evaluate(case, folder, launcher, folder / "adapter" if case.adapter else None, "evaluate")]
+def compare(case: Case, folder: Path, launcher: str, device: str) -> list[bool]:
+    passed = [compare_evaluate(case, folder, launcher, folder / "adapter" if case.adapter else None, "evaluate", device)]
     out = folder / "out"
-    passed.append(compare_adapt(case, folder, launcher, out))
+    passed.append(compare_adapt(case, folder, launcher, out, device))
     if (out / "adapter_model.safetensors").exists():
-        passed.append(compare_evaluate(case, folder, launcher, out, "evaluate with the adapter that Espalier trained"))
+        passed.append(compare_evaluate(case, folder, launcher, out, "evaluate with the adapter that Espalier trained", device))
     return passed
 
 
@@ -259,7 +260,8 @@ def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--launcher", default=str(Path(__file__).parents[2] / "espalier"))
     p.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
-    p.add_argument("--only", default="", help="cases whose name contains this")
+    p.add_argument("--device", default="cpu", help="Espalier's; PyTorch computes on the CPU")
+    p.add_argument("--only", action="append", help="cases whose name contains this, or one of these")
     p.add_argument("--keep", type=Path, help="an empty folder for the cases' files")
     a = p.parse_args()
     transformers.utils.logging.disable_progress_bar()
@@ -268,7 +270,7 @@ def main() -> int:
     passed: list[bool] = []
     with tempfile.TemporaryDirectory() as temporary:
         for i, case in enumerate(cases(Random(a.seed))):
-            if a.only not in case.name:
+            if a.only and not any(text in case.name for text in a.only):
                 continue
             for attempt in range(20):
                 folder = (a.keep or Path(temporary)) / f"case-{i}-{attempt}"
@@ -276,7 +278,7 @@ def main() -> int:
                 build(case, folder, a.seed + 1000 * i + attempt)
                 print(case.name)
                 try:
-                    passed += compare(case, folder, a.launcher)
+                    passed += compare(case, folder, a.launcher, a.device)
                     break
                 except Undecidable:
                     print("  drawn again: a latent's decision, or Adam's, hangs on rounding")
