@@ -1,6 +1,7 @@
 package espalier.bench;
 
 import espalier.autograd.LanguageModelHead;
+import espalier.device.Device;
 import org.openjdk.jmh.annotations.Benchmark;
 import org.openjdk.jmh.annotations.Level;
 import org.openjdk.jmh.annotations.Param;
@@ -36,8 +37,9 @@ public class HeadBenchmark extends DeviceBenchmark {
 
   @Setup(Level.Trial)
   public void allocate() {
-    long chunk = LanguageModelHead.chunk(TOKENS, vocab, 2);
-    work = new HeadWork(open(), TOKENS, WIDTH, vocab, softcap, chunk);
+    Device device = open();
+    long chunk = LanguageModelHead.chunk(device, TOKENS, vocab, 2);
+    work = new HeadWork(device, TOKENS, WIDTH, vocab, softcap, chunk);
   }
 
   @Benchmark

@@ -1,5 +1,7 @@
 package espalier.autograd;
 
+import espalier.device.Device;
+import espalier.device.ElementType;
 import java.lang.foreign.MemorySegment;
 
 /**
@@ -9,10 +11,37 @@ import java.lang.foreign.MemorySegment;
 public final class LanguageModelHead {
 
   /**
-   * Logits held at a time: 256 rows of two models with 49152 tokens. The head's weights are read
-   * once a chunk, so that 80 rows took 1.4 times as long; 512 rows saved 6 % for twice the memory.
+   * Logits held at a time on a processor: 256 rows of two models with 49152 tokens. The head's
+   * weights are read once a chunk, so that 80 rows took 1.4 times as long; 512 rows saved 6 % for
+   * twice the memory.
    */
-  private static final long CHUNK_BYTES = 96L << 20;
+  private static final long HOST_BYTES = 96L << 20;
+
+  /**
+   * Logits held at a time on a GPU. There a product of r rows does r FLOPs for each byte of the
+   * head's bfloat16 weights, and writes float32 logits; an H200 does 780 TFLOP in the time of 3.9
+   * TB. So 256 rows of Gemma-2-2B (2304 wide, 256000 tokens) take 0.37 ms for bytes and 0.39 ms for
+   * FLOPs, 512 rows 0.44 and 0.77: from there on FLOPs decide. (48 rows took 19.3 ms for the three
+   * products of 1024 tokens, measured; their FLOPs take 4.6.)
+   *
+   * <p>The third product, [r, vocab] by [vocab, d], has r / 128 * d / 256 tiles for 132
+   * multiprocessors: cuBLAS must cut the sum over the vocabulary to fill them. 512 rows are 36
+   * tiles, cut in 3; the partial sums are 14 MB of its workspace's 32. (A product of 1024 rows with
+   * sums of 18432, 72 tiles, ran at 675 TFLOP/s, measured.)
+   *
+   * <p>The logits of both models are 0.52 GB for 256 rows, 1.05 GB for 512 and 2.1 GB for 1024,
+   * which the last tiles of the 132 multiprocessors would reward with 2 %: the bound gives 512.
+   */
+  private static final long GPU_BYTES = 1L << 30;
+
+  /** More of a small vocabulary would save nothing. */
+  private static final long GPU_ROWS_BF16 = 1024;
+
+  /** Products are a tenth as fast, or less, and soon outlast any reading. */
+  private static final long GPU_ROWS_F32 = 256;
+
+  /** Rows of a tile of cuBLAS: a chunk is whole tiles. */
+  private static final long GPU_TILE = 128;
 
   private LanguageModelHead() {}
 
@@ -51,7 +80,7 @@ public final class LanguageModelHead {
     long tokens = student.rows();
     long d = student.cols();
     long vocab = head.rows();
-    long chunk = chunk(tokens, vocab, 2);
+    long chunk = chunk(tape.device(), tokens, vocab, 2);
     boolean withTargets = !targets.equals(MemorySegment.NULL);
     Var kl = tape.value(1, tokens);
     Var ceStudent = withTargets ? tape.value(1, tokens) : null;
@@ -104,7 +133,7 @@ public final class LanguageModelHead {
     long tokens = hidden.rows();
     long d = hidden.cols();
     long vocab = head.rows();
-    long chunk = chunk(tokens, vocab, 1);
+    long chunk = chunk(tape.device(), tokens, vocab, 1);
     Var ce = tape.value(1, tokens);
     Var scratch = tape.value(chunk, vocab);
     tape.op("headCe")
@@ -140,9 +169,29 @@ public final class LanguageModelHead {
     return hidden.gradientData();
   }
 
-  /** Rows of logits at a time, in whole blocks where there are many. */
-  public static long chunk(long tokens, long vocab, int copies) {
-    long rows = CHUNK_BYTES / (copies * vocab * Float.BYTES);
+  /**
+   * Rows of logits at a time: at most {@code tokens}.
+   *
+   * @param copies matrices of logits that are held: 2 for a student and a teacher
+   */
+  public static long chunk(Device device, long tokens, long vocab, int copies) {
+    return device.isHost()
+        ? hostChunk(tokens, vocab, copies)
+        : gpuChunk(device.type(), tokens, vocab, copies);
+  }
+
+  /** In whole blocks where there are many. */
+  private static long hostChunk(long tokens, long vocab, int copies) {
+    long rows = HOST_BYTES / (copies * vocab * Float.BYTES);
     return Math.min(tokens, Math.max(16, rows / 16 * 16));
+  }
+
+  /** As few chunks as the bounds allow, and those of one length. */
+  static long gpuChunk(ElementType type, long tokens, long vocab, int copies) {
+    long fitting = GPU_BYTES / (copies * vocab * Float.BYTES) / GPU_TILE * GPU_TILE;
+    long useful = type == ElementType.BF16 ? GPU_ROWS_BF16 : GPU_ROWS_F32;
+    long rows = Math.clamp(fitting, GPU_TILE, useful);
+    long chunks = Math.max(1, Math.ceilDiv(tokens, rows));
+    return Math.min(tokens, Math.ceilDiv(Math.ceilDiv(tokens, chunks), GPU_TILE) * GPU_TILE);
   }
 }
