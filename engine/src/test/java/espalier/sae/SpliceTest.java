@@ -75,8 +75,40 @@ class SpliceTest {
         restores);
   }
 
+  /**
+   * An SAE and its parameters on the host, which the reference reads hundreds of thousands of
+   * times.
+   */
+  private record Numbers(
+      Sae sae,
+      float[] wEnc,
+      float[] bEnc,
+      float[] bPre,
+      float[] wDec,
+      float[] bDec,
+      float[] threshold,
+      float[] skip) {
+
+    Numbers(Sae sae) {
+      this(
+          sae,
+          read(sae.wEnc()),
+          read(sae.bEnc()),
+          read(sae.bPre()),
+          read(sae.wDec()),
+          read(sae.bDec()),
+          read(sae.threshold()),
+          read(sae.skip()));
+    }
+
+    private static float[] read(Parameter parameter) {
+      return parameter == null ? null : parameter.value().toArray();
+    }
+  }
+
   /** What one token becomes, as {@link espalier.format.SaeWeights} says it. */
-  private static double[] reference(Sae sae, double[] x) {
+  private static double[] reference(Numbers numbers, double[] x) {
+    Sae sae = numbers.sae;
     int dIn = (int) sae.inputs();
     int dOut = (int) sae.outputs();
     int m = (int) sae.latents();
@@ -94,29 +126,30 @@ class SpliceTest {
     double divisor = normalised ? spread + (centred ? 1e-5 : 0) : 1;
     double[] z = new double[m];
     for (int i = 0; i < m; i++) {
-      z[i] = sae.bEnc().value().get(0, i);
+      z[i] = numbers.bEnc[i];
       for (int c = 0; c < dIn; c++) {
-        double input = (x[c] - mean) / divisor - sae.bPre().value().get(0, c);
-        z[i] += sae.wEnc().value().get(i, c) * input;
+        double input = (x[c] - mean) / divisor - numbers.bPre[c];
+        z[i] += numbers.wEnc[i * dIn + c] * input;
       }
     }
     double[] y = new double[dOut];
     for (int o = 0; o < dOut; o++) {
-      y[o] = sae.bDec().value().get(0, o);
+      y[o] = numbers.bDec[o];
       for (int i = 0; i < m; i++) {
-        y[o] += active(sae, z, i) ? z[i] * sae.wDec().value().get(i, o) : 0;
+        y[o] += active(numbers, z, i) ? z[i] * numbers.wDec[i * dOut + o] : 0;
       }
       if (sae.restoresScale()) {
         y[o] = y[o] * spread + mean;
       }
       for (int c = 0; sae.skip() != null && c < dIn; c++) {
-        y[o] += sae.skip().value().get(o, c) * x[c];
+        y[o] += numbers.skip[o * dIn + c] * x[c];
       }
     }
     return y;
   }
 
-  private static boolean active(Sae sae, double[] z, int i) {
+  private static boolean active(Numbers numbers, double[] z, int i) {
+    Sae sae = numbers.sae;
     int size = sae.k() == 0 ? 0 : z.length / sae.k();
     int larger = 0;
     boolean largestOfGroup = true;
@@ -127,20 +160,20 @@ class SpliceTest {
     return z[i] > 0
         && switch (sae.activation()) {
           case RELU -> true;
-          case JUMPRELU -> z[i] > sae.threshold().value().get(0, i);
+          case JUMPRELU -> z[i] > numbers.threshold[i];
           case TOPK -> larger < sae.k();
           case GROUPMAX -> largestOfGroup;
         };
   }
 
   /** sum of weight * y, and x itself at the kept position. */
-  private static double loss(Sae sae, double[] x, float[] weight, boolean keeps) {
-    int dIn = (int) sae.inputs();
-    int dOut = (int) sae.outputs();
+  private static double loss(Numbers numbers, double[] x, float[] weight, boolean keeps) {
+    int dIn = (int) numbers.sae.inputs();
+    int dOut = (int) numbers.sae.outputs();
     double loss = 0;
     for (int t = 0; t < TOKENS; t++) {
       double[] row = Arrays.copyOfRange(x, t * dIn, (t + 1) * dIn);
-      double[] y = keeps && t == KEPT ? row : reference(sae, row);
+      double[] y = keeps && t == KEPT ? row : reference(numbers, row);
       for (int o = 0; o < dOut; o++) {
         loss += weight[t * dOut + o] * y[o];
       }
@@ -171,6 +204,7 @@ class SpliceTest {
       Normalisation normalisation,
       boolean restores) {
     Sae sae = sae(activation, k, dIn, dOut, m, skips, normalisation, restores);
+    Numbers numbers = new Numbers(sae);
     boolean keeps = dIn == dOut;
     MemorySegment keep = MemorySegment.NULL;
     if (keeps) {
@@ -198,15 +232,16 @@ class SpliceTest {
             });
     tape.bind(device).forward();
 
+    float[] y = out.value().toArray();
     for (int t = 0; t < TOKENS; t++) {
       double[] row = new double[dIn];
       for (int c = 0; c < dIn; c++) {
         row[c] = x[t * dIn + c];
       }
-      double[] expected = keeps && t == KEPT ? row : reference(sae, row);
+      double[] expected = keeps && t == KEPT ? row : reference(numbers, row);
       for (int o = 0; o < dOut; o++) {
         // 20 terms and more of size 10: a few dozen roundings
-        assertEquals(expected[o], out.value().get(t, o), 1e-4, "y of token " + t);
+        assertEquals(expected[o], y[t * dOut + o], 1e-4, "y of token " + t);
       }
     }
     tape.backward();
@@ -215,15 +250,15 @@ class SpliceTest {
       at[i] = x[i];
     }
     double step = 1e-6;
+    float[] gradient = in.gradient().toArray();
     for (int i = 0; i < x.length; i++) {
       at[i] = x[i] + step;
-      double above = loss(sae, at, weight, keeps);
+      double above = loss(numbers, at, weight, keeps);
       at[i] = x[i] - step;
-      double below = loss(sae, at, weight, keeps);
+      double below = loss(numbers, at, weight, keeps);
       at[i] = x[i];
       double expected = (above - below) / (2 * step);
-      double actual = in.gradient().get(i / dIn, i % dIn);
-      assertEquals(expected, actual, 2e-4 * (1 + Math.abs(expected)), "d_x of element " + i);
+      assertEquals(expected, gradient[i], 2e-4 * (1 + Math.abs(expected)), "d_x of element " + i);
     }
   }
 
@@ -245,6 +280,7 @@ class SpliceTest {
     statistics.record(tape, splice);
     tape.bind(device);
     assertEquals(256, splice.latents().capacity());
+    Numbers numbers = new Numbers(sae);
     long listed = 0;
     for (float[] batch : batches) {
       x.copyFrom(batch);
@@ -253,13 +289,11 @@ class SpliceTest {
       for (int t = 0; t < TOKENS; t++) {
         int expected = 0;
         for (int i = 0; i < m; i++) {
-          double z = sae.bEnc().value().get(0, i);
+          double z = numbers.bEnc[i];
           for (int c = 0; c < 6; c++) {
-            z +=
-                sae.wEnc().value().get(i, c)
-                    * ((double) batch[t * 6 + c] - sae.bPre().value().get(0, c));
+            z += numbers.wEnc[i * 6 + c] * ((double) batch[t * 6 + c] - numbers.bPre[c]);
           }
-          expected += z > Math.max(0, sae.threshold().value().get(0, i)) ? 1 : 0;
+          expected += z > Math.max(0, numbers.threshold[i]) ? 1 : 0;
         }
         assertTrue(expected > 256, "the test needs long lists: " + expected);
         assertEquals(expected, splice.latents().read().count()[t]);
