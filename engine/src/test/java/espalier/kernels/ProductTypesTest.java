@@ -1,5 +1,9 @@
 package espalier.kernels;
 
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
 import espalier.device.ElementType;
 import espalier.device.Kernels;
 import java.lang.foreign.MemorySegment;
@@ -91,7 +95,7 @@ class ProductTypesTest extends TypedKernelTest {
 
   private static final int TOKENS = 23;
   private static final int DIM = 40;
-  private static final int VOCAB = 2056; // more than one round of a block, in whole packs
+  private static final int VOCAB = 8200; // more than two rounds of a block of 512, in whole packs
 
   /** The gradient of hidden states, stored where a chain of operations would store tensors. */
   private static double[] hiddenGradient(
@@ -179,6 +183,65 @@ class ProductTypesTest extends TypedKernelTest {
           dStudent,
           GRADIENT);
     }
+  }
+
+  /**
+   * Equal inputs diverge by exactly 0, saturated logits (300 times the cap) by something finite; a
+   * NaN reaches the loss.
+   */
+  @ParameterizedTest
+  @MethodSource("layouts")
+  void headKlAtItsLimits(Layout layout) {
+    Kernels kernels = gpuKernels(layout);
+    ElementType type = layout.type();
+    float[] head = random(type, VOCAB * DIM, 0.3);
+    float[] equal = random(type, 3 * DIM, 0.5);
+    float[] saturated = random(type, 3 * DIM, 3000);
+    float[] broken = equal.clone();
+    broken[DIM] = Float.NaN;
+    for (float softcap : new float[] {0, 5}) {
+      Limits same = limits(kernels, type, equal, equal, head, softcap);
+      assertArrayEquals(new float[3], same.kl);
+      for (float value : same.gradient) assertEquals(0, Math.abs(value));
+      Limits far = limits(kernels, type, saturated, equal, head, softcap);
+      for (float value : far.kl) assertTrue(value > 0 && Float.isFinite(value), "kl " + value);
+      for (float value : far.gradient) assertTrue(Float.isFinite(value), "gradient " + value);
+      Limits nan = limits(kernels, type, broken, equal, head, softcap);
+      assertEquals(0, nan.kl[0]);
+      assertTrue(Float.isNaN(nan.kl[1]));
+      assertEquals(0, nan.kl[2]);
+    }
+  }
+
+  private record Limits(float[] kl, float[] gradient) {}
+
+  private Limits limits(
+      Kernels kernels,
+      ElementType type,
+      float[] student,
+      float[] teacher,
+      float[] head,
+      float softcap) {
+    MemorySegment kl = buffers.floats(3);
+    MemorySegment gradient = buffers.output(type, 3 * DIM);
+    MemorySegment scratch = buffers.floats(2 * 2 * VOCAB);
+    kernels.headKl(
+        buffers.input(type, student),
+        buffers.input(type, teacher),
+        buffers.input(type, head),
+        softcap,
+        NULL,
+        kl,
+        NULL,
+        NULL,
+        gradient,
+        1,
+        scratch,
+        2,
+        3,
+        DIM,
+        VOCAB);
+    return new Limits(TestBuffers.toFloats(kl), TestBuffers.toFloats(type, gradient));
   }
 
   @ParameterizedTest
