@@ -1,6 +1,6 @@
 /*
- * Exponentials by the GPU's special function unit, for scores that are rounded to bfloat16 afterwards. libm's on the
- * emulator.
+ * Exponentials and reciprocals by the GPU's special function unit, for scores that are rounded to bfloat16 afterwards,
+ * or come from what was. libm's on the emulator.
  */
 #ifndef ESPALIER_CUDA_APPROXIMATE_CUH
 #define ESPALIER_CUDA_APPROXIMATE_CUH
@@ -17,6 +17,17 @@ __device__ inline float exp2_approximate(float x) {
   return y;
 #else
   return exp2f(x);
+#endif
+}
+
+/* 1 / x; relative error 2^-23, 0 for infinity; a subnormal x counts as 0. */
+__device__ inline float reciprocal_approximate(float x) {
+#ifdef __CUDACC__
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return 1.0f / x;
 #endif
 }
 
