@@ -1,23 +1,32 @@
 /*
  * SAE encoding: z = w_enc (x - b_pre) + b_enc, then the active latents of each row as a list (index, value).
  *
- * 2 tokens d m FLOPs for z, of which no more than a chunk of 256 to 1024 rows ever has memory. Two ways:
+ * 2 tokens d m FLOPs for z, of which 1024 rows of 65536 latents at a time have memory (sae_dense.cuh); lists grow from
+ * one slice of latents to the next. Two ways:
  *
  *   fused    a tensor-core kernel whose epilogue adds the bias, compares, and stores what passes and a bit for each
- *            latent (sae_tile.cuh); a second kernel turns the bits into lists (sae_list.cuh). bfloat16, ESP_RELU and
+ *            latent (sae_tile.cuh); a second kernel turns the bits into lists (sae_words.cuh). bfloat16, ESP_RELU and
  *            ESP_JUMPRELU, rows of whole 16 bytes.
- *   library  cuBLAS makes z of the chunk; a second kernel selects, reading each z once or, for ESP_TOPK, three or four
- *            times (sae_largest.cuh). float32 (no TF32), and whatever the fused kernel is not made for.
+ *   library  cuBLAS makes z of the slice; a second kernel makes such bits of it (sae_mark.cuh), and the same one lists.
+ *            For ESP_TOPK whole rows of z are read, three or four times (sae_largest.cuh). float32 (no TF32), and
+ *            whatever the fused kernel is not made for.
  *
  * Which is faster: the library's products go at P_l, ours at P_f FLOP/s, and z takes 8 bytes a latent of memory at B
  * byte/s: fused, if 2 d / P_f < 2 d / P_l + 8 / B. On an H200, with 700 and 400 TFLOP/s (mma.sync reaches about 60 % of
  * what wgmma does) and 4.3 TB/s, that is d < 870; on an A100, with 260 and 210 TFLOP/s and 1.5 TB/s, d < 2900. The rule
- * is d <= 1024 until it is measured. Not run on a GPU yet.
+ * is d <= 1024 until it is measured.
+ *
+ * Measured on an H200 (bfloat16, d 2304, 1024 tokens, ESP_JUMPRELU, 70 active, library), before latents came in slices
+ * and bits were made by a kernel of its own: 0.21, 1.10, 4.11 and 15.9 ms for m = 16384, 65536, 262144 and 1048576,
+ * where the product alone, with a bfloat16 result, took 0.16, 0.45, 1.63 and 6.16. What it takes now is not measured
+ * yet: of 65536 latents the product, 0.07 ms for reading z and a few us for lists, by the bytes that are moved.
  */
 #include "sae_dense.cuh"
 #include "sae_group.cuh"
 #include "sae_largest.cuh"
+#include "sae_mark.cuh"
 #include "sae_tile.cuh"
+#include "sae_words.cuh"
 
 namespace {
 
@@ -28,29 +37,54 @@ bool is_fused(const esp::Encoder &encoder, int32_t kind) {
          esp::in_packs<esp::bf16>(encoder.d, {encoder.x, encoder.w_enc});
 }
 
-int32_t encode_fused(const esp::Encoder &encoder, const esp::Scratch &scratch, const esp::Gate &gate, int64_t first,
-                     int64_t rows, const esp::Lists &lists) {
-  const int64_t tiles = (rows + esp::kTile - 1) / esp::kTile * ((encoder.m + esp::kTile - 1) / esp::kTile);
-  const int32_t status = ESP_LAUNCH_SHARED(
-      esp::encode_tile, tiles, esp::kTileThreads, esp::kTileBytes, static_cast<const esp::bf16 *>(encoder.row(first)),
-      static_cast<const esp::bf16 *>(encoder.w_enc), encoder.bias(scratch), gate, scratch.rows, rows, encoder.d);
-  if (status != ESP_OK) return status;
-  return ESP_LAUNCH(esp::list_rows<esp::Marked>, rows, esp::kThreads, esp::Marked{scratch.rows, gate}, lists);
+/* What selects, and how. */
+struct Selection {
+  int32_t kind;
+  esp::Gate gate;
+  int64_t k;
+};
+
+/* Latents that slices of latents must not part. */
+int64_t unit_of(const Selection &selection, int64_t m) {
+  switch (selection.kind) {
+    case ESP_TOPK:
+      return m;
+    case ESP_GROUPMAX:
+      return m / selection.k;
+    default:
+      return 1024; /* whole tiles, and rows of w_enc that are as aligned as the first */
+  }
 }
 
-int32_t encode_dense(const esp::Encoder &encoder, const esp::Scratch &scratch, int32_t kind, const esp::Gate &gate,
-                     int64_t k, int64_t first, int64_t rows, const esp::Lists &lists) {
-  const int32_t status = encoder.multiply(scratch, first, rows);
+int32_t encode_fused(const esp::Encoder &encoder, const esp::Scratch &scratch, const esp::Gate &gate, int64_t first,
+                     int64_t rows, const esp::Slice &slice, const esp::Lists &lists) {
+  const esp::Rows z = scratch.rows(slice.latents);
+  const int64_t tiles = (rows + esp::kTile - 1) / esp::kTile * ((slice.latents + esp::kTile - 1) / esp::kTile);
+  const int32_t status = ESP_LAUNCH_SHARED(
+      esp::encode_tile, tiles, esp::kTileThreads, esp::kTileBytes, static_cast<const esp::bf16 *>(encoder.row(first)),
+      static_cast<const esp::bf16 *>(encoder.weights(slice)), encoder.bias(scratch) + slice.first,
+      gate.from(slice.first), z, rows, encoder.d);
   if (status != ESP_OK) return status;
-  const float *bias = encoder.bias(scratch);
-  switch (kind) {
+  return ESP_LAUNCH(esp::list_marked, rows, esp::kThreads, esp::Marked{z, nullptr, gate.from(slice.first), slice},
+                    lists);
+}
+
+/* z of the slice are there, without bias. */
+int32_t select(const Selection &selection, const esp::Rows &z, const float *bias, int64_t m, int64_t rows,
+               const esp::Slice &slice, const esp::Lists &lists) {
+  switch (selection.kind) {
     case ESP_TOPK:
       return ESP_LAUNCH(esp::list_rows<esp::Largest>, rows, esp::kThreads,
-                        esp::Largest{scratch.rows, bias, k, nullptr, 0}, lists);
+                        esp::Largest{z, bias, selection.k, nullptr, 0}, lists);
     case ESP_GROUPMAX:
-      return ESP_LAUNCH(esp::list_groups, rows, esp::kThreads, scratch.rows, bias, k, lists);
-    default:
-      return ESP_LAUNCH(esp::list_rows<esp::Dense>, rows, esp::kThreads, esp::Dense{scratch.rows, bias, gate}, lists);
+      return ESP_LAUNCH(esp::list_groups, rows, esp::kThreads, z, bias, m / selection.k, slice, lists);
+    default: {
+      const esp::Gate gate = selection.gate.from(slice.first);
+      const int32_t status =
+          ESP_LAUNCH(esp::mark, esp::blocks_to_mark(slice.latents, rows), esp::kThreads, z, bias, gate, rows);
+      if (status != ESP_OK) return status;
+      return ESP_LAUNCH(esp::list_marked, rows, esp::kThreads, esp::Marked{z, bias, gate, slice}, lists);
+    }
   }
 }
 
@@ -81,14 +115,16 @@ int32_t esp_sae_encode(const void *x, const void *w_enc, const float *b_enc, con
   ESP_REQUIRE(kind != ESP_GROUPMAX || m % k == 0, "%ld latents do not make %ld equal groups", m, k);
   const esp::Encoder encoder{x, w_enc, b_enc, b_pre, d, m, dtype};
   const esp::Scratch parts(scratch, d, m);
-  const esp::Gate gate{threshold, margin};
+  const Selection selection{kind, {threshold, kind == ESP_JUMPRELU ? margin : 0}, k};
   const esp::Lists lists{index, value, pre, count, keep, capacity, overflow};
-  int32_t status = encoder.prepare(parts);
-  const int64_t chunk = esp::chunk_rows(m);
-  for (int64_t first = 0; first < tokens && status == ESP_OK; first += chunk) {
-    const int64_t rows = std::min(chunk, tokens - first);
-    status = is_fused(encoder, kind) ? encode_fused(encoder, parts, gate, first, rows, lists.from(first))
-                                     : encode_dense(encoder, parts, kind, gate, k, first, rows, lists.from(first));
-  }
-  return status;
+  if (const int32_t status = encoder.prepare(parts)) return status;
+  const void *input = nullptr;
+  return esp::for_chunks(tokens, m, unit_of(selection, m), [&](int64_t first, int64_t rows, const esp::Slice &slice) {
+    const esp::Lists own = lists.from(first);
+    if (is_fused(encoder, kind)) return encode_fused(encoder, parts, selection.gate, first, rows, slice, own);
+    int32_t status = slice.begins ? encoder.centre(parts, first, rows, input) : ESP_OK;
+    if (status == ESP_OK) status = encoder.multiply(parts, input, rows, slice);
+    if (status != ESP_OK) return status;
+    return select(selection, parts.rows(slice.latents), encoder.bias(parts) + slice.first, m, rows, slice, own);
+  });
 }

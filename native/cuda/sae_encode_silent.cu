@@ -19,14 +19,13 @@ int32_t esp_sae_encode_silent(const void *x, const void *w_enc, const float *b_e
   const esp::Encoder encoder{x, w_enc, b_enc, b_pre, d, m, dtype};
   const esp::Scratch parts(scratch, d, m);
   const esp::Lists lists{index, value, nullptr, count, keep, capacity, nullptr};
-  int32_t status = encoder.prepare(parts);
-  const int64_t chunk = esp::chunk_rows(m);
-  for (int64_t first = 0; first < tokens && status == ESP_OK; first += chunk) {
-    const int64_t rows = std::min(chunk, tokens - first);
-    status = encoder.multiply(parts, first, rows);
-    if (status != ESP_OK) break;
-    status = ESP_LAUNCH(esp::list_rows<esp::Largest>, rows, esp::kThreads,
-                        esp::Largest{parts.rows, encoder.bias(parts), k, silent, limit}, lists.from(first));
-  }
-  return status;
+  if (const int32_t status = encoder.prepare(parts)) return status;
+  return esp::for_chunks(tokens, m, m, [&](int64_t first, int64_t rows, const esp::Slice &whole) {
+    const void *input = nullptr;
+    int32_t status = encoder.centre(parts, first, rows, input);
+    if (status == ESP_OK) status = encoder.multiply(parts, input, rows, whole);
+    if (status != ESP_OK) return status;
+    return ESP_LAUNCH(esp::list_rows<esp::Largest>, rows, esp::kThreads,
+                      esp::Largest{parts.rows(m), encoder.bias(parts), k, silent, limit}, lists.from(first));
+  });
 }

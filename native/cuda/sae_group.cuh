@@ -25,15 +25,16 @@ struct Winner {
   }
 };
 
-__global__ void list_groups(Rows rows, const float *bias, int64_t groups, Lists lists) {
-  const int64_t t = blockIdx.x, size = rows.m / groups;
+/* Of groups of `size` latents each, of which the slice has whole ones. */
+__global__ void list_groups(Rows rows, const float *bias, int64_t size, Slice slice, Lists lists) {
+  const int64_t t = blockIdx.x, groups = rows.m / size;
   if (lists.keeps(t)) {
     if (threadIdx.x == 0) lists.count[t] = 0;
     return;
   }
   const float *z = rows.z + t * rows.ld();
-  bool nan = false;
-  int32_t entries = 0, of_strip;
+  bool nan;
+  int32_t entries = slice.start(lists, t, nan), of_strip;
   for (int64_t strip = 0; strip < groups; strip += kThreads) {
     const int64_t first = strip + threadIdx.x / 32 * 32; /* of the warp's 32 groups */
     Winner own{-FLT_MAX, 0};                             /* a lane keeps one */
@@ -55,10 +56,10 @@ __global__ void list_groups(Rows rows, const float *bias, int64_t groups, Lists 
     const int32_t taken = own.z > 0 ? 1 : 0;
     const int64_t at = entries + block_scan(taken, of_strip);
     entries += of_strip;
-    if (taken != 0) lists.put(t, at, own.latent, own.z, own.z);
+    if (taken != 0) lists.put(t, at, slice.first + own.latent, own.z, own.z);
   }
   nan = __syncthreads_or(nan ? 1 : 0) != 0;
-  if (threadIdx.x == 0) lists.finish(t, entries, nan);
+  if (threadIdx.x == 0) slice.end(lists, t, entries, nan);
 }
 
 }  // namespace esp

@@ -5,11 +5,12 @@
  * the bits of a word; a prefix sum over the strip's counts gives each thread its place in the list, to which it writes
  * its entries. So indices ascend, and nothing depends on the order in which threads run. Sources:
  *
- *   Marked   words that the encoder's kernel left with the z they stand for (sae_tile.cuh): 1/32 of the dense z is read
- *   Dense    z of a library's product: a warp looks at 32 columns at a time and votes
- *   Largest  likewise, those of the k largest z above 0, whose smallest is searched first
+ *   words    that exist already, with the z they stand for: sae_words.cuh
+ *   Largest  z of a library's product, those of the k largest above 0, whose smallest is searched first: a warp looks
+ * at 32 columns at a time and votes (sae_largest.cuh)
  *
- * A row's places are latents, or in sae_parts.cu entries of lists.
+ * A row's places are latents, or in sae_parts.cu entries of lists. Latents may come a slice at a time: a list then goes
+ * on where the slice before ended.
  */
 #ifndef ESPALIER_CUDA_SAE_LIST_CUH
 #define ESPALIER_CUDA_SAE_LIST_CUH
@@ -55,7 +56,7 @@ struct Lists {
     value[t * capacity + at] = v;
     if (pre != nullptr) pre[t * capacity + at] = z;
   }
-  /* By one thread, after all entries have been put. A row with NaN has it for its only entry. */
+  /* By one thread, after all entries of the last slice have been put. A row with NaN has it for its only entry. */
   __device__ void finish(int64_t t, int32_t entries, bool nan) const {
     if (nan) {
       const float z = __uint_as_float(0x7fc00000u);
@@ -67,15 +68,38 @@ struct Lists {
   }
 };
 
+/* In the place of a row's number of entries, between slices: a z was NaN. */
+constexpr int32_t kNaN = -1;
+
+/* Latents whose z exist at a time: `latents` of them from `first` on. */
+struct Slice {
+  int64_t first, latents;
+  bool begins, ends; /* a list */
+
+  /* Entries so far; whether one was NaN. By all threads, before one calls end(). */
+  __device__ int32_t start(const Lists &lists, int64_t t, bool &nan) const {
+    const int32_t entries = begins ? 0 : lists.count[t];
+    nan = entries == kNaN;
+    return nan ? 0 : entries;
+  }
+  /* By one thread, after all entries have been put. */
+  __device__ void end(const Lists &lists, int64_t t, int32_t entries, bool nan) const {
+    if (ends) {
+      lists.finish(t, entries, nan);
+    } else {
+      lists.count[t] = nan ? kNaN : entries;
+    }
+  }
+};
+
 /* Which z are entries, and with what value: those of ESP_RELU and ESP_JUMPRELU. NaN is an entry, so that it is seen. */
 struct Gate {
   const float *threshold; /* NULL for ESP_RELU */
-  float margin;
+  float margin;           /* 0 for ESP_RELU */
 
-  __device__ bool takes(float z, int64_t i) const {
-    const float theta = threshold == nullptr ? 0 : threshold[i];
-    return z > theta || (threshold != nullptr && fabsf(z - theta) < margin) || z != z;
-  }
+  Gate from(int64_t latent) const { return {threshold == nullptr ? nullptr : threshold + latent, margin}; }
+  __device__ bool passes(float z, float theta) const { return z > theta || fabsf(z - theta) < margin || z != z; }
+  __device__ bool takes(float z, int64_t i) const { return passes(z, threshold == nullptr ? 0 : threshold[i]); }
   __device__ float value(float z, int64_t i) const {
     return z > 0 && z > (threshold == nullptr ? 0 : threshold[i]) ? z : 0.0f;
   }
@@ -97,52 +121,17 @@ __device__ inline uint32_t vote(int64_t strip, int64_t m, const Takes &takes) {
   return own;
 }
 
-struct Marked {
-  Rows rows;
-  Gate gate;
-
-  struct Row {
-    const float *z;
-    const uint32_t *words;
-    int64_t m;
-    Gate gate;
-
-    __device__ bool start() const { return false; }
-    __device__ uint32_t active(int64_t strip) {
-      const int64_t word = strip / 32 + threadIdx.x;
-      return word < words_of(m) ? words[word] : 0;
-    }
-    __device__ float at(int64_t c) const { return z[c]; }
-    __device__ int64_t latent(int64_t c) const { return c; }
-    __device__ float value(float z_c, int64_t c) const { return gate.value(z_c, c); }
-  };
-
-  __device__ Row row(int64_t t) const {
-    return {rows.z + t * rows.ld(), rows.words + t * words_of(rows.m), rows.m, gate};
+/* Puts the entries of a word of the 32 columns from c on into row t's list, from place `at` on. */
+template <typename Row>
+__device__ inline void put_word(const Row &row, uint32_t word, int64_t c, int64_t t, const Lists &lists, int64_t &at,
+                                bool &nan) {
+  for (; word != 0; word &= word - 1) {
+    const int64_t column = c + __ffs(static_cast<int>(word)) - 1;
+    const float z = row.at(column);
+    nan = nan || z != z;
+    lists.put(t, at++, row.latent(column), row.value(z, column), z);
   }
-};
-
-struct Dense {
-  Rows rows;
-  const float *bias;
-  Gate gate;
-
-  struct Row {
-    const float *z, *bias;
-    int64_t m;
-    Gate gate;
-
-    __device__ bool start() const { return false; }
-    __device__ uint32_t active(int64_t strip) {
-      return vote(strip, m, [this](int64_t c) { return gate.takes(at(c), c); });
-    }
-    __device__ float at(int64_t c) const { return z[c] + bias[c]; }
-    __device__ int64_t latent(int64_t c) const { return c; }
-    __device__ float value(float z_c, int64_t c) const { return gate.value(z_c, c); }
-  };
-
-  __device__ Row row(int64_t t) const { return {rows.z + t * rows.ld(), bias, rows.m, gate}; }
-};
+}
 
 /* By the whole block: row t's list of the active among m places. needed: what the list needs at least. */
 template <typename Row>
@@ -150,15 +139,10 @@ __device__ inline void list_row(Row row, int64_t m, int64_t t, const Lists &list
   bool nan = row.start();
   int32_t entries = 0, of_strip;
   for (int64_t strip = 0; strip < m; strip += 32 * kThreads) {
-    uint32_t word = row.active(strip);
+    const uint32_t word = row.active(strip);
     int64_t at = entries + block_scan(__popc(word), of_strip);
     entries += of_strip;
-    for (; word != 0; word &= word - 1) {
-      const int64_t c = strip + 32 * static_cast<int64_t>(threadIdx.x) + __ffs(static_cast<int>(word)) - 1;
-      const float z = row.at(c);
-      nan = nan || z != z;
-      lists.put(t, at++, row.latent(c), row.value(z, c), z);
-    }
+    put_word(row, word, strip + 32 * static_cast<int64_t>(threadIdx.x), t, lists, at, nan);
   }
   nan = __syncthreads_or(nan ? 1 : 0) != 0;
   if (threadIdx.x == 0) lists.finish(t, needed > entries ? needed : entries, nan);

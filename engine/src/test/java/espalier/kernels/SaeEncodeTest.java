@@ -130,7 +130,10 @@ class SaeEncodeTest extends KernelTest {
     "1, 5, 6, 20000, 0, true",
     "2, 5, 6, 20000, 77, true",
     "3, 5, 6, 20000, 2500, true",
-    "3, 5, 6, 20000, 2, false" // of groups that are wider still
+    "3, 5, 6, 20000, 2, false", // of groups that are wider still
+    "1, 11, 3, 66001, 0, true", // and than a slice has on a GPU
+    "3, 5, 2, 70000, 3500, true",
+    "3, 3, 2, 140000, 2, false"
   })
   void findsTheActiveLatents(int kind, int tokens, int d, int m, int k, boolean centred) {
     Encoder e = encoder(kind, d, m, centred, k);
@@ -182,6 +185,11 @@ class SaeEncodeTest extends KernelTest {
     "1, 1, 64, 128, 128, 0, true",
     "1, 130, 136, 257, 257, 1.5, true",
     "1, 130, 136, 257, 9, 2.5, false",
+    "0, 9, 8, 9000, 9000, 0, true",
+    "1, 300, 8, 9000, 5000, 1.5, true",
+    "1, 5, 8, 66001, 40000, 1.5, true",
+    "3, 9, 8, 9000, 900, 0, true",
+    "1, 5, 1032, 300, 300, 1.5, true",
     "2, 20, 72, 300, 12, 0, true",
     "3, 20, 72, 300, 12, 0, true"
   })
@@ -494,6 +502,22 @@ class SaeEncodeTest extends KernelTest {
     assertTrue(Float.isNaN(result.value[5]));
     assertEquals(5, result.count[0]);
     assertEquals(5, result.count[2]);
+  }
+
+  /** Latents are encoded in several slices. */
+  @ParameterizedTest
+  @CsvSource({"0, 5", "0, 69000", "1, 5", "1, 69000", "2, 5", "2, 69000", "3, 5", "3, 69000"})
+  void notANumberInOneSlice(int kind, int latent) {
+    float[] z = random(70_000);
+    z[latent] = Float.NaN;
+    boolean counted = kind == TOPK || kind == GROUPMAX;
+    float[] threshold = kind == JUMPRELU ? new float[z.length] : null;
+    Encoder e = exact(kind, z, threshold, 0, counted ? 7000 : 0);
+    Encoded result = run(e, new float[] {1, 2}, new byte[] {0, 1}, 7000);
+    assertEquals(1, result.count[0]);
+    assertEquals(0, result.index[0]);
+    assertTrue(Float.isNaN(result.value[0]));
+    assertEquals(0, result.count[1]);
   }
 
   /** More rows than are encoded at a time. */
