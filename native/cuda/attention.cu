@@ -1,8 +1,10 @@
 /*
  * Causal grouped-query attention and its gradients: which kernels run, and what they have in common.
  *
- *   bfloat16, head_dim, lds and pointers multiples of 8 elements   attention_forward.cu, attention_backward.cu
- *   everything else                                                attention_blocked.cu
+ *   bfloat16, head_dim, lds and pointers multiples of 8 elements:
+ *     on Hopper            attention_forward_warpgroup.cu, attention_backward_warpgroup.cu
+ *     on other GPUs        attention_forward.cu, attention_backward.cu
+ *   everything else        attention_blocked.cu
  *
  * delta = rowsum(d_out out) is a warp's work a row: 2 head_dim FLOPs for 2 head_dim elements, bound by memory.
  */
@@ -11,6 +13,7 @@
 #include <climits>
 
 #include "vector.cuh"
+#include "warpgroup.cuh"
 
 namespace esp::attention {
 namespace {
@@ -86,7 +89,8 @@ int32_t esp_attention_forward(const void *q_, int64_t ld_q, const void *k_, cons
     auto *out = static_cast<T *>(out_);
     if constexpr (std::is_same_v<T, esp::bf16>) {
       if (attention::fits_tensor_cores(s, {q, k, v, out})) {
-        return attention::forward_by_tensor_cores(s, q, k, v, out, lse);
+        return esp::has_warpgroups() ? attention::forward_by_warpgroups(s, q, k, v, out, lse)
+                                     : attention::forward_by_tensor_cores(s, q, k, v, out, lse);
       }
     }
     return attention::forward_blocked(s, q, k, v, out, lse);
@@ -115,7 +119,9 @@ int32_t esp_attention_backward(const void *q_, int64_t ld_q, const void *k_, con
     if (launched != ESP_OK) return launched;
     if constexpr (std::is_same_v<T, esp::bf16>) {
       if (attention::fits_tensor_cores(s, {q, k, v, d_out, d_q, d_k, d_v})) {
-        return attention::backward_by_tensor_cores(s, q, k, v, lse, d_out, delta, d_q, d_k, d_v);
+        return esp::has_warpgroups()
+                   ? attention::backward_by_warpgroups(s, q, k, v, lse, d_out, delta, d_q, d_k, d_v)
+                   : attention::backward_by_tensor_cores(s, q, k, v, lse, d_out, delta, d_q, d_k, d_v);
       }
     }
     return attention::backward_blocked(s, q, k, v, lse, d_out, delta, d_q, d_k, d_v);

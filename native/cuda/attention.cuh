@@ -85,10 +85,25 @@ struct Scores {
   }
 };
 
+/* Over the four lanes that share a row of an accumulator. */
+__device__ inline float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
+  return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
+}
+__device__ inline float quad_sum(float x) {
+  x += __shfl_xor_sync(kAllLanes, x, 1);
+  return x + __shfl_xor_sync(kAllLanes, x, 2);
+}
+
 /* On tensor cores: head_dim, lds and pointers are multiples of 8 elements. */
 int32_t forward_by_tensor_cores(const Shape &s, const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, float *lse);
 int32_t backward_by_tensor_cores(const Shape &s, const bf16 *q, const bf16 *k, const bf16 *v, const float *lse,
                                  const bf16 *d_out, const float *delta, bf16 *d_q, bf16 *d_k, bf16 *d_v);
+
+/* On Hopper's, where has_warpgroups(): likewise. */
+int32_t forward_by_warpgroups(const Shape &s, const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, float *lse);
+int32_t backward_by_warpgroups(const Shape &s, const bf16 *q, const bf16 *k, const bf16 *v, const float *lse,
+                               const bf16 *d_out, const float *delta, bf16 *d_q, bf16 *d_k, bf16 *d_v);
 
 /* With FMAs: any shape. T: float or bf16. */
 template <typename T>

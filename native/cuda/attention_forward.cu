@@ -21,16 +21,6 @@
 namespace esp::attention {
 namespace {
 
-/* Over the four lanes that share a row of an accumulator. */
-__device__ inline float quad_max(float x) {
-  x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
-  return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
-}
-__device__ inline float quad_sum(float x) {
-  x += __shfl_xor_sync(kAllLanes, x, 1);
-  return x + __shfl_xor_sync(kAllLanes, x, 2);
-}
-
 template <int kDim, int kRowTiles, int kWarps, int kKeys>
 struct Cut {
   static constexpr int kThreads = 32 * kWarps, kQueries = 16 * kRowTiles * kWarps;

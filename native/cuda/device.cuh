@@ -87,7 +87,7 @@ inline Hardware hardware() {
   }();
   return found;
 #else
-  return {90, 227 << 10, 4};
+  return {emulator::capability(), 227 << 10, 4};
 #endif
 }
 

@@ -23,6 +23,7 @@
 #include "cudart.h"
 #include "races.h"
 #include "sanitizer.h"
+#include "warpgroup.h"
 
 extern "C" void esp_emulator_switch(void **save, void *resume);
 
@@ -78,6 +79,8 @@ struct Fiber {
   /* cp.async: copies of the group that is open, and the groups that are not waited for yet */
   std::vector<Copy> open;
   std::deque<std::vector<Copy>> groups;
+  bool hidden_copies = false; /* made, and not shown to the tensor cores */
+  WarpgroupProducts products;
 };
 
 std::atomic<int> schedule{[] {
@@ -280,6 +283,8 @@ void prepare(const Launch &launch, dim3 index, int chosen, uint64_t seed) {
     fiber.state = State::kReady;
     fiber.open.clear();
     fiber.groups.clear();
+    fiber.hidden_copies = false;
+    fiber.products = {};
     fiber.place = {launch.grid, shape, index, dim3(i % shape.x, i / shape.x % shape.y, i / (shape.x * shape.y))};
   }
   const bool by_warp = chosen >= 2 && chosen % 2 == 1;
@@ -430,10 +435,20 @@ void async_wait(int groups_left) {
       } else {
         std::memcpy(copy.target, copy.source, 16);
       }
+      self->hidden_copies = true;
     }
     self->groups.pop_front();
   }
 }
+
+WarpgroupProducts &running_products() { return block->running->products; }
+
+bool has_hidden_copies() {
+  return std::any_of(block->fibers.begin(), block->fibers.end(),
+                     [](const Fiber &fiber) { return fiber.hidden_copies; });
+}
+
+void shared_is_written() { block->running->hidden_copies = false; }
 
 int is_launchable(const Launch &launch) {
   const uint64_t threads = uint64_t{launch.block.x} * launch.block.y * launch.block.z;
@@ -442,6 +457,14 @@ int is_launchable(const Launch &launch) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return cudaErrorInvalidConfiguration;
   if (grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) return cudaErrorInvalidConfiguration;
   return launch.shared_bytes > kSharedBytes ? cudaErrorInvalidValue : cudaSuccess;
+}
+
+int capability() {
+  static const int told = [] {
+    const char *chosen = std::getenv("ESPALIER_EMULATOR_CAPABILITY");
+    return chosen == nullptr ? 90 : std::atoi(chosen);
+  }();
+  return told;
 }
 
 bool run(const Launch &launch) {

@@ -54,6 +54,8 @@ struct Launch {
 
 /* 0, or the cudaError_t with which CUDA refuses a launch of this shape. */
 int is_launchable(const Launch &launch);
+/* The compute capability that kernels are told. */
+int capability();
 /* Runs a launch that is launchable. False if a fault ended it; fault_message() then says which. */
 bool run(const Launch &launch);
 const char *fault_message();
@@ -83,6 +85,12 @@ bool is_shared(const void *address, size_t bytes);
 void async_copy(void *shared, const void *source);
 void async_commit();
 void async_wait(int groups_left);
+
+/* wgmma's, of the running thread. */
+struct WarpgroupProducts;
+WarpgroupProducts &running_products();
+/* Whether a thread of the block has made copies that shared_is_written() does not follow. */
+bool has_hidden_copies();
 
 }  // namespace emulator
 

@@ -3,9 +3,10 @@
  *
  * The environment sets the same at start: ESPALIER_EMULATOR_SCHEDULE (a number), ESPALIER_EMULATOR_MEMORY (bytes, or
  * with K, M or G behind the number; 4G unless set), ESPALIER_EMULATOR_FAIL ("cudaMalloc:3:2,kernel:10:719": function,
- * which call from now, status), ESPALIER_EMULATOR_STREAMS ("deferred" or "eager"). ESPALIER_EMULATOR_ACCESS has no
- * function: "device" closes the device's memory to the host, but for copies and kernels, as a GPU does ("any" does not,
- * the default; see arena.h).
+ * which call from now, status), ESPALIER_EMULATOR_STREAMS ("deferred" or "eager"). Two have no function:
+ * ESPALIER_EMULATOR_ACCESS: "device" closes the device's memory to the host, but for copies and kernels, as a GPU does
+ * ("any" does not, the default; see arena.h). ESPALIER_EMULATOR_CAPABILITY: 80, 89 or 90, by which kernels choose their
+ * way (90 unless set).
  */
 #ifndef ESPALIER_EMULATOR_CONTROLS_H
 #define ESPALIER_EMULATOR_CONTROLS_H

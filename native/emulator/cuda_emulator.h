@@ -37,6 +37,7 @@
 #include "intrinsics.h"
 #include "tensor_core.h"
 #include "vector_types.h"
+#include "warpgroup.h"
 
 #include "cuda_bf16_emulator.h"
 

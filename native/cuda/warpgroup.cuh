@@ -1,0 +1,268 @@
+/*
+ * Hopper's tensor cores: products of a warpgroup, four warps that start at a multiple of four, which read shared memory
+ * themselves (wgmma, PTX ISA "Asynchronous Warpgroup Level Matrix Instructions"). For sm_90a; on the emulator, plain
+ * loops which run when a product is waited for.
+ *
+ *   c[64, N] (+)= a[64, 16] b[16, N], bfloat16, sums in float
+ *
+ * c: warp w of the group has rows [16 w, 16 w + 16), and of them float e of tile j is at row l / 4 + 8 (e / 2), column
+ * 8 j + 2 (l % 4) + e % 2 for lane l: mma.m16n8k16's C, N / 8 times. a from registers is that instruction's A.
+ *
+ * What a product reads and writes is the tensor cores' until it is waited for:
+ *   shared memory written by threads (cp.async too)   shared_is_written(), then a barrier, then the product
+ *   registers                                         products_begin(), products, products_end(), products_wait<n>()
+ *
+ * In shared memory operands are tiles of panels (Panels): 64 columns, 128 bytes a row, whose eight chunks of 16 bytes
+ * are permuted by the row's number modulo 8 ("128-byte swizzling"), so that neither rows nor columns collide in a bank.
+ */
+#ifndef ESPALIER_CUDA_WARPGROUP_CUH
+#define ESPALIER_CUDA_WARPGROUP_CUH
+
+#include "tile.cuh"
+
+namespace esp {
+
+constexpr int kWarpgroup = 128;
+
+/* Whether this library has warpgroups' code for the GPU that is there: sm_90a's runs on Hopper alone. */
+inline bool has_warpgroups() {
+#if defined(ESPALIER_HOPPER) || !defined(__CUDACC__)
+  return hardware().capability == 90;
+#else
+  return false;
+#endif
+}
+
+/* The kernel's dynamic shared memory, as panels need it aligned. */
+#ifdef __CUDACC__
+#define ESP_DYNAMIC_PANELS(name)                                  \
+  extern __shared__ __align__(1024) uint8_t esp_dynamic_panels[]; \
+  bf16 *name = reinterpret_cast<bf16 *>(esp_dynamic_panels)
+#else
+#define ESP_DYNAMIC_PANELS(name) bf16 *name = static_cast<bf16 *>(emulator::dynamic_shared())
+#endif
+
+#ifdef __CUDACC__
+
+/* Other GPUs' code is never launched: see has_warpgroups(). */
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define ESP_WARPGROUP_PTX(...) asm volatile(__VA_ARGS__)
+#else
+#define ESP_WARPGROUP_PTX(...) __trap()
+#endif
+
+__device__ inline void shared_is_written() { ESP_WARPGROUP_PTX("fence.proxy.async.shared::cta;" ::: "memory"); }
+__device__ inline void products_begin() { ESP_WARPGROUP_PTX("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ inline void products_end() { ESP_WARPGROUP_PTX("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+/* Until at most n of the groups that products_end() closed are not done. */
+template <int n>
+__device__ inline void products_wait() {
+  ESP_WARPGROUP_PTX("wgmma.wait_group.sync.aligned %0;" ::"n"(n) : "memory");
+}
+
+/* Between products and what else touches their accumulators: keeps the compiler from moving one across the other. */
+template <int kTiles>
+__device__ inline void hold(float (&c)[kTiles][4]) {
+#pragma unroll
+  for (int j = 0; j < kTiles; j++) {
+#pragma unroll
+    for (int e = 0; e < 4; e++) asm volatile("" : "+f"(c[j][e])::"memory");
+  }
+}
+
+/* Where a tile of panels is, for a product: bits 0-13 its address, 16-29 and 32-45 two strides, all in 16 bytes; 62-63
+ * the swizzle (1: 128 bytes). */
+__device__ inline uint64_t descriptor(const void *tile, int leading_bytes, int stride_bytes) {
+  return (shared_address(tile) & 0x3ffff) >> 4 | static_cast<uint64_t>(leading_bytes >> 4) << 16 |
+         static_cast<uint64_t>(stride_bytes >> 4) << 32 | uint64_t{1} << 62;
+}
+
+#define ESP_C4(j) "+f"(c[j][0]), "+f"(c[j][1]), "+f"(c[j][2]), "+f"(c[j][3])
+#define ESP_C16(j) ESP_C4(j), ESP_C4(j + 1), ESP_C4(j + 2), ESP_C4(j + 3)
+#define ESP_C64(j) ESP_C16(j), ESP_C16(j + 4), ESP_C16(j + 8), ESP_C16(j + 12)
+/* clang-format off: operands %0 to %127, the accumulators */
+#define ESP_R16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define ESP_R16_32 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define ESP_R32_64                                                                                                 \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, " \
+  "%54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define ESP_R64_128                                                                                                    \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, "     \
+  "%86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, "   \
+  "%107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, " \
+  "%126, %127"
+/* clang-format on */
+#define ESP_R32 ESP_R16 ", " ESP_R16_32
+#define ESP_R64 ESP_R32 ", " ESP_R32_64
+#define ESP_R128 ESP_R64 ", " ESP_R64_128
+
+/* c = a b, plus c if `adds`: tiles of 64 rows and 16 columns by descriptors. kByColumns: b's descriptor is of a tile
+ * [16, kCols], else of its transpose. */
+template <bool kByColumns, int kTiles>
+__device__ inline void product(float (&c)[kTiles][4], uint64_t a, uint64_t b, bool adds) {
+  constexpr int kCols = 8 * kTiles;
+  if constexpr (kCols == 32) {
+    ESP_WARPGROUP_PTX(
+        "{\n.reg .pred adds;\nsetp.ne.b32 adds, %18, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {" ESP_R16 "}, %16, %17, adds, 1, 1, 0, %19;\n}"
+        : ESP_C16(0)
+        : "l"(a), "l"(b), "r"(static_cast<int>(adds)), "n"(static_cast<int>(kByColumns)));
+  } else if constexpr (kCols == 64) {
+    ESP_WARPGROUP_PTX(
+        "{\n.reg .pred adds;\nsetp.ne.b32 adds, %34, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" ESP_R32 "}, %32, %33, adds, 1, 1, 0, %35;\n}"
+        : ESP_C16(0), ESP_C16(4)
+        : "l"(a), "l"(b), "r"(static_cast<int>(adds)), "n"(static_cast<int>(kByColumns)));
+  } else if constexpr (kCols == 128) {
+    ESP_WARPGROUP_PTX(
+        "{\n.reg .pred adds;\nsetp.ne.b32 adds, %66, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" ESP_R64 "}, %64, %65, adds, 1, 1, 0, %67;\n}"
+        : ESP_C64(0)
+        : "l"(a), "l"(b), "r"(static_cast<int>(adds)), "n"(static_cast<int>(kByColumns)));
+  } else if constexpr (kCols == 256) {
+    ESP_WARPGROUP_PTX(
+        "{\n.reg .pred adds;\nsetp.ne.b32 adds, %130, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" ESP_R128 "}, %128, %129, adds, 1, 1, 0, %131;\n}"
+        : ESP_C64(0), ESP_C64(16)
+        : "l"(a), "l"(b), "r"(static_cast<int>(adds)), "n"(static_cast<int>(kByColumns)));
+  } else {
+    static_assert(kCols == 32, "a product of other columns");
+  }
+}
+/* Likewise with a warp's own 16 rows of a in registers. */
+template <bool kByColumns, int kTiles>
+__device__ inline void product(float (&c)[kTiles][4], const uint32_t (&a)[4], uint64_t b, bool adds) {
+  constexpr int kCols = 8 * kTiles;
+  if constexpr (kCols == 32) {
+    ESP_WARPGROUP_PTX(
+        "{\n.reg .pred adds;\nsetp.ne.b32 adds, %21, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {" ESP_R16
+        "}, {%16, %17, %18, %19}, %20, "
+        "adds, 1, 1, %22;\n}"
+        : ESP_C16(0)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(adds)),
+          "n"(static_cast<int>(kByColumns)));
+  } else if constexpr (kCols == 64) {
+    ESP_WARPGROUP_PTX(
+        "{\n.reg .pred adds;\nsetp.ne.b32 adds, %37, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" ESP_R32
+        "}, {%32, %33, %34, %35}, %36, "
+        "adds, 1, 1, %38;\n}"
+        : ESP_C16(0), ESP_C16(4)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(adds)),
+          "n"(static_cast<int>(kByColumns)));
+  } else if constexpr (kCols == 128) {
+    ESP_WARPGROUP_PTX(
+        "{\n.reg .pred adds;\nsetp.ne.b32 adds, %69, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" ESP_R64
+        "}, {%64, %65, %66, %67}, %68, "
+        "adds, 1, 1, %70;\n}"
+        : ESP_C64(0)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(adds)),
+          "n"(static_cast<int>(kByColumns)));
+  } else if constexpr (kCols == 256) {
+    ESP_WARPGROUP_PTX(
+        "{\n.reg .pred adds;\nsetp.ne.b32 adds, %133, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" ESP_R128
+        "}, {%128, %129, %130, %131}, %132, "
+        "adds, 1, 1, %134;\n}"
+        : ESP_C64(0), ESP_C64(16)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(adds)),
+          "n"(static_cast<int>(kByColumns)));
+  } else {
+    static_assert(kCols == 32, "a product of other columns");
+  }
+}
+
+#else
+
+inline void shared_is_written() { emulator::shared_is_written(); }
+inline void products_begin() {}
+inline void products_end() { emulator::products_end(); }
+template <int n>
+inline void products_wait() {
+  emulator::products_wait(n);
+}
+template <int kTiles>
+inline void hold(float (&)[kTiles][4]) {}
+inline uint64_t descriptor(const void *tile, int leading_bytes, int stride_bytes) {
+  return emulator::descriptor(tile, leading_bytes, stride_bytes);
+}
+template <bool kByColumns, int kTiles>
+inline void product(float (&c)[kTiles][4], uint64_t a, uint64_t b, bool adds) {
+  emulator::warpgroup_product(&c[0][0], 8 * kTiles, nullptr, a, b, kByColumns, adds);
+}
+template <bool kByColumns, int kTiles>
+inline void product(float (&c)[kTiles][4], const uint32_t (&a)[4], uint64_t b, bool adds) {
+  emulator::warpgroup_product(&c[0][0], 8 * kTiles, a, 0, b, kByColumns, adds);
+}
+
+#endif
+
+/* A tile [kRows, kCols] in panels of 64 columns, one behind the other; aligned to 1024 bytes. */
+template <int kRows, int kCols>
+struct Panels {
+  static_assert(kRows % 8 == 0 && kCols % 64 == 0, "whole panels");
+  static constexpr int kPanel = kRows * 64, kElements = kRows * kCols, kChunks = kCols / 8;
+
+  bf16 *data;
+
+  __device__ bf16 *at(int row, int chunk) const {
+    return data + chunk / 8 * kPanel + row * 64 + 8 * (chunk % 8 ^ row % 8);
+  }
+
+  /* For products, 16 columns from `column` on (a multiple of 16) of rows from `row` on (of 8): as a, or as b's
+   * transpose. */
+  __device__ uint64_t of_rows(int row, int column) const {
+    return descriptor(data + column / 64 * kPanel + row * 64 + column % 64, 16, 1024);
+  }
+  /* As b: 16 rows from `row` on, columns from `column` on (a multiple of 64). */
+  __device__ uint64_t of_columns(int row, int column) const {
+    return descriptor(data + column / 64 * kPanel + row * 64, 2 * kPanel, 1024);
+  }
+
+  /* Starts to copy kRows rows of `cols` columns of a matrix, of which `rows` exist; zeros elsewhere. By kThreads
+   * threads, of which this one is number `thread`. */
+  template <int kThreads>
+  __device__ void fetch(const bf16 *source, int64_t ld, int rows, int cols, int thread) const {
+    static_assert(kThreads % 8 == 0, "a thread keeps its chunk of a panel");
+    constexpr int kRowsAtOnce = kThreads / 8;
+    const int first = thread / 8, chunk = thread % 8;
+#pragma unroll
+    for (int panel = 0; panel < kCols / 64; panel++) {
+      const int column = 64 * panel + 8 * chunk;
+      const bf16 *from = source + first * ld + column;
+#pragma unroll
+      for (int r = 0; r < kRows; r += kRowsAtOnce) {
+        const int row = first + r;
+        if (kRows % kRowsAtOnce != 0 && row >= kRows) break;
+        const bool valid = row < rows && column < cols;
+        cp_async_16(at(row, 8 * panel + chunk), valid ? from + r * ld : source, valid);
+      }
+    }
+  }
+
+  /* A C fragment of 16 x 8 elements to (row, column), column a multiple of 8; rounded. */
+  __device__ void store_c(const float (&c)[4], int row, int column) const {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    for (int half = 0; half < 2; half++) {
+      const uint32_t both = pack(c[2 * half], c[2 * half + 1]);
+      memcpy(at(row + lane / 4 + 8 * half, column / 8) + 2 * (lane % 4), &both, sizeof both);
+    }
+  }
+
+  /* Rows [first, first + kCount) to a matrix, of which `rows` rows of `cols` columns exist. */
+  template <int kCount, int kThreads>
+  __device__ void store(int first, bf16 *target, int64_t ld, int64_t rows, int cols, int thread) const {
+#pragma unroll 1
+    for (int i = thread; i < kCount * kChunks; i += kThreads) {
+      const int row = i / kChunks, chunk = i % kChunks;
+      if (row >= rows || 8 * chunk >= cols) continue;
+      store_16(target + row * ld + 8 * chunk, load_16(at(first + row, chunk)));
+    }
+  }
+};
+
+}  // namespace esp
+
+#endif

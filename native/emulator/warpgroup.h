@@ -1,0 +1,44 @@
+/* wgmma of native/cuda/warpgroup.cuh, which says how operands lie. */
+#ifndef ESPALIER_EMULATOR_WARPGROUP_H
+#define ESPALIER_EMULATOR_WARPGROUP_H
+
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+namespace emulator {
+
+/* A product that a thread has issued. */
+struct WarpgroupProduct {
+  float *c; /* 4 floats for every 8 columns */
+  int columns;
+  bool a_in_registers;
+  uint32_t registers[4];
+  uint64_t a, b; /* descriptors */
+  bool b_by_columns, adds;
+};
+
+/* Of a thread: the group that is open, and the groups that are not waited for yet. */
+struct WarpgroupProducts {
+  std::vector<WarpgroupProduct> open;
+  std::deque<std::vector<WarpgroupProduct>> groups;
+};
+
+/* Descriptors: as on a GPU, with addresses relative to the block's dynamic shared memory. */
+uint64_t descriptor(const void *tile, int leading_bytes, int stride_bytes);
+
+/* c (+)= a b, computed when it is waited for, from what shared memory then has and where the warp's lanes then meet: a
+ * warp computes its own 16 rows, and is not checked against the other three. `a` is NULL where its descriptor counts.
+ */
+void warpgroup_product(float *c, int columns, const uint32_t *a, uint64_t a_descriptor, uint64_t b, bool b_by_columns,
+                       bool adds);
+void products_end();
+void products_wait(int groups_left);
+
+/* The thread's copies to shared memory are for the tensor cores to see. A product faults if copies that a thread has
+ * waited for since have not been said so. */
+void shared_is_written();
+
+}  // namespace emulator
+
+#endif
