@@ -31,12 +31,6 @@ __device__ inline float reciprocal_approximate(float x) {
 #endif
 }
 
-/* tanh(x) = 1 - 2 / (1 + e^2x), absolute error below 2^-20. tanh.approx is one instruction less, but its error of 2^-11
- * would be the largest in a score that a cap of 50 is multiplied with. */
-__device__ inline float tanh_approximate(float x) {
-  return 1.0f - __fdividef(2.0f, 1.0f + exp2_approximate(2.885390081777927f * x));
-}
-
 }  // namespace esp
 
 #endif

@@ -51,37 +51,56 @@ struct Shape {
   }
 };
 
-/* Scores in units of log 2, so that exp2 is all that is left, and ds/d(scale q.k) beside them. Approximate ones for
- * bfloat16. */
+/*
+ * Scores in units of log 2, so that exp2 is all that is left, and their slopes ds/d(scale q.k). Approximate ones for
+ * bfloat16. With a cap: cap tanh(x) = cap (1 - 2 r), r = 1 / (1 + e^2x), absolute error below 2^-20 cap;
+ * tanh.approx.f32 is an instruction less, but its error of 2^-11 cap would be the largest in a score.
+ */
 struct Scores {
-  float product_to_log2, product_to_cap, cap; /* cap 0: none */
+  float product_to_log2, product_to_exponent; /* of 2^.. = e^2x */
+  float cap;                                  /* 0: none */
 
   __device__ explicit Scores(const Shape &s)
       : product_to_log2(s.scale * kLog2E),
-        product_to_cap(s.softcap > 0 ? s.scale / s.softcap : 0),
+        product_to_exponent(s.softcap > 0 ? 2 * kLog2E * s.scale / s.softcap : 0),
         cap(s.softcap > 0 ? s.softcap * kLog2E : 0) {}
+
+  __device__ float rest(float product) const {
+    return reciprocal_approximate(1.0f + exp2_approximate(product * product_to_exponent));
+  }
+  __device__ float capped(float rest_of_tanh) const { return cap - 2.0f * cap * rest_of_tanh; }
 
   /* Products become scores. */
   template <int kTiles>
   __device__ void apply(float (&p)[kTiles][4]) const {
+    if (cap > 0) {
 #pragma unroll
-    for (int n = 0; n < kTiles; n++) {
+      for (int n = 0; n < kTiles; n++) {
 #pragma unroll
-      for (int e = 0; e < 4; e++) {
-        p[n][e] = cap > 0 ? cap * tanh_approximate(p[n][e] * product_to_cap) : p[n][e] * product_to_log2;
+        for (int e = 0; e < 4; e++) p[n][e] = capped(rest(p[n][e]));
+      }
+    } else {
+#pragma unroll
+      for (int n = 0; n < kTiles; n++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) p[n][e] *= product_to_log2;
       }
     }
   }
 
-  /* A product becomes p = exp(s - lse), and `slope` ds/d(scale product). */
+  /* A product becomes p = exp(s - lse), and `slope` ds/d(scale product). kCapped: whether there is a cap. */
+  template <bool kCapped>
   __device__ float probability(float product, float lse_log2, float &slope) const {
-    if (cap > 0) {
-      const float t = tanh_approximate(product * product_to_cap);
-      slope = 1.0f - t * t;
-      return exp2_approximate(cap * t - lse_log2);
+    if constexpr (kCapped) {
+      const float r = rest(product);
+      slope = 4.0f * (r - r * r); /* 1 - tanh^2 */
+      return exp2_approximate(capped(r) - lse_log2);
     }
     slope = 1.0f;
     return exp2_approximate(product * product_to_log2 - lse_log2);
+  }
+  __device__ float probability(float product, float lse_log2, float &slope) const {
+    return cap > 0 ? probability<true>(product, lse_log2, slope) : probability<false>(product, lse_log2, slope);
   }
 };
 

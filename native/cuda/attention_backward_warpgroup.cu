@@ -5,141 +5,68 @@
  *   p = exp(s - lse);  dp = d_out.v;  ds = p (dp - delta) s'(scale q.k);  delta = d_out.out
  *   d_v = sum_i p d_out_i;  d_k = scale sum_i ds q_i;  d_q = scale sum_j ds k_j
  *
- * by_key: a block is two warpgroups with 64 keys of a key/value head, and goes through the queries that see any of
- * them, one head of the group after the other. Both compute transposed scores [keys, queries]; one then needs p for
- * d_v, the other dp, too, and ds for d_k: each has one result in registers and the left operand of its sum where the
- * scores' accumulators are. Scores are computed twice, but nothing is exchanged through shared memory. The next queries
- * and gradients come while these are worked on. by_query: a block is a warpgroup with 64 queries of a head, and goes
- * through the keys. dp comes first: the values are free after it and the next ones come while the rest is computed.
+ * by_key: a block has 64 keys of a key/value head, and goes through tiles of the queries that see any of them, one head
+ * of the group after the other. It computes transposed scores [keys, queries], whose accumulators are laid out as the
+ * left operands of both sums, d_v and d_k. With more than 128 columns these do not fit into registers together, and a
+ * block has one of them: p is computed twice then, but nothing is exchanged through shared memory.
+ * by_query: a block has 64 queries of a head, and goes through tiles of keys.
  *
- * FLOPs: 16 head_dim a pair of a query and a key it sees: 8 products, s in all three warpgroups and dp in two. Bytes:
- * by_key reads q and d_out once a tile of keys, by_query k and v once a tile of queries, from L2.
+ * In both, kGroups warpgroups take tiles in turn, each at its own pace and with a sum of its own, and join them in the
+ * end: two where one would be alone on its multiprocessor, which could not hide its instructions' latency. The next
+ * tile comes while one is worked on.
+ *
+ * FLOPs: 14 head_dim a pair of a query and a key it sees, 16 above 128 columns: 7 or 8 products. Bytes: by_key reads q
+ * and d_out once a tile of keys, by_query k and v once a tile of queries, from L2.
  */
 #include "attention_warpgroup.cuh"
 
 namespace esp::attention {
 namespace {
 
-constexpr int kRows = 64; /* of a warpgroup: keys, or queries */
+constexpr int kRows = 64; /* that a block has: keys, or queries */
+constexpr int kStages = 2;
 
-/* ---- d_k and d_v ---- */
-
-constexpr int kByKeyThreads = 2 * kWarpgroup, kStages = 2;
-
+/* Rows of the other side at a time. */
 template <int kDim>
-constexpr int kByKeyBytes = 2 * kRows *kDim *(2 + 2 * kStages) + 8 * kRows *kStages;
+constexpr int kTile = kDim <= 128 ? 64 : 32;
 
-template <int kDim>
-__global__ void __launch_bounds__(kByKeyThreads)
-    by_key(const bf16 *q, const bf16 *k, const bf16 *v, const float *lse, const bf16 *d_out, const float *delta,
-           bf16 *d_k, bf16 *d_v, Shape shape) {
-  using Matrix = Panels<kRows, kDim>;
-  constexpr int kElements = Matrix::kElements;
-  ESP_DYNAMIC_PANELS(shared);
-  const Matrix keys{shared}, values{shared + kElements};
-  auto queries_of = [&](int step) { return Matrix{shared + (2 + 2 * (step % kStages)) * kElements}; };
-  auto gradients_of = [&](int step) { return Matrix{shared + (3 + 2 * (step % kStages)) * kElements}; };
-  float *statistics = reinterpret_cast<float *>(shared + (2 + 2 * kStages) * kElements);
-  auto lse_log2_of = [&](int step) { return statistics + step % kStages * 2 * kRows; };
-  auto deltas_of = [&](int step) { return lse_log2_of(step) + kRows; };
+/* Two matrices of the block's rows, and for each warpgroup two stages of two tiles. */
+template <int kDim, int kGroups>
+struct Cut {
+  static constexpr int kThreads = kWarpgroup * kGroups;
+  static constexpr int kTileElements = kTile<kDim> * kDim, kGroupElements = 2 * kStages * kTileElements;
+  static constexpr int kElements = 2 * kRows * kDim + kGroups * kGroupElements;
+  static constexpr int kSharedBytes = 2 * kElements;
+  static_assert(kGroups == 1 || 4 * kRows * kDim <= 2 * kGroups * kGroupElements, "room to join sums in");
+};
 
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, row = thread / 32 % 4 * 16;
-  const bool of_keys = __shfl_sync(kAllLanes, thread / kWarpgroup, 0) != 0; /* else of values */
-  const int cols = static_cast<int>(shape.head_dim);
-  const int block = static_cast<int>(blockIdx.x), kv_head = block % shape.n_kv_heads;
-  const int64_t sequence = block / shape.n_kv_heads;
-  const int j = static_cast<int>(blockIdx.y) * kRows, rows = shape.seq_len - j;
-  const int end = shape.end_query((rows < kRows ? shape.seq_len : j + kRows) - 1);
-  const int tiles = (end - j + kRows - 1) / kRows, steps = tiles * shape.group();
-  const Scores scores(shape);
-
-  /* Step n: the tile of queries n % tiles of the group's head n / tiles. */
-  auto query_of = [&](int step) { return j + step % tiles * kRows; };
-  auto fetch = [&](int step) {
-    if (step < steps) {
-      const int head = kv_head * shape.group() + step / tiles, i = query_of(step), count = shape.seq_len - i;
-      queries_of(step).template fetch<kByKeyThreads>(q + shape.query_at(sequence, head, i), shape.ld_q, count, cols,
-                                                     thread);
-      gradients_of(step).template fetch<kByKeyThreads>(d_out + shape.d_out_at(sequence, head, i), shape.ld_d_out(),
-                                                       count, cols, thread);
-      if (thread < kRows) {
-        const int64_t at = shape.statistic_at(sequence, head, i + thread);
-        lse_log2_of(step)[thread] = thread < count ? lse[at] * kLog2E : 0.0f;
-        deltas_of(step)[thread] = thread < count ? delta[at] : 0.0f;
-      }
+/* The sum of both groups' `sum` in the first one's; thread t of both has the same elements. */
+template <int kTiles>
+__device__ inline void join(float (&sum)[kTiles][4], int group, int thread, bf16 *shared) {
+  float *const of_thread = reinterpret_cast<float *>(shared) + thread;
+  __syncthreads(); /* nobody needs what is there any more */
+  if (group == 1) {
+#pragma unroll
+    for (int n = 0; n < kTiles; n++) {
+#pragma unroll
+      for (int e = 0; e < 4; e++) of_thread[(4 * n + e) * kWarpgroup] = sum[n][e];
     }
-    cp_async_commit();
-  };
-
-  const int64_t at = shape.key_at(sequence, kv_head, j);
-  keys.template fetch<kByKeyThreads>(k + at, shape.ld_kv, rows, cols, thread);
-  values.template fetch<kByKeyThreads>(v + at, shape.ld_kv, rows, cols, thread);
-  fetch(0);
-  float sum[kDim / 8][4] = {};
-  for (int step = 0; step < steps; step++) {
-    __syncthreads(); /* nobody reads the tiles of the step before any more */
-    fetch(step + 1);
-    cp_async_wait<1>();
-    shared_is_written();
-    __syncthreads(); /* this step's tiles are there */
-    const Matrix queries = queries_of(step), gradients = gradients_of(step);
-    const float *lse_log2 = lse_log2_of(step), *deltas = deltas_of(step);
-    const int i = query_of(step);
-    const bool masked = !shape.sees_all(i, kRows, j, kRows);
-
-    float p[kRows / 8][4] = {};
-    if (of_keys) {
-      float dp[kRows / 8][4] = {};
-      products_begin();
-      multiply_rows(p, keys, queries);
-      multiply_rows(dp, values, gradients);
-      products_end();
-      products_wait<0>();
-      hold(p);
-      hold(dp);
-#pragma unroll
-      for (int n = 0; n < kRows / 8; n++) {
-#pragma unroll
-        for (int e = 0; e < 4; e++) {
-          const int key = row + lane / 4 + 8 * (e / 2), query = 8 * n + 2 * (lane % 4) + e % 2;
-          float slope, weight = scores.probability(p[n][e], lse_log2[query], slope);
-          if (masked && !shape.sees(i + query, j + key)) weight = 0;
-          p[n][e] = weight * (dp[n][e] - deltas[query]) * slope;
-        }
-      }
-      const Weights<kRows> weights(p);
-      hold(sum);
-      products_begin();
-      add_weighted(sum, weights, queries);
-    } else {
-      products_begin();
-      multiply_rows(p, keys, queries);
-      products_end();
-      products_wait<0>();
-      hold(p);
-#pragma unroll
-      for (int n = 0; n < kRows / 8; n++) {
-#pragma unroll
-        for (int e = 0; e < 4; e++) {
-          const int key = row + lane / 4 + 8 * (e / 2), query = 8 * n + 2 * (lane % 4) + e % 2;
-          float slope;
-          p[n][e] = scores.probability(p[n][e], lse_log2[query], slope);
-          if (masked && !shape.sees(i + query, j + key)) p[n][e] = 0;
-        }
-      }
-      const Weights<kRows> weights(p);
-      hold(sum);
-      products_begin();
-      add_weighted(sum, weights, gradients);
-    }
-    products_end();
-    products_wait<0>();
-    hold(sum);
   }
-  __syncthreads(); /* nobody reads keys and values any more */
+  __syncthreads();
+  if (group == 0) {
+#pragma unroll
+    for (int n = 0; n < kTiles; n++) {
+#pragma unroll
+      for (int e = 0; e < 4; e++) sum[n][e] += of_thread[(4 * n + e) * kWarpgroup];
+    }
+  }
+}
 
-  const Matrix way_out{shared + (of_keys ? 0 : kElements)};
-  const float factor = of_keys ? shape.scale : 1.0f;
+/* factor sum, by way of shared memory that nobody needs any more, to the block's rows of a matrix. */
+template <int kDim>
+__device__ inline void store(float (&sum)[kDim / 8][4], float factor, const Panels<kRows, kDim> &way_out, bf16 *target,
+                             int64_t ld, int rows, int cols, int thread) {
+  const int row = thread / 32 * 16;
 #pragma unroll
   for (int n = 0; n < kDim / 8; n++) {
 #pragma unroll
@@ -147,42 +74,204 @@ __global__ void __launch_bounds__(kByKeyThreads)
     way_out.store_c(sum[n], row, 8 * n);
   }
   __syncwarp();
-  bf16 *target = of_keys ? d_k : d_v;
-  way_out.template store<16, 32>(row, target + at + row * shape.ld_kv, shape.ld_kv, rows - row, cols, lane);
+  way_out.template store<16, 32>(row, target + row * ld, ld, rows - row, cols, thread % 32);
+}
+
+/* ---- d_k and d_v ---- */
+
+/* Of scores' products [keys, queries]: p, and ds of dp, both over what they are computed from. */
+template <bool kCapped, bool kGradient, int kTiles>
+__device__ inline void weigh(float (&p)[kTiles][4], float (&dp)[kTiles][4], const Scores &scores, const float *lse_log2,
+                             const float *deltas, int lane) {
+#pragma unroll
+  for (int n = 0; n < kTiles; n++) {
+    const float2 lse_of = *reinterpret_cast<const float2 *>(lse_log2 + 8 * n + 2 * (lane % 4));
+    const float2 delta_of = *reinterpret_cast<const float2 *>(deltas + 8 * n + 2 * (lane % 4));
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      float slope;
+      p[n][e] = scores.probability<kCapped>(p[n][e], e % 2 == 0 ? lse_of.x : lse_of.y, slope);
+      if constexpr (kGradient) dp[n][e] = p[n][e] * (dp[n][e] - (e % 2 == 0 ? delta_of.x : delta_of.y)) * slope;
+    }
+  }
+}
+
+/* What a block computes. */
+enum class Sums { kBoth, kKeys, kValues };
+
+template <int kDim, Sums kSums, int kGroups>
+__device__ inline void by_key_of(const bf16 *q, const bf16 *k, const bf16 *v, const float *lse, const bf16 *d_out,
+                                 const float *delta, bf16 *d_k, bf16 *d_v, const Shape &shape, bf16 *shared) {
+  using C = Cut<kDim, kGroups>;
+  using Block = Panels<kRows, kDim>;
+  constexpr int kQueries = kTile<kDim>;
+  using Tile = Panels<kQueries, kDim>;
+  constexpr bool kOfKeys = kSums != Sums::kValues, kOfValues = kSums != Sums::kKeys;
+  __shared__ __align__(8) float statistics[kGroups][kStages][2][kQueries]; /* lse in log2, delta */
+
+  const int group = kGroups == 1 ? 0 : __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
+  const Block keys{shared}, values{shared + Block::kElements};
+  bf16 *const tiles_of_group = shared + 2 * Block::kElements + group * C::kGroupElements;
+  auto queries_of = [&](int stage) { return Tile{tiles_of_group + 2 * stage * C::kTileElements}; };
+  auto gradients_of = [&](int stage) { return Tile{tiles_of_group + (2 * stage + 1) * C::kTileElements}; };
+
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup, lane = thread % 32, row = thread / 32 * 16;
+  const int cols = static_cast<int>(shape.head_dim);
+  const int block = static_cast<int>(blockIdx.x), kv_head = block % shape.n_kv_heads;
+  const int64_t sequence = block / shape.n_kv_heads;
+  const int j = static_cast<int>(blockIdx.y) * kRows, rows = shape.seq_len - j;
+  const int end = shape.end_query((rows < kRows ? shape.seq_len : j + kRows) - 1);
+  const int tiles = (end - j + kQueries - 1) / kQueries, steps = tiles * shape.group();
+  const Scores scores(shape);
+
+  /* Step n: the tile of queries n % tiles of the group's head n / tiles. */
+  auto query_of = [&](int step) { return j + step % tiles * kQueries; };
+  auto fetch = [&](int step, int stage) {
+    if (step < steps) {
+      const int head = kv_head * shape.group() + step / tiles, i = query_of(step), count = shape.seq_len - i;
+      queries_of(stage).template fetch<kWarpgroup>(q + shape.query_at(sequence, head, i), shape.ld_q, count, cols,
+                                                   thread);
+      gradients_of(stage).template fetch<kWarpgroup>(d_out + shape.d_out_at(sequence, head, i), shape.ld_d_out(), count,
+                                                     cols, thread);
+      if (thread < kQueries) {
+        const int64_t at = shape.statistic_at(sequence, head, i + thread);
+        statistics[group][stage][0][thread] = thread < count ? lse[at] * kLog2E : 0.0f;
+        statistics[group][stage][1][thread] = thread < count ? delta[at] : 0.0f;
+      }
+    }
+    cp_async_commit();
+  };
+
+  const int64_t at = shape.key_at(sequence, kv_head, j);
+  keys.template fetch<C::kThreads>(k + at, shape.ld_kv, rows, cols, static_cast<int>(threadIdx.x));
+  if constexpr (kOfKeys) {
+    values.template fetch<C::kThreads>(v + at, shape.ld_kv, rows, cols, static_cast<int>(threadIdx.x));
+  }
+  fetch(group, 0);
+  if constexpr (kGroups > 1) {
+    cp_async_wait<0>();
+    shared_is_written();
+    __syncthreads(); /* both groups' halves of keys and values are there */
+  }
+  float d_key[kOfKeys ? kDim / 8 : 1][4] = {}, d_value[kOfValues ? kDim / 8 : 1][4] = {};
+  int stage = 0;
+  for (int step = group; step < steps; step += kGroups) {
+    group_barrier(group); /* nobody reads the tiles of the step before any more */
+    fetch(step + kGroups, stage ^ 1);
+    cp_async_wait<1>();
+    shared_is_written();
+    group_barrier(group); /* this step's tiles are there */
+    const Tile queries = queries_of(stage), gradients = gradients_of(stage);
+    const float *lse_log2 = statistics[group][stage][0], *deltas = statistics[group][stage][1];
+
+    float p[kQueries / 8][4] = {}, dp[kQueries / 8][4] = {};
+    products_begin();
+    multiply_rows(p, keys, queries);
+    if constexpr (kOfKeys) multiply_rows(dp, values, gradients);
+    products_end();
+    products_wait<0>();
+    hold(p);
+    if constexpr (kOfKeys) hold(dp);
+    if (scores.cap > 0) {
+      weigh<true, kOfKeys>(p, dp, scores, lse_log2, deltas, lane);
+    } else {
+      weigh<false, kOfKeys>(p, dp, scores, lse_log2, deltas, lane);
+    }
+    const int i = query_of(step);
+    if (!shape.sees_all(i, kQueries, j, kRows)) {
+#pragma unroll
+      for (int n = 0; n < kQueries / 8; n++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+          const int query = i + 8 * n + 2 * (lane % 4) + e % 2, key = j + row + lane / 4 + 8 * (e / 2);
+          if (!shape.sees(query, key)) p[n][e] = dp[n][e] = 0;
+        }
+      }
+    }
+    const Weights<kQueries> of_values(p), of_keys(dp);
+    if constexpr (kOfKeys) hold(d_key);
+    if constexpr (kOfValues) hold(d_value);
+    products_begin();
+    if constexpr (kOfValues) add_weighted(d_value, of_values, gradients);
+    if constexpr (kOfKeys) add_weighted(d_key, of_keys, queries);
+    products_end();
+    products_wait<0>();
+    if constexpr (kOfKeys) hold(d_key);
+    if constexpr (kOfValues) hold(d_value);
+    stage ^= 1;
+  }
+
+  bf16 *const tiles_of_block = shared + 2 * Block::kElements;
+  if constexpr (kGroups > 1) {
+    if constexpr (kOfKeys) join(d_key, group, thread, tiles_of_block);
+    if constexpr (kOfValues) join(d_value, group, thread, tiles_of_block);
+    if (group > 0) return;
+  }
+  group_barrier(0); /* nobody reads keys and values any more */
+  if constexpr (kOfKeys) store(d_key, shape.scale, keys, d_k + at, shape.ld_kv, rows, cols, thread);
+  if constexpr (kOfValues) store(d_value, 1, values, d_v + at, shape.ld_kv, rows, cols, thread);
+}
+
+template <int kDim, int kGroups>
+__global__ void __launch_bounds__(kWarpgroup *kGroups)
+    by_key(const bf16 *q, const bf16 *k, const bf16 *v, const float *lse, const bf16 *d_out, const float *delta,
+           bf16 *d_k, bf16 *d_v, Shape shape) {
+  ESP_DYNAMIC_PANELS(shared);
+  if constexpr (kDim <= 128) {
+    by_key_of<kDim, Sums::kBoth, kGroups>(q, k, v, lse, d_out, delta, d_k, d_v, shape, shared);
+  } else if (blockIdx.z == 0) {
+    by_key_of<kDim, Sums::kKeys, kGroups>(q, k, v, lse, d_out, delta, d_k, d_v, shape, shared);
+  } else {
+    by_key_of<kDim, Sums::kValues, kGroups>(q, k, v, lse, d_out, delta, d_k, d_v, shape, shared);
+  }
 }
 
 /* ---- d_q ---- */
 
-template <int kDim, int kKeys>
-constexpr int kByQueryBytes = 2 * (2 * kRows + 2 * kKeys) * kDim;
-
-template <int kDim, int kKeys>
-__global__ void __launch_bounds__(kWarpgroup) by_query(const bf16 *q, const bf16 *k, const bf16 *v, const float *lse,
-                                                       const bf16 *d_out, const float *delta, bf16 *d_q, Shape shape) {
+template <int kDim, int kGroups>
+__global__ void __launch_bounds__(kWarpgroup *kGroups)
+    by_query(const bf16 *q, const bf16 *k, const bf16 *v, const float *lse, const bf16 *d_out, const float *delta,
+             bf16 *d_q, Shape shape) {
+  using C = Cut<kDim, kGroups>;
+  using Block = Panels<kRows, kDim>;
+  constexpr int kKeys = kTile<kDim>;
+  using Tile = Panels<kKeys, kDim>;
   ESP_DYNAMIC_PANELS(shared);
-  const Panels<kRows, kDim> queries{shared}, gradients{queries.data + queries.kElements};
-  const Panels<kKeys, kDim> keys{gradients.data + gradients.kElements}, values{keys.data + keys.kElements};
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, row = thread / 32 * 16;
+  const int group = kGroups == 1 ? 0 : __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
+  const Block queries{shared}, gradients{shared + Block::kElements};
+  bf16 *const tiles_of_group = shared + 2 * Block::kElements + group * C::kGroupElements;
+  auto keys_of = [&](int stage) { return Tile{tiles_of_group + 2 * stage * C::kTileElements}; };
+  auto values_of = [&](int stage) { return Tile{tiles_of_group + (2 * stage + 1) * C::kTileElements}; };
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup, lane = thread % 32, row = thread / 32 * 16;
   const int cols = static_cast<int>(shape.head_dim);
   const int block = static_cast<int>(blockIdx.x), head = block % shape.n_heads, kv_head = head / shape.group();
   const int64_t sequence = block / shape.n_heads;
   const int i = static_cast<int>(gridDim.y - 1 - blockIdx.y) * kRows, rows = shape.seq_len - i;
   const int end = rows < kRows ? shape.seq_len : i + kRows;
-  k += shape.key_at(sequence, kv_head, 0);
-  v += shape.key_at(sequence, kv_head, 0);
+  const int first = shape.first_key(i) / kKeys * kKeys, tiles = (end - first + kKeys - 1) / kKeys;
+  k += shape.key_at(sequence, kv_head, first);
+  v += shape.key_at(sequence, kv_head, first);
   const Scores scores(shape);
 
-  auto fetch = [&](const Panels<kKeys, kDim> &tile, const bf16 *source, int j) {
-    if (j < end) {
-      tile.template fetch<kWarpgroup>(source + j * shape.ld_kv, shape.ld_kv, shape.seq_len - j, cols, thread);
+  auto fetch = [&](int tile, int stage) {
+    if (tile < tiles) {
+      const int64_t at = tile * kKeys * shape.ld_kv;
+      const int count = shape.seq_len - first - tile * kKeys;
+      keys_of(stage).template fetch<kWarpgroup>(k + at, shape.ld_kv, count, cols, thread);
+      values_of(stage).template fetch<kWarpgroup>(v + at, shape.ld_kv, count, cols, thread);
     }
     cp_async_commit();
   };
-  int j = shape.first_key(i) / kKeys * kKeys;
-  queries.template fetch<kWarpgroup>(q + shape.query_at(sequence, head, i), shape.ld_q, rows, cols, thread);
-  gradients.template fetch<kWarpgroup>(d_out + shape.d_out_at(sequence, head, i), shape.ld_d_out(), rows, cols, thread);
-  fetch(values, v, j);
-  fetch(keys, k, j);
+  queries.template fetch<C::kThreads>(q + shape.query_at(sequence, head, i), shape.ld_q, rows, cols,
+                                      static_cast<int>(threadIdx.x));
+  gradients.template fetch<C::kThreads>(d_out + shape.d_out_at(sequence, head, i), shape.ld_d_out(), rows, cols,
+                                        static_cast<int>(threadIdx.x));
+  fetch(group, 0);
+  if constexpr (kGroups > 1) {
+    cp_async_wait<0>();
+    shared_is_written();
+    __syncthreads(); /* both groups' halves of queries and gradients are there */
+  }
 
   float lse_log2[2], deltas[2];
 #pragma unroll
@@ -193,34 +282,48 @@ __global__ void __launch_bounds__(kWarpgroup) by_query(const bf16 *q, const bf16
     deltas[half] = query < shape.seq_len ? delta[index] : 0.0f;
   }
   float sum[kDim / 8][4] = {};
-  for (; j < end; j += kKeys) {
+  int stage = 0;
+  for (int tile = group; tile < tiles; tile += kGroups) {
+    group_barrier(group); /* nobody reads the tile before this any more */
+    fetch(tile + kGroups, stage ^ 1);
     cp_async_wait<1>();
     shared_is_written();
-    __syncthreads(); /* values are there */
+    group_barrier(group); /* this one is there */
+    const Tile keys = keys_of(stage), values = values_of(stage);
     float dp[kKeys / 8][4] = {}, p[kKeys / 8][4] = {};
     products_begin();
+    multiply_rows(p, queries, keys);
     multiply_rows(dp, gradients, values);
     products_end();
     products_wait<0>();
-    hold(dp);
-    cp_async_wait<0>();
-    shared_is_written();
-    __syncthreads(); /* keys are there, and nobody reads these values any more */
-    fetch(values, v, j + kKeys);
-    products_begin();
-    multiply_rows(p, queries, keys);
-    products_end();
-    products_wait<0>();
     hold(p);
+    hold(dp);
 
-    const bool masked = !shape.sees_all(i, kRows, j, kKeys);
+    auto weigh = [&](auto capped) {
 #pragma unroll
-    for (int n = 0; n < kKeys / 8; n++) {
+      for (int n = 0; n < kKeys / 8; n++) {
 #pragma unroll
-      for (int e = 0; e < 4; e++) {
-        float slope, weight = scores.probability(p[n][e], lse_log2[e / 2], slope);
-        if (masked && !shape.sees(i + row + lane / 4 + 8 * (e / 2), j + 8 * n + 2 * (lane % 4) + e % 2)) weight = 0;
-        p[n][e] = weight * (dp[n][e] - deltas[e / 2]) * slope;
+        for (int e = 0; e < 4; e++) {
+          float slope;
+          const float weight = scores.template probability<decltype(capped)::value>(p[n][e], lse_log2[e / 2], slope);
+          p[n][e] = weight * (dp[n][e] - deltas[e / 2]) * slope;
+        }
+      }
+    };
+    if (scores.cap > 0) {
+      weigh(std::true_type{});
+    } else {
+      weigh(std::false_type{});
+    }
+    const int j = first + tile * kKeys;
+    if (!shape.sees_all(i, kRows, j, kKeys)) {
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; n++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+          const int query = i + row + lane / 4 + 8 * (e / 2), key = j + 8 * n + 2 * (lane % 4) + e % 2;
+          if (!shape.sees(query, key)) p[n][e] = 0;
+        }
       }
     }
     const Weights<kKeys> weights(p);
@@ -230,45 +333,64 @@ __global__ void __launch_bounds__(kWarpgroup) by_query(const bf16 *q, const bf16
     products_end();
     products_wait<0>();
     hold(sum);
-    __syncthreads(); /* nobody reads these keys any more */
-    fetch(keys, k, j + kKeys);
+    stage ^= 1;
   }
 
-#pragma unroll
-  for (int n = 0; n < kDim / 8; n++) {
-#pragma unroll
-    for (int e = 0; e < 4; e++) sum[n][e] *= shape.scale;
-    queries.store_c(sum[n], row, 8 * n);
+  if constexpr (kGroups > 1) {
+    join(sum, group, thread, shared + 2 * Block::kElements);
+    if (group > 0) return;
   }
-  __syncwarp();
-  queries.template store<16, 32>(row, d_q + shape.query_at(sequence, head, i + row), shape.ld_q, rows - row, cols,
-                                 lane);
+  group_barrier(0); /* nobody reads queries any more */
+  store(sum, shape.scale, queries, d_q + shape.query_at(sequence, head, i), shape.ld_q, rows, cols, thread);
 }
 
 /* ---- launches ---- */
 
-dim3 grid(const Shape &s, int64_t heads) {
-  return dim3(static_cast<unsigned>(s.batch * heads), static_cast<unsigned>((s.seq_len + kRows - 1) / kRows));
+struct Tensors {
+  const bf16 *q, *k, *v;
+  const float *lse;
+  const bf16 *d_out;
+  const float *delta;
+  bf16 *d_q, *d_k, *d_v;
+};
+
+dim3 grid(const Shape &s, int64_t heads, unsigned sums) {
+  return dim3(static_cast<unsigned>(s.batch * heads), static_cast<unsigned>((s.seq_len + kRows - 1) / kRows), sums);
 }
 
-/* kKeys: of by_query, so that two of its blocks share a multiprocessor. */
-template <int kDim, int kKeys>
-int32_t run(const Shape &s, const bf16 *q, const bf16 *k, const bf16 *v, const float *lse, const bf16 *d_out,
-            const float *delta, bf16 *d_q, bf16 *d_k, bf16 *d_v) {
-  const int32_t status = ESP_LAUNCH_SHARED(by_key<kDim>, grid(s, s.n_kv_heads), kByKeyThreads, kByKeyBytes<kDim>, q, k,
-                                           v, lse, d_out, delta, d_k, d_v, s);
+template <int kDim, int kGroups>
+int32_t run_by_key(const Shape &s, const Tensors &x) {
+  using C = Cut<kDim, kGroups>;
+  return ESP_LAUNCH_SHARED((by_key<kDim, kGroups>), grid(s, s.n_kv_heads, kDim <= 128 ? 1 : 2), C::kThreads,
+                           C::kSharedBytes, x.q, x.k, x.v, x.lse, x.d_out, x.delta, x.d_k, x.d_v, s);
+}
+
+template <int kDim, int kGroups>
+int32_t run_by_query(const Shape &s, const Tensors &x) {
+  using C = Cut<kDim, kGroups>;
+  return ESP_LAUNCH_SHARED((by_query<kDim, kGroups>), grid(s, s.n_heads, 1), C::kThreads, C::kSharedBytes, x.q, x.k,
+                           x.v, x.lse, x.d_out, x.delta, x.d_q, s);
+}
+
+/* Shared memory holds one block of 256 columns, or two of 128: two groups where a multiprocessor would have fewer
+ * warpgroups else. */
+template <int kDim>
+int32_t run(const Shape &s, const Tensors &x) {
+  const int64_t tiles = s.batch * ((s.seq_len + kRows - 1) / kRows), all = hardware().multiprocessors;
+  const auto few = [&](int64_t heads) { return kDim > 128 || tiles * heads <= all; };
+  const int32_t status = few(s.n_kv_heads) ? run_by_key<kDim, 2>(s, x) : run_by_key<kDim, 1>(s, x);
   if (status != ESP_OK) return status;
-  return ESP_LAUNCH_SHARED((by_query<kDim, kKeys>), grid(s, s.n_heads), kWarpgroup, (kByQueryBytes<kDim, kKeys>), q, k,
-                           v, lse, d_out, delta, d_q, s);
+  return few(s.n_heads) ? run_by_query<kDim, 2>(s, x) : run_by_query<kDim, 1>(s, x);
 }
 
 }  // namespace
 
 int32_t backward_by_warpgroups(const Shape &s, const bf16 *q, const bf16 *k, const bf16 *v, const float *lse,
                                const bf16 *d_out, const float *delta, bf16 *d_q, bf16 *d_k, bf16 *d_v) {
-  if (s.head_dim <= 64) return run<64, 64>(s, q, k, v, lse, d_out, delta, d_q, d_k, d_v);
-  if (s.head_dim <= 128) return run<128, 64>(s, q, k, v, lse, d_out, delta, d_q, d_k, d_v);
-  return run<256, 32>(s, q, k, v, lse, d_out, delta, d_q, d_k, d_v);
+  const Tensors x{q, k, v, lse, d_out, delta, d_q, d_k, d_v};
+  if (s.head_dim <= 64) return run<64>(s, x);
+  if (s.head_dim <= 128) return run<128>(s, x);
+  return run<256>(s, x);
 }
 
 }  // namespace esp::attention

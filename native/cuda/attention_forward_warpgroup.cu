@@ -3,14 +3,19 @@
  * makes from shared memory (warpgroup.cuh). There 16 rows of scores read all keys by ldmatrix, 5 reads of 512 bytes for
  * 8 mma, and shared memory was busy four times as long as the tensor cores; here a read serves 64 rows.
  *
- * A block is a warpgroup with 64 queries of one head. Queries stay in shared memory, scores and the result in
- * registers, p goes from them into its product. Values come while scores are computed, the next keys while p v is; what
- * the other blocks of the multiprocessor compute hides the rest. Masks are looked at only in tiles that the diagonal or
- * the window cuts. The longest tiles start first.
+ * A block has 64 queries of one head. Queries stay in shared memory, scores and the result in registers, p goes from
+ * them into its product. Values come while scores are computed, the next keys while p v is; what the other blocks of
+ * the multiprocessor compute hides the rest. Where there are too few blocks for that, a block has two warpgroups, which
+ * take tiles of keys in turn, each at its own pace and with sums of its own, and join them in the end. The longest
+ * tiles start first.
  *
- * FLOPs: 4 head_dim a pair of a query and a key it sees, exponentials 1, and 1 tanh with a cap. Bytes: q and out once,
- * k and v once per tile of queries, from L2: 64 keys are 256 head_dim bytes for 16384 head_dim FLOPs, which at L2's
- * 5.5 TB/s is 350 TFLOP/s.
+ * What p is measured from must not be the largest score, only near it, so that exponentials stay in range: it is raised
+ * when a score lies more than 2^8 above, and sums are seldom scaled.
+ *
+ * FLOPs: 4 head_dim a pair of a query and a key it sees, an exponential and with a cap another and a division. Bytes: q
+ * and out once, k and v once per tile of queries, from L2: 64 keys are 256 head_dim bytes for 16384 head_dim FLOPs,
+ * which at L2's 5.5 TB/s is 350 TFLOP/s. Most of the time goes where neither is: a warp has some 700 instructions a
+ * tile, and too few warps fit beside each other to hide their latency.
  */
 #include "attention_warpgroup.cuh"
 
@@ -18,17 +23,24 @@ namespace esp::attention {
 namespace {
 
 constexpr int kQueries = 64, kKeys = 64;
+constexpr float kSlack = 8; /* log2 of how large p may be */
 
-template <int kDim>
-constexpr int kForwardBytes = 2 * (kQueries + 2 * kKeys) * kDim;
+template <int kDim, int kGroups>
+struct Cut {
+  static constexpr int kThreads = kWarpgroup * kGroups;
+  static constexpr int kSharedBytes = 2 * (kQueries + 2 * kKeys * kGroups) * kDim;
+  static_assert(kGroups == 1 || kQueries * (kDim + 2) * 4 <= 4 * kKeys * kGroups * kDim, "room to join sums in");
+};
 
-template <int kDim>
-__global__ void __launch_bounds__(kWarpgroup)
+template <int kDim, int kGroups>
+__global__ void __launch_bounds__(kWarpgroup *kGroups)
     forward(const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, float *lse, Shape shape) {
   ESP_DYNAMIC_PANELS(shared);
   const Panels<kQueries, kDim> queries{shared};
-  const Panels<kKeys, kDim> keys{queries.data + queries.kElements}, values{keys.data + keys.kElements};
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, row = thread / 32 * 16;
+  bf16 *const tiles = shared + queries.kElements;
+  const int group = kGroups == 1 ? 0 : __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
+  const Panels<kKeys, kDim> keys{tiles + 2 * group * keys.kElements}, values{keys.data + keys.kElements};
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup, lane = thread % 32, row = thread / 32 * 16;
   const int cols = static_cast<int>(shape.head_dim);
   const int block = static_cast<int>(blockIdx.x), head = block % shape.n_heads, kv_head = head / shape.group();
   const int64_t sequence = block / shape.n_heads;
@@ -38,16 +50,22 @@ __global__ void __launch_bounds__(kWarpgroup)
   v += shape.key_at(sequence, kv_head, 0);
   const Scores scores(shape);
 
-  float sum[kDim / 8][4] = {}, largest[2] = {-INFINITY, -INFINITY}, total[2] = {};
-  int j = shape.first_key(i) / kKeys * kKeys;
-  queries.template fetch<kWarpgroup>(q + shape.query_at(sequence, head, i), shape.ld_q, rows, cols, thread);
-  keys.template fetch<kWarpgroup>(k + j * shape.ld_kv, shape.ld_kv, shape.seq_len - j, cols, thread);
+  /* Groups go through as many tiles each: one beyond the end has no keys. */
+  float sum[kDim / 8][4] = {}, base[2] = {-INFINITY, -INFINITY}, total[2] = {};
+  const int first = shape.first_key(i) / kKeys * kKeys;
+  auto fetch = [&](const Panels<kKeys, kDim> &tile, const bf16 *source, int j) {
+    tile.template fetch<kWarpgroup>(source + j * shape.ld_kv, shape.ld_kv, shape.seq_len - j, cols, thread);
+  };
+  queries.template fetch<kWarpgroup * kGroups>(q + shape.query_at(sequence, head, i), shape.ld_q, rows, cols,
+                                               static_cast<int>(threadIdx.x));
+  fetch(keys, k, first + group * kKeys);
   cp_async_commit();
-  for (; j < end; j += kKeys) {
+  for (int step = first; step < end; step += kGroups * kKeys) {
+    const int j = step + group * kKeys;
     cp_async_wait<0>();
     shared_is_written();
-    __syncthreads(); /* keys are there, and nobody reads the last values any more */
-    values.template fetch<kWarpgroup>(v + j * shape.ld_kv, shape.ld_kv, shape.seq_len - j, cols, thread);
+    group_barrier(group); /* keys are there, and nobody reads the last values any more */
+    fetch(values, v, j);
     cp_async_commit();
 
     float p[kKeys / 8][4] = {};
@@ -58,46 +76,52 @@ __global__ void __launch_bounds__(kWarpgroup)
     hold(p);
     cp_async_wait<0>();
     shared_is_written();
-    __syncthreads(); /* values are there, and nobody reads these keys any more */
-    if (j + kKeys < end) {
-      keys.template fetch<kWarpgroup>(k + (j + kKeys) * shape.ld_kv, shape.ld_kv, shape.seq_len - j - kKeys, cols,
-                                      thread);
-    }
+    group_barrier(group); /* values are there, and nobody reads these keys any more */
+    if (step + kGroups * kKeys < end) fetch(keys, k, j + kGroups * kKeys);
     cp_async_commit();
 
     scores.apply(p);
-    const bool masked = !shape.sees_all(i, kQueries, j, kKeys);
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const int query = i + row + 8 * half + lane / 4;
-      float raised = largest[half];
+    if (!shape.sees_all(i, kQueries, j, kKeys)) {
 #pragma unroll
       for (int n = 0; n < kKeys / 8; n++) {
 #pragma unroll
-        for (int e = 2 * half; e < 2 * half + 2; e++) {
-          if (masked && !shape.sees(query, j + 8 * n + 2 * (lane % 4) + e % 2)) p[n][e] = -INFINITY;
-          raised = fmaxf(raised, p[n][e]);
+        for (int e = 0; e < 4; e++) {
+          const int query = i + row + 8 * (e / 2) + lane / 4, key = j + 8 * n + 2 * (lane % 4) + e % 2;
+          if (!shape.sees(query, key)) p[n][e] = -INFINITY;
         }
       }
-      raised = quad_max(raised);
-      const float base = raised == -INFINITY ? 0.0f : raised; /* no key seen yet: every p is 0 */
-      const float keep = exp2_approximate(largest[half] - base);
+    }
+    float keep[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      float largest = p[0][2 * half];
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; n++) largest = fmaxf(largest, fmaxf(p[n][2 * half], p[n][2 * half + 1]));
+      largest = quad_max(largest);
+      const bool raised = largest > base[half] + kSlack;
+      keep[half] = raised ? exp2_approximate(base[half] - largest) : 1.0f;
+      if (raised) base[half] = largest;
+    }
+    if (__any_sync(kAllLanes, keep[0] != 1.0f || keep[1] != 1.0f)) {
+#pragma unroll
+      for (int n = 0; n < kDim / 8; n++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) sum[n][e] *= keep[e / 2];
+      }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const float from = base[half] == -INFINITY ? 0.0f : base[half]; /* no key seen yet: every p is 0 */
       float own = 0;
 #pragma unroll
       for (int n = 0; n < kKeys / 8; n++) {
 #pragma unroll
         for (int e = 2 * half; e < 2 * half + 2; e++) {
-          p[n][e] = exp2_approximate(p[n][e] - base);
+          p[n][e] = exp2_approximate(p[n][e] - from);
           own += p[n][e];
         }
       }
-      total[half] = total[half] * keep + own; /* of this lane's keys */
-      largest[half] = raised;
-#pragma unroll
-      for (int n = 0; n < kDim / 8; n++) {
-        sum[n][2 * half] *= keep;
-        sum[n][2 * half + 1] *= keep;
-      }
+      total[half] = total[half] * keep[half] + own; /* of this lane's keys */
     }
 
     const Weights<kKeys> weights(p);
@@ -109,13 +133,49 @@ __global__ void __launch_bounds__(kWarpgroup)
     hold(sum);
   }
 
-  /* A warp's rows of queries are read by its own products alone, and those are done: they are the way out. */
+  if constexpr (kGroups == 2) { /* thread t of both groups has the same rows and columns */
+    float *const joined = reinterpret_cast<float *>(tiles) + thread;
+    __syncthreads(); /* nobody reads tiles any more */
+    if (group == 1) {
+#pragma unroll
+      for (int n = 0; n < kDim / 8; n++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) joined[(4 * n + e) * kWarpgroup] = sum[n][e];
+      }
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        joined[(kDim / 2 + 2 * half) * kWarpgroup] = base[half];
+        joined[(kDim / 2 + 2 * half + 1) * kWarpgroup] = total[half];
+      }
+    }
+    __syncthreads();
+    if (group == 1) return;
+    float own[2], other[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const float of_other = joined[(kDim / 2 + 2 * half) * kWarpgroup];
+      const float both = fmaxf(base[half], of_other), from = both == -INFINITY ? 0.0f : both;
+      own[half] = exp2_approximate(base[half] - from);
+      other[half] = exp2_approximate(of_other - from);
+      total[half] = own[half] * total[half] + other[half] * joined[(kDim / 2 + 2 * half + 1) * kWarpgroup];
+      base[half] = both;
+    }
+#pragma unroll
+    for (int n = 0; n < kDim / 8; n++) {
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        sum[n][e] = own[e / 2] * sum[n][e] + other[e / 2] * joined[(4 * n + e) * kWarpgroup];
+      }
+    }
+  }
+
+  /* A warp's rows of queries were last read before the last barrier: they are the way out. */
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const float all = quad_sum(total[half]), factor = 1.0f / all;
     const int query = i + row + 8 * half + lane / 4;
     if (lane % 4 == 0 && query < shape.seq_len) {
-      lse[shape.statistic_at(sequence, head, query)] = (largest[half] + log2f(all)) * kLn2;
+      lse[shape.statistic_at(sequence, head, query)] = (base[half] + log2f(all)) * kLn2;
     }
 #pragma unroll
     for (int n = 0; n < kDim / 8; n++) {
@@ -130,11 +190,18 @@ __global__ void __launch_bounds__(kWarpgroup)
                                  lane);
 }
 
+template <int kDim, int kGroups>
+int32_t run(const Shape &s, dim3 grid, const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, float *lse) {
+  using C = Cut<kDim, kGroups>;
+  return ESP_LAUNCH_SHARED((forward<kDim, kGroups>), grid, C::kThreads, C::kSharedBytes, q, k, v, out, lse, s);
+}
+
 template <int kDim>
 int32_t run(const Shape &s, const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, float *lse) {
   const dim3 grid(static_cast<unsigned>(s.batch * s.n_heads),
                   static_cast<unsigned>((s.seq_len + kQueries - 1) / kQueries));
-  return ESP_LAUNCH_SHARED(forward<kDim>, grid, kWarpgroup, kForwardBytes<kDim>, q, k, v, out, lse, s);
+  const bool few = int64_t{grid.x} * grid.y <= hardware().multiprocessors;
+  return few ? run<kDim, 2>(s, grid, q, k, v, out, lse) : run<kDim, 1>(s, grid, q, k, v, out, lse);
 }
 
 }  // namespace

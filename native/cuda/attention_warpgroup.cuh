@@ -8,8 +8,8 @@
 namespace esp::attention {
 
 /* c[64, kB] = a's rows times b's rows, over kDim columns. */
-template <int kDim, int kA, int kB>
-__device__ inline void multiply_rows(float (&c)[kB / 8][4], const Panels<kA, kDim> &a, const Panels<kB, kDim> &b) {
+template <int kDim, int kB>
+__device__ inline void multiply_rows(float (&c)[kB / 8][4], const Panels<64, kDim> &a, const Panels<kB, kDim> &b) {
 #pragma unroll
   for (int column = 0; column < kDim; column += 16) {
     product<false>(c, a.of_rows(0, column), b.of_rows(0, column), column > 0);

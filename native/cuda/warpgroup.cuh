@@ -60,6 +60,11 @@ __device__ inline void products_wait() {
   ESP_WARPGROUP_PTX("wgmma.wait_group.sync.aligned %0;" ::"n"(n) : "memory");
 }
 
+/* A barrier of one warpgroup of the block, number `group`. */
+__device__ inline void group_barrier(int group) {
+  asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "n"(kWarpgroup) : "memory");
+}
+
 /* Between products and what else touches their accumulators: keeps the compiler from moving one across the other. */
 template <int kTiles>
 __device__ inline void hold(float (&c)[kTiles][4]) {
@@ -71,7 +76,7 @@ __device__ inline void hold(float (&c)[kTiles][4]) {
 }
 
 /* Where a tile of panels is, for a product: bits 0-13 its address, 16-29 and 32-45 two strides, all in 16 bytes; 62-63
- * the swizzle (1: 128 bytes). */
+ * the swizzle (1: 128 bytes). What lies n times 16 bytes behind it is at n more. */
 __device__ inline uint64_t descriptor(const void *tile, int leading_bytes, int stride_bytes) {
   return (shared_address(tile) & 0x3ffff) >> 4 | static_cast<uint64_t>(leading_bytes >> 4) << 16 |
          static_cast<uint64_t>(stride_bytes >> 4) << 32 | uint64_t{1} << 62;
@@ -177,6 +182,7 @@ __device__ inline void product(float (&c)[kTiles][4], const uint32_t (&a)[4], ui
 #else
 
 inline void shared_is_written() { emulator::shared_is_written(); }
+inline void group_barrier(int group) { emulator::group_barrier(static_cast<unsigned>(group), kWarpgroup); }
 inline void products_begin() {}
 inline void products_end() { emulator::products_end(); }
 template <int n>
@@ -214,31 +220,33 @@ struct Panels {
   /* For products, 16 columns from `column` on (a multiple of 16) of rows from `row` on (of 8): as a, or as b's
    * transpose. */
   __device__ uint64_t of_rows(int row, int column) const {
-    return descriptor(data + column / 64 * kPanel + row * 64 + column % 64, 16, 1024);
+    return descriptor(data, 16, 1024) + static_cast<uint64_t>(column / 64 * kPanel + row * 64 + column % 64) / 8;
   }
   /* As b: 16 rows from `row` on, columns from `column` on (a multiple of 64). */
   __device__ uint64_t of_columns(int row, int column) const {
-    return descriptor(data + column / 64 * kPanel + row * 64, 2 * kPanel, 1024);
+    return descriptor(data, 2 * kPanel, 1024) + static_cast<uint64_t>(column / 64 * kPanel + row * 64) / 8;
   }
 
   /* Starts to copy kRows rows of `cols` columns of a matrix, of which `rows` exist; zeros elsewhere. By kThreads
    * threads, of which this one is number `thread`. */
   template <int kThreads>
   __device__ void fetch(const bf16 *source, int64_t ld, int rows, int cols, int thread) const {
-    static_assert(kThreads % 8 == 0, "a thread keeps its chunk of a panel");
     constexpr int kRowsAtOnce = kThreads / 8;
+    static_assert(kThreads % 64 == 0 && (kRows % kRowsAtOnce == 0 || kRows < kRowsAtOnce),
+                  "a thread keeps its chunk of a panel, and where that lies");
     const int first = thread / 8, chunk = thread % 8;
+    if (kRows < kRowsAtOnce && first >= kRows) return;
+    const bf16 *from = source + first * ld + 8 * chunk;
+    bf16 *const to = at(first, chunk);
+    const bool whole = cols == kCols && rows >= kRows;
 #pragma unroll
-    for (int panel = 0; panel < kCols / 64; panel++) {
-      const int column = 64 * panel + 8 * chunk;
-      const bf16 *from = source + first * ld + column;
+    for (int r = 0; r < kRows; r += kRowsAtOnce) {
 #pragma unroll
-      for (int r = 0; r < kRows; r += kRowsAtOnce) {
-        const int row = first + r;
-        if (kRows % kRowsAtOnce != 0 && row >= kRows) break;
-        const bool valid = row < rows && column < cols;
-        cp_async_16(at(row, 8 * panel + chunk), valid ? from + r * ld : source, valid);
+      for (int panel = 0; panel < kCols / 64; panel++) {
+        const bool valid = whole || (first + r < rows && 64 * panel + 8 * chunk < cols);
+        cp_async_16(to + r * 64 + panel * kPanel, from + 64 * panel, valid);
       }
+      from += kRowsAtOnce * ld;
     }
   }
 

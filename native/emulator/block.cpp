@@ -59,7 +59,7 @@ constexpr size_t kPage = 4096;
 constexpr size_t kStack = sanitizer::kAddress ? 256 << 10 : 64 << 10; /* its lowest page is never mapped */
 constexpr size_t kSharedBytes = 227 << 10;                            /* a block of Hopper may have as much */
 
-enum class State { kReady, kAtBlock, kAtWarp, kDone };
+enum class State { kReady, kAtBlock, kAtGroup, kAtWarp, kDone };
 
 struct Copy {
   void *target;
@@ -188,6 +188,7 @@ std::string block_name() {
 std::string where(const Fiber &fiber) {
   if (fiber.state == State::kDone) return "ended";
   if (fiber.state == State::kAtBlock) return "wait at __syncthreads";
+  if (fiber.state == State::kAtGroup) return "wait at a group's barrier";
   char mask[16];
   std::snprintf(mask, sizeof mask, "%08x", fiber.mask);
   return std::string("wait at ") + fiber.collective + " of mask " + mask;
@@ -219,6 +220,18 @@ bool release_block() {
   block->passed_votes = block->votes;
   block->arrived = block->votes = 0;
   races::block_barrier();
+  return true;
+}
+
+/* The barrier of threads [first, first + threads). */
+bool release_group(unsigned first, unsigned threads) {
+  for (unsigned i = first; i < first + threads; i++) {
+    if (block->fibers[i].state != State::kAtGroup && block->fibers[i].state != State::kDone) return false;
+  }
+  for (unsigned i = first; i < first + threads; i++) {
+    if (block->fibers[i].state == State::kAtGroup) block->fibers[i].state = State::kReady;
+  }
+  races::group_barrier(first, threads);
   return true;
 }
 
@@ -381,6 +394,16 @@ int block_barrier(bool given) {
   if (given) block->votes++;
   if (!release_block()) yield();
   return static_cast<int>(block->passed_votes);
+}
+
+void group_barrier(unsigned group, unsigned threads) {
+  Fiber *self = block->running;
+  const unsigned first = group * threads, own = index_of(self);
+  if (own < first || own >= first + threads || first + threads > block->fibers.size()) {
+    fault("the barrier of group %u, to which it does not belong", group);
+  }
+  self->state = State::kAtGroup;
+  if (!release_group(first, threads)) yield();
 }
 
 void collective(const char *name, uint32_t mask, void *mine, Combine combine) {

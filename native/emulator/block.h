@@ -68,6 +68,9 @@ const char *fault_message();
 /* Waits for all threads of the block; returns how many gave true. */
 int block_barrier(bool given);
 
+/* Waits for all threads of the group of `threads` that is number `group` in the block, itself one of them. */
+void group_barrier(unsigned group, unsigned threads);
+
 /* What a warp does together. Each lane of `mask` brings `mine`; when the last has come, combine(lanes) is called once,
  * with NULL for lanes that take no part (not in the mask, or ended), and all go on. Lanes that come with another mask
  * or another combine are not waited for. `name` is for messages. */

@@ -20,12 +20,15 @@ namespace {
 
 constexpr uintptr_t kPage = 4096;
 constexpr uint16_t kSeveralLanes = 0x4000; /* | warp */
-constexpr uint16_t kSeveralWarps = 0xffff;
+constexpr uint16_t kWarpsOfGroup = 0x2000; /* | warpgroup */
+constexpr uint16_t kSeveralGroups = 0xffff;
+constexpr unsigned kGroup = 128;
 
-/* Time goes by intervals: one ends at every __syncthreads, and with every block. Within one, the lanes of a warp are
- * ordered by epochs, of which one ends at every __syncwarp. */
+/* Time goes by intervals: one ends at every __syncthreads, and with every block. Within one, the threads of a warpgroup
+ * are ordered by rounds, of which one ends at every barrier of the group, and within one of these the lanes of a warp
+ * by epochs, of which one ends at every __syncwarp. */
 uint32_t launch_start = 1, block_start = 1, now = 1;
-std::vector<uint32_t> epochs; /* of each thread */
+std::vector<uint32_t> rounds, epochs; /* of each thread */
 uint16_t me = 0;
 SharedMemory shared{};
 Range stacks{};
@@ -33,19 +36,30 @@ Range stacks{};
 /* Who touched something last. Accesses of one interval are merged: of those of a warp's lanes, the latest epoch counts.
  */
 struct Accesses {
-  uint32_t interval = 0, epoch = 0;
+  uint32_t interval = 0, round = 0, epoch = 0;
   uint16_t who = 0;
 
+  bool of_several_groups() const { return who == kSeveralGroups; }
+  bool of_several_warps() const { return !of_several_groups() && (who & kWarpsOfGroup) != 0; }
+  bool of_several_lanes() const { return !of_several_groups() && (who & kSeveralLanes) != 0; }
+  unsigned warp() const { return of_several_lanes() ? who & ~kSeveralLanes : who / kWarp; } /* if of one */
+  bool of_my_warp() const { return !of_several_groups() && !of_several_warps() && warp() == me / kWarp; }
+  bool of_my_group() const {
+    if (of_several_groups()) return false;
+    return (of_several_warps() ? who & ~kWarpsOfGroup : warp() * kWarp / kGroup) == me / kGroup;
+  }
+
   void add() {
-    const uint32_t epoch_now = epochs[me];
-    const bool same_warp = who / kWarp == me / kWarp || who == (kSeveralLanes | me / kWarp);
-    if (interval != now || who == me || (same_warp && epoch_now > epoch)) {
-      interval = now;
-      epoch = epoch_now;
-      who = me;
-    } else if (!same_warp) {
-      who = kSeveralWarps;
-    } else if (epoch_now == epoch) {
+    const uint32_t round_now = rounds[me], epoch_now = epochs[me];
+    const bool later =
+        of_my_group() && (round_now > round || (round_now == round && of_my_warp() && epoch_now > epoch));
+    if (interval != now || who == me || later) {
+      *this = {now, round_now, epoch_now, me};
+    } else if (!of_my_group()) {
+      who = kSeveralGroups;
+    } else if (round_now == round && !of_my_warp()) {
+      who = static_cast<uint16_t>(kWarpsOfGroup | me / kGroup);
+    } else if (round_now == round && epoch_now == epoch) {
       who = static_cast<uint16_t>(kSeveralLanes | me / kWarp);
     }
   }
@@ -55,14 +69,14 @@ struct Accesses {
     if (interval < (in_shared ? block_start : launch_start)) return true;
     if (interval < block_start) return false; /* another block of this launch */
     if (interval < now || who == me) return true;
-    const bool same_warp = who / kWarp == me / kWarp || who == (kSeveralLanes | me / kWarp);
-    return same_warp && epoch < epochs[me];
+    return (of_my_group() && round < rounds[me]) || (of_my_warp() && epoch < epochs[me]);
   }
 
   std::string name() const {
     if (interval < block_start) return "another block";
-    if (who == kSeveralWarps) return "threads of several warps";
-    if ((who & kSeveralLanes) != 0) return "lanes of warp " + std::to_string(who & ~kSeveralLanes);
+    if (of_several_groups()) return "threads of several warps";
+    if (of_several_warps()) return "warps of warpgroup " + std::to_string(who & ~kWarpsOfGroup);
+    if (of_several_lanes()) return "lanes of warp " + std::to_string(warp());
     return "thread " + std::to_string(who);
   }
 };
@@ -142,11 +156,11 @@ void touch(Cell &cell, uintptr_t address, bool in_shared, Kind kind, const void 
   }
   if (!cell.read.are_ordered(in_shared)) report(address, kind, cell.read, false, code);
   if (!in_shared && cell.read_by_blocks == launch_start)
-    report(address, kind, Accesses{launch_start, 0, 0}, false, code);
+    report(address, kind, Accesses{launch_start, 0, 0, 0}, false, code);
   if (both_atomic) {
     cell.written.add();
   } else {
-    cell.written = Accesses{now, epochs[me], me};
+    cell.written = Accesses{now, rounds[me], epochs[me], me};
   }
   cell.by_atomics = kind == Kind::kAtomic;
 }
@@ -186,6 +200,7 @@ void start_launch() {
 void start_block(const SharedMemory &memory, Range fibers) {
   shared = memory;
   stacks = fibers;
+  rounds.assign(1024, 0);
   epochs.assign(1024, 0);
   block_start = ++now;
 }
@@ -193,6 +208,11 @@ void start_block(const SharedMemory &memory, Range fibers) {
 void run(unsigned thread) { me = static_cast<uint16_t>(thread); }
 
 void block_barrier() { now++; }
+
+/* Rounds are equal throughout a group. */
+void group_barrier(unsigned first, unsigned threads) {
+  for (unsigned thread = first; thread < first + threads; thread++) rounds[thread]++;
+}
 
 void warp_barrier(uint32_t present) {
   const unsigned first = me / kWarp * kWarp;

@@ -3,7 +3,8 @@
  * kernels by -fsanitize=thread, whose functions are ours (races.cpp) instead of ThreadSanitizer's.
  *
  * Two accesses to a byte, not both reads and not both atomic, by two threads of a launch, are a race unless a barrier
- * lies between them: __syncthreads for threads of a block, __syncwarp for lanes of a warp. Shuffles and votes order
+ * lies between them: __syncthreads for threads of a block, a warpgroup's barrier for its threads, __syncwarp for lanes
+ * of a warp. Shuffles and votes order
  * nothing, as CUDA says. Blocks are never ordered. Whether the accesses came in the right order this time does not
  * matter: a missing barrier is found under any schedule, if a test comes by.
  *
@@ -35,6 +36,7 @@ struct SharedMemory {
 void start_block(const SharedMemory &shared, Range stacks);
 void run(unsigned thread);
 void block_barrier();
+void group_barrier(unsigned first, unsigned threads); /* 128 of them */
 /* The lanes of the running thread's warp that are set in `present` have come to a __syncwarp. */
 void warp_barrier(uint32_t present);
 void read(const void *address, size_t bytes);
@@ -49,6 +51,7 @@ inline void start_launch() {}
 inline void start_block(const SharedMemory &, Range) {}
 inline void run(unsigned) {}
 inline void block_barrier() {}
+inline void group_barrier(unsigned, unsigned) {}
 inline void warp_barrier(uint32_t) {}
 inline void read(const void *, size_t) {}
 inline void write(const void *, size_t) {}
