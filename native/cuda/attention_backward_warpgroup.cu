@@ -36,7 +36,8 @@ struct Cut {
   static constexpr int kThreads = kWarpgroup * kGroups;
   static constexpr int kTileElements = kTile<kDim> * kDim, kGroupElements = 2 * kStages * kTileElements;
   static constexpr int kElements = 2 * kRows * kDim + kGroups * kGroupElements;
-  static constexpr int kSharedBytes = 2 * kElements;
+  static constexpr int kStatistics = 2 * kTile<kDim>; /* lse in log2 and delta, of a stage; by_key's */
+  static constexpr int kSharedBytes = 2 * kElements + 4 * kGroups * kStages * kStatistics;
   static_assert(kGroups == 1 || 4 * kRows * kDim <= 2 * kGroups * kGroupElements, "room to join sums in");
 };
 
@@ -107,11 +108,10 @@ __device__ inline void by_key_of(const bf16 *q, const bf16 *k, const bf16 *v, co
   constexpr int kQueries = kTile<kDim>;
   using Tile = Panels<kQueries, kDim>;
   constexpr bool kOfKeys = kSums != Sums::kValues, kOfValues = kSums != Sums::kKeys;
-  __shared__ __align__(8) float statistics[kGroups][kStages][2][kQueries]; /* lse in log2, delta */
-
   const int group = kGroups == 1 ? 0 : __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
   const Block keys{shared}, values{shared + Block::kElements};
   bf16 *const tiles_of_group = shared + 2 * Block::kElements + group * C::kGroupElements;
+  float *const statistics = reinterpret_cast<float *>(shared + C::kElements) + group * kStages * C::kStatistics;
   auto queries_of = [&](int stage) { return Tile{tiles_of_group + 2 * stage * C::kTileElements}; };
   auto gradients_of = [&](int stage) { return Tile{tiles_of_group + (2 * stage + 1) * C::kTileElements}; };
 
@@ -135,8 +135,9 @@ __device__ inline void by_key_of(const bf16 *q, const bf16 *k, const bf16 *v, co
                                                      cols, thread);
       if (thread < kQueries) {
         const int64_t at = shape.statistic_at(sequence, head, i + thread);
-        statistics[group][stage][0][thread] = thread < count ? lse[at] * kLog2E : 0.0f;
-        statistics[group][stage][1][thread] = thread < count ? delta[at] : 0.0f;
+        float *const of_stage = statistics + stage * C::kStatistics;
+        of_stage[thread] = thread < count ? lse[at] * kLog2E : 0.0f;
+        of_stage[kQueries + thread] = thread < count ? delta[at] : 0.0f;
       }
     }
     cp_async_commit();
@@ -162,7 +163,7 @@ __device__ inline void by_key_of(const bf16 *q, const bf16 *k, const bf16 *v, co
     shared_is_written();
     group_barrier(group); /* this step's tiles are there */
     const Tile queries = queries_of(stage), gradients = gradients_of(stage);
-    const float *lse_log2 = statistics[group][stage][0], *deltas = statistics[group][stage][1];
+    const float *lse_log2 = statistics + stage * C::kStatistics, *deltas = lse_log2 + kQueries;
 
     float p[kQueries / 8][4] = {}, dp[kQueries / 8][4] = {};
     products_begin();

@@ -60,6 +60,11 @@ __global__ void __launch_bounds__(kWarpgroup *kGroups)
                                                static_cast<int>(threadIdx.x));
   fetch(keys, k, first + group * kKeys);
   cp_async_commit();
+  if constexpr (kGroups > 1) {
+    cp_async_wait<0>();
+    shared_is_written();
+    __syncthreads(); /* both groups' halves of the queries are there */
+  }
   for (int step = first; step < end; step += kGroups * kKeys) {
     const int j = step + group * kKeys;
     cp_async_wait<0>();

@@ -1,6 +1,5 @@
 package espalier.kernels;
 
-import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
@@ -187,7 +186,8 @@ class ProductTypesTest extends TypedKernelTest {
 
   /**
    * Equal inputs diverge by exactly 0, saturated logits (300 times the cap) by something finite; a
-   * NaN reaches the loss.
+   * NaN reaches the loss. Of inputs that are not aligned a GPU's library may make the two products
+   * in different ways, so that their logits are not equal: there, within what float32 rounds.
    */
   @ParameterizedTest
   @MethodSource("layouts")
@@ -201,15 +201,17 @@ class ProductTypesTest extends TypedKernelTest {
     broken[DIM] = Float.NaN;
     for (float softcap : new float[] {0, 5}) {
       Limits same = limits(kernels, type, equal, equal, head, softcap);
-      assertArrayEquals(new float[3], same.kl);
-      for (float value : same.gradient) assertEquals(0, Math.abs(value));
+      for (float value : same.kl) assertEquals(0, value, layout.aligned() ? 0 : 1e-12);
+      for (float value : same.gradient) {
+        assertEquals(0, Math.abs(value), layout.aligned() ? 0 : 1e-6);
+      }
       Limits far = limits(kernels, type, saturated, equal, head, softcap);
       for (float value : far.kl) assertTrue(value > 0 && Float.isFinite(value), "kl " + value);
       for (float value : far.gradient) assertTrue(Float.isFinite(value), "gradient " + value);
       Limits nan = limits(kernels, type, broken, equal, head, softcap);
-      assertEquals(0, nan.kl[0]);
+      assertEquals(same.kl[0], nan.kl[0]);
       assertTrue(Float.isNaN(nan.kl[1]));
-      assertEquals(0, nan.kl[2]);
+      assertEquals(same.kl[2], nan.kl[2]);
     }
   }
 

@@ -388,10 +388,17 @@ class SaeEncodeTest extends KernelTest {
     if (e.kind == RELU || e.k == e.m) return border;
     if (e.kind == GROUPMAX) {
       int size = e.m / e.k;
-      for (int i = 0; i < e.m; i++) {
-        for (int j = i / size * size; j < (i / size + 1) * size; j++) {
-          if (j != i) border[i] = Math.max(border[i], z[j]);
+      for (int group = 0; group < e.m; group += size) {
+        int largest = group;
+        double second = 0;
+        for (int i = group; i < group + size; i++) {
+          if (z[i] > z[largest]) largest = i;
         }
+        for (int i = group; i < group + size; i++) {
+          if (i != largest) second = Math.max(second, z[i]);
+        }
+        Arrays.fill(border, group, group + size, Math.max(0, z[largest]));
+        border[largest] = second;
       }
       return border;
     }
