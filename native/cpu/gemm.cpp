@@ -1,10 +1,8 @@
 /*
  * Dense products: c = alpha * op(a) op(b) + beta * c, 2 m n k FLOPs.
  *
- * A tile of c, kStripRows rows of kPanelColumns columns, stays in registers while k runs: a row of the panel of op(b)
- * is loaded, each element of the strip of op(a) broadcast, and multiplied and added. (With 8 lanes 6 x 16: 8 loads for
- * 12 fused multiply-adds, which are what takes time.) Around it are the loops of Goto and van de Geijn, "Anatomy of
- * High-Performance Matrix Multiplication" (2008): a thread's task is some columns of c, cut in
+ * Around the tile in registers (register_tile.h) are the loops of Goto and van de Geijn, "Anatomy of High-Performance
+ * Matrix Multiplication" (2008): a thread's task is some columns of c, cut in
  *
  *   pieces of k, at most kDepth    the task's columns of op(b) are copied to panels, which stay in the level-2 cache
  *   blocks of kBlockRows rows      op(a) is read where it lies, unless its strips would be scattered
@@ -29,7 +27,7 @@ namespace esp {
 namespace {
 
 constexpr int64_t kDepth = 640, kBlockRows = 48, kBlockColumns = 128;
-static_assert(kBlockRows % kStripRows == 0 && kBlockColumns % kPanelColumns == 0, "blocks are whole strips and panels");
+static_assert(kBlockRows % kTileRows == 0 && kBlockColumns % kPanelColumns == 0, "blocks are whole strips and panels");
 
 /* Below this many multiplications, about 20 us, the calling thread does all: see kParallelWork. */
 constexpr int64_t kOneTask = 1 << 20;
@@ -59,59 +57,38 @@ struct Rows {
   int64_t strip, row, step;
 };
 
-/* c[kRowCount][kPanelColumns] = alpha * a panel + beta * c, a's element (r, i) at a[r * row + i * step]. */
-template <int kRowCount>
+/* c[kRows, kPanelColumns] = alpha * a panel + beta * c, a as Rows has it. */
+template <int kRows>
 inline void tile(int64_t k, float alpha, const float *a, int64_t row, int64_t step, const float *panel, float beta,
                  float *c, int64_t ldc) {
-  Lanes sum[kRowCount][kVectors];
-#pragma GCC unroll 12
-  for (int r = 0; r < kRowCount; r++) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; v++) sum[r][v] = Lanes{};
-  }
-  for (int64_t i = 0; i < k; i++) {
-    Lanes b[kVectors];
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; v++) b[v] = load(panel + i * kPanelColumns + v * kLanes);
-#pragma GCC unroll 12
-    for (int r = 0; r < kRowCount; r++) {
-      const float factor = a[r * row + i * step];
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; v++) sum[r][v] += factor * b[v];
-    }
-  }
-#pragma GCC unroll 12
-  for (int r = 0; r < kRowCount; r++) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; v++) {
-      float *target = c + r * ldc + v * kLanes;
-      store(target, beta == 0 ? alpha * sum[r][v] : alpha * sum[r][v] + beta * load(target));
-    }
-  }
+  const RegisterTile<kRows, kTileVectors> tile(k, a, row, step, panel, kPanelColumns);
+  tile.store_to(c, ldc, [=](Lanes sum, const float *before) {
+    return beta == 0 ? alpha * sum : alpha * sum + beta * load(before);
+  });
 }
 
-/* tile<rows>, rows <= kRowCount */
-template <int kRowCount>
+/* tile<rows>, rows <= kMost. (By a lambda, as in tile_product.h, addresses in the loop fall out of registers.) */
+template <int kMost>
 inline void tile_of(int64_t rows, int64_t k, float alpha, const float *a, int64_t row, int64_t step, const float *panel,
                     float beta, float *c, int64_t ldc) {
-  if (rows == kRowCount) {
+  if (rows == kMost) {
     /* A step that the compiler knows is an address for free. */
-    if (step == 1) return tile<kRowCount>(k, alpha, a, row, 1, panel, beta, c, ldc);
-    return tile<kRowCount>(k, alpha, a, 1, kStripRows, panel, beta, c, ldc);
+    if (step == 1) return tile<kMost>(k, alpha, a, row, 1, panel, beta, c, ldc);
+    return tile<kMost>(k, alpha, a, 1, kTileRows, panel, beta, c, ldc);
   }
-  if constexpr (kRowCount > 1) tile_of<kRowCount - 1>(rows, k, alpha, a, row, step, panel, beta, c, ldc);
+  if constexpr (kMost > 1) tile_of<kMost - 1>(rows, k, alpha, a, row, step, panel, beta, c, ldc);
 }
 
 /* Where the rows [0, m) of op(a) lie for terms [0, k); copied if need be. readable: rows that there are. */
 Rows rows_of(const Matrix &a, int64_t m, int64_t k, int64_t readable, float *copy) {
   if (a.transposed) {
     pack_strips(a.at, a.ld, k, m, readable, copy);
-    return {copy, strip_length(k), 1, kStripRows};
+    return {copy, strip_length(k), 1, kTileRows};
   }
-  if (a.ld % kAliasing != 0) return {a.at, a.ld * kStripRows, a.ld, 1};
+  if (a.ld % kAliasing != 0) return {a.at, a.ld * kTileRows, a.ld, 1};
   const int64_t ld = k + kApart;
   for (int64_t i = 0; i < m; i++) std::copy_n(a.at + i * a.ld, k, copy + i * ld);
-  return {copy, ld * kStripRows, ld, 1};
+  return {copy, ld * kTileRows, ld, 1};
 }
 
 /* c[m, n] for n <= kBlockColumns. readable: rows of op(a) that there are from a on. */
@@ -132,17 +109,17 @@ void block_product(int64_t m, int64_t n, int64_t k, float alpha, const Matrix &a
       const Rows rows = rows_of(a.from(top, first), bottom - top, terms, readable - top, copy.rows);
       for (int64_t j = 0; j < n; j += kPanelColumns) {
         const float *panel = copy.panels + j * terms;
-        for (int64_t i = top; i < bottom; i += kStripRows) {
-          const int64_t height = std::min<int64_t>(kStripRows, bottom - i),
+        for (int64_t i = top; i < bottom; i += kTileRows) {
+          const int64_t height = std::min<int64_t>(kTileRows, bottom - i),
                         width = std::min<int64_t>(kPanelColumns, n - j);
-          const float *strip = rows.at + (i - top) / kStripRows * rows.strip;
+          const float *strip = rows.at + (i - top) / kTileRows * rows.strip;
           float *target = c + i * ldc + j;
           if (width == kPanelColumns) {
-            tile_of<kStripRows>(height, terms, alpha, strip, rows.row, rows.step, panel, scale, target, ldc);
+            tile_of<kTileRows>(height, terms, alpha, strip, rows.row, rows.step, panel, scale, target, ldc);
             continue;
           }
-          float edge[kStripRows * kPanelColumns];
-          tile_of<kStripRows>(height, terms, alpha, strip, rows.row, rows.step, panel, 0, edge, kPanelColumns);
+          float edge[kTileRows * kPanelColumns];
+          tile_of<kTileRows>(height, terms, alpha, strip, rows.row, rows.step, panel, 0, edge, kPanelColumns);
           for (int64_t r = 0; r < height; r++) {
             for (int64_t l = 0; l < width; l++) {
               float &element = target[r * ldc + l];

@@ -2,20 +2,18 @@
  * Copies of blocks of matrices in the layouts that gemm.cpp's inner loop reads: one address after another. Internal.
  *
  *   panel   kPanelColumns columns of op(b): [k][kPanelColumns], zeros where the matrix ends before
- *   strip   kStripRows rows of op(a), where a is stored transposed: [k][kStripRows]
+ *   strip   kTileRows rows of op(a), where a is stored transposed: [k][kTileRows]
  */
 #ifndef ESPALIER_CPU_PACK_H
 #define ESPALIER_CPU_PACK_H
 
 #include <algorithm>
 
-#include "lanes.h"
+#include "register_tile.h"
 
 namespace esp {
 
-/* Of a tile of c in registers: with 16 lanes 24 of 32 registers, with 8 lanes 12 of 16; 2 more for a row of the panel.
- */
-constexpr int kStripRows = kLanes == 16 ? 12 : 6, kVectors = 2, kPanelColumns = kVectors * kLanes;
+constexpr int kPanelColumns = kTileVectors * kLanes;
 
 /* t[i * ldt + j] = s[j * lds + i] for i, j < kLanes. Each stage swaps the off-diagonal quarters of squares of 2 half x
  * 2 half: in the end element (i, j) is at (j, i). */
@@ -67,21 +65,21 @@ inline void pack_panel(bool transposed, const float *b, int64_t ldb, int64_t k, 
 /* Strips lie this many floats further apart than they are long, lest they fall into the same few places of a cache. */
 constexpr int64_t kApart = 16;
 
-constexpr int64_t strip_length(int64_t k) { return k * kStripRows + kApart; }
+constexpr int64_t strip_length(int64_t k) { return k * kTileRows + kApart; }
 
 /* Rows [0, m) of op(a), which is stored transposed, as strips: element (i, r) at a[i * lda + r] for i < k.
  *
  * readable: elements of a row of a that there are from a on */
 inline void pack_strips(const float *a, int64_t lda, int64_t k, int64_t m, int64_t readable, float *strips) {
   /* What a vector writes beyond its strip's row, the next row overwrites; what it reads beyond must be there. */
-  const int64_t whole = (readable < m + kLanes ? m - 1 : m) / kStripRows * kStripRows;
+  const int64_t whole = (readable < m + kLanes ? m - 1 : m) / kTileRows * kTileRows;
   for (int64_t i = 0; i < k; i++) { /* rows outside: they are read as they lie */
     const float *row = a + i * lda;
-    float *target = strips + i * kStripRows;
+    float *target = strips + i * kTileRows;
     int64_t r = 0;
-    for (; r < whole; r += kStripRows, target += strip_length(k)) store(target, load(row + r));
-    for (; r < m; r += kStripRows, target += strip_length(k))
-      std::copy_n(row + r, std::min<int64_t>(kStripRows, m - r), target);
+    for (; r < whole; r += kTileRows, target += strip_length(k)) store(target, load(row + r));
+    for (; r < m; r += kTileRows, target += strip_length(k))
+      std::copy_n(row + r, std::min<int64_t>(kTileRows, m - r), target);
   }
 }
 

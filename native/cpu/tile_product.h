@@ -1,21 +1,17 @@
 /*
  * Small dense products on tiles that lie in cache: c (+)= a b, for attention, whose tiles are too small for a call of
- * gemm each. Internal.
- *
- * A block of c stays in registers while k runs: with 16 lanes 8 x 32, which is 16 accumulators, 2 loads and 8
- * broadcasts for 16 fused multiply-adds.
+ * gemm each, and are read where they lie. Internal.
  */
 #ifndef ESPALIER_CPU_TILE_PRODUCT_H
 #define ESPALIER_CPU_TILE_PRODUCT_H
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
-#include "lanes.h"
+#include "register_tile.h"
 
 namespace esp {
-
-constexpr int kTileRows = kLanes == 16 ? 12 : 6;
 
 /* How a tile of a lies in memory: element (row, k) at row * ld + k, or, transposed, at k * ld + row. */
 enum class Layout { kRows, kTransposed };
@@ -29,31 +25,9 @@ inline float element(const float *a, int64_t ld, int64_t row, int64_t k) {
 template <Layout layout, int kRowCount, int kVectors>
 inline void register_block(int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc,
                            bool accumulate) {
-  Lanes sum[kRowCount][kVectors];
-#pragma GCC unroll 12
-  for (int r = 0; r < kRowCount; r++) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; v++) sum[r][v] = Lanes{};
-  }
-  for (int64_t i = 0; i < k; i++) {
-    Lanes row[kVectors];
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; v++) row[v] = load(b + i * ldb + v * kLanes);
-#pragma GCC unroll 12
-    for (int r = 0; r < kRowCount; r++) {
-      const float factor = element<layout>(a, lda, r, i);
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; v++) sum[r][v] += factor * row[v];
-    }
-  }
-#pragma GCC unroll 12
-  for (int r = 0; r < kRowCount; r++) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; v++) {
-      float *target = c + r * ldc + v * kLanes;
-      store(target, accumulate ? load(target) + sum[r][v] : sum[r][v]);
-    }
-  }
+  const int64_t row = layout == Layout::kRows ? lda : 1, step = layout == Layout::kRows ? 1 : lda;
+  const RegisterTile<kRowCount, kVectors> tile(k, a, row, step, b, ldb);
+  tile.store_to(c, ldc, [=](Lanes sum, const float *before) { return accumulate ? load(before) + sum : sum; });
 }
 
 /* The last columns, fewer than kLanes. */
@@ -106,23 +80,22 @@ inline void part_block(int64_t i, int64_t n, int64_t k, const float *a, int64_t 
                                b + term * ldb + column, ldb, c + i * ldc + column, ldc, accumulate);
 }
 
-template <Layout layout, int kRowCount>
-inline void last_block(int64_t rows, int64_t i, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
-                       int64_t ldb, float *c, int64_t ldc, bool accumulate, Part part) {
-  if (rows == kRowCount) return part_block<layout, kRowCount>(i, n, k, a, lda, b, ldb, c, ldc, accumulate, part);
-  if constexpr (kRowCount > 1)
-    last_block<layout, kRowCount - 1>(rows, i, n, k, a, lda, b, ldb, c, ldc, accumulate, part);
+/* body(rows), with rows, 1 to kMost, as a constant. */
+template <int kMost = kTileRows, typename Body>
+inline void with_rows(int64_t rows, const Body &body) {
+  if (rows == kMost) return body(std::integral_constant<int, kMost>());
+  if constexpr (kMost > 1) with_rows<kMost - 1>(rows, body);
 }
 
 /* c[m, n] (+)= a[m, k] b[k, n], or part of it, on the calling thread. */
 template <Layout layout>
 inline void tile_product(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb,
                          float *c, int64_t ldc, bool accumulate, Part part) {
-  int64_t i = 0;
-  for (; i + kTileRows <= m; i += kTileRows) {
-    part_block<layout, kTileRows>(i, n, k, a, lda, b, ldb, c, ldc, accumulate, part);
+  for (int64_t i = 0; i < m; i += kTileRows) {
+    with_rows(std::min<int64_t>(kTileRows, m - i), [=](auto rows) {
+      part_block<layout, decltype(rows)::value>(i, n, k, a, lda, b, ldb, c, ldc, accumulate, part);
+    });
   }
-  if (i < m) last_block<layout, kTileRows - 1>(m - i, i, n, k, a, lda, b, ldb, c, ldc, accumulate, part);
 }
 
 }  // namespace esp

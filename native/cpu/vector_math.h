@@ -11,17 +11,27 @@
 
 namespace esp {
 
+/* The integer n nearest to x in [-127, 127], and 2^n; 2^-127 is 0 here. */
+struct Power {
+  float n, two_to_n;
+};
+
+inline Power nearest_power(float x) {
+  const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer, kept in the low bits */
+  const float shifted = x + magic;
+  const uint32_t exponent = (__builtin_bit_cast(uint32_t, shifted) + 127u) << 23;
+  return {shifted - magic, __builtin_bit_cast(float, exponent)};
+}
+
 /* e^x as 2^n e^r with |r| <= ln 2 / 2 and a polynomial for e^r (coefficients: Cephes expf). Below -87.68, where n is
  * -127, 0, without denormals on the way but for n = -126; above 88.37 it stays at 2.4e38 instead of overflowing. NaN
- * stays NaN. (Nothing is chosen by a comparison but the two clamps, which are one instruction each.) */
+ * stays NaN. Nothing is chosen by a comparison but the two clamps. */
 inline float exp(float x) {
   const float low = -88.02f, high = 88.37f;
   float y = high < x ? high : x;
   y = y < low ? low : y;
-  const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer, kept in the low bits */
-  const float shifted = y * 1.44269504088896341f + magic;
-  const float n = shifted - magic;
-  const float r = (y - n * 0.693359375f) - n * -2.12194440e-4f;
+  const Power power = nearest_power(y * 1.44269504088896341f);
+  const float r = (y - power.n * 0.693359375f) - power.n * -2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
@@ -29,8 +39,7 @@ inline float exp(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  const uint32_t exponent = (__builtin_bit_cast(uint32_t, shifted) + 127u) << 23;
-  return p * __builtin_bit_cast(float, exponent); /* 2^-127 is 0 here */
+  return p * power.two_to_n;
 }
 
 /* 2^x for x <= 127, cheaper than e^x: what n leaves of x is exact. A polynomial for (2^f - 1) / f, |f| <= 1/2, of least
@@ -38,9 +47,8 @@ inline float exp(float x) {
 inline float exp2(float x) {
   const float low = -127.0f;
   const float y = x < low ? low : x;
-  const float magic = 12582912.0f;
-  const float shifted = y + magic;
-  const float f = y - (shifted - magic);
+  const Power power = nearest_power(y);
+  const float f = y - power.n;
   float p = 1.5353361960e-4f;
   p = p * f + 1.3398875017e-3f;
   p = p * f + 9.6184369177e-3f;
@@ -48,8 +56,7 @@ inline float exp2(float x) {
   p = p * f + 2.4022647738e-1f;
   p = p * f + 6.9314718246e-1f;
   p = p * f + 1.0f;
-  const uint32_t exponent = (__builtin_bit_cast(uint32_t, shifted) + 127u) << 23;
-  return p * __builtin_bit_cast(float, exponent);
+  return p * power.two_to_n;
 }
 
 inline float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
