@@ -20,7 +20,7 @@ from peft import LoraConfig, get_peft_model
 
 import family_models
 import random_models
-from compare_live import Case, Group, Undecidable, check_loads, espalier, train
+from compare_live import Case, Group, check_loads, drawn, espalier, train
 from family_models import Family
 from live_cases import Adapter
 from sae import Sae
@@ -31,7 +31,6 @@ FORWARD = 1e-4
 # Relative: sums over many tokens, of which the errors average out.
 LOSS, GRADIENT = 1e-4, 1e-3
 LAYER, WIDTH, ACTIVE, RANK, ALPHA, STEPS = 1, 90, 9, 3, 6.0, 3
-DRAWS = 10  # of a case, until no step of Adam hangs on rounding errors
 
 
 def compare_forward(folder: Path, launcher: str, model, ids: torch.Tensor) -> bool:
@@ -151,15 +150,9 @@ def main() -> int:
             if a.only not in family.name:
                 continue
             print(family.name, flush=True)
-            for attempt in range(DRAWS):
-                folder, seed = (a.keep or Path(temporary)) / f"family-{i}-{attempt}", a.seed + 1000 * i + attempt
-                try:
-                    passed += compare(family, folder, seed, a.launcher)
-                    break
-                except Undecidable:
-                    print("  drawn again: Adam's decision hangs on rounding")
-            else:
-                raise SystemExit(f"{DRAWS} draws, and in each Adam's decision hangs on rounding")
+            root = a.keep or Path(temporary)
+            passed += drawn(lambda attempt: compare(family, root / f"family-{i}-{attempt}", a.seed + 1000 * i + attempt,
+                                                    a.launcher))
     print(f"{sum(passed)} passed, {len(passed) - sum(passed)} failed")
     return 0 if passed and all(passed) else 1
 

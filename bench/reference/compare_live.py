@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 from random import Random
+from typing import Callable
 
 import numpy as np
 import torch
@@ -40,11 +41,22 @@ MARGIN = 1e-5
 
 # Adam's first step is lr g / (|g| + 1e-8): where a gradient is this small, rounding errors of float32 decide on it.
 LEAST_GRADIENT = 1e-7
+DRAWS = 20
 
 
 class Undecidable(Exception):
     """A latent is so near its threshold that float32 may take it for active or not, or a gradient so near 0 that it may
     have either sign."""
+
+
+def drawn(compare: Callable[[int], list[bool]]) -> list[bool]:
+    """compare(attempt) of the first attempt in which no decision hangs on rounding errors."""
+    for attempt in range(DRAWS):
+        try:
+            return compare(attempt)
+        except Undecidable:
+            print("  drawn again: a latent's decision, or Adam's, hangs on rounding")
+    raise SystemExit(f"{DRAWS} draws, and in each a decision hangs on rounding")
 
 
 class Group:
@@ -272,18 +284,15 @@ def main() -> int:
         for i, case in enumerate(cases(Random(a.seed))):
             if a.only and not any(text in case.name for text in a.only):
                 continue
-            for attempt in range(20):
+
+            def draw(attempt: int) -> list[bool]:
                 folder = (a.keep or Path(temporary)) / f"case-{i}-{attempt}"
                 folder.mkdir(parents=True)
                 build(case, folder, a.seed + 1000 * i + attempt)
                 print(case.name)
-                try:
-                    passed += compare(case, folder, a.launcher, a.device)
-                    break
-                except Undecidable:
-                    print("  drawn again: a latent's decision, or Adam's, hangs on rounding")
-            else:
-                raise SystemExit("20 draws, and in each a decision hangs on rounding")
+                return compare(case, folder, a.launcher, a.device)
+
+            passed += drawn(draw)
     print(f"{sum(passed)} passed, {len(passed) - sum(passed)} failed")
     return 0 if passed and all(passed) else 1
 

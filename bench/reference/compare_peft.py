@@ -32,7 +32,7 @@ import family_models
 import live_cases
 import random_models
 from compare_families import make_sae
-from compare_live import GRAD_NORM, KL, MARGIN, Group, Undecidable, compare_evaluate, espalier, spliced, train
+from compare_live import GRAD_NORM, KL, MARGIN, Group, Undecidable, compare_evaluate, drawn, espalier, spliced, train
 from live_cases import ATTENTION, LLAMA3, MLP, PLAIN, Case, llama
 
 # Of the spread of the logits: the same float32 weights but for the order in which an update is summed.
@@ -219,20 +219,19 @@ def check_loss(group: Group, model: Path, out: Path, exact, printed: float) -> N
 
 def compare_choice(choice: Choice, case: Case, root: Path, launcher: str, seed: int) -> list[bool]:
     dtype = (torch.float32, torch.bfloat16, torch.float16)[seed % 3]
-    for attempt in range(20):
+
+    def draw(attempt: int) -> list[bool]:
         folder = root / str(attempt)
         folder.mkdir(parents=True)
         live_cases.build(case, folder, seed + attempt)
         write_adapter(choice, folder / "model", folder / "adapter", seed, dtype)
         ids = torch.from_numpy(np.load(folder / "tokens.npy").astype(np.int64))
-        try:
-            return [compare_evaluate(case, folder, launcher, folder / "adapter", f"evaluate ({dtype})"),
-                    compare_training(case, folder, launcher),
-                    compare_evaluate(case, folder, launcher, folder / "out", "evaluate what was trained"),
-                    compare_merge(folder / "model", folder / "adapter", folder / "merged", launcher, ids)]
-        except Undecidable:
-            print("  drawn again: a latent's decision hangs on rounding")
-    raise SystemExit("20 draws, and in each a latent's decision hangs on rounding")
+        return [compare_evaluate(case, folder, launcher, folder / "adapter", f"evaluate ({dtype})"),
+                compare_training(case, folder, launcher),
+                compare_evaluate(case, folder, launcher, folder / "out", "evaluate what was trained"),
+                compare_merge(folder / "model", folder / "adapter", folder / "merged", launcher, ids)]
+
+    return drawn(draw)
 
 
 def main() -> int:

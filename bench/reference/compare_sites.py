@@ -18,8 +18,8 @@ import transformers
 
 import family_models
 import random_models
-from compare_families import DRAWS, LAYER, WIDTH, compare_adapt, compare_evaluate, make_adapter
-from compare_live import Undecidable
+from compare_families import LAYER, WIDTH, compare_adapt, compare_evaluate, make_adapter
+from compare_live import DRAWS, drawn
 from family_models import Family
 from spliced import place
 
@@ -91,16 +91,10 @@ def main() -> int:
                 if a.only not in name:
                     continue
                 print(name, flush=True)
-                for attempt in range(DRAWS):
-                    folder = (a.keep or Path(temporary)) / f"case-{i}-{j}-{attempt}"
-                    seed = a.seed + 1000 * i + DRAWS * j + attempt
-                    try:
-                        passed += compare(family, folder, seed, kind, site, normalize, a.launcher)
-                        break
-                    except Undecidable:
-                        print("  drawn again: Adam's decision hangs on rounding")
-                else:
-                    raise SystemExit(f"{DRAWS} draws, and in each Adam's decision hangs on rounding")
+                root = a.keep or Path(temporary)
+                passed += drawn(lambda attempt: compare(
+                    family, root / f"case-{i}-{j}-{attempt}", a.seed + 1000 * i + DRAWS * j + attempt, kind, site, normalize,
+                    a.launcher))
     print(f"{sum(passed)} passed, {len(passed) - sum(passed)} failed")
     return 0 if passed and all(passed) else 1
 
