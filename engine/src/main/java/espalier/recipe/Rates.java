@@ -13,6 +13,7 @@ import java.util.Arrays;
 record Rates(Device device) {
 
   private static final int WARM = 2;
+  private static final double LEAST_SECONDS = 1e-3;
 
   /** Edge of the matrices of {@link #gemm}: enough work for the device in question. */
   static long edge() {
@@ -23,15 +24,26 @@ record Rates(Device device) {
     };
   }
 
-  /** Median seconds of one call, timed by the device. */
+  /**
+   * Median seconds of one call, timed by the device; of short ones, as many one behind the other as
+   * take {@value #LEAST_SECONDS} s: starting a clock costs a GPU several microseconds.
+   */
   double seconds(int repeats, Runnable work) {
     for (int i = 0; i < WARM; i++) {
       work.run();
     }
     device.synchronize();
+    int calls = (int) Math.clamp(Math.ceil(LEAST_SECONDS / device.seconds(work)), 1, 100);
     double[] seconds = new double[repeats];
     for (int i = 0; i < repeats; i++) {
-      seconds[i] = device.seconds(work);
+      seconds[i] =
+          device.seconds(
+                  () -> {
+                    for (int call = 0; call < calls; call++) {
+                      work.run();
+                    }
+                  })
+              / calls;
     }
     Arrays.sort(seconds);
     return seconds[repeats / 2];
