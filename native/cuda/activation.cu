@@ -2,7 +2,7 @@
  * The activation of an MLP without a gate: out = act(x), and its gradient.
  *
  * Elements moved: 2 n forward, 3 n backward; 25 to 60 FLOPs each: bound by memory. A thread takes packs of 16 bytes a
- * grid apart. Not run on a GPU yet.
+ * grid apart.
  */
 #include "activation.cuh"
 

@@ -16,8 +16,7 @@
  * rest is computed; the other tile (q, k) comes while the next dp is. So one buffer each is enough.
  *
  * FLOPs: 14 head_dim a pair of a query and a key it sees: 7 products, two of them (s, dp) computed in both kernels.
- * Bytes: by_key reads q and d_out once a tile of keys, by_query k and v once a tile of queries, from L2. Not run on a
- * GPU yet.
+ * Bytes: by_key reads q and d_out once a tile of keys, by_query k and v once a tile of queries, from L2.
  */
 #include "attention.cuh"
 #include "tile.cuh"

@@ -5,7 +5,7 @@
  * Bound by memory. What a step converts, parameters to their copy in bfloat16, is aligned and goes by packs. Bytes of
  * files may lie at any alignment, so that elements are put together from bytes: files are converted once. A
  * transposition goes by tiles of 32 x 32 in shared memory, a column wider than a tile against bank conflicts: both
- * sides are then touched in rows of 64 bytes or more. Not run on a GPU yet.
+ * sides are then touched in rows of 64 bytes or more.
  */
 #include "vector.cuh"
 

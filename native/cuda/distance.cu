@@ -3,7 +3,7 @@
  *
  * Elements moved: 2 tokens d; bound by memory. A block takes a row of keep_rows. Of distances it takes a sequence, its
  * warps rows in turn, whose sums are added in order of warps, in float64: an evaluation has hundreds of sequences, so
- * that the multiprocessors have work. Not run on a GPU yet.
+ * that the multiprocessors have work.
  */
 #include "vector.cuh"
 

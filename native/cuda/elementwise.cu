@@ -4,7 +4,7 @@
  *
  * A thread takes packs of 16 bytes a grid apart, so that a warp reads 512 bytes in a row; where a flag or a vector
  * belongs to a row, a block takes a row. Sums go by a fixed order, in float64: columns.cuh and sums.cuh. Dropout costs
- * two 64-bit products an element, about as long as its memory takes. Not run on a GPU yet.
+ * two 64-bit products an element, about as long as its memory takes.
  */
 #include "columns.cuh"
 #include "sums.cuh"

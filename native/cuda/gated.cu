@@ -2,7 +2,7 @@
  * Gated MLP: out = act(gate) * up, where gate and up are the halves of a row (SwiGLU, GeGLU: Shazeer 2020).
  *
  * Elements moved: 3 rows d forward, 5 rows d backward; 30 to 60 FLOPs each: bound by memory. A block takes a row, a
- * thread packs of 16 bytes of it. Not run on a GPU yet.
+ * thread packs of 16 bytes of it.
  */
 #include "activation.cuh"
 

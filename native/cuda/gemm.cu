@@ -4,7 +4,7 @@
  * cuBLAS takes matrices by columns. A row-major c [m, n] is, by columns, its transpose [n, m] = op(b)^T op(a)^T: the
  * operands change places and keep their flags. Sums are float32 for both types (CUBLAS_COMPUTE_32F; TF32 is not used
  * unless NVIDIA_TF32_OVERRIDE forces it), and a bfloat16 result is rounded once: the handle must have
- * CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION. 2 m n k FLOPs. Not run on a GPU yet.
+ * CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION. 2 m n k FLOPs.
  */
 #include "gemm.cuh"
 

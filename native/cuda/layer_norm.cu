@@ -5,7 +5,7 @@
  * Elements moved: 2 rows d forward, 4 rows d with the sum, 3 or 4 rows d backward; about 8 FLOPs each: bound by memory.
  * A block takes a row, a thread packs of 16 bytes of it: later readings come from cache. The variance is that of the
  * centred row. Sums are float64 between packs; of float32 rows, every term is (at 1/64 of float32's rate on sm_89, 1/2
- * on sm_80 and sm_90). The parameters' gradients: columns.cuh. Not run on a GPU yet.
+ * on sm_80 and sm_90). The parameters' gradients: columns.cuh.
  */
 #include "columns.cuh"
 #include "vector.cuh"

@@ -12,7 +12,7 @@
  * 8 for 32 with 256.
  *
  * FLOPs: 2 m n k + sum of 2 m n_p r_p. Bytes: x and w once, y once or twice; x, w and y again as often as tiles share
- * them, from L2: neighbouring blocks work on the same columns of w. Not run on a GPU yet.
+ * them, from L2: neighbouring blocks work on the same columns of w.
  */
 #include "linear.cuh"
 #include "tile.cuh"

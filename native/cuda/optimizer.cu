@@ -4,7 +4,7 @@
  * Bytes: 4 n for the norm, 28 n for AdamW; about 15 FLOPs an element: bound by memory. Threads take packs of 16 bytes;
  * sums are float64 (sums.cuh). What depends on the step is read and computed on the device, once a block, so that a
  * recorded step can be replayed. The host cannot look at control: a step below 1 makes NaN here. Parameters are
- * float32; esp_convert makes their copy in bfloat16. Not run on a GPU yet.
+ * float32; esp_convert makes their copy in bfloat16.
  */
 #include "sums.cuh"
 

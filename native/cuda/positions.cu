@@ -2,8 +2,7 @@
  * Learned positions: out[t] = x[t] + table[t % seq_len], and the table's gradient.
  *
  * Elements moved: 2 tokens d forward beside the table, tokens d backward; bound by memory. A thread takes a pack of 16
- * bytes: forward of the activations, backward of the table, for which it adds the sequences in order, in float64. Not
- * run on a GPU yet.
+ * bytes: forward of the activations, backward of the table, for which it adds the sequences in order, in float64.
  */
 #include "columns.cuh"
 #include "vector.cuh"

@@ -5,7 +5,7 @@
  * Elements moved: 2 rows d forward, 4 rows d with the sum, 3 or 4 rows d backward; about 4 FLOPs each: bound by memory.
  * A block takes a row, a thread a pack of 16 bytes of it: the second reading comes from cache. Sums are float64 between
  * packs, as rows that hold an attention sink span five orders of magnitude; of float32 rows, every term is (at 1/64 of
- * float32's rate on sm_89, 1/2 on sm_80 and sm_90). The weight's gradient: columns.cuh. Not run on a GPU yet.
+ * float32's rate on sm_89, 1/2 on sm_80 and sm_90). The weight's gradient: columns.cuh.
  */
 #include "columns.cuh"
 #include "vector.cuh"

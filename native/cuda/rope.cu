@@ -3,7 +3,7 @@
  * as Hugging Face stores Llama's weights.
  *
  * Elements moved: 2 tokens n_heads rotary_dim, 6 FLOPs a pair: bound by memory. A block takes a token, a thread a pack
- * of 16 bytes of the first half of a head and its partner in the second. Not run on a GPU yet.
+ * of 16 bytes of the first half of a head and its partner in the second.
  */
 #include "vector.cuh"
 

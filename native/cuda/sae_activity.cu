@@ -3,7 +3,7 @@
  * the running threshold, and the pull of the number of active latents towards its target.
  *
  * 8 bytes an entry, 12 bytes a latent, a few microseconds of latency. Everything counted is a whole number below 2^53:
- * sums of these in float64 are exact, so that atomics in any order give the same. Not run on a GPU yet.
+ * sums of these in float64 are exact, so that atomics in any order give the same.
  */
 #include "device.cuh"
 

@@ -5,7 +5,7 @@
  * as sae_largest.cuh does in a row: three passes over the values, 4 bytes an entry, at the speed of one multiprocessor
  * (about 20 us a pass and 2 MB); and where not all entries equal to it stay, the last that does. Then a warp takes a
  * row and moves what stays to its front. What was found goes from one kernel to the other in a variable of the
- * library's own: kernels go to one stream. Not run on a GPU yet.
+ * library's own: kernels go to one stream.
  */
 #include <climits>
 

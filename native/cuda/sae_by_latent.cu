@@ -8,7 +8,7 @@
  *
  * 4 bytes an entry four times and 4 m bytes twice; bound by latency. A warp takes a token, then a latent. Most latents
  * have few entries: up to 32 are ranked by shuffles; more are sorted by the block in shared memory, or beyond its 4096
- * where they are. Not run on a GPU yet.
+ * where they are.
  */
 #include <climits>
 

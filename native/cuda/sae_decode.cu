@@ -7,7 +7,7 @@
  * a token. Sums of rows: a thread takes a pack of 16 bytes of the columns and goes through the list in order, so that a
  * warp reads 512 bytes of a row at a time and four rows are on their way. Products: a warp takes an entry, of which d /
  * 32 columns fall to a lane; d_out[t] comes from L1 after the first. Sums in float32, each in one order; a column's
- * bits are the same in a slice of the table, whatever pack that is read in. Not run on a GPU yet.
+ * bits are the same in a slice of the table, whatever pack that is read in.
  */
 #include "sae_strips.cuh"
 #include "vector.cuh"

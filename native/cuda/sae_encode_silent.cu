@@ -4,7 +4,6 @@
  * How many are silent is known to the device alone, so that z is made of all latents, a chunk of rows at a time, and
  * the others are left out when the largest are searched: 2 tokens d m FLOPs, as much as encoding itself. Once training
  * runs well few latents are silent; a product of their rows alone would save what they are too few for.
- * Not run on a GPU yet.
  */
 #include "sae_dense.cuh"
 #include "sae_largest.cuh"

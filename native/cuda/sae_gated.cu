@@ -5,7 +5,7 @@
  *   value = relu(g p + b_mag);  d_pre = g d_value 1[value > 0] + d_gate + l1
  *
  * A few operations and 12 to 20 bytes an entry. Forward, a warp takes a token; backward, a latent, whose sums are made
- * in float64 in one order. Not run on a GPU yet.
+ * in float64 in one order.
  */
 #include "device.cuh"
 

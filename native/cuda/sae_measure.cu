@@ -6,7 +6,7 @@
  * nobody waits for anybody. Statistics: a warp takes rows in turn, blocks leave their parts in a table that one more
  * kernel adds up; how often latents fire are integers, which may be counted in any order; sums of columns as in
  * columns.cuh. All sums in float64 (at 1/64 of float32's rate on sm_89, 1/2 on sm_80 and sm_90): a few tokens
- * (attention sinks) have norms a hundred times the others'. Not run on a GPU yet.
+ * (attention sinks) have norms a hundred times the others'.
  */
 #include "columns.cuh"
 #include "vector.cuh"

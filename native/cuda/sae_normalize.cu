@@ -5,7 +5,7 @@
  *
  * Gradients go through the statistics: spread = |u| / sqrt(n) has the derivative u / (n spread).
  * 2 to 5 elements moved a column of a token: bound by memory. A block takes a row, a thread packs of 16 bytes of it:
- * the second reading comes from cache. Sums in float64. Not run on a GPU yet.
+ * the second reading comes from cache. Sums in float64.
  */
 #include "vector.cuh"
 

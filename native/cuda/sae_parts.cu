@@ -6,7 +6,7 @@
  * one (sae_list.cuh): the filled ones are listed, or the k largest of them (sae_largest.cuh), with prefix sums for the
  * order. 8 bytes an entry, 4 more three or four times for the k largest, from L1: what is moved is little beside the
  * lists' way between GPUs. part, join: a warp takes a token, 8 bytes an entry. Columns: a thread takes a pack of 16
- * bytes; 2 elements moved for each of the output. Not run on a GPU yet.
+ * bytes; 2 elements moved for each of the output.
  */
 #include <climits>
 

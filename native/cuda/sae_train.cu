@@ -7,7 +7,7 @@
  * shared memory at a time. Nobody else touches these rows, so there are no atomics. A latent that is active in every
  * token keeps one block a strip busy: 75 MB of 8192 tokens at d 2304 in bfloat16.
  * activation_backward: a warp takes a latent (thresholds), then a token. normalize_rows, remove_parallel: a block takes
- * a row; 8 and 12 d bytes. Not run on a GPU yet.
+ * a row; 8 and 12 d bytes.
  */
 #include "sae_strips.cuh"
 #include "vector.cuh"
