@@ -53,72 +53,61 @@ __device__ inline uint32_t bits_of(bf16 low, bf16 high) {
   return static_cast<uint32_t>(__bfloat16_as_ushort(high)) << 16 | __bfloat16_as_ushort(low);
 }
 
-/* N elements from `address`: 1, or a multiple of what 16 bytes hold. */
-template <int N>
-__device__ inline Pack<N> load(const float *address) {
-  Pack<N> pack;
-  if constexpr (N == 1) {
-    pack[0] = *address;
-  } else {
+/* 16 bytes of T as floats, and back. */
+template <typename T>
+__device__ inline Pack<kPack<T>> unpacked(uint4 bits) {
+  const uint32_t words[] = {bits.x, bits.y, bits.z, bits.w};
+  Pack<kPack<T>> pack;
 #pragma unroll
-    for (int i = 0; i < N; i += 4) {
-      const uint4 bits = load_16(address + i);
-      pack[i] = __uint_as_float(bits.x);
-      pack[i + 1] = __uint_as_float(bits.y);
-      pack[i + 2] = __uint_as_float(bits.z);
-      pack[i + 3] = __uint_as_float(bits.w);
+  for (int w = 0; w < 4; w++) {
+    if constexpr (std::is_same_v<T, float>) {
+      pack[w] = __uint_as_float(words[w]);
+    } else {
+      pack[2 * w] = __uint_as_float(words[w] << 16);
+      pack[2 * w + 1] = __uint_as_float(words[w] & 0xffff0000u);
     }
   }
   return pack;
 }
 
-template <int N>
-__device__ inline Pack<N> load(const bf16 *address) {
+template <typename T, int N>
+__device__ inline uint4 packed(const Pack<N> &pack, int first = 0) {
+  uint32_t words[4];
+#pragma unroll
+  for (int w = 0; w < 4; w++) {
+    if constexpr (std::is_same_v<T, float>) {
+      words[w] = __float_as_uint(pack[first + w]);
+    } else {
+      words[w] = bits_of(rounded<bf16>(pack[first + 2 * w]), rounded<bf16>(pack[first + 2 * w + 1]));
+    }
+  }
+  return make_uint4(words[0], words[1], words[2], words[3]);
+}
+
+/* N elements from `address`: 1, or a multiple of what 16 bytes hold. */
+template <int N, typename T>
+__device__ inline Pack<N> load(const T *address) {
   Pack<N> pack;
   if constexpr (N == 1) {
     pack[0] = to_float(*address);
   } else {
 #pragma unroll
-    for (int i = 0; i < N; i += 8) {
-      const uint4 bits = load_16(address + i);
-      const uint32_t words[] = {bits.x, bits.y, bits.z, bits.w};
+    for (int i = 0; i < N; i += kPack<T>) {
+      const Pack<kPack<T>> part = unpacked<T>(load_16(address + i));
 #pragma unroll
-      for (int w = 0; w < 4; w++) {
-        pack[i + 2 * w] = __uint_as_float(words[w] << 16);
-        pack[i + 2 * w + 1] = __uint_as_float(words[w] & 0xffff0000u);
-      }
+      for (int e = 0; e < kPack<T>; e++) pack[i + e] = part[e];
     }
   }
   return pack;
 }
 
-template <int N>
-__device__ inline void store(float *address, const Pack<N> &pack) {
+template <int N, typename T>
+__device__ inline void store(T *address, const Pack<N> &pack) {
   if constexpr (N == 1) {
-    *address = pack[0];
+    *address = rounded<T>(pack[0]);
   } else {
 #pragma unroll
-    for (int i = 0; i < N; i += 4) {
-      store_16(address + i, make_uint4(__float_as_uint(pack[i]), __float_as_uint(pack[i + 1]),
-                                       __float_as_uint(pack[i + 2]), __float_as_uint(pack[i + 3])));
-    }
-  }
-}
-
-template <int N>
-__device__ inline void store(bf16 *address, const Pack<N> &pack) {
-  if constexpr (N == 1) {
-    *address = rounded<bf16>(pack[0]);
-  } else {
-#pragma unroll
-    for (int i = 0; i < N; i += 8) {
-      uint32_t words[4];
-#pragma unroll
-      for (int w = 0; w < 4; w++) {
-        words[w] = bits_of(rounded<bf16>(pack[i + 2 * w]), rounded<bf16>(pack[i + 2 * w + 1]));
-      }
-      store_16(address + i, make_uint4(words[0], words[1], words[2], words[3]));
-    }
+    for (int i = 0; i < N; i += kPack<T>) store_16(address + i, packed<T>(pack, i));
   }
 }
 
