@@ -7,17 +7,18 @@
  *
  * by_key: a block has 64 keys of a key/value head, and goes through tiles of the queries that see any of them, one head
  * of the group after the other. It computes transposed scores [keys, queries], whose accumulators are laid out as the
- * left operands of both sums, d_v and d_k. With more than 128 columns these do not fit into a warpgroup's registers
- * together, and it has one of them: p is computed twice then, but nothing is exchanged through shared memory. The other
- * is its neighbour's, which reads the same tiles; or, where these would be too few blocks, another block's.
+ * left operands of both sums, d_v and d_k. With more than 128 columns these do not fit into registers together, and a
+ * block has one of them: p is computed twice then, but nothing is exchanged through shared memory.
  * by_query: a block has 64 queries of a head, and goes through tiles of keys.
  *
- * Else kGroups warpgroups take tiles in turn, each at its own pace and with a sum of its own, and join them in the end:
- * two where one would be alone on its multiprocessor, which could not hide its instructions' latency. The next tile
- * comes while one is worked on.
+ * In both, kGroups warpgroups take tiles in turn, each at its own pace and with a sum of its own, and join them in the
+ * end: two where one would be alone on its multiprocessor, which could not hide its instructions' latency. The next
+ * tile comes while one is worked on.
  *
- * FLOPs: 14 head_dim a pair of a query and a key it sees, 16 above 128 columns: 7 or 8 products. Bytes: by_key reads q
- * and d_out once a tile of keys, by_query k and v once a tile of queries, from L2.
+ * FLOPs: 14 head_dim a pair of a query and a key it sees, 16 above 128 columns: 7 or 8 products. On an H200, 4
+ * sequences of 1024 tokens: by_key and by_query 0.122 and 0.061 ms with 32 heads of 64 columns, 0.092 and 0.063 with 16
+ * of 128, 0.166 and 0.089 with 8 of 256 and a cap. Bytes: by_key reads q and d_out once a tile of keys, by_query k and
+ * v once a tile of queries, from L2.
  */
 #include "attention_warpgroup.cuh"
 
@@ -31,16 +32,15 @@ constexpr int kStages = 2;
 template <int kDim>
 constexpr int kTile = kDim <= 128 ? 64 : 32;
 
-/* Two matrices of the block's rows, and for each warpgroup, or for all `together`, two stages of two tiles. */
-template <int kDim, int kGroups, bool kTogether = false>
+/* Two matrices of the block's rows, and for each warpgroup two stages of two tiles. */
+template <int kDim, int kGroups>
 struct Cut {
-  static constexpr int kThreads = kWarpgroup * kGroups, kOwners = kTogether ? 1 : kGroups;
-  static constexpr int kTileRows = kTogether ? 64 : kTile<kDim>;
-  static constexpr int kTileElements = kTileRows * kDim, kGroupElements = 2 * kStages * kTileElements;
-  static constexpr int kElements = 2 * kRows * kDim + kOwners * kGroupElements;
-  static constexpr int kStatistics = 2 * kTileRows; /* lse in log2 and delta, of a stage; by_key's */
-  static constexpr int kSharedBytes = 2 * kElements + 4 * kOwners * kStages * kStatistics;
-  static_assert(kOwners == 1 || 4 * kRows * kDim <= 2 * kGroups * kGroupElements, "room to join sums in");
+  static constexpr int kThreads = kWarpgroup * kGroups;
+  static constexpr int kTileElements = kTile<kDim> * kDim, kGroupElements = 2 * kStages * kTileElements;
+  static constexpr int kElements = 2 * kRows * kDim + kGroups * kGroupElements;
+  static constexpr int kStatistics = 2 * kTile<kDim>; /* lse in log2 and delta, of a stage; by_key's */
+  static constexpr int kSharedBytes = 2 * kElements + 4 * kGroups * kStages * kStatistics;
+  static_assert(kGroups == 1 || 4 * kRows * kDim <= 2 * kGroups * kGroupElements, "room to join sums in");
 };
 
 /* The sum of both groups' `sum` in the first one's; thread t of both has the same elements. */
@@ -99,18 +99,18 @@ __device__ inline void weigh(float (&p)[kTiles][4], float (&dp)[kTiles][4], cons
   }
 }
 
-/* What a warpgroup computes. */
+/* What a block computes. */
 enum class Sums { kBoth, kKeys, kValues };
 
-template <int kDim, Sums kSums, int kGroups, bool kTogether = false>
+template <int kDim, Sums kSums, int kGroups>
 __device__ inline void by_key_of(const bf16 *q, const bf16 *k, const bf16 *v, const float *lse, const bf16 *d_out,
                                  const float *delta, bf16 *d_k, bf16 *d_v, const Shape &shape, bf16 *shared) {
-  using C = Cut<kDim, kGroups, kTogether>;
+  using C = Cut<kDim, kGroups>;
   using Block = Panels<kRows, kDim>;
-  constexpr int kQueries = C::kTileRows, kFetching = kTogether ? C::kThreads : kWarpgroup;
+  constexpr int kQueries = kTile<kDim>;
   using Tile = Panels<kQueries, kDim>;
   constexpr bool kOfKeys = kSums != Sums::kValues, kOfValues = kSums != Sums::kKeys;
-  const int group = C::kOwners == 1 ? 0 : __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
+  const int group = kGroups == 1 ? 0 : __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
   const Block keys{shared}, values{shared + Block::kElements};
   bf16 *const tiles_of_group = shared + 2 * Block::kElements + group * C::kGroupElements;
   float *const statistics = reinterpret_cast<float *>(shared + C::kElements) + group * kStages * C::kStatistics;
@@ -118,14 +118,6 @@ __device__ inline void by_key_of(const bf16 *q, const bf16 *k, const bf16 *v, co
   auto gradients_of = [&](int stage) { return Tile{tiles_of_group + (2 * stage + 1) * C::kTileElements}; };
 
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup, lane = thread % 32, row = thread / 32 * 16;
-  const int fetching = kTogether ? static_cast<int>(threadIdx.x) : thread;
-  auto barrier = [&] { /* of those who read the same tiles */
-                       if constexpr (kTogether) {
-                         __syncthreads();
-                       } else {
-                         group_barrier(group);
-                       }
-  };
   const int cols = static_cast<int>(shape.head_dim);
   const int block = static_cast<int>(blockIdx.x), kv_head = block % shape.n_kv_heads;
   const int64_t sequence = block / shape.n_kv_heads;
@@ -139,15 +131,15 @@ __device__ inline void by_key_of(const bf16 *q, const bf16 *k, const bf16 *v, co
   auto fetch = [&](int step, int stage) {
     if (step < steps) {
       const int head = kv_head * shape.group() + step / tiles, i = query_of(step), count = shape.seq_len - i;
-      queries_of(stage).template fetch<kFetching>(q + shape.query_at(sequence, head, i), shape.ld_q, count, cols,
-                                                  fetching);
-      gradients_of(stage).template fetch<kFetching>(d_out + shape.d_out_at(sequence, head, i), shape.ld_d_out(), count,
-                                                    cols, fetching);
-      if (fetching < kQueries) {
-        const int64_t at = shape.statistic_at(sequence, head, i + fetching);
+      queries_of(stage).template fetch<kWarpgroup>(q + shape.query_at(sequence, head, i), shape.ld_q, count, cols,
+                                                   thread);
+      gradients_of(stage).template fetch<kWarpgroup>(d_out + shape.d_out_at(sequence, head, i), shape.ld_d_out(), count,
+                                                     cols, thread);
+      if (thread < kQueries) {
+        const int64_t at = shape.statistic_at(sequence, head, i + thread);
         float *const of_stage = statistics + stage * C::kStatistics;
-        of_stage[fetching] = fetching < count ? lse[at] * kLog2E : 0.0f;
-        of_stage[kQueries + fetching] = fetching < count ? delta[at] : 0.0f;
+        of_stage[thread] = thread < count ? lse[at] * kLog2E : 0.0f;
+        of_stage[kQueries + thread] = thread < count ? delta[at] : 0.0f;
       }
     }
     cp_async_commit();
@@ -155,23 +147,23 @@ __device__ inline void by_key_of(const bf16 *q, const bf16 *k, const bf16 *v, co
 
   const int64_t at = shape.key_at(sequence, kv_head, j);
   keys.template fetch<C::kThreads>(k + at, shape.ld_kv, rows, cols, static_cast<int>(threadIdx.x));
-  if constexpr (kOfKeys || kTogether) {
+  if constexpr (kOfKeys) {
     values.template fetch<C::kThreads>(v + at, shape.ld_kv, rows, cols, static_cast<int>(threadIdx.x));
   }
   fetch(group, 0);
-  if constexpr (C::kOwners > 1) {
+  if constexpr (kGroups > 1) {
     cp_async_wait<0>();
     shared_is_written();
     __syncthreads(); /* both groups' halves of keys and values are there */
   }
   float d_key[kOfKeys ? kDim / 8 : 1][4] = {}, d_value[kOfValues ? kDim / 8 : 1][4] = {};
   int stage = 0;
-  for (int step = group; step < steps; step += C::kOwners) {
-    barrier(); /* nobody reads the tiles of the step before any more */
-    fetch(step + C::kOwners, stage ^ 1);
+  for (int step = group; step < steps; step += kGroups) {
+    group_barrier(group); /* nobody reads the tiles of the step before any more */
+    fetch(step + kGroups, stage ^ 1);
     cp_async_wait<1>();
     shared_is_written();
-    barrier(); /* this step's tiles are there */
+    group_barrier(group); /* this step's tiles are there */
     const Tile queries = queries_of(stage), gradients = gradients_of(stage);
     const float *lse_log2 = statistics + stage * C::kStatistics, *deltas = lse_log2 + kQueries;
 
@@ -213,32 +205,27 @@ __device__ inline void by_key_of(const bf16 *q, const bf16 *k, const bf16 *v, co
   }
 
   bf16 *const tiles_of_block = shared + 2 * Block::kElements;
-  if constexpr (C::kOwners > 1) {
+  if constexpr (kGroups > 1) {
     if constexpr (kOfKeys) join(d_key, group, thread, tiles_of_block);
     if constexpr (kOfValues) join(d_value, group, thread, tiles_of_block);
     if (group > 0) return;
   }
-  barrier(); /* nobody reads keys and values any more */
+  group_barrier(0); /* nobody reads keys and values any more */
   if constexpr (kOfKeys) store(d_key, shape.scale, keys, d_k + at, shape.ld_kv, rows, cols, thread);
   if constexpr (kOfValues) store(d_value, 1, values, d_v + at, shape.ld_kv, rows, cols, thread);
 }
 
-/* kTogether: two warpgroups with a sum each. */
-template <int kDim, int kGroups, bool kTogether>
+template <int kDim, int kGroups>
 __global__ void __launch_bounds__(kWarpgroup *kGroups)
     by_key(const bf16 *q, const bf16 *k, const bf16 *v, const float *lse, const bf16 *d_out, const float *delta,
            bf16 *d_k, bf16 *d_v, Shape shape) {
   ESP_DYNAMIC_PANELS(shared);
   if constexpr (kDim <= 128) {
     by_key_of<kDim, Sums::kBoth, kGroups>(q, k, v, lse, d_out, delta, d_k, d_v, shape, shared);
+  } else if (blockIdx.z == 0) {
+    by_key_of<kDim, Sums::kKeys, kGroups>(q, k, v, lse, d_out, delta, d_k, d_v, shape, shared);
   } else {
-    const bool first =
-        kTogether ? __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarpgroup, 0) == 0 : blockIdx.z == 0;
-    if (first) {
-      by_key_of<kDim, Sums::kKeys, kGroups, kTogether>(q, k, v, lse, d_out, delta, d_k, d_v, shape, shared);
-    } else {
-      by_key_of<kDim, Sums::kValues, kGroups, kTogether>(q, k, v, lse, d_out, delta, d_k, d_v, shape, shared);
-    }
+    by_key_of<kDim, Sums::kValues, kGroups>(q, k, v, lse, d_out, delta, d_k, d_v, shape, shared);
   }
 }
 
@@ -374,11 +361,11 @@ dim3 grid(const Shape &s, int64_t heads, unsigned sums) {
   return dim3(static_cast<unsigned>(s.batch * heads), static_cast<unsigned>((s.seq_len + kRows - 1) / kRows), sums);
 }
 
-template <int kDim, int kGroups, bool kTogether = false>
+template <int kDim, int kGroups>
 int32_t run_by_key(const Shape &s, const Tensors &x) {
-  using C = Cut<kDim, kGroups, kTogether>;
-  return ESP_LAUNCH_SHARED((by_key<kDim, kGroups, kTogether>), grid(s, s.n_kv_heads, kDim <= 128 || kTogether ? 1 : 2),
-                           C::kThreads, C::kSharedBytes, x.q, x.k, x.v, x.lse, x.d_out, x.delta, x.d_k, x.d_v, s);
+  using C = Cut<kDim, kGroups>;
+  return ESP_LAUNCH_SHARED((by_key<kDim, kGroups>), grid(s, s.n_kv_heads, kDim <= 128 ? 1 : 2), C::kThreads,
+                           C::kSharedBytes, x.q, x.k, x.v, x.lse, x.d_out, x.delta, x.d_k, x.d_v, s);
 }
 
 template <int kDim, int kGroups>
@@ -392,16 +379,14 @@ int32_t run_by_query(const Shape &s, const Tensors &x) {
  * warpgroups else. */
 template <int kDim>
 int32_t run(const Shape &s, const Tensors &x) {
-  const int64_t tiles = s.batch * ((s.seq_len + kRows - 1) / kRows), all = hardware().multiprocessors;
-  const bool few_keys = tiles * s.n_kv_heads <= all;
   if constexpr (kDim > 128) {
-    const int32_t status = few_keys ? run_by_key<kDim, 2>(s, x) : run_by_key<kDim, 2, true>(s, x);
+    const int32_t status = run_by_key<kDim, 2>(s, x);
     return status == ESP_OK ? run_by_query<kDim, 2>(s, x) : status;
   } else {
-    const int32_t status = few_keys ? run_by_key<kDim, 2>(s, x) : run_by_key<kDim, 1>(s, x);
+    const int64_t tiles = s.batch * ((s.seq_len + kRows - 1) / kRows), all = hardware().multiprocessors;
+    const int32_t status = tiles * s.n_kv_heads <= all ? run_by_key<kDim, 2>(s, x) : run_by_key<kDim, 1>(s, x);
     if (status != ESP_OK) return status;
-    const bool few_queries = tiles * s.n_heads <= all;
-    return few_queries ? run_by_query<kDim, 2>(s, x) : run_by_query<kDim, 1>(s, x);
+    return tiles * s.n_heads <= all ? run_by_query<kDim, 2>(s, x) : run_by_query<kDim, 1>(s, x);
   }
 }
 

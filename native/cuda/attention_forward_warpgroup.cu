@@ -15,7 +15,9 @@
  * FLOPs: 4 head_dim a pair of a query and a key it sees, an exponential and with a cap another and a division. Bytes: q
  * and out once, k and v once per tile of queries, from L2: 64 keys are 256 head_dim bytes for 16384 head_dim FLOPs,
  * which at L2's 5.5 TB/s is 350 TFLOP/s. Most of the time goes where neither is: a warp has some 700 instructions a
- * tile, and too few warps fit beside each other to hide their latency.
+ * tile, and too few warps fit beside each other to hide their latency. On an H200, 4 sequences of 1024 tokens: 0.062 ms
+ * with 32 heads of 64 columns, 0.051 with 16 of 128, 0.053 with 8 of 256 and a cap, 277 to 336 TFLOP/s where
+ * attention_forward.cu reaches 147 to 156.
  */
 #include "attention_warpgroup.cuh"
 
