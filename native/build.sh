@@ -33,10 +33,11 @@ find_nvcc() {
   command -v nvcc || { [[ -n ${CUDA_HOME-} && -x $CUDA_HOME/bin/nvcc ]] && echo "$CUDA_HOME/bin/nvcc"; }
 }
 
-# As CMake numbers them: those of the GPUs here, or nothing for the default list.
+# As CMake numbers them: those of the GPUs here, or nothing for the default list. 90a: with the instructions that Hopper
+# alone has.
 architectures() {
   nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d '. ' | grep -E '^[0-9]+$' | sort -u |
-    sed 's/$/-real/' | paste -sd ';' || true
+    sed 's/^90$/90a/; s/$/-real/' | paste -sd ';' || true
 }
 
 wanted=${ESPALIER_CUDA:-auto}

@@ -31,7 +31,7 @@ template <int kDim, int kGroups>
 struct Cut {
   static constexpr int kThreads = kWarpgroup * kGroups;
   static constexpr int kSharedBytes = 2 * (kQueries + 2 * kKeys * kGroups) * kDim;
-  static_assert(kGroups == 1 || kQueries * (kDim + 2) * 4 <= 4 * kKeys * kGroups * kDim, "room to join sums in");
+  static_assert(kGroups == 1 || kQueries * (kDim + 8) * 4 <= 4 * kKeys * kGroups * kDim, "room to join sums in");
 };
 
 template <int kDim, int kGroups>

@@ -150,6 +150,8 @@ void yield() {
 }
 
 [[noreturn]] void end() {
+  const WarpgroupProducts &products = block->running->products;
+  if (!products.open.empty() || !products.groups.empty()) fault("it ends before wgmma that it has not waited for");
   block->running->state = State::kDone;
   block->done++;
   yield();
@@ -223,14 +225,12 @@ bool release_block() {
   return true;
 }
 
-/* The barrier of threads [first, first + threads). */
+/* The barrier of threads [first, first + threads): of so many, whether some have ended or not. */
 bool release_group(unsigned first, unsigned threads) {
   for (unsigned i = first; i < first + threads; i++) {
-    if (block->fibers[i].state != State::kAtGroup && block->fibers[i].state != State::kDone) return false;
+    if (block->fibers[i].state != State::kAtGroup) return false;
   }
-  for (unsigned i = first; i < first + threads; i++) {
-    if (block->fibers[i].state == State::kAtGroup) block->fibers[i].state = State::kReady;
-  }
+  for (unsigned i = first; i < first + threads; i++) block->fibers[i].state = State::kReady;
   races::group_barrier(first, threads);
   return true;
 }

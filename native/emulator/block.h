@@ -9,8 +9,9 @@
  *   1  both backwards
  *   2, 4, ...  threads in a new random order between any two barriers, blocks in a random order; the number is the seed
  *   3, 5, ...  likewise, but a warp runs as far as it can before another one does: what lies between barriers of the
- * block is then as far apart as it can get A missing barrier shows under some of these, as a wrong result: not under
- * every one.
+ *              block is then as far apart as it can get
+ *
+ * A missing barrier shows under some of these, as a wrong result: not under every one.
  */
 #ifndef ESPALIER_EMULATOR_BLOCK_H
 #define ESPALIER_EMULATOR_BLOCK_H
@@ -68,7 +69,8 @@ const char *fault_message();
 /* Waits for all threads of the block; returns how many gave true. */
 int block_barrier(bool given);
 
-/* Waits for all threads of the group of `threads` that is number `group` in the block, itself one of them. */
+/* Waits for all threads of the group of `threads` that is number `group` in the block, itself one of them: for ever, if
+ * one has ended. */
 void group_barrier(unsigned group, unsigned threads);
 
 /* What a warp does together. Each lane of `mask` brings `mine`; when the last has come, combine(lanes) is called once,

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Takes each __syncthreads(), __syncwarp() and cp_async_wait<N>() out of a copy of native/cuda in turn and runs tests that use
-# the file: one must fail. What nobody notices is superfluous, or the tests are too weak.
+# Takes each barrier, of a block, a warpgroup or a warp, each wait for copies or products, and each shared_is_written() out of
+# a copy of native/cuda in turn and runs tests that use the file: one must fail. What nobody notices is superfluous, or the
+# tests are too weak.
 #
 #   native/emulator/remove_barriers.sh                       all of them (half a minute to two minutes each)
 #   native/emulator/remove_barriers.sh head.cu attention_forward.cu:66   those of some files, or on some lines
@@ -45,6 +46,14 @@ tests_of() {
   esac
 }
 
+# The GPU that takes its kernels.
+capability_of() {
+  case $1 in
+    attention_forward.cu | attention_backward.cu) echo 80 ;;
+    *) echo 90 ;;
+  esac
+}
+
 build() {
   (cd "$copy/native" && cmake --preset "$preset" && cmake --build --preset "$preset" --parallel --target espalier_emulator) \
     >"$copy/build.log" 2>&1 || {
@@ -53,12 +62,12 @@ build() {
   }
 }
 
-# pass SCHEDULES TEST...: whether they do under all of them; leaves the last one tried in `schedule`.
+# pass SCHEDULES TEST...: whether those of `file` do under all of them; leaves the last one tried in `schedule`.
 pass() {
   for schedule in $1; do
-    ESPALIER_EMULATOR_SCHEDULE=$schedule ESPALIER_NATIVE_PATH=$copy/native/target/$preset "$JAVA_HOME/bin/java" \
-      --enable-native-access=ALL-UNNAMED -Despalier.device=emulator -cp "$classpath" espalier.RunTests "${@:2}" \
-      >"$copy/tests.log" 2>&1 || return 1
+    ESPALIER_EMULATOR_SCHEDULE=$schedule ESPALIER_EMULATOR_CAPABILITY=$(capability_of "$file") \
+      ESPALIER_NATIVE_PATH=$copy/native/target/$preset "$JAVA_HOME/bin/java" --enable-native-access=ALL-UNNAMED \
+      -Despalier.device=emulator -cp "$classpath" espalier.RunTests "${@:2}" >"$copy/tests.log" 2>&1 || return 1
   done
 }
 
@@ -74,8 +83,9 @@ wanted() {
   return 1
 }
 
+barriers='__sync(threads|warp)\(\);|^ *((group_)?barrier|(cp_async|products)_wait<[^>]*>|shared_is_written)\([a-z0-9]*\);'
 # A vote of a block is a barrier, too: without it each thread has but its own.
-barriers='__sync(threads|warp)\(\);|^ *cp_async_wait<[^>]*>\(\);|__syncthreads_or\('
+vote='__syncthreads_or'
 
 unnoticed=0 removed=0
 declare -A whole # files whose tests pass as they are
@@ -92,8 +102,7 @@ while IFS=: read -r path line text; do
     }
     whole[$file]=1
   fi
-  sed -i -E "${line}s/__sync(threads|warp)\(\);|cp_async_wait<[^>]*>\(\);/{}/; ${line}s/__syncthreads_or/int/" \
-    "$copy/native/cuda/$file"
+  sed -i -E "${line}s/$barriers/{}/; ${line}s/$vote/int/" "$copy/native/cuda/$file"
   build
   removed=$((removed + 1))
   at="$file:$line: $(sed -E 's/^ +//; s/ *\/\*.*//' <<<"$text")"
@@ -104,6 +113,6 @@ while IFS=: read -r path line text; do
     echo "$at noticed under schedule $schedule: $(complaint)"
   fi
   cp "native/cuda/$file" "$copy/native/cuda/$file"
-done < <(grep -nE "$barriers" native/cuda/*.cu native/cuda/*.cuh)
+done < <(grep -nE "$barriers|$vote\\(" native/cuda/*.cu native/cuda/*.cuh)
 echo "$removed barriers taken out, $unnoticed not noticed"
 ((removed > 0 && unnoticed == 0))

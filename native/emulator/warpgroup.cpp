@@ -12,7 +12,7 @@ namespace {
 
 constexpr uint32_t kAll = 0xffffffffu;
 constexpr int kInner = 16, kRows = 16, kMostColumns = 256;
-constexpr uint64_t kSwizzle128 = 1;
+constexpr uint64_t kSwizzle128 = 1, kLargestAddress = 0x3ffff;
 
 struct Wait {
   WarpgroupProducts *products;
@@ -137,8 +137,8 @@ void run(void *const *lanes) {
 }  // namespace
 
 uint64_t descriptor(const void *tile, int leading_bytes, int stride_bytes) {
-  if (!is_shared(tile, 16)) fault("wgmma of %p, which is not shared memory", tile);
   const auto offset = static_cast<uint64_t>(static_cast<const char *>(tile) - static_cast<char *>(dynamic_shared()));
+  if (!is_shared(tile, 16) || offset > kLargestAddress) fault("wgmma of %p, which is not dynamic shared memory", tile);
   if (offset % 16 != 0) fault("wgmma of a tile at byte %lu, not aligned to 16", static_cast<unsigned long>(offset));
   return offset >> 4 | static_cast<uint64_t>(leading_bytes >> 4) << 16 |
          static_cast<uint64_t>(stride_bytes >> 4) << 32 | kSwizzle128 << 62;

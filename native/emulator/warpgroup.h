@@ -24,7 +24,8 @@ struct WarpgroupProducts {
   std::deque<std::vector<WarpgroupProduct>> groups;
 };
 
-/* Descriptors: as on a GPU, with addresses relative to the block's dynamic shared memory. */
+/* Descriptors: as on a GPU, with addresses relative to the block's dynamic shared memory; a tile in a __shared__
+ * variable is refused. */
 uint64_t descriptor(const void *tile, int leading_bytes, int stride_bytes);
 
 /* c (+)= a b, computed when it is waited for, from what shared memory then has and where the warp's lanes then meet: a

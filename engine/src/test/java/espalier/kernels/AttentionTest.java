@@ -148,7 +148,10 @@ class AttentionTest extends KernelTest {
     forwardAndBackward(ElementType.F32, a, batch == 2 ? 7 : 0);
   }
 
-  /** Shapes for tensor cores; then heads, rows and addresses that are not. */
+  /**
+   * Shapes for tensor cores, some of so few blocks that two warpgroups share one; then heads, rows
+   * and addresses that are not.
+   */
   @ParameterizedTest
   @CsvSource({
     "1, 1, 1, 1, 64, 0, 0, true",
@@ -166,6 +169,11 @@ class AttentionTest extends KernelTest {
     "1, 129, 4, 2, 256, 50, 70, true",
     "2, 130, 2, 1, 256, 0, 0, true",
     "1, 90, 2, 1, 256, 3, 40, true",
+    "1, 250, 1, 1, 64, 0, 0, true",
+    "1, 190, 3, 1, 40, 8, 100, true",
+    "1, 180, 1, 1, 128, 6, 0, true",
+    "1, 256, 1, 1, 104, 0, 90, true",
+    "1, 200, 1, 1, 200, 0, 75, true",
     "1, 70, 2, 1, 20, 2.5, 30, true",
     "2, 65, 2, 2, 33, 0, 0, true",
     "2, 70, 4, 2, 64, 0, 0, false"
