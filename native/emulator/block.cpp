@@ -425,6 +425,8 @@ unsigned first_of_warp() { return index_of(block->running) / kWarp * kWarp; }
 
 void *dynamic_shared() { return block->dynamic; }
 
+size_t dynamic_shared_bytes() { return block->launch->shared_bytes; }
+
 bool is_shared(const void *address, size_t bytes) {
   const char *begin = static_cast<const char *>(address), *end = begin + bytes;
   return (begin >= block->dynamic && end <= block->dynamic + block->launch->shared_bytes) ||

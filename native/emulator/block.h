@@ -83,6 +83,7 @@ unsigned first_of_warp();
 
 /* The block's dynamic shared memory, aligned to 1024 bytes. */
 void *dynamic_shared();
+size_t dynamic_shared_bytes();
 /* Whether all of [address, address + bytes) is the block's shared memory. */
 bool is_shared(const void *address, size_t bytes);
 

@@ -12,7 +12,7 @@ namespace {
 
 constexpr uint32_t kAll = 0xffffffffu;
 constexpr int kInner = 16, kRows = 16, kMostColumns = 256;
-constexpr uint64_t kSwizzle128 = 1, kLargestAddress = 0x3ffff;
+constexpr uint64_t kSwizzle128 = 1;
 
 struct Wait {
   WarpgroupProducts *products;
@@ -34,7 +34,7 @@ struct Operand {
   const uint16_t *chunk(uint64_t offset) const {
     const uint64_t address = start + offset, permuted = address ^ (address >> 7 & 7) << 4;
     const char *there = static_cast<const char *>(dynamic_shared()) + permuted;
-    if (!is_shared(there, 16))
+    if (permuted + 16 > dynamic_shared_bytes())
       fault("wgmma reads beyond shared memory: byte %lu", static_cast<unsigned long>(permuted));
     races::read(there, 16);
     return reinterpret_cast<const uint16_t *>(there);
@@ -138,7 +138,7 @@ void run(void *const *lanes) {
 
 uint64_t descriptor(const void *tile, int leading_bytes, int stride_bytes) {
   const auto offset = static_cast<uint64_t>(static_cast<const char *>(tile) - static_cast<char *>(dynamic_shared()));
-  if (!is_shared(tile, 16) || offset > kLargestAddress) fault("wgmma of %p, which is not dynamic shared memory", tile);
+  if (offset >= dynamic_shared_bytes()) fault("wgmma of %p, which is not dynamic shared memory", tile);
   if (offset % 16 != 0) fault("wgmma of a tile at byte %lu, not aligned to 16", static_cast<unsigned long>(offset));
   return offset >> 4 | static_cast<uint64_t>(leading_bytes >> 4) << 16 |
          static_cast<uint64_t>(stride_bytes >> 4) << 32 | kSwizzle128 << 62;
