@@ -22,12 +22,13 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, decoders
 
 import random_models
-from compare_live import MARGIN, Undecidable, drawn
+from compare_live import Undecidable, drawn
 from sae import Sae
 from spliced import Spliced, blocks, load_model
 
 LAYER, WIDTH, ACTIVE, STRENGTH = 1, 96, 6, 1.5
 VARIANTS = dict(base=(False, False), sae=(True, False), adapted=(True, True), adapted_without_sae=(False, True))
+MARGIN = 4e-6  # of a latent's decision, of which there are so many that one is nearly always within compare_live's; float32 moved one by 1.5e-6
 LOGLIKELIHOOD = 2e-5  # relative: sums of float32 log-probabilities of tens of tokens
 FEATURE = 2e-5  # of a feature's largest value
 failures = []
@@ -119,17 +120,17 @@ def model_options(folder: Path) -> list:
 def questions(rng, folder: Path) -> list[tuple[Path, list]]:
     """Files in each format, and what they come to: (context, choices, right, several)."""
     plain = [dict(context=words(rng, 6) + (" " if i % 2 else ""), choices=[words(rng, int(rng.integers(1, 5)))
-                  for _ in range(int(rng.integers(2, 5)))], label=0) for i in range(12)]
+                  for _ in range(int(rng.integers(2, 5)))], label=0) for i in range(6)]
     for q in plain:
         q["label"] = int(rng.integers(len(q["choices"])))
     hella = [dict(ctx_a="A man. [header] " + words(rng, 4), ctx_b="he [substeps]  " + words(rng, 2), activity_label="Sport",
                   endings=[words(rng, 3) + " [title] Über" + words(rng, 1) for _ in range(4)], label=str(int(rng.integers(4))))
-             for _ in range(8)]
+             for _ in range(4)]
     mmlu = [dict(question=f" {words(rng, 5)}? ", subject="high_school_biology", choices=[words(rng, 2) for _ in range(4)],
-                 answer=int(rng.integers(4))) for _ in range(8)]
+                 answer=int(rng.integers(4))) for _ in range(4)]
     truth = [dict(question=words(rng, 4) + "?",
                   mc1_targets=dict(choices=[words(rng, 3) for _ in range(3)], labels=[1, 0, 0]),
-                  mc2_targets=dict(choices=[words(rng, 3) for _ in range(4)], labels=[1, 1, 0, 0])) for _ in range(4)]
+                  mc2_targets=dict(choices=[words(rng, 3) for _ in range(4)], labels=[1, 1, 0, 0])) for _ in range(3)]
     for name, records in dict(plain=plain, hellaswag=hella, mmlu=mmlu, truthfulqa=truth).items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     with open(folder / "mmlu.csv", "w", newline="") as f:
@@ -259,7 +260,7 @@ def probe_accuracy(train, y_train, test, y_test, k: int) -> float:
 def compare_probe(rng, folder: Path, reference: Reference, launcher: str) -> None:
     print("probe")
     data = {}
-    for name, count in (("train", 60), ("eval", 40)):
+    for name, count in (("train", 32), ("eval", 20)):
         labels = [str(x) for x in rng.choice(["left", "right", "up"], count)]
         extra = dict(left="aaa the", right="none of", up="sea in")
         data[name] = [dict(text=words(rng, int(rng.integers(2, 9))) + " " + extra[label], side=label) for label in labels]
