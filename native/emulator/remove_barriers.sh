@@ -102,7 +102,8 @@ while IFS=: read -r path line text; do
     }
     whole[$file]=1
   fi
-  sed -i -E "${line}s/$barriers/{}/; ${line}s/$vote/int/" "$copy/native/cuda/$file"
+  cp "$path" "$copy/$file"
+  sed -i -E "${line}s/$barriers/{}/; ${line}s/$vote/int/" "$path"
   build
   removed=$((removed + 1))
   at="$file:$line: $(sed -E 's/^ +//; s/ *\/\*.*//' <<<"$text")"
@@ -112,7 +113,7 @@ while IFS=: read -r path line text; do
   else
     echo "$at noticed under schedule $schedule: $(complaint)"
   fi
-  cp "native/cuda/$file" "$copy/native/cuda/$file"
-done < <(grep -nE "$barriers|$vote\\(" native/cuda/*.cu native/cuda/*.cuh)
+  cp "$copy/$file" "$path"
+done < <(grep -nE "$barriers|$vote\\(" "$copy"/native/cuda/*.cu "$copy"/native/cuda/*.cuh)
 echo "$removed barriers taken out, $unnoticed not noticed"
 ((removed > 0 && unnoticed == 0))
