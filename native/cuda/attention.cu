@@ -119,9 +119,9 @@ int32_t esp_attention_backward(const void *q_, int64_t ld_q, const void *k_, con
     if (launched != ESP_OK) return launched;
     if constexpr (std::is_same_v<T, esp::bf16>) {
       if (attention::fits_tensor_cores(s, {q, k, v, d_out, d_q, d_k, d_v})) {
-        return esp::has_warpgroups()
-                   ? attention::backward_by_warpgroups(s, q, k, v, lse, d_out, delta, d_q, d_k, d_v)
-                   : attention::backward_by_tensor_cores(s, q, k, v, lse, d_out, delta, d_q, d_k, d_v);
+        const attention::Tensors x{q, k, v, lse, d_out, delta, d_q, d_k, d_v};
+        return esp::has_warpgroups() ? attention::backward_by_warpgroups(s, x)
+                                     : attention::backward_by_tensor_cores(s, x);
       }
     }
     return attention::backward_blocked(s, q, k, v, lse, d_out, delta, d_q, d_k, d_v);

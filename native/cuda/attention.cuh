@@ -114,15 +114,22 @@ __device__ inline float quad_sum(float x) {
   return x + __shfl_xor_sync(kAllLanes, x, 2);
 }
 
+/* What the gradients are computed from, and the gradients. */
+struct Tensors {
+  const bf16 *q, *k, *v;
+  const float *lse;
+  const bf16 *d_out;
+  const float *delta;
+  bf16 *d_q, *d_k, *d_v;
+};
+
 /* On tensor cores: head_dim, lds and pointers are multiples of 8 elements. */
 int32_t forward_by_tensor_cores(const Shape &s, const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, float *lse);
-int32_t backward_by_tensor_cores(const Shape &s, const bf16 *q, const bf16 *k, const bf16 *v, const float *lse,
-                                 const bf16 *d_out, const float *delta, bf16 *d_q, bf16 *d_k, bf16 *d_v);
+int32_t backward_by_tensor_cores(const Shape &s, const Tensors &x);
 
 /* On Hopper's, where has_warpgroups(): likewise. */
 int32_t forward_by_warpgroups(const Shape &s, const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, float *lse);
-int32_t backward_by_warpgroups(const Shape &s, const bf16 *q, const bf16 *k, const bf16 *v, const float *lse,
-                               const bf16 *d_out, const float *delta, bf16 *d_q, bf16 *d_k, bf16 *d_v);
+int32_t backward_by_warpgroups(const Shape &s, const Tensors &x);
 
 /* With FMAs: any shape. T: float or bf16. */
 template <typename T>

@@ -302,14 +302,6 @@ __global__ void __launch_bounds__(32 * kWarps) by_query(const bf16 *q, const bf1
 
 /* ---- launches ---- */
 
-struct Tensors {
-  const bf16 *q, *k, *v;
-  const float *lse;
-  const bf16 *d_out;
-  const float *delta;
-  bf16 *d_q, *d_k, *d_v;
-};
-
 dim3 grid(const Shape &s, int64_t heads, int tile) {
   return dim3(static_cast<unsigned>(s.batch * heads), static_cast<unsigned>((s.seq_len + tile - 1) / tile));
 }
@@ -349,9 +341,7 @@ int32_t run(const Shape &s, const Tensors &x) {
 
 }  // namespace
 
-int32_t backward_by_tensor_cores(const Shape &s, const bf16 *q, const bf16 *k, const bf16 *v, const float *lse,
-                                 const bf16 *d_out, const float *delta, bf16 *d_q, bf16 *d_k, bf16 *d_v) {
-  const Tensors x{q, k, v, lse, d_out, delta, d_q, d_k, d_v};
+int32_t backward_by_tensor_cores(const Shape &s, const Tensors &x) {
   if (s.head_dim <= 64) return run<run_by_key<64, 64, 64, 4, 2, 2>, run_by_query<64, 1, 4, 64>>(s, x);
   if (s.head_dim <= 96) return run<run_by_key<96, 64, 64, 4, 2, 2>, run_by_query<96, 1, 4, 64>>(s, x);
   if (s.head_dim <= 128) return run<run_by_key<128, 64, 64, 4, 2, 2>, run_by_query<128, 1, 4, 64>>(s, x);

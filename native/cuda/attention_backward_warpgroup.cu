@@ -349,14 +349,6 @@ __global__ void __launch_bounds__(kWarpgroup *kGroups)
 
 /* ---- launches ---- */
 
-struct Tensors {
-  const bf16 *q, *k, *v;
-  const float *lse;
-  const bf16 *d_out;
-  const float *delta;
-  bf16 *d_q, *d_k, *d_v;
-};
-
 dim3 grid(const Shape &s, int64_t heads, unsigned sums) {
   return dim3(static_cast<unsigned>(s.batch * heads), static_cast<unsigned>((s.seq_len + kRows - 1) / kRows), sums);
 }
@@ -392,9 +384,7 @@ int32_t run(const Shape &s, const Tensors &x) {
 
 }  // namespace
 
-int32_t backward_by_warpgroups(const Shape &s, const bf16 *q, const bf16 *k, const bf16 *v, const float *lse,
-                               const bf16 *d_out, const float *delta, bf16 *d_q, bf16 *d_k, bf16 *d_v) {
-  const Tensors x{q, k, v, lse, d_out, delta, d_q, d_k, d_v};
+int32_t backward_by_warpgroups(const Shape &s, const Tensors &x) {
   if (s.head_dim <= 64) return run<64>(s, x);
   if (s.head_dim <= 128) return run<128>(s, x);
   return run<256>(s, x);

@@ -14,6 +14,31 @@
 
 namespace esp {
 
+/* Of any tile, which says by at(row, chunk) where 8 elements lie: */
+
+/* A C fragment of mma to 16 x 8 elements at (row, column), column a multiple of 8; rounded. */
+template <typename AnyTile>
+__device__ inline void store_fragment(const AnyTile &tile, const float (&c)[4], int row, int column) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  for (int half = 0; half < 2; half++) {
+    const uint32_t both = pack(c[2 * half], c[2 * half + 1]);
+    memcpy(tile.at(row + lane / 4 + 8 * half, column / 8) + 2 * (lane % 4), &both, sizeof both);
+  }
+}
+
+/* Its rows [first, first + kCount) to a matrix, of which `rows` rows of `cols` columns exist. By kThreads threads, of
+ * which this one is number `thread`. */
+template <int kCount, int kThreads, typename AnyTile>
+__device__ inline void store_rows(const AnyTile &tile, int first, bf16 *target, int64_t ld, int64_t rows, int cols,
+                                  int thread) {
+#pragma unroll 1
+  for (int i = thread; i < kCount * AnyTile::kChunks; i += kThreads) {
+    const int row = i / AnyTile::kChunks, chunk = i % AnyTile::kChunks;
+    if (row >= rows || 8 * chunk >= cols) continue;
+    store_16(target + row * ld + 8 * chunk, load_16(tile.at(first + row, chunk)));
+  }
+}
+
 template <int kCols>
 struct Tile {
   static_assert(kCols % 16 == 0, "a step of mma is 16 columns");
@@ -51,13 +76,7 @@ struct Tile {
   }
 
   /* A C fragment to and from 16 x 8 elements at (row, column), column a multiple of 8; rounded when stored. */
-  __device__ void store_c(const float (&c)[4], int row, int column) const {
-    const int lane = static_cast<int>(threadIdx.x % 32);
-    for (int half = 0; half < 2; half++) {
-      const uint32_t both = pack(c[2 * half], c[2 * half + 1]);
-      memcpy(at(row + lane / 4 + 8 * half, column / 8) + 2 * (lane % 4), &both, sizeof both);
-    }
-  }
+  __device__ void store_c(const float (&c)[4], int row, int column) const { store_fragment(*this, c, row, column); }
   __device__ void load_c(float (&c)[4], int row, int column) const {
     const int lane = static_cast<int>(threadIdx.x % 32);
     for (int half = 0; half < 2; half++) {
@@ -94,12 +113,7 @@ struct Tile {
   /* The way back, of rows [first, first + kRows). */
   template <int kRows, int kThreads>
   __device__ void store(int first, bf16 *target, int64_t ld, int64_t rows, int cols, int thread) const {
-#pragma unroll 1
-    for (int i = thread; i < kRows * kChunks; i += kThreads) {
-      const int row = i / kChunks, chunk = i % kChunks;
-      if (row >= rows || 8 * chunk >= cols) continue;
-      store_16(target + row * ld + 8 * chunk, load_16(at(first + row, chunk)));
-    }
+    store_rows<kRows, kThreads>(*this, first, target, ld, rows, cols, thread);
   }
 };
 

@@ -250,24 +250,11 @@ struct Panels {
     }
   }
 
-  /* A C fragment of 16 x 8 elements to (row, column), column a multiple of 8; rounded. */
-  __device__ void store_c(const float (&c)[4], int row, int column) const {
-    const int lane = static_cast<int>(threadIdx.x % 32);
-    for (int half = 0; half < 2; half++) {
-      const uint32_t both = pack(c[2 * half], c[2 * half + 1]);
-      memcpy(at(row + lane / 4 + 8 * half, column / 8) + 2 * (lane % 4), &both, sizeof both);
-    }
-  }
+  __device__ void store_c(const float (&c)[4], int row, int column) const { store_fragment(*this, c, row, column); }
 
-  /* Rows [first, first + kCount) to a matrix, of which `rows` rows of `cols` columns exist. */
   template <int kCount, int kThreads>
   __device__ void store(int first, bf16 *target, int64_t ld, int64_t rows, int cols, int thread) const {
-#pragma unroll 1
-    for (int i = thread; i < kCount * kChunks; i += kThreads) {
-      const int row = i / kChunks, chunk = i % kChunks;
-      if (row >= rows || 8 * chunk >= cols) continue;
-      store_16(target + row * ld + 8 * chunk, load_16(at(first + row, chunk)));
-    }
+    store_rows<kCount, kThreads>(*this, first, target, ld, rows, cols, thread);
   }
 };
 
