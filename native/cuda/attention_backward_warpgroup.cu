@@ -1,5 +1,5 @@
 /*
- * Attention backward on Hopper's tensor cores, bfloat16, in two kernels without atomics: the sums of
+ * Attention backward on Hopper's tensor cores, bfloat16, in one kernel without atomics: the sums of
  * attention_backward.cu, whose products wgmma makes from shared memory (warpgroup.cuh).
  *
  *   p = exp(s - lse);  dp = d_out.v;  ds = p (dp - delta) s'(scale q.k);  delta = d_out.out
@@ -11,14 +11,18 @@
  * block has one of them: p is computed twice then, but nothing is exchanged through shared memory.
  * by_query: a block has 64 queries of a head, and goes through tiles of keys.
  *
+ * Both are blocks of one launch: with a causal mask the longest block takes twice the mean, and where blocks are few,
+ * as of one sequence, queries' blocks fill what the keys' short ones leave idle. Longest first in each.
+ *
  * In both, kGroups warpgroups take tiles in turn, each at its own pace and with a sum of its own, and join them in the
  * end: two where one would be alone on its multiprocessor, which could not hide its instructions' latency. The next
  * tile comes while one is worked on.
  *
- * FLOPs: 14 head_dim a pair of a query and a key it sees, 16 above 128 columns: 7 or 8 products. On an H200, 4
- * sequences of 1024 tokens: by_key and by_query 0.122 and 0.061 ms with 32 heads of 64 columns, 0.092 and 0.063 with 16
- * of 128, 0.166 and 0.089 with 8 of 256 and a cap. Bytes: by_key reads q and d_out once a tile of keys, by_query k and
- * v once a tile of queries, from L2.
+ * FLOPs: 14 head_dim a pair of a query and a key it sees, 16 above 128 columns: 7 or 8 products. As two launches on an
+ * H200, 4 sequences of 1024 tokens: by_key and by_query 0.122 and 0.061 ms with 32 heads of 64 columns, 0.092 and 0.063
+ * with 16 of 128, 0.166 and 0.089 with 8 of 256 and a cap; one sequence of the last 0.087 and 0.038, which 128 blocks
+ * each took as long as the longest of them: together 0.087 (predicted). Bytes: by_key reads q and d_out once a tile of
+ * keys, by_query k and v once a tile of queries, from L2.
  */
 #include "attention_warpgroup.cuh"
 
@@ -102,9 +106,10 @@ __device__ inline void weigh(float (&p)[kTiles][4], float (&dp)[kTiles][4], cons
 /* What a block computes. */
 enum class Sums { kBoth, kKeys, kValues };
 
+/* Of 64 keys, the `tile`-th, of a sequence's key/value head. */
 template <int kDim, Sums kSums, int kGroups>
-__device__ inline void by_key_of(const bf16 *q, const bf16 *k, const bf16 *v, const float *lse, const bf16 *d_out,
-                                 const float *delta, bf16 *d_k, bf16 *d_v, const Shape &shape, bf16 *shared) {
+__device__ inline void by_key(const Tensors &x, const Shape &shape, int64_t sequence, int kv_head, int tile,
+                              bf16 *shared) {
   using C = Cut<kDim, kGroups>;
   using Block = Panels<kRows, kDim>;
   constexpr int kQueries = kTile<kDim>;
@@ -119,9 +124,7 @@ __device__ inline void by_key_of(const bf16 *q, const bf16 *k, const bf16 *v, co
 
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup, lane = thread % 32, row = thread / 32 * 16;
   const int cols = static_cast<int>(shape.head_dim);
-  const int block = static_cast<int>(blockIdx.x), kv_head = block % shape.n_kv_heads;
-  const int64_t sequence = block / shape.n_kv_heads;
-  const int j = static_cast<int>(blockIdx.y) * kRows, rows = shape.seq_len - j;
+  const int j = tile * kRows, rows = shape.seq_len - j;
   const int end = shape.end_query((rows < kRows ? shape.seq_len : j + kRows) - 1);
   const int tiles = (end - j + kQueries - 1) / kQueries, steps = tiles * shape.group();
   const Scores scores(shape);
@@ -131,24 +134,24 @@ __device__ inline void by_key_of(const bf16 *q, const bf16 *k, const bf16 *v, co
   auto fetch = [&](int step, int stage) {
     if (step < steps) {
       const int head = kv_head * shape.group() + step / tiles, i = query_of(step), count = shape.seq_len - i;
-      queries_of(stage).template fetch<kWarpgroup>(q + shape.query_at(sequence, head, i), shape.ld_q, count, cols,
+      queries_of(stage).template fetch<kWarpgroup>(x.q + shape.query_at(sequence, head, i), shape.ld_q, count, cols,
                                                    thread);
-      gradients_of(stage).template fetch<kWarpgroup>(d_out + shape.d_out_at(sequence, head, i), shape.ld_d_out(), count,
-                                                     cols, thread);
+      gradients_of(stage).template fetch<kWarpgroup>(x.d_out + shape.d_out_at(sequence, head, i), shape.ld_d_out(),
+                                                     count, cols, thread);
       if (thread < kQueries) {
         const int64_t at = shape.statistic_at(sequence, head, i + thread);
         float *const of_stage = statistics + stage * C::kStatistics;
-        of_stage[thread] = thread < count ? lse[at] * kLog2E : 0.0f;
-        of_stage[kQueries + thread] = thread < count ? delta[at] : 0.0f;
+        of_stage[thread] = thread < count ? x.lse[at] * kLog2E : 0.0f;
+        of_stage[kQueries + thread] = thread < count ? x.delta[at] : 0.0f;
       }
     }
     cp_async_commit();
   };
 
   const int64_t at = shape.key_at(sequence, kv_head, j);
-  keys.template fetch<C::kThreads>(k + at, shape.ld_kv, rows, cols, static_cast<int>(threadIdx.x));
+  keys.template fetch<C::kThreads>(x.k + at, shape.ld_kv, rows, cols, static_cast<int>(threadIdx.x));
   if constexpr (kOfKeys) {
-    values.template fetch<C::kThreads>(v + at, shape.ld_kv, rows, cols, static_cast<int>(threadIdx.x));
+    values.template fetch<C::kThreads>(x.v + at, shape.ld_kv, rows, cols, static_cast<int>(threadIdx.x));
   }
   fetch(group, 0);
   if constexpr (kGroups > 1) {
@@ -211,35 +214,20 @@ __device__ inline void by_key_of(const bf16 *q, const bf16 *k, const bf16 *v, co
     if (group > 0) return;
   }
   group_barrier(0); /* nobody reads keys and values any more */
-  if constexpr (kOfKeys) store(d_key, shape.scale, keys, d_k + at, shape.ld_kv, rows, cols, thread);
-  if constexpr (kOfValues) store(d_value, 1, values, d_v + at, shape.ld_kv, rows, cols, thread);
-}
-
-template <int kDim, int kGroups>
-__global__ void __launch_bounds__(kWarpgroup *kGroups)
-    by_key(const bf16 *q, const bf16 *k, const bf16 *v, const float *lse, const bf16 *d_out, const float *delta,
-           bf16 *d_k, bf16 *d_v, Shape shape) {
-  ESP_DYNAMIC_PANELS(shared);
-  if constexpr (kDim <= 128) {
-    by_key_of<kDim, Sums::kBoth, kGroups>(q, k, v, lse, d_out, delta, d_k, d_v, shape, shared);
-  } else if (blockIdx.z == 0) {
-    by_key_of<kDim, Sums::kKeys, kGroups>(q, k, v, lse, d_out, delta, d_k, d_v, shape, shared);
-  } else {
-    by_key_of<kDim, Sums::kValues, kGroups>(q, k, v, lse, d_out, delta, d_k, d_v, shape, shared);
-  }
+  if constexpr (kOfKeys) store(d_key, shape.scale, keys, x.d_k + at, shape.ld_kv, rows, cols, thread);
+  if constexpr (kOfValues) store(d_value, 1, values, x.d_v + at, shape.ld_kv, rows, cols, thread);
 }
 
 /* ---- d_q ---- */
 
+/* Of 64 queries, the `tile`-th, of a sequence's head. */
 template <int kDim, int kGroups>
-__global__ void __launch_bounds__(kWarpgroup *kGroups)
-    by_query(const bf16 *q, const bf16 *k, const bf16 *v, const float *lse, const bf16 *d_out, const float *delta,
-             bf16 *d_q, Shape shape) {
+__device__ inline void by_query(const Tensors &x, const Shape &shape, int64_t sequence, int head, int tile_of_queries,
+                                bf16 *shared) {
   using C = Cut<kDim, kGroups>;
   using Block = Panels<kRows, kDim>;
   constexpr int kKeys = kTile<kDim>;
   using Tile = Panels<kKeys, kDim>;
-  ESP_DYNAMIC_PANELS(shared);
   const int group = kGroups == 1 ? 0 : __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
   const Block queries{shared}, gradients{shared + Block::kElements};
   bf16 *const tiles_of_group = shared + 2 * Block::kElements + group * C::kGroupElements;
@@ -247,13 +235,11 @@ __global__ void __launch_bounds__(kWarpgroup *kGroups)
   auto values_of = [&](int stage) { return Tile{tiles_of_group + (2 * stage + 1) * C::kTileElements}; };
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup, lane = thread % 32, row = thread / 32 * 16;
   const int cols = static_cast<int>(shape.head_dim);
-  const int block = static_cast<int>(blockIdx.x), head = block % shape.n_heads, kv_head = head / shape.group();
-  const int64_t sequence = block / shape.n_heads;
-  const int i = static_cast<int>(gridDim.y - 1 - blockIdx.y) * kRows, rows = shape.seq_len - i;
+  const int kv_head = head / shape.group(), i = tile_of_queries * kRows, rows = shape.seq_len - i;
   const int end = rows < kRows ? shape.seq_len : i + kRows;
   const int first = shape.first_key(i) / kKeys * kKeys, tiles = (end - first + kKeys - 1) / kKeys;
-  k += shape.key_at(sequence, kv_head, first);
-  v += shape.key_at(sequence, kv_head, first);
+  const bf16 *const k = x.k + shape.key_at(sequence, kv_head, first);
+  const bf16 *const v = x.v + shape.key_at(sequence, kv_head, first);
   const Scores scores(shape);
 
   auto fetch = [&](int tile, int stage) {
@@ -265,9 +251,9 @@ __global__ void __launch_bounds__(kWarpgroup *kGroups)
     }
     cp_async_commit();
   };
-  queries.template fetch<C::kThreads>(q + shape.query_at(sequence, head, i), shape.ld_q, rows, cols,
+  queries.template fetch<C::kThreads>(x.q + shape.query_at(sequence, head, i), shape.ld_q, rows, cols,
                                       static_cast<int>(threadIdx.x));
-  gradients.template fetch<C::kThreads>(d_out + shape.d_out_at(sequence, head, i), shape.ld_d_out(), rows, cols,
+  gradients.template fetch<C::kThreads>(x.d_out + shape.d_out_at(sequence, head, i), shape.ld_d_out(), rows, cols,
                                         static_cast<int>(threadIdx.x));
   fetch(group, 0);
   if constexpr (kGroups > 1) {
@@ -281,8 +267,8 @@ __global__ void __launch_bounds__(kWarpgroup *kGroups)
   for (int half = 0; half < 2; half++) {
     const int query = i + row + 8 * half + lane / 4;
     const int64_t index = shape.statistic_at(sequence, head, query);
-    lse_log2[half] = query < shape.seq_len ? lse[index] * kLog2E : 0.0f;
-    deltas[half] = query < shape.seq_len ? delta[index] : 0.0f;
+    lse_log2[half] = query < shape.seq_len ? x.lse[index] * kLog2E : 0.0f;
+    deltas[half] = query < shape.seq_len ? x.delta[index] : 0.0f;
   }
   float sum[kDim / 8][4] = {};
   int stage = 0;
@@ -344,41 +330,58 @@ __global__ void __launch_bounds__(kWarpgroup *kGroups)
     if (group > 0) return;
   }
   group_barrier(0); /* nobody reads queries any more */
-  store(sum, shape.scale, queries, d_q + shape.query_at(sequence, head, i), shape.ld_q, rows, cols, thread);
+  store(sum, shape.scale, queries, x.d_q + shape.query_at(sequence, head, i), shape.ld_q, rows, cols, thread);
 }
 
-/* ---- launches ---- */
+/* ---- the launch ---- */
 
-dim3 grid(const Shape &s, int64_t heads, unsigned sums) {
-  return dim3(static_cast<unsigned>(s.batch * heads), static_cast<unsigned>((s.seq_len + kRows - 1) / kRows), sums);
+/* Of a tile of keys: d_k and d_v together, or each. */
+template <int kDim>
+constexpr int kBlocksOfKeys = kDim <= 128 ? 1 : 2;
+
+/* First all blocks of keys, then all of queries; those of a tile side by side. */
+template <int kDim, int kGroups>
+__global__ void __launch_bounds__(kWarpgroup *kGroups) backward(Tensors x, Shape shape, int tiles) {
+  ESP_DYNAMIC_PANELS(shared);
+  const int kv_heads = static_cast<int>(shape.batch) * shape.n_kv_heads;
+  const int heads = static_cast<int>(shape.batch) * shape.n_heads;
+  const int of_keys = tiles * kBlocksOfKeys<kDim> * kv_heads;
+  if (const int block = static_cast<int>(blockIdx.x) - of_keys; block >= 0) {
+    const int tile = tiles - 1 - block / heads, head = block % heads;
+    by_query<kDim, kGroups>(x, shape, head / shape.n_heads, head % shape.n_heads, tile, shared);
+    return;
+  }
+  const int of_tile = static_cast<int>(blockIdx.x) / kv_heads, tile = of_tile / kBlocksOfKeys<kDim>;
+  const int head = static_cast<int>(blockIdx.x) % kv_heads, kv_head = head % shape.n_kv_heads;
+  const int64_t sequence = head / shape.n_kv_heads;
+  if constexpr (kDim <= 128) {
+    by_key<kDim, Sums::kBoth, kGroups>(x, shape, sequence, kv_head, tile, shared);
+  } else if (of_tile % kBlocksOfKeys<kDim> == 0) {
+    by_key<kDim, Sums::kKeys, kGroups>(x, shape, sequence, kv_head, tile, shared);
+  } else {
+    by_key<kDim, Sums::kValues, kGroups>(x, shape, sequence, kv_head, tile, shared);
+  }
 }
 
 template <int kDim, int kGroups>
-int32_t run_by_key(const Shape &s, const Tensors &x) {
+int32_t run(const Shape &s, const Tensors &x, int64_t tiles) {
   using C = Cut<kDim, kGroups>;
-  return ESP_LAUNCH_SHARED((by_key<kDim, kGroups>), grid(s, s.n_kv_heads, kDim <= 128 ? 1 : 2), C::kThreads,
-                           C::kSharedBytes, x.q, x.k, x.v, x.lse, x.d_out, x.delta, x.d_k, x.d_v, s);
-}
-
-template <int kDim, int kGroups>
-int32_t run_by_query(const Shape &s, const Tensors &x) {
-  using C = Cut<kDim, kGroups>;
-  return ESP_LAUNCH_SHARED((by_query<kDim, kGroups>), grid(s, s.n_heads, 1), C::kThreads, C::kSharedBytes, x.q, x.k,
-                           x.v, x.lse, x.d_out, x.delta, x.d_q, s);
+  const int64_t blocks = tiles * s.batch * (kBlocksOfKeys<kDim> * s.n_kv_heads + s.n_heads);
+  ESP_REQUIRE(blocks <= INT32_MAX, "too large: batch=%ld seq_len=%d n_heads=%d", s.batch, s.seq_len, s.n_heads);
+  return ESP_LAUNCH_SHARED((backward<kDim, kGroups>), blocks, C::kThreads, C::kSharedBytes, x, s,
+                           static_cast<int>(tiles));
 }
 
 /* Shared memory holds one block of 256 columns, or two of 128: two groups where a multiprocessor would have fewer
  * warpgroups else. */
 template <int kDim>
 int32_t run(const Shape &s, const Tensors &x) {
+  const int64_t tiles = (s.seq_len + kRows - 1) / kRows;
   if constexpr (kDim > 128) {
-    const int32_t status = run_by_key<kDim, 2>(s, x);
-    return status == ESP_OK ? run_by_query<kDim, 2>(s, x) : status;
+    return run<kDim, 2>(s, x, tiles);
   } else {
-    const int64_t tiles = s.batch * ((s.seq_len + kRows - 1) / kRows), all = hardware().multiprocessors;
-    const int32_t status = tiles * s.n_kv_heads <= all ? run_by_key<kDim, 2>(s, x) : run_by_key<kDim, 1>(s, x);
-    if (status != ESP_OK) return status;
-    return tiles * s.n_heads <= all ? run_by_query<kDim, 2>(s, x) : run_by_query<kDim, 1>(s, x);
+    return tiles * s.batch * s.n_kv_heads <= hardware().multiprocessors ? run<kDim, 2>(s, x, tiles)
+                                                                        : run<kDim, 1>(s, x, tiles);
   }
 }
 
