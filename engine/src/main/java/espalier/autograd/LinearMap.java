@@ -56,7 +56,8 @@ public final class LinearMap {
         weight.isTrainable() || updates.stream().anyMatch(u -> u.lowRank().isTrainable());
     Var y = tape.value(tokens, out, x.needsGradient() || needsInput || biasLearns);
     boolean besideInput = areColumnsOf(weight, updates) && x.reserve(ranks(updates));
-    List<LowRankProduct> products = LowRankProduct.of(tape, x, y, updates, seed, besideInput);
+    List<LowRankProduct> products =
+        LowRankProduct.of(tape, x, y, weight.matrix(), updates, seed, besideInput);
 
     Op op = tape.op("linear").reads(x).writes(y);
     List<Var> keeps = new ArrayList<>(needsInput ? List.of(x) : List.of());

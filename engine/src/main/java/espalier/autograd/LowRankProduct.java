@@ -19,8 +19,9 @@ import java.util.stream.Stream;
  * and the map is one product over both.
  *
  * <p>A matrices that lie side by side in memory are stacked, so that x A^T and its backward
- * products are one call for all of them (queries, keys and values; gate and up). With dropout each
- * update reads its own masked copy of x, as PEFT does, and nothing can be stacked.
+ * products are one call for all of them (queries, keys and values; gate and up). So is dY B where
+ * all B lie beside the weight: what is between them is 0. With dropout each update reads its own
+ * masked copy of x, as PEFT does, and nothing can be stacked.
  */
 final class LowRankProduct {
 
@@ -28,6 +29,8 @@ final class LowRankProduct {
   private final Tensor a; // [rank, in], stacked
   private final Tensor gradientA; // null where frozen
   private final List<Part> parts;
+  private final Var y; // [tokens, out]
+  private final Tensor b; // [out, rank], stacked, where it lies beside the weight; else null
   private final Var apart; // [tokens, rank], what xa is of; null where xa lies right of x
   private final Var.Columns xa; // [tokens, rank]: x A^T, times the scale where it lies right of x
   private final Var dXa; // [tokens, rank]
@@ -42,13 +45,21 @@ final class LowRankProduct {
   private record Part(LowRank lowRank, long from, Var.Columns y, Var.Columns xa, Var.Columns dXa) {}
 
   /**
-   * @param at the first of its columns of x, where they have been reserved; 0 where none are
+   * @param w the weight beside which all B lie, where columns of x have been reserved; else null
+   * @param at the first of those columns; 0 where none are
    */
   private LowRankProduct(
-      Tape tape, Var x, Var y, List<LinearMap.Update> updates, MemorySegment seed, long at) {
+      Tape tape,
+      Var x,
+      Var y,
+      Tensor w,
+      List<LinearMap.Update> updates,
+      MemorySegment seed,
+      long at) {
     LowRank first = updates.getFirst().lowRank();
     long rank = updates.stream().mapToLong(u -> u.lowRank().rank()).sum();
     this.x = x;
+    this.y = y;
     scale = first.scale();
     this.seed = seed;
     dropout = first.dropout();
@@ -56,6 +67,7 @@ final class LowRankProduct {
     Tensor firstA = first.a().matrix();
     a = new Tensor(firstA.data(), rank, x.cols(), firstA.stride(), firstA.type());
     gradientA = first.isTrainable() ? Tensor.of(first.a().gradientData(), rank, x.cols()) : null;
+    b = w == null || updates.size() == 1 ? null : besideOf(w, at, rank);
     apart = at > 0 ? null : tape.value(x.rows(), rank, false);
     xa = at > 0 ? x.columns(at, rank) : apart.columns(0, rank);
     dXa = tape.value(x.rows(), rank, false);
@@ -78,31 +90,41 @@ final class LowRankProduct {
     }
   }
 
+  /** The columns of a weight's block that begin at {@code from}. */
+  private static Tensor besideOf(Tensor w, long from, long cols) {
+    return new Tensor(
+        w.data().asSlice(from * w.type().bytes()), w.rows(), cols, w.stride(), w.type());
+  }
+
   /**
    * As few products as possible for all updates of one map.
    *
-   * @param besideInput whether room for all x A^T has been reserved right of x
+   * @param w the weight
+   * @param besideInput whether all B lie beside it, and room for all x A^T has been reserved right
+   *     of x
    */
   static List<LowRankProduct> of(
       Tape tape,
       Var x,
       Var y,
+      Tensor w,
       List<LinearMap.Update> updates,
       MemorySegment seed,
       boolean besideInput) {
     long at = besideInput ? x.cols() : 0;
+    Tensor beside = besideInput ? w : null;
     List<LowRankProduct> products = new ArrayList<>();
     List<LinearMap.Update> group = new ArrayList<>();
     for (LinearMap.Update update : updates) {
       if (!group.isEmpty() && !follows(group.getLast().lowRank(), update.lowRank())) {
-        products.add(new LowRankProduct(tape, x, y, List.copyOf(group), seed, at));
+        products.add(new LowRankProduct(tape, x, y, beside, List.copyOf(group), seed, at));
         at += besideInput ? products.getLast().a.rows() : 0;
         group.clear();
       }
       group.add(update);
     }
     if (!group.isEmpty()) {
-      products.add(new LowRankProduct(tape, x, y, group, seed, at));
+      products.add(new LowRankProduct(tape, x, y, beside, group, seed, at));
     }
     return products;
   }
@@ -170,8 +192,13 @@ final class LowRankProduct {
         Tensor dB = lr.b().gradient();
         gemm(k, true, false, out, lr.rank(), tokens, scaleOfXa(lr), dY, part.xa.value(), 1, dB);
       }
-      Tensor b = lr.b().matrix();
-      gemm(k, false, false, tokens, lr.rank(), out, lr.scale(), dY, b, 0, part.dXa.value());
+      if (b == null) {
+        Tensor own = lr.b().matrix();
+        gemm(k, false, false, tokens, lr.rank(), out, lr.scale(), dY, own, 0, part.dXa.value());
+      }
+    }
+    if (b != null) {
+      gemm(k, false, false, tokens, b.cols(), b.rows(), scale, y.gradient(), b, 0, dXa.value());
     }
     if (gradientA != null) {
       gemm(k, true, false, a.rows(), a.cols(), tokens, 1, dXa.value(), input(k), 1, gradientA);
