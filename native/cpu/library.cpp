@@ -40,6 +40,8 @@ int32_t esp_set_stream(void *stream) {
   return ESP_OK;
 }
 
+int32_t esp_prepare_graph(void *) { return esp::fail(ESP_INVALID_ARGUMENT, "the CPU has no graphs"); }
+
 int32_t esp_transfer(void *target, const void *source, int64_t bytes) {
   ESP_REQUIRE(bytes >= 0, "bytes must not be negative, got %ld", bytes);
   std::memcpy(target, source, static_cast<size_t>(bytes));

@@ -78,6 +78,7 @@ final class CudaGraph implements Replay {
           throw refused;
         }
         CudaException.check("cudaStreamEndCapture", ended);
+        device.kernels().prepareGraph(graph);
         CudaException.check(
             "cudaGraphInstantiate", CudaRuntime.cudaGraphInstantiate(pointer, graph, 0));
         executable = pointer.get(ValueLayout.ADDRESS, 0);

@@ -40,6 +40,11 @@ public final class Kernels extends SaeTrainingKernels {
     NativeException.check("esp_set_stream", esp_set_stream(stream));
   }
 
+  /** Makes a captured graph faster before it is instantiated. */
+  void prepareGraph(MemorySegment graph) {
+    NativeException.check("esp_prepare_graph", esp_prepare_graph(graph));
+  }
+
   /**
    * How many threads kernels use from now on; 0: one for each core. Results do not depend on it.
    */

@@ -426,6 +426,64 @@ public class Kernels {
         }
     }
 
+    private static class esp_prepare_graph {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_prepare_graph");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_prepare_graph(void *graph)
+     * }
+     */
+    public static FunctionDescriptor esp_prepare_graph$descriptor() {
+        return esp_prepare_graph.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_prepare_graph(void *graph)
+     * }
+     */
+    public static MethodHandle esp_prepare_graph$handle() {
+        return esp_prepare_graph.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_prepare_graph(void *graph)
+     * }
+     */
+    public static MemorySegment esp_prepare_graph$address() {
+        return esp_prepare_graph.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_prepare_graph(void *graph)
+     * }
+     */
+    public static int esp_prepare_graph(MemorySegment graph) {
+        var mh$ = esp_prepare_graph.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_prepare_graph", graph);
+            }
+            return (int)mh$.invokeExact(graph);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
     private static class esp_set_threads {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Kernels.C_INT,
@@ -710,7 +768,7 @@ public class Kernels {
     private static final int ESP_LARGEST_TERMS = (int)8L;
     /**
      * {@snippet lang=c :
-     * enum enum (unnamed at ./../native/include/espalier.h:94:1).ESP_LARGEST_TERMS = 8
+     * enum enum (unnamed at ./../native/include/espalier.h:95:1).ESP_LARGEST_TERMS = 8
      * }
      */
     public static int ESP_LARGEST_TERMS() {
