@@ -18,7 +18,8 @@ public final class TokenBatch {
   private final Device device;
   private final int batch;
   private final int seqLen;
-  private final Set<Integer> special;
+  private final int[] special;
+  private final byte[] keeps; // of the row that is prepared
   private final MemorySegment host; // [slots] of what the device has
   private final MemorySegment data; // ids, targets, keep
   private int slot;
@@ -37,7 +38,8 @@ public final class TokenBatch {
     this.device = device;
     this.batch = batch;
     this.seqLen = seqLen;
-    this.special = Set.copyOf(special);
+    this.special = special.stream().mapToInt(Integer::intValue).toArray();
+    keeps = new byte[seqLen];
     data = device.allocate(slotBytes());
     host = device.allocateStaging(slots * slotBytes());
   }
@@ -60,16 +62,24 @@ public final class TokenBatch {
     if (row.length != seqLen) {
       throw new IllegalArgumentException("a row of " + row.length + " ids, not " + seqLen);
     }
-    MemorySegment memory = host.asSlice(slot * slotBytes(), slotBytes());
-    MemorySegment ids = memory.asSlice(0, targetsOffset());
-    MemorySegment targets = memory.asSlice(targetsOffset(), targetsOffset());
-    MemorySegment keep = memory.asSlice(keepOffset());
-    long first = (long) at * seqLen;
     for (int i = 0; i < seqLen; i++) {
-      ids.setAtIndex(ValueLayout.JAVA_INT, first + i, row[i]);
-      targets.setAtIndex(ValueLayout.JAVA_INT, first + i, i + 1 < seqLen ? row[i + 1] : -1);
-      keep.set(ValueLayout.JAVA_BYTE, first + i, (byte) (special.contains(row[i]) ? 1 : 0));
+      byte keep = 0;
+      for (int id : special) {
+        if (row[i] == id) {
+          keep = 1;
+        }
+      }
+      keeps[i] = keep;
     }
+    long first = slot * slotBytes();
+    long ids = first + (long) at * seqLen * Integer.BYTES;
+    long targets = ids + targetsOffset();
+    long keep = first + keepOffset() + (long) at * seqLen;
+    int last = seqLen - 1;
+    MemorySegment.copy(row, 0, host, ValueLayout.JAVA_INT, ids, seqLen);
+    MemorySegment.copy(row, 1, host, ValueLayout.JAVA_INT, targets, last);
+    host.set(ValueLayout.JAVA_INT, targets + (long) last * Integer.BYTES, -1);
+    MemorySegment.copy(keeps, 0, host, ValueLayout.JAVA_BYTE, keep, seqLen);
   }
 
   /** Queues the copy of a slot to the device: from then on it is this batch. */
