@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 KEYS = ("width", "step_ms", "tokens_per_second", "peak_bytes", "share_of_gemm_rate", "ms", "ratio", "share_of_copy_rate",
-        "tflops", "gb_per_second", "error")
+        "tflops", "gb_per_second", "nodes", "kernels_ms", "outside_kernels", "between_steps_ms", "error")
 
 
 def said(*command: str) -> str:
