@@ -36,6 +36,7 @@ tests_of() {
     head.cu) echo kernels.HeadTest kernels.ProductTypesTest ;;
     linear_fused.cu) echo kernels.LinearTest#fusedEqualsThePlainLoop ;;
     optimizer.cu) echo kernels.OptimizerTest ;;
+    rms_norm*.cu) echo kernels.RmsNormTest ;;
     sae_encode*.cu | sae_tile.cuh) echo kernels.SaeEncodeTest ;;
     sae_largest.cuh) echo kernels.SaeEncodeTest kernels.SaeTrainingTest ;;
     sae_*.cu | sae_*.cuh | scan.cuh) echo kernels.SaeTrainTest kernels.SaeTrainingTest kernels.SaeBfloat16Test ;;
