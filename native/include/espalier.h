@@ -206,6 +206,19 @@ ESP_API int32_t esp_add_rms_norm_forward(const void *x, const void *y, const flo
                                          float eps, void *sum, void *out, int64_t ld_out, float *rstd, int64_t rows,
                                          int64_t d, int32_t dtype);
 
+/* sum = x + RMSNorm of branch, out = RMSNorm of sum with its own weight, in one pass and with the bits of
+ * esp_rms_norm_forward, esp_add and esp_rms_norm_forward. out may be NULL: then weight, ld_out and rstd are not read.
+ * sum is none of the others. */
+ESP_API int32_t esp_add_normed_forward(const void *branch, const float *branch_weight, float *branch_rstd,
+                                       const void *x, void *sum, const float *weight, float weight_offset, float eps,
+                                       void *out, int64_t ld_out, float *rstd, int64_t rows, int64_t d, int32_t dtype);
+/* d_sum (+)= what out's norm gives, then d_branch = what the branch's gives of d_sum, which is x's gradient too: the
+ * bits of two calls of esp_rms_norm_backward. The weights' gradients are added to; either may be NULL. */
+ESP_API int32_t esp_add_normed_backward(const void *sum, const float *weight, const float *rstd, const void *d_out,
+                                        void *d_sum, int32_t accumulate, float *d_weight, const void *branch,
+                                        const float *branch_weight, const float *branch_rstd, float weight_offset,
+                                        void *d_branch, float *d_branch_weight, int64_t rows, int64_t d, int32_t dtype);
+
 /* LayerNorm (Ba et al. 2016): out = (x - mean) * rstd * weight + bias, rstd[r] = 1 / sqrt(variance + eps). out alone
  * has rows ld_out >= d apart. */
 ESP_API int32_t esp_layer_norm_forward(const void *x, const float *weight, const float *bias, float eps, void *out,

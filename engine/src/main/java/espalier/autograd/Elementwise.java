@@ -40,6 +40,7 @@ public final class Elementwise {
     Var out = sumOf(tape, x, branch);
     long n = out.size();
     tape.op("residual")
+        .as(new Part.Residual(x, branch, out))
         .reads(x, branch)
         .writes(out)
         .forward(k -> k.add(x.data(), branch.data(), out.data(), n))
@@ -102,7 +103,7 @@ public final class Elementwise {
   }
 
   /** The place of a residual sum, whose gradient both share. */
-  static Var sumOf(Tape tape, Var x, Var branch) {
+  private static Var sumOf(Tape tape, Var x, Var branch) {
     if (x.rows() != branch.rows() || x.cols() != branch.cols()) {
       throw new IllegalArgumentException("residual sum of " + x + " and " + branch);
     }

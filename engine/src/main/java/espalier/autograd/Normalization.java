@@ -25,6 +25,7 @@ public final class Normalization {
     Var unused = x.needsGradient() ? null : tape.value(rows, d);
     Op op =
         tape.op("rmsNorm")
+            .as(new Part.Rms(x, weight, offset, eps, out, rstd))
             .reads(x)
             .writes(out, rstd)
             .forward(
@@ -80,6 +81,7 @@ public final class Normalization {
     Var unused = x.needsGradient() ? null : tape.value(rows, d);
     Op op =
         tape.op("layerNorm")
+            .as(new Part.Layer(x, weight, bias, eps, out, mean, rstd))
             .reads(x)
             .writes(out, mean, rstd)
             .forward(
@@ -115,127 +117,6 @@ public final class Normalization {
       op.backwardScratch(unused);
     }
     return out;
-  }
-
-  /**
-   * A residual sum and its norm.
-   *
-   * @param sum {@code [tokens, d]}, of which the inputs share the gradient, as in {@link
-   *     Elementwise#residual}
-   * @param out {@code [tokens, d]}
-   */
-  public record Summed(Var sum, Var out) {}
-
-  /** {@link Elementwise#residual} and {@link #rmsNorm} of it in one pass over memory. */
-  public static Summed residualRmsNorm(
-      Tape tape, Var x, Var branch, Parameter weight, float offset, float eps) {
-    Var sum = Elementwise.sumOf(tape, x, branch);
-    long rows = sum.rows();
-    long d = sum.cols();
-    if (weight.value().size() != d) {
-      throw new IllegalArgumentException("RMSNorm of " + x + " with " + weight.value().size());
-    }
-    Var out = tape.valueWithRoom(rows, d, sum.needsGradient() || weight.isTrainable());
-    Var rstd = tape.value(rows, 1);
-    Var unused = sum.needsGradient() ? null : tape.value(rows, d);
-    Op op =
-        tape.op("residualRmsNorm")
-            .reads(x, branch)
-            .writes(sum, out, rstd)
-            .forward(
-                k ->
-                    k.addRmsNormForward(
-                        x.data(),
-                        branch.data(),
-                        weight.data(),
-                        offset,
-                        eps,
-                        sum.data(),
-                        out.value().data(),
-                        out.value().stride(),
-                        rstd.data(),
-                        rows,
-                        d))
-            .backward(
-                List.of(sum, rstd),
-                List.of(sum, x, branch),
-                k -> {
-                  k.rmsNormBackward(
-                      sum.data(),
-                      weight.data(),
-                      offset,
-                      rstd.data(),
-                      out.gradientData(),
-                      unused == null ? sum.gradientData() : unused.data(),
-                      unused == null && sum.accumulates(),
-                      weight.gradientData(),
-                      rows,
-                      d);
-                  x.accumulates(); // both hold the sum's gradient from here on
-                  branch.accumulates();
-                });
-    if (unused != null) { // the kernel always computes the input's gradient
-      op.backwardScratch(unused);
-    }
-    return new Summed(sum, out);
-  }
-
-  /** {@link Elementwise#residual} and {@link #layerNorm} of it in one pass over memory. */
-  public static Summed residualLayerNorm(
-      Tape tape, Var x, Var branch, Parameter weight, Parameter bias, float eps) {
-    Var sum = Elementwise.sumOf(tape, x, branch);
-    long rows = sum.rows();
-    long d = sum.cols();
-    if (weight.value().size() != d || bias.value().size() != d) {
-      throw new IllegalArgumentException("LayerNorm of " + x + " with " + weight.value().size());
-    }
-    bothOrNone(weight, bias);
-    Var out = tape.valueWithRoom(rows, d, sum.needsGradient() || weight.isTrainable());
-    Var mean = tape.value(rows, 1);
-    Var rstd = tape.value(rows, 1);
-    Var unused = sum.needsGradient() ? null : tape.value(rows, d);
-    Op op =
-        tape.op("residualLayerNorm")
-            .reads(x, branch)
-            .writes(sum, out, mean, rstd)
-            .forward(
-                k ->
-                    k.addLayerNormForward(
-                        x.data(),
-                        branch.data(),
-                        weight.data(),
-                        bias.data(),
-                        eps,
-                        sum.data(),
-                        out.value().data(),
-                        out.value().stride(),
-                        mean.data(),
-                        rstd.data(),
-                        rows,
-                        d))
-            .backward(
-                List.of(sum, mean, rstd),
-                List.of(sum, x, branch),
-                k -> {
-                  k.layerNormBackward(
-                      sum.data(),
-                      weight.data(),
-                      mean.data(),
-                      rstd.data(),
-                      out.gradientData(),
-                      unused == null ? sum.gradientData() : unused.data(),
-                      unused == null && sum.accumulates(),
-                      weight.gradientData(),
-                      bias.gradientData(),
-                      rows,
-                      d);
-                  x.accumulates(); // both hold the sum's gradient from here on
-                  branch.accumulates();
-                });
-    if (unused != null) { // the kernel always computes the input's gradient
-      op.backwardScratch(unused);
-    }
-    return new Summed(sum, out);
   }
 
   /**

@@ -20,7 +20,8 @@ public final class Op {
   private static final Action NOTHING = kernels -> {};
 
   final String name;
-  final int index;
+  int index;
+  Part part; // null: nothing is fused with it
   final List<Var> reads = new ArrayList<>();
   final List<Var> writes = new ArrayList<>();
   final List<Var> keeps = new ArrayList<>();
@@ -47,6 +48,12 @@ public final class Op {
       var.producer = this;
       writes.add(var);
     }
+    return this;
+  }
+
+  /** Lets {@link NormFusion} compute it together with others. */
+  Op as(Part part) {
+    this.part = part;
     return this;
   }
 

@@ -17,13 +17,16 @@ import java.util.List;
  * kernels: a step allocates nothing, and the same recording can be captured as a graph on a device
  * that has them.
  *
+ * <p>Residual sums and norms around them are fused once the recording is complete, see {@link
+ * NormFusion}.
+ *
  * <p>Work that needs no gradient records no backward pass and keeps no values.
  */
 public final class Tape {
 
   private final Device device;
   private final Kernels kernels;
-  private final List<Op> ops = new ArrayList<>();
+  private List<Op> ops = new ArrayList<>();
   private final List<Var> vars = new ArrayList<>();
   private final List<Var> outputs = new ArrayList<>();
   private final List<Growing> growing = new ArrayList<>();
@@ -110,6 +113,7 @@ public final class Tape {
   /** Bytes that {@link #bind} needs. Ends the recording. */
   public long bytes() {
     if (plan == null) {
+      ops = NormFusion.of(ops, outputs);
       plan = MemoryPlan.of(ops, vars, outputs);
     }
     return plan.bytes();
@@ -132,7 +136,10 @@ public final class Tape {
     return bind(device.allocate(Math.max(bytes(), 1)));
   }
 
-  /** As {@link #bind(Device)}, but with a place of its own for everything: the plan's proof. */
+  /**
+   * As {@link #bind(Device)}, but with a place of its own for everything, and operations as they
+   * were recorded: what plan and fusion are held against.
+   */
   Tape bindWithoutReuse(Device device) {
     plan = MemoryPlan.withoutReuse(ops, vars, outputs);
     return bind(device);

@@ -592,6 +592,110 @@ public final class Kernels extends SaeTrainingKernels {
             x, weight, weightOffset, rstd, dOut, dX, flag(accumulate), dWeight, rows, d, dtype));
   }
 
+  /**
+   * {@code sum = x + RMSNorm(branch)}, and RMSNorm of it; the bits of {@link #rmsNormForward} and
+   * {@link #addRmsNormForward}.
+   *
+   * @param out may be NULL: then weight, ldOut and rstd are not read
+   */
+  public void addNormedForward(
+      MemorySegment branch,
+      MemorySegment branchWeight,
+      MemorySegment branchRstd,
+      MemorySegment x,
+      MemorySegment sum,
+      MemorySegment weight,
+      float weightOffset,
+      float eps,
+      MemorySegment out,
+      long ldOut,
+      MemorySegment rstd,
+      long rows,
+      long d) {
+    String kernel = "esp_add_normed_forward";
+    summedSizes(kernel, x, branch, sum, rows, d);
+    positive(kernel, "d", d);
+    floats(kernel, "branch_weight", branchWeight, d);
+    floats(kernel, "branch_rstd", branchRstd, rows);
+    if (isGiven(out)) {
+      floats(kernel, "weight", weight, d);
+      rows(kernel, "out", out, rows, d, ldOut);
+      floats(kernel, "rstd", rstd, rows);
+    }
+    double elements = (double) rows * d;
+    begin((isGiven(out) ? 9 : 5) * elements, (isGiven(out) ? 4 : 3) * elementBytes * elements);
+    check(
+        kernel,
+        esp_add_normed_forward(
+            branch,
+            branchWeight,
+            branchRstd,
+            x,
+            sum,
+            weight,
+            weightOffset,
+            eps,
+            out,
+            ldOut,
+            rstd,
+            rows,
+            d,
+            dtype));
+  }
+
+  /** The bits of two calls of {@link #rmsNormBackward}: of the sum, then of the branch. */
+  public void addNormedBackward(
+      MemorySegment sum,
+      MemorySegment weight,
+      MemorySegment rstd,
+      MemorySegment dOut,
+      MemorySegment dSum,
+      boolean accumulate,
+      MemorySegment dWeight,
+      MemorySegment branch,
+      MemorySegment branchWeight,
+      MemorySegment branchRstd,
+      float weightOffset,
+      MemorySegment dBranch,
+      MemorySegment dBranchWeight,
+      long rows,
+      long d) {
+    String kernel = "esp_add_normed_backward";
+    size(kernel, "rows", rows);
+    positive(kernel, "d", d);
+    elements(kernel, "sum", sum, rows, d);
+    floats(kernel, "weight", weight, d);
+    floats(kernel, "rstd", rstd, rows);
+    elements(kernel, "d_out", dOut, rows, d);
+    elements(kernel, "d_sum", dSum, rows, d);
+    floatsOrNull(kernel, "d_weight", dWeight, d);
+    elements(kernel, "branch", branch, rows, d);
+    floats(kernel, "branch_weight", branchWeight, d);
+    floats(kernel, "branch_rstd", branchRstd, rows);
+    elements(kernel, "d_branch", dBranch, rows, d);
+    floatsOrNull(kernel, "d_branch_weight", dBranchWeight, d);
+    begin(16.0 * rows * d, (accumulate ? 6.0 : 5.0) * elementBytes * rows * d);
+    check(
+        kernel,
+        esp_add_normed_backward(
+            sum,
+            weight,
+            rstd,
+            dOut,
+            dSum,
+            flag(accumulate),
+            dWeight,
+            branch,
+            branchWeight,
+            branchRstd,
+            weightOffset,
+            dBranch,
+            dBranchWeight,
+            rows,
+            d,
+            dtype));
+  }
+
   /** {@code out = (x - mean) * rstd * weight + bias} by rows of d; out's rows may lie apart. */
   public void layerNormForward(
       MemorySegment x,

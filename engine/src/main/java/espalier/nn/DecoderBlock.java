@@ -1,7 +1,6 @@
 package espalier.nn;
 
 import espalier.autograd.Elementwise;
-import espalier.autograd.Normalization;
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
 
@@ -36,9 +35,9 @@ public record DecoderBlock(
       Var transformed = mlpOut(tape, parallelIn, adapters, taps);
       return Elementwise.residual(tape, Elementwise.residual(tape, x, attended), transformed);
     }
-    Normalization.Summed middle = mlpNorm.forwardSum(tape, x, attended);
-    Var transformed = mlpOut(tape, middle.out(), adapters, taps);
-    return Elementwise.residual(tape, middle.sum(), transformed);
+    Var middle = Elementwise.residual(tape, x, attended);
+    Var transformed = mlpOut(tape, mlpNorm.forward(tape, middle), adapters, taps);
+    return Elementwise.residual(tape, middle, transformed);
   }
 
   private Var mlpOut(Tape tape, Var x, Adapters adapters, Taps taps) {

@@ -17,9 +17,4 @@ public record LayerNorm(Parameter weight, Parameter bias, float eps) implements 
   public Var forward(Tape tape, Var x) {
     return Normalization.layerNorm(tape, x, weight, bias, eps);
   }
-
-  @Override
-  public Normalization.Summed forwardSum(Tape tape, Var x, Var branch) {
-    return Normalization.residualLayerNorm(tape, x, branch, weight, bias, eps);
-  }
 }

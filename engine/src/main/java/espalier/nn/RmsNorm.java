@@ -17,9 +17,4 @@ public record RmsNorm(Parameter weight, float offset, float eps) implements Norm
   public Var forward(Tape tape, Var x) {
     return Normalization.rmsNorm(tape, x, weight, offset, eps);
   }
-
-  @Override
-  public Normalization.Summed forwardSum(Tape tape, Var x, Var branch) {
-    return Normalization.residualRmsNorm(tape, x, branch, weight, offset, eps);
-  }
 }

@@ -85,6 +85,7 @@ class TapeTest {
       for (int block = 0; block < 2; block++) {
         if (trainWeights) {
           shapes.add(new ParameterSet.Shape("norm" + block, 1, HIDDEN));
+          shapes.add(new ParameterSet.Shape("outNorm" + block, 1, HIDDEN));
           shapes.add(new ParameterSet.Shape("qkv" + block, qkvCols(), HIDDEN));
         }
         shapes.add(new ParameterSet.Shape("a.q" + block, RANK, HIDDEN));
@@ -128,7 +129,8 @@ class TapeTest {
                     new LinearMap.Update((HEADS + KV_HEADS) * HEAD_DIM, v)),
                 seed);
         Var attended = attention.apply(tape, qkv, SEQ);
-        Var out = plain(attended, HIDDEN);
+        Parameter gain = weight("outNorm" + block, 1, HIDDEN, 0.3);
+        Var out = Normalization.rmsNorm(tape, plain(attended, HIDDEN), gain, 0, 1e-5f);
         x = Elementwise.residual(tape, x, out);
         Var gateUp = plain(x, 2 * FFN);
         Var hidden = GatedActivation.apply(tape, gateUp, GatedActivation.Kind.SILU);

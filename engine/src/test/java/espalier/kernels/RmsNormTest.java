@@ -192,7 +192,7 @@ class RmsNormTest extends KernelTest {
       MemorySegment rstd = buffers.floats(7);
       kernels.add(buffers.input(type, x), buffers.input(type, y), sum, n);
       kernels.rmsNormForward(sum, weight, 1, 1e-5f, out, d, rstd, 7, d);
-      float[] expected = concat(type, sum, out, rstd);
+      float[] expected = concat(type, rstd, sum, out);
 
       MemorySegment fusedSum = buffers.output(type, n);
       kernels.addRmsNormForward(
@@ -207,25 +207,164 @@ class RmsNormTest extends KernelTest {
           rstd,
           7,
           d);
-      assertSameBits(expected, concat(type, fusedSum, out, rstd), "fused");
+      assertSameBits(expected, concat(type, rstd, fusedSum, out), "fused");
       MemorySegment inPlace = buffers.changing(type, x);
       kernels.addRmsNormForward(
           inPlace, buffers.input(type, y), weight, 1, 1e-5f, inPlace, out, d, rstd, 7, d);
-      assertSameBits(expected, concat(type, inPlace, out, rstd), "in place");
+      assertSameBits(expected, concat(type, rstd, inPlace, out), "in place");
       int room = 8; // rows are read in packs as before: another number may sum in another order
       MemorySegment apart = buffers.output(type, 7 * (d + room));
       kernels.rmsNormForward(sum, weight, 1, 1e-5f, apart, d + room, rstd, 7, d);
       assertSameBits(
-          expected, concat(type, sum, narrow(type, apart, d, d + room), rstd), "rows apart");
+          expected, concat(type, rstd, sum, narrow(type, apart, d, d + room)), "rows apart");
     }
   }
 
   private static float[] concat(
-      ElementType type, MemorySegment sum, MemorySegment out, MemorySegment rstd) {
-    return concat(
-        MemorySegment.ofArray(TestBuffers.toFloats(type, sum)),
-        MemorySegment.ofArray(TestBuffers.toFloats(type, out)),
-        rstd);
+      ElementType type, MemorySegment floats, MemorySegment... activations) {
+    MemorySegment[] parts = new MemorySegment[activations.length + 1];
+    parts[0] = floats;
+    for (int i = 0; i < activations.length; i++) {
+      parts[i + 1] = MemorySegment.ofArray(TestBuffers.toFloats(type, activations[i]));
+    }
+    return concat(parts);
+  }
+
+  /** Widths: no pack, and lanes of 4, 9 and 16 packs of either type, and more than a warp keeps. */
+  @ParameterizedTest
+  @CsvSource({
+    "F32, 33, false",
+    "F32, 576, false",
+    "F32, 576, true",
+    "F32, 1028, true",
+    "F32, 1300, true",
+    "F32, 2304, true",
+    "BF16, 33, false",
+    "BF16, 576, true",
+    "BF16, 2304, true",
+    "BF16, 2568, true",
+    "BF16, 4104, true"
+  })
+  void ofASumWithANormedBranchIsOneAfterAnother(ElementType type, int d, boolean aligned) {
+    Kernels kernels = kernels(type);
+    buffers.alignTo16(aligned);
+    int rows = 11;
+    int n = rows * d;
+    float eps = 1e-5f;
+    MemorySegment branch = buffers.input(type, random(type, n, 3));
+    MemorySegment x = buffers.input(type, random(type, n, 2));
+    MemorySegment branchWeight = buffers.input(random(d, 0.3));
+    MemorySegment weight = buffers.input(random(d, 0.3));
+    MemorySegment branchRstd = buffers.floats(rows);
+    MemorySegment normed = buffers.output(type, n);
+    MemorySegment sum = buffers.output(type, n);
+    MemorySegment out = buffers.output(type, n);
+    MemorySegment rstd = buffers.floats(rows);
+    kernels.rmsNormForward(branch, branchWeight, 1, eps, normed, d, branchRstd, rows, d);
+    kernels.add(x, normed, sum, n);
+    kernels.rmsNormForward(sum, weight, 1, eps, out, d, rstd, rows, d);
+
+    MemorySegment fusedSum = buffers.output(type, n);
+    MemorySegment fusedRstd = buffers.floats(rows);
+    kernels.addNormedForward(
+        branch, branchWeight, fusedRstd, x, fusedSum, NULL, 1, eps, NULL, 0, NULL, rows, d);
+    assertSameBits(
+        concat(type, branchRstd, sum), concat(type, fusedRstd, fusedSum), "the sum alone");
+    int room = 8; // keeps packs where they are
+    MemorySegment wideSum = buffers.output(type, n);
+    MemorySegment wide = buffers.output(type, rows * (d + room));
+    MemorySegment wideBranchRstd = buffers.floats(rows);
+    MemorySegment wideRstd = buffers.floats(rows);
+    kernels.addNormedForward(
+        branch,
+        branchWeight,
+        wideBranchRstd,
+        x,
+        wideSum,
+        weight,
+        1,
+        eps,
+        wide,
+        d + room,
+        wideRstd,
+        rows,
+        d);
+    assertSameBits(
+        concat(type, branchRstd, sum, out),
+        concat(type, wideBranchRstd, wideSum, narrow(type, wide, d, d + room)),
+        "both norms");
+    assertSameBits(concat(rstd), concat(wideRstd), "of the second");
+
+    MemorySegment dOut = buffers.input(type, random(type, n, 1));
+    for (boolean accumulate : new boolean[] {false, true}) {
+      for (boolean trained : new boolean[] {false, true}) {
+        float[] before = random(type, n, 1);
+        Gradients apart = new Gradients(type, before, accumulate, trained, d);
+        kernels.rmsNormBackward(
+            sum, weight, 1, rstd, dOut, apart.sum, accumulate, apart.weight, rows, d);
+        kernels.rmsNormBackward(
+            branch,
+            branchWeight,
+            1,
+            branchRstd,
+            apart.sum,
+            apart.branch,
+            false,
+            apart.branchWeight,
+            rows,
+            d);
+        Gradients fused = new Gradients(type, before, accumulate, trained, d);
+        kernels.addNormedBackward(
+            sum,
+            weight,
+            rstd,
+            dOut,
+            fused.sum,
+            accumulate,
+            fused.weight,
+            branch,
+            branchWeight,
+            branchRstd,
+            1,
+            fused.branch,
+            fused.branchWeight,
+            rows,
+            d);
+        String what = (accumulate ? "accumulated" : "written") + (trained ? ", trained" : "");
+        assertSameBits(apart.all(), fused.all(), what);
+      }
+    }
+  }
+
+  /** Where a backward pass through both norms writes. */
+  private final class Gradients {
+    private final ElementType type;
+    private final MemorySegment sum;
+    private final MemorySegment branch;
+    private final MemorySegment weight;
+    private final MemorySegment branchWeight;
+
+    Gradients(ElementType type, float[] before, boolean accumulate, boolean trained, int d) {
+      this.type = type;
+      sum = accumulate ? buffers.changing(type, before) : buffers.output(type, before.length);
+      branch = buffers.output(type, before.length);
+      weight = trained ? buffers.changing(new float[d]) : NULL;
+      branchWeight = trained ? buffers.changing(new float[d]) : NULL;
+    }
+
+    float[] all() {
+      return concat(type, MemorySegment.ofArray(concat(weight, branchWeight)), sum, branch);
+    }
+  }
+
+  @ParameterizedTest
+  @EnumSource
+  void aNormedBranchMayHaveNoRows(ElementType type) {
+    Kernels kernels = kernels(type);
+    MemorySegment weight = buffers.input(random(8));
+    kernels.addNormedForward(NULL, weight, NULL, NULL, NULL, weight, 0, 1e-5f, NULL, 8, NULL, 0, 8);
+    kernels.addNormedBackward(
+        NULL, weight, NULL, NULL, NULL, false, NULL, NULL, weight, NULL, 0, NULL, NULL, 0, 8);
   }
 
   /** Attention sinks: one element a million times the others. */

@@ -2305,6 +2305,150 @@ public class Kernels {
         }
     }
 
+    private static class esp_add_normed_forward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_FLOAT,
+            Kernels.C_FLOAT,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_INT
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_add_normed_forward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_add_normed_forward(const void *branch, const float *branch_weight, float *branch_rstd, const void *x, void *sum, const float *weight, float weight_offset, float eps, void *out, int64_t ld_out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * }
+     */
+    public static FunctionDescriptor esp_add_normed_forward$descriptor() {
+        return esp_add_normed_forward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_add_normed_forward(const void *branch, const float *branch_weight, float *branch_rstd, const void *x, void *sum, const float *weight, float weight_offset, float eps, void *out, int64_t ld_out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * }
+     */
+    public static MethodHandle esp_add_normed_forward$handle() {
+        return esp_add_normed_forward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_add_normed_forward(const void *branch, const float *branch_weight, float *branch_rstd, const void *x, void *sum, const float *weight, float weight_offset, float eps, void *out, int64_t ld_out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * }
+     */
+    public static MemorySegment esp_add_normed_forward$address() {
+        return esp_add_normed_forward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_add_normed_forward(const void *branch, const float *branch_weight, float *branch_rstd, const void *x, void *sum, const float *weight, float weight_offset, float eps, void *out, int64_t ld_out, float *rstd, int64_t rows, int64_t d, int32_t dtype)
+     * }
+     */
+    public static int esp_add_normed_forward(MemorySegment branch, MemorySegment branch_weight, MemorySegment branch_rstd, MemorySegment x, MemorySegment sum, MemorySegment weight, float weight_offset, float eps, MemorySegment out, long ld_out, MemorySegment rstd, long rows, long d, int dtype) {
+        var mh$ = esp_add_normed_forward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_add_normed_forward", branch, branch_weight, branch_rstd, x, sum, weight, weight_offset, eps, out, ld_out, rstd, rows, d, dtype);
+            }
+            return (int)mh$.invokeExact(branch, branch_weight, branch_rstd, x, sum, weight, weight_offset, eps, out, ld_out, rstd, rows, d, dtype);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_add_normed_backward {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_FLOAT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_INT
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_add_normed_backward");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_add_normed_backward(const void *sum, const float *weight, const float *rstd, const void *d_out, void *d_sum, int32_t accumulate, float *d_weight, const void *branch, const float *branch_weight, const float *branch_rstd, float weight_offset, void *d_branch, float *d_branch_weight, int64_t rows, int64_t d, int32_t dtype)
+     * }
+     */
+    public static FunctionDescriptor esp_add_normed_backward$descriptor() {
+        return esp_add_normed_backward.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_add_normed_backward(const void *sum, const float *weight, const float *rstd, const void *d_out, void *d_sum, int32_t accumulate, float *d_weight, const void *branch, const float *branch_weight, const float *branch_rstd, float weight_offset, void *d_branch, float *d_branch_weight, int64_t rows, int64_t d, int32_t dtype)
+     * }
+     */
+    public static MethodHandle esp_add_normed_backward$handle() {
+        return esp_add_normed_backward.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_add_normed_backward(const void *sum, const float *weight, const float *rstd, const void *d_out, void *d_sum, int32_t accumulate, float *d_weight, const void *branch, const float *branch_weight, const float *branch_rstd, float weight_offset, void *d_branch, float *d_branch_weight, int64_t rows, int64_t d, int32_t dtype)
+     * }
+     */
+    public static MemorySegment esp_add_normed_backward$address() {
+        return esp_add_normed_backward.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_add_normed_backward(const void *sum, const float *weight, const float *rstd, const void *d_out, void *d_sum, int32_t accumulate, float *d_weight, const void *branch, const float *branch_weight, const float *branch_rstd, float weight_offset, void *d_branch, float *d_branch_weight, int64_t rows, int64_t d, int32_t dtype)
+     * }
+     */
+    public static int esp_add_normed_backward(MemorySegment sum, MemorySegment weight, MemorySegment rstd, MemorySegment d_out, MemorySegment d_sum, int accumulate, MemorySegment d_weight, MemorySegment branch, MemorySegment branch_weight, MemorySegment branch_rstd, float weight_offset, MemorySegment d_branch, MemorySegment d_branch_weight, long rows, long d, int dtype) {
+        var mh$ = esp_add_normed_backward.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_add_normed_backward", sum, weight, rstd, d_out, d_sum, accumulate, d_weight, branch, branch_weight, branch_rstd, weight_offset, d_branch, d_branch_weight, rows, d, dtype);
+            }
+            return (int)mh$.invokeExact(sum, weight, rstd, d_out, d_sum, accumulate, d_weight, branch, branch_weight, branch_rstd, weight_offset, d_branch, d_branch_weight, rows, d, dtype);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
     private static class esp_layer_norm_forward {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Kernels.C_INT,
