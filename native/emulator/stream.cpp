@@ -34,11 +34,14 @@ struct Queue {
   std::deque<Item> items;
 };
 
+/* Of one stream, and of those that have waited for what it captured; the work of all in the order of the calls. */
 struct Capture {
+  cudaStream_t origin;
   cudaStreamCaptureMode mode;
   std::thread::id thread;
   bool invalid = false;
   std::vector<Work> work;
+  std::set<cudaStream_t> unjoined; /* have work that the origin does not wait for */
 };
 
 }  // namespace
@@ -47,12 +50,13 @@ struct Capture {
 struct CUstream_st {
   bool blocking;
   std::shared_ptr<emulator::Queue> queue;
-  std::unique_ptr<emulator::Capture> capture;
+  std::shared_ptr<emulator::Capture> capture;
 };
 
 struct CUevent_st {
-  bool recorded = false, captured = false;
-  uint64_t asked = 0, done = 0; /* how often it was recorded, and how often its turn has come */
+  bool recorded = false;
+  std::shared_ptr<emulator::Capture> capture; /* that its last recording is part of */
+  uint64_t asked = 0, done = 0;               /* how often it was recorded, and how often its turn has come */
   cudaStream_t stream = nullptr;
   Clock::time_point time;
 };
@@ -129,6 +133,20 @@ Work reaching(cudaEvent_t event, uint64_t recording) {
   };
 }
 
+/* Brings a stream into the capture of what it waits for. Work is captured in an order that keeps every wait. */
+cudaError_t wait_in_capture(cudaStream_t stream, const CUevent_st &event) {
+  const std::shared_ptr<Capture> &capture = event.capture;
+  if (is_legacy(stream) || capture->origin == nullptr) return cudaErrorStreamCaptureIsolation;
+  if (stream->capture == nullptr) stream->capture = capture;
+  if (stream->capture != capture) return cudaErrorStreamCaptureIsolation;
+  if (stream == capture->origin) {
+    capture->unjoined.erase(event.stream);
+  } else {
+    capture->unjoined.insert(stream);
+  }
+  return cudaSuccess;
+}
+
 }  // namespace
 
 bool is_stream(cudaStream_t stream) { return is_legacy(stream) || streams.count(stream) > 0; }
@@ -159,6 +177,7 @@ cudaError_t enqueue(cudaStream_t stream, Work work) {
   if (Capture *capture = capture_of(stream)) {
     if (capture->invalid) return cudaErrorStreamCaptureInvalidated;
     capture->work.push_back(std::move(work));
+    if (stream != capture->origin) capture->unjoined.insert(stream);
     return cudaSuccess;
   }
   queue_of(stream).items.push_back({stream, std::move(work)});
@@ -261,6 +280,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     if (flags != 0) return cudaErrorInvalidValue;
     if (!emulator::is_stream(stream) || events.count(event) == 0) return cudaErrorInvalidResourceHandle;
     if (!event->recorded) return cudaSuccess;
+    if (event->capture != nullptr) return emulator::wait_in_capture(stream, *event);
     return emulator::enqueue(stream, emulator::reaching(event, event->asked));
   });
 }
@@ -271,7 +291,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mo
     if (mode < cudaStreamCaptureModeGlobal || mode > cudaStreamCaptureModeRelaxed) return cudaErrorInvalidValue;
     if (emulator::is_legacy(stream)) return cudaErrorStreamCaptureUnsupported;
     if (stream->capture != nullptr) return cudaErrorIllegalState;
-    stream->capture.reset(new emulator::Capture{mode, std::this_thread::get_id(), false, {}});
+    stream->capture.reset(new emulator::Capture{stream, mode, std::this_thread::get_id(), false, {}, {}});
     return cudaSuccess;
   });
 }
@@ -282,12 +302,18 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
     if (!emulator::is_stream(stream)) return cudaErrorInvalidResourceHandle;
     emulator::Capture *capture = emulator::capture_of(stream);
     if (capture == nullptr) return cudaErrorIllegalState;
+    if (capture->origin != stream) return cudaErrorStreamCaptureUnmatched;
     if (capture->mode != cudaStreamCaptureModeRelaxed && capture->thread != std::this_thread::get_id()) {
       return cudaErrorStreamCaptureWrongThread;
     }
-    const std::unique_ptr<emulator::Capture> ended = std::move(stream->capture);
+    const std::shared_ptr<emulator::Capture> ended = stream->capture;
+    ended->origin = nullptr;
+    for (cudaStream_t other : streams) {
+      if (other->capture == ended) other->capture.reset();
+    }
     *graph = nullptr;
     if (ended->invalid) return cudaErrorStreamCaptureInvalidated;
+    if (!ended->unjoined.empty()) return cudaErrorStreamCaptureUnjoined;
     *graph = new CUgraph_st{std::move(ended->work)};
     graphs.insert(*graph);
     return cudaSuccess;
@@ -337,7 +363,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     if (error != cudaSuccess) return error;
     event->asked = recording;
     event->recorded = true;
-    event->captured = captured;
+    event->capture = captured ? stream->capture : nullptr;
     event->stream = stream;
     return cudaSuccess;
   });
@@ -346,7 +372,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   return call("cudaEventSynchronize", [&] {
     if (events.count(event) == 0) return cudaErrorInvalidResourceHandle;
-    if (event->captured) return cudaErrorCapturedEvent;
+    if (event->capture != nullptr) return cudaErrorCapturedEvent;
     if (!event->recorded) return cudaSuccess;
     return emulator::after_waiting(emulator::reaching(event, event->asked)());
   });
@@ -357,7 +383,7 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEve
     if (milliseconds == nullptr) return cudaErrorInvalidValue;
     for (cudaEvent_t event : {start, end}) {
       if (events.count(event) == 0 || !event->recorded) return cudaErrorInvalidResourceHandle;
-      if (event->captured) return cudaErrorCapturedEvent;
+      if (event->capture != nullptr) return cudaErrorCapturedEvent;
     }
     if (start->done < start->asked || end->done < end->asked) return cudaErrorNotReady;
     *milliseconds = std::chrono::duration<float, std::milli>(end->time - start->time).count();

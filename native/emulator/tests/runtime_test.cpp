@@ -171,6 +171,48 @@ TEST(a_graph_replays_what_was_captured) {
   CHECK(cudaGraphLaunch(exec, stream.handle) == cudaErrorInvalidValue);
 }
 
+TEST(a_capture_takes_in_streams_that_wait_for_it_and_must_wait_for_them) {
+  const Stream stream, side;
+  const Buffer<float> x(std::vector<float>{0}), y(std::vector<float>{0});
+  const Pinned<float> out(1);
+  cudaEvent_t forked = nullptr, done = nullptr;
+  CHECK(cudaEventCreate(&forked) == cudaSuccess);
+  CHECK(cudaEventCreate(&done) == cudaSuccess);
+  for (const bool joins : {true, false}) {
+    CHECK(cudaStreamBeginCapture(stream.handle, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    CHECK(launch_add(x, 1, stream.handle) == cudaSuccess);
+    CHECK(cudaEventRecord(forked, stream.handle) == cudaSuccess);
+    CHECK(cudaStreamWaitEvent(side.handle, forked, 0) == cudaSuccess);
+    CHECK(launch_add(y, 2, side.handle) == cudaSuccess);
+    CHECK(launch_add(x, 1, stream.handle) == cudaSuccess);
+    CHECK(cudaEventRecord(done, side.handle) == cudaSuccess);
+    cudaGraph_t graph = nullptr;
+    CHECK(cudaStreamEndCapture(side.handle, &graph) == cudaErrorStreamCaptureUnmatched);
+    CHECK(cudaGetLastError() == cudaErrorStreamCaptureUnmatched);
+    if (joins) CHECK(cudaStreamWaitEvent(stream.handle, done, 0) == cudaSuccess);
+    CHECK(to_host(out.host, y, stream.handle) == cudaSuccess);
+    if (!joins) {
+      CHECK(cudaStreamEndCapture(stream.handle, &graph) == cudaErrorStreamCaptureUnjoined);
+      CHECK(cudaGetLastError() == cudaErrorStreamCaptureUnjoined);
+      continue;
+    }
+    CHECK(cudaStreamEndCapture(stream.handle, &graph) == cudaSuccess);
+    CHECK(cudaStreamSynchronize(side.handle) == cudaSuccess); /* captures no longer */
+    CHECK_EQUAL(0, y.get()[0]);
+    cudaGraphExec_t exec = nullptr;
+    CHECK(cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess);
+    CHECK(cudaGraphDestroy(graph) == cudaSuccess);
+    CHECK(cudaGraphLaunch(exec, stream.handle) == cudaSuccess);
+    CHECK(cudaStreamSynchronize(stream.handle) == cudaSuccess);
+    CHECK_EQUAL(2, out.host[0]);
+    CHECK_EQUAL(2, x.get()[0]);
+    CHECK(cudaGraphExecDestroy(exec) == cudaSuccess);
+  }
+  CHECK(cudaStreamWaitEvent(side.handle, done, 0) == cudaErrorStreamCaptureIsolation); /* of a capture that has ended */
+  CHECK(cudaEventDestroy(forked) == cudaSuccess);
+  CHECK(cudaEventDestroy(done) == cudaSuccess);
+}
+
 namespace {
 
 /* What a call returns during capture; the capture must be lost for good then. */

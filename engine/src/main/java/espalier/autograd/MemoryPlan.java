@@ -15,6 +15,9 @@ import java.util.Map;
  * backward pass at 2n - 1 - i. Each buffer lives over an interval of that time; buffers whose
  * intervals meet must not overlap. Places are chosen greedily, the largest buffer first, each at
  * the lowest offset that is free for its whole life.
+ *
+ * <p>Operations {@linkplain Tape#beside beside others} may run at any time between the first of
+ * them and the last: to whatever else there is, a buffer that they touch lives as long.
  */
 final class MemoryPlan {
 
@@ -26,6 +29,10 @@ final class MemoryPlan {
     final long bytes;
     int from = Integer.MAX_VALUE;
     int to = -1;
+    boolean beside; // touched by operations beside others
+    boolean inOrder; // touched by others
+    int earliest; // from and to, as others see it that are not touched beside
+    int latest;
     long offset;
 
     Block(Var var, boolean isGradient) {
@@ -39,9 +46,16 @@ final class MemoryPlan {
       return isGradient ? var.cols() : var.stride();
     }
 
-    void livesAt(int time) {
+    void livesAt(int time, boolean isBeside) {
       from = Math.min(from, time);
       to = Math.max(to, time);
+      beside |= isBeside;
+      inOrder |= !isBeside;
+    }
+
+    void seenFrom(int first, int last) {
+      earliest = beside ? Math.min(from, first) : from;
+      latest = beside ? Math.max(to, last) : to;
     }
 
     void livesThrough(int end) {
@@ -50,7 +64,9 @@ final class MemoryPlan {
     }
 
     boolean meets(Block other) {
-      return from <= other.to && other.from <= to;
+      return inOrder || other.inOrder
+          ? earliest <= other.latest && other.earliest <= latest
+          : from <= other.to && other.from <= to;
     }
   }
 
@@ -58,7 +74,8 @@ final class MemoryPlan {
   private final List<Block> blocks = new ArrayList<>();
   private final long bytes;
 
-  private MemoryPlan(List<Op> ops, List<Var> vars, List<Var> outputs, boolean reuse) {
+  private MemoryPlan(
+      List<Op> ops, List<Var> vars, List<Var> outputs, Tape.Beside beside, boolean reuse) {
     this.vars = vars;
     Map<Var, Block> values = new IdentityHashMap<>();
     Map<Var, Block> gradients = new IdentityHashMap<>();
@@ -70,10 +87,13 @@ final class MemoryPlan {
     }
     int end = 2 * ops.size() - 1;
     for (Op op : ops) {
+      if (op.beside && op.needsBackward()) {
+        throw new IllegalStateException(op + " is beside others and has a backward pass");
+      }
       int forward = op.index;
       int backward = end - op.index;
-      op.reads.forEach(v -> live(values, v, forward));
-      op.writes.forEach(v -> live(values, v, forward));
+      op.reads.forEach(v -> live(values, v, forward, op.beside));
+      op.writes.forEach(v -> live(values, v, forward, op.beside));
       op.keeps.forEach(v -> live(values, v, backward));
       op.backwardScratch.forEach(v -> live(values, v, backward));
       op.givesEarly.forEach(v -> live(gradients, v.gradientOwner(), forward));
@@ -89,15 +109,17 @@ final class MemoryPlan {
     if (!reuse) {
       blocks.forEach(b -> b.livesThrough(end + 1));
     }
+    blocks.forEach(b -> b.seenFrom(beside.first(), beside.last()));
     bytes = place();
   }
 
-  static MemoryPlan of(List<Op> ops, List<Var> vars, List<Var> outputs) {
-    return new MemoryPlan(ops, vars, outputs, true);
+  static MemoryPlan of(List<Op> ops, List<Var> vars, List<Var> outputs, Tape.Beside beside) {
+    return new MemoryPlan(ops, vars, outputs, beside, true);
   }
 
-  static MemoryPlan withoutReuse(List<Op> ops, List<Var> vars, List<Var> outputs) {
-    return new MemoryPlan(ops, vars, outputs, false);
+  static MemoryPlan withoutReuse(
+      List<Op> ops, List<Var> vars, List<Var> outputs, Tape.Beside beside) {
+    return new MemoryPlan(ops, vars, outputs, beside, false);
   }
 
   long bytes() {
@@ -127,9 +149,13 @@ final class MemoryPlan {
   }
 
   private static void live(Map<Var, Block> blocks, Var var, int time) {
+    live(blocks, var, time, false);
+  }
+
+  private static void live(Map<Var, Block> blocks, Var var, int time, boolean beside) {
     Block block = blocks.get(var);
     if (block != null) { // constants are not planned
-      block.livesAt(time);
+      block.livesAt(time, beside);
     }
   }
 

@@ -136,7 +136,7 @@ final class NormFusion {
     if (group.after != null) {
       name = name + "+" + group.after.name;
     }
-    Op op = new Op(name, index);
+    Op op = new Op(name, index, group.sum.beside);
     Residual residual = group.residual();
     if (group.before == null) {
       return switch ((Part.Norm) group.after.part) {

@@ -21,6 +21,7 @@ public final class Op {
 
   final String name;
   int index;
+  final boolean beside; // may run at the same time as those that are not: see Tape.beside
   Part part; // null: nothing is fused with it
   final List<Var> reads = new ArrayList<>();
   final List<Var> writes = new ArrayList<>();
@@ -32,9 +33,10 @@ public final class Op {
   Action backward = NOTHING;
   Action join = NOTHING;
 
-  Op(String name, int index) {
+  Op(String name, int index, boolean beside) {
     this.name = name;
     this.index = index;
+    this.beside = beside;
   }
 
   public Op reads(Var... vars) {

@@ -30,6 +30,8 @@ public final class Tape {
   private final List<Var> vars = new ArrayList<>();
   private final List<Var> outputs = new ArrayList<>();
   private final List<Growing> growing = new ArrayList<>();
+  private boolean recordsBeside;
+  private Beside beside;
   private MemoryPlan plan;
 
   /** Lists of an operation that may turn out too short. */
@@ -105,16 +107,36 @@ public final class Tape {
     if (plan != null) {
       throw new IllegalStateException("recorded after planning: " + name);
     }
-    Op op = new Op(name, ops.size());
+    Op op = new Op(name, ops.size(), recordsBeside && device.worksBeside());
     ops.add(op);
     return op;
+  }
+
+  /**
+   * Whether what is recorded from now on may run beside all that is recorded otherwise between the
+   * first such operation and the last. Neither may read what the other computes meanwhile, and
+   * nothing beside has a backward pass. A device that would not gain from it runs all in order.
+   */
+  public void beside(boolean now) {
+    recordsBeside = now;
+  }
+
+  /** The operations from the first beside others to the last; with none, an empty range. */
+  record Beside(int first, int last) {
+    private static Beside of(List<Op> ops) {
+      int[] indices = ops.stream().filter(op -> op.beside).mapToInt(op -> op.index).toArray();
+      return indices.length == 0
+          ? new Beside(ops.size(), ops.size() - 1)
+          : new Beside(indices[0], indices[indices.length - 1]);
+    }
   }
 
   /** Bytes that {@link #bind} needs. Ends the recording. */
   public long bytes() {
     if (plan == null) {
       ops = NormFusion.of(ops, outputs);
-      plan = MemoryPlan.of(ops, vars, outputs);
+      beside = Beside.of(ops);
+      plan = MemoryPlan.of(ops, vars, outputs, beside);
     }
     return plan.bytes();
   }
@@ -141,7 +163,8 @@ public final class Tape {
    * were recorded: what plan and fusion are held against.
    */
   Tape bindWithoutReuse(Device device) {
-    plan = MemoryPlan.withoutReuse(ops, vars, outputs);
+    beside = Beside.of(ops);
+    plan = MemoryPlan.withoutReuse(ops, vars, outputs, beside);
     return bind(device);
   }
 
@@ -149,11 +172,31 @@ public final class Tape {
     for (int i = 0; i < vars.size(); i++) {
       vars.get(i).startPass();
     }
-    for (int i = 0; i < ops.size(); i++) {
-      kernels.within(ops.get(i).name, "forward");
-      ops.get(i).forward.run(kernels);
+    forward(0, beside.first);
+    if (beside.first <= beside.last) {
+      device.fork();
+      try {
+        forward(beside.first, beside.last + 1);
+      } finally {
+        device.beside(false);
+      }
+      device.join();
+      forward(beside.last + 1, ops.size());
     }
     kernels.within("", "");
+  }
+
+  private void forward(int from, int to) {
+    boolean isBeside = false;
+    for (int i = from; i < to; i++) {
+      Op op = ops.get(i);
+      if (op.beside != isBeside) {
+        isBeside = op.beside;
+        device.beside(isBeside);
+      }
+      kernels.within(op.name, "forward");
+      op.forward.run(kernels);
+    }
   }
 
   /**

@@ -9,9 +9,9 @@ import java.util.ArrayList;
 import java.util.List;
 
 /**
- * An NVIDIA GPU: one stream, which kernels and copies go to in order, and one cuBLAS handle that
- * works on it. Calls return before their work is done; {@link Transfer} and {@link #synchronize}
- * wait.
+ * An NVIDIA GPU: a stream, which kernels and copies go to in order, another for kernels that may
+ * run beside them, and a cuBLAS handle for each. Calls return before their work is done; {@link
+ * Transfer} and {@link #synchronize} wait.
  */
 final class CudaDevice extends Device {
 
@@ -26,8 +26,10 @@ final class CudaDevice extends Device {
   private final CudaMemory memory = new CudaMemory();
   private final List<CudaGraph> graphs = new ArrayList<>();
   private final int ordinal;
-  private MemorySegment stream = MemorySegment.NULL;
-  private MemorySegment cublas = MemorySegment.NULL;
+  private final Lane main = new Lane();
+  private final Lane side = new Lane();
+  private MemorySegment forked = MemorySegment.NULL; // events: what comes before and after both
+  private MemorySegment joined = MemorySegment.NULL;
   private final MemorySegment[] pieces = new MemorySegment[2];
   private final MemorySegment[] copied = new MemorySegment[2]; // events: a piece is free again
   private MemorySegment staged = MemorySegment.NULL;
@@ -52,28 +54,87 @@ final class CudaDevice extends Device {
 
   private void create() {
     CudaException.check("cudaSetDevice", CudaRuntime.cudaSetDevice(ordinal));
-    try (Arena arena = Arena.ofConfined()) {
-      MemorySegment pointer = arena.allocate(ValueLayout.ADDRESS);
-      CudaException.check(
-          "cudaStreamCreateWithFlags",
-          CudaRuntime.cudaStreamCreateWithFlags(pointer, CudaRuntime.cudaStreamNonBlocking()));
-      stream = pointer.get(ValueLayout.ADDRESS, 0);
-      checkCublas("cublasCreate", Cublas.cublasCreate_v2(pointer));
-      cublas = pointer.get(ValueLayout.ADDRESS, 0);
+    main.create();
+    side.create();
+    forked = CudaClock.newEvent();
+    joined = CudaClock.newEvent();
+    main.take();
+  }
+
+  /** A stream, and what multiplies matrices on it. */
+  private final class Lane {
+    private MemorySegment stream = MemorySegment.NULL;
+    private MemorySegment cublas = MemorySegment.NULL;
+
+    void create() {
+      try (Arena arena = Arena.ofConfined()) {
+        MemorySegment pointer = arena.allocate(ValueLayout.ADDRESS);
+        CudaException.check(
+            "cudaStreamCreateWithFlags",
+            CudaRuntime.cudaStreamCreateWithFlags(pointer, CudaRuntime.cudaStreamNonBlocking()));
+        stream = pointer.get(ValueLayout.ADDRESS, 0);
+        checkCublas("cublasCreate", Cublas.cublasCreate_v2(pointer));
+        cublas = pointer.get(ValueLayout.ADDRESS, 0);
+      }
+      checkCublas("cublasSetStream", Cublas.cublasSetStream_v2(cublas, stream));
+      checkCublas(
+          "cublasSetWorkspace",
+          Cublas.cublasSetWorkspace_v2(cublas, memory.allocate("cuBLAS", WORKSPACE), WORKSPACE));
+      // Sums of products that are cut along k stay float32, too: a bfloat16 result is rounded once.
+      checkCublas(
+          "cublasSetMathMode",
+          Cublas.cublasSetMathMode(
+              cublas,
+              Cublas.CUBLAS_DEFAULT_MATH()
+                  | Cublas.CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION()));
     }
-    checkCublas("cublasSetStream", Cublas.cublasSetStream_v2(cublas, stream));
-    checkCublas(
-        "cublasSetWorkspace",
-        Cublas.cublasSetWorkspace_v2(cublas, memory.allocate("cuBLAS", WORKSPACE), WORKSPACE));
-    // Sums of products that are cut along k stay float32, too: a bfloat16 result is rounded once.
-    checkCublas(
-        "cublasSetMathMode",
-        Cublas.cublasSetMathMode(
-            cublas,
-            Cublas.CUBLAS_DEFAULT_MATH()
-                | Cublas.CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION()));
-    kernels().setStream(stream);
-    kernels().setGemm(Cublas.cublasGemmEx$address(), cublas);
+
+    /** Kernels and products go here from now on. */
+    void take() {
+      kernels().setStream(stream);
+      kernels().setGemm(Cublas.cublasGemmEx$address(), cublas);
+    }
+
+    /** What comes behind waits for all that the other has been given. */
+    void waitFor(Lane other, MemorySegment event) {
+      CudaException.check("cudaEventRecord", CudaRuntime.cudaEventRecord(event, other.stream));
+      CudaException.check("cudaStreamWaitEvent", CudaRuntime.cudaStreamWaitEvent(stream, event, 0));
+    }
+
+    void destroy() {
+      if (!cublas.equals(MemorySegment.NULL)) {
+        Cublas.cublasDestroy_v2(cublas);
+      }
+      if (!stream.equals(MemorySegment.NULL)) {
+        CudaRuntime.cudaStreamDestroy(stream);
+      }
+    }
+  }
+
+  @Override
+  public boolean worksBeside() {
+    return true;
+  }
+
+  @Override
+  public void fork() {
+    if (!isProfiled()) {
+      side.waitFor(main, forked);
+    }
+  }
+
+  @Override
+  public void beside(boolean now) {
+    if (!isProfiled()) {
+      (now ? side : main).take();
+    }
+  }
+
+  @Override
+  public void join() {
+    if (!isProfiled()) {
+      main.waitFor(side, joined);
+    }
   }
 
   private static void checkCublas(String call, int status) {
@@ -84,7 +145,7 @@ final class CudaDevice extends Device {
 
   @Override
   public MemorySegment stream() {
-    return stream;
+    return main.stream;
   }
 
   @Override
@@ -143,7 +204,7 @@ final class CudaDevice extends Device {
 
   private void copyAsync(MemorySegment target, MemorySegment source, long bytes, int kind) {
     CudaException.check(
-        "cudaMemcpyAsync", CudaRuntime.cudaMemcpyAsync(target, source, bytes, kind, stream));
+        "cudaMemcpyAsync", CudaRuntime.cudaMemcpyAsync(target, source, bytes, kind, main.stream));
   }
 
   /**
@@ -166,7 +227,8 @@ final class CudaDevice extends Device {
       CudaException.check("cudaEventSynchronize", CudaRuntime.cudaEventSynchronize(copied[half]));
       MemorySegment.copy(file, at, piece, 0, bytes);
       upload(piece.asSlice(0, bytes), staged.asSlice(at, bytes));
-      CudaException.check("cudaEventRecord", CudaRuntime.cudaEventRecord(copied[half], stream));
+      CudaException.check(
+          "cudaEventRecord", CudaRuntime.cudaEventRecord(copied[half], main.stream));
     }
     return staged.asSlice(0, file.byteSize());
   }
@@ -181,7 +243,7 @@ final class CudaDevice extends Device {
 
   @Override
   Clock clock() {
-    return new CudaClock(stream);
+    return new CudaClock(main.stream);
   }
 
   @Override
@@ -197,7 +259,7 @@ final class CudaDevice extends Device {
 
   @Override
   public void synchronize() {
-    CudaException.check("cudaStreamSynchronize", CudaRuntime.cudaStreamSynchronize(stream));
+    CudaException.check("cudaStreamSynchronize", CudaRuntime.cudaStreamSynchronize(main.stream));
   }
 
   @Override
@@ -245,21 +307,17 @@ final class CudaDevice extends Device {
   /** Statuses are not looked at: after a fault CUDA answers every call with it. */
   @Override
   public void close() {
-    if (!stream.equals(MemorySegment.NULL)) {
-      CudaRuntime.cudaStreamSynchronize(stream);
+    if (!main.stream.equals(MemorySegment.NULL)) {
+      CudaRuntime.cudaStreamSynchronize(main.stream);
     }
     graphs.forEach(CudaGraph::close);
-    for (MemorySegment event : copied) {
-      if (event != null) {
+    for (MemorySegment event : new MemorySegment[] {copied[0], copied[1], forked, joined}) {
+      if (event != null && !event.equals(MemorySegment.NULL)) {
         CudaRuntime.cudaEventDestroy(event);
       }
     }
-    if (!cublas.equals(MemorySegment.NULL)) {
-      Cublas.cublasDestroy_v2(cublas);
-    }
-    if (!stream.equals(MemorySegment.NULL)) {
-      CudaRuntime.cudaStreamDestroy(stream);
-    }
+    side.destroy();
+    main.destroy();
     memory.close();
   }
 }

@@ -105,6 +105,25 @@ public abstract sealed class Device implements AutoCloseable permits CpuDevice, 
     }
   }
 
+  /**
+   * Whether the device gains from work that may run beside other work: see {@link #fork}. Elsewhere
+   * all goes in the order in which it is queued, and these calls do nothing.
+   */
+  public boolean worksBeside() {
+    return false;
+  }
+
+  /**
+   * What is queued {@linkplain #beside beside} from now on waits for all that was queued before.
+   */
+  public void fork() {}
+
+  /** Whether kernels go beside from now on: neither waits for the other until {@link #join}. */
+  public void beside(boolean now) {}
+
+  /** What is queued from now on waits for all that was queued beside. */
+  public void join() {}
+
   final boolean isProfiled() {
     return kernels.profile() != null;
   }

@@ -28,7 +28,8 @@ import java.util.function.Function;
  * Several passes of the same tokens through variants of one model: the original, the one with SAEs,
  * the one with SAEs and adapters. As long as two variants have not differed they are one
  * computation: a block runs once for all streams that reach it with the same activations and the
- * same weights.
+ * same weights. From there on, blocks of the original run {@linkplain Tape#beside beside} the
+ * others': each fills what the other's small kernels leave idle of a GPU.
  */
 final class Streams {
 
@@ -182,20 +183,21 @@ final class Streams {
     }
     for (int layer = 0; layer < model.layers(); layer++) {
       int at = layer;
+      List<BlockInput> inputs = new ArrayList<>();
+      for (int i = 0; i < variants.size(); i++) {
+        inputs.add(input(model, layer, streams.get(i), variants.get(i)));
+      }
       Map<BlockInput, Replaced> blocks = new HashMap<>();
       Map<SiteInput, Replaced> replaced = new HashMap<>();
       Map<PushInput, Var> pushed = new HashMap<>();
       for (int i = 0; i < variants.size(); i++) {
         Variant variant = variants.get(i);
-        Adapters adapters =
-            variant.adapters.touch(model.blockPath(layer)) ? variant.adapters : Adapters.NONE;
         Replacement replacement = Replacement.of(variant, layer);
-        boolean inside = replacement != null && replacement.isInsideBlock();
+        tape.beside(variant == Variant.ORIGINAL && parts(inputs, i));
         Replaced result =
-            blocks.computeIfAbsent(
-                new BlockInput(streams.get(i), adapters, inside ? replacement : null),
-                in -> block(tape, model, at, batch, in));
-        if (replacement != null && !inside) {
+            blocks.computeIfAbsent(inputs.get(i), in -> block(tape, model, at, batch, in));
+        tape.beside(false);
+        if (replacement != null && !replacement.isInsideBlock()) {
           result =
               replaced.computeIfAbsent(
                   new SiteInput(result.out, replacement),
@@ -222,6 +224,19 @@ final class Streams {
       passes.add(new Pass(hidden, splices.get(i)));
     }
     return passes;
+  }
+
+  private static BlockInput input(LanguageModel model, int layer, Var x, Variant variant) {
+    Adapters adapters =
+        variant.adapters.touch(model.blockPath(layer)) ? variant.adapters : Adapters.NONE;
+    Replacement replacement = Replacement.of(variant, layer);
+    boolean inside = replacement != null && replacement.isInsideBlock();
+    return new BlockInput(x, adapters, inside ? replacement : null);
+  }
+
+  /** Whether there are others, and none has the same block. */
+  private static boolean parts(List<BlockInput> inputs, int i) {
+    return inputs.size() > 1 && inputs.stream().filter(inputs.get(i)::equals).count() == 1;
   }
 
   /** A block, and what is spliced in inside it. */

@@ -4,6 +4,7 @@ import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import com.sun.management.ThreadMXBean;
 import espalier.device.Device;
@@ -12,6 +13,7 @@ import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
 import java.lang.management.ManagementFactory;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -216,6 +218,51 @@ class TapeTest {
       assertArrayEquals(expected, planned.gradients());
       assertArrayEquals(expected, planned.gradients(), "a second step repeats the first");
     }
+  }
+
+  /** The emulator runs all in order first, then what is beside it. */
+  @Test
+  void whatRunsBesideAndWhatRunsInOrderLeaveEachOtherAlone() {
+    int steps = 10;
+    Tape tape = new Tape(device);
+    Tensor ones = Tensor.allocate(device, 4, 16);
+    ones.copyFrom(ofOnes(64));
+    Var both = Elementwise.scale(tape, tape.constant(ones), 3);
+    Var inOrder = both;
+    Var beside = both;
+    for (int i = 0; i < steps; i++) {
+      tape.beside(true);
+      beside = Elementwise.scale(tape, beside, 2);
+      tape.beside(false);
+      inOrder = Elementwise.scale(tape, inOrder, 0.5f);
+    }
+    Var sum = tape.output(Elementwise.residual(tape, inOrder, beside));
+    tape.bind(poisoned(tape.bytes()));
+    float[] expected = ofOnes(64);
+    for (int i = 0; i < expected.length; i++) {
+      expected[i] = 3 * (float) (Math.pow(0.5, steps) + Math.pow(2, steps));
+    }
+    for (int pass = 0; pass < 2; pass++) {
+      tape.forward();
+      assertArrayEquals(expected, sum.value().toArray());
+    }
+  }
+
+  private static float[] ofOnes(int count) {
+    float[] ones = new float[count];
+    Arrays.fill(ones, 1);
+    return ones;
+  }
+
+  @Test
+  void whatRunsBesideHasNoBackwardPass() {
+    assumeTrue(device.worksBeside());
+    Tape tape = new Tape(device);
+    Var x = tape.value(4, 16, true);
+    tape.op("given").writes(x).backward(List.of(), List.of(), k -> {});
+    tape.beside(true);
+    Elementwise.scale(tape, x, 2);
+    assertThrows(IllegalStateException.class, tape::bytes);
   }
 
   @Test
