@@ -85,11 +85,9 @@ final class MemoryPlan {
         gradients.put(var, new Block(var, true));
       }
     }
+    checkBeside(ops, beside);
     int end = 2 * ops.size() - 1;
     for (Op op : ops) {
-      if (op.beside && op.needsBackward()) {
-        throw new IllegalStateException(op + " is beside others and has a backward pass");
-      }
       int forward = op.index;
       int backward = end - op.index;
       op.reads.forEach(v -> live(values, v, forward, op.beside));
@@ -111,6 +109,23 @@ final class MemoryPlan {
     }
     blocks.forEach(b -> b.seenFrom(beside.first(), beside.last()));
     bytes = place();
+  }
+
+  private static void checkBeside(List<Op> ops, Tape.Beside beside) {
+    Map<Var, Op> writers = new IdentityHashMap<>();
+    for (Op op : ops.subList(beside.first(), beside.last() + 1)) {
+      if (op.beside && op.needsBackward()) {
+        throw new IllegalStateException(op + " is beside others and has a backward pass");
+      }
+      for (Var var : op.reads) {
+        Op writer = writers.get(var);
+        if (writer != null && writer.beside != op.beside) {
+          throw new IllegalStateException(
+              op + " reads " + var + " of " + writer + ", which may run at the same time");
+        }
+      }
+      op.writes.forEach(var -> writers.put(var, op));
+    }
   }
 
   static MemoryPlan of(List<Op> ops, List<Var> vars, List<Var> outputs, Tape.Beside beside) {

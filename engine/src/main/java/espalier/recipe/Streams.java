@@ -28,8 +28,9 @@ import java.util.function.Function;
  * Several passes of the same tokens through variants of one model: the original, the one with SAEs,
  * the one with SAEs and adapters. As long as two variants have not differed they are one
  * computation: a block runs once for all streams that reach it with the same activations and the
- * same weights. From there on, blocks of the original run {@linkplain Tape#beside beside} the
- * others': each fills what the other's small kernels leave idle of a GPU.
+ * same weights. From there on, if nobody compares the streams block by block, the original's blocks
+ * run {@linkplain Tape#beside beside} the others': each fills what the other's small kernels leave
+ * idle of a GPU.
  */
 final class Streams {
 
@@ -169,11 +170,21 @@ final class Streams {
   /** Records all variants, each up to the final norm; passes come back in the variants' order. */
   static List<Pass> record(
       Tape tape, LanguageModel model, TokenBatch batch, List<Variant> variants) {
-    return record(tape, model, batch, variants, (layer, outputs, splices) -> {});
+    return record(tape, model, batch, variants, (layer, outputs, splices) -> {}, true);
   }
 
   static List<Pass> record(
       Tape tape, LanguageModel model, TokenBatch batch, List<Variant> variants, Observer observer) {
+    return record(tape, model, batch, variants, observer, false);
+  }
+
+  private static List<Pass> record(
+      Tape tape,
+      LanguageModel model,
+      TokenBatch batch,
+      List<Variant> variants,
+      Observer observer,
+      boolean beside) {
     Var embedded = model.embed(tape, batch);
     List<Var> streams = new ArrayList<>();
     List<SortedMap<Integer, Splice>> splices = new ArrayList<>();
@@ -193,7 +204,7 @@ final class Streams {
       for (int i = 0; i < variants.size(); i++) {
         Variant variant = variants.get(i);
         Replacement replacement = Replacement.of(variant, layer);
-        tape.beside(variant == Variant.ORIGINAL && parts(inputs, i));
+        tape.beside(beside && variant == Variant.ORIGINAL && parts(inputs, i));
         Replaced result =
             blocks.computeIfAbsent(inputs.get(i), in -> block(tape, model, at, batch, in));
         tape.beside(false);

@@ -266,6 +266,26 @@ class TapeTest {
   }
 
   @Test
+  void whatRunsBesideIsNotReadMeanwhile() {
+    assumeTrue(device.worksBeside());
+    Tape tape = new Tape(device);
+    Var x = tape.constant(Tensor.allocate(device, 4, 16));
+    tape.beside(true);
+    Var early = Elementwise.scale(tape, x, 2);
+    tape.beside(false);
+    Elementwise.scale(tape, early, 2);
+    tape.bytes(); // all is done by then
+    Tape crossed = new Tape(device);
+    crossed.beside(true);
+    Var first = Elementwise.scale(crossed, x, 2);
+    crossed.beside(false);
+    Elementwise.scale(crossed, first, 2);
+    crossed.beside(true);
+    Elementwise.scale(crossed, x, 2);
+    assertThrows(IllegalStateException.class, crossed::bytes);
+  }
+
+  @Test
   void gradientsAreTheSlopeOfTheLoss() {
     for (float dropout : new float[] {0, 0.25f}) {
       Network network = new Network(dropout, true);
