@@ -89,8 +89,8 @@ int32_t esp_attention_forward(const void *q_, int64_t ld_q, const void *k_, cons
     auto *out = static_cast<T *>(out_);
     if constexpr (std::is_same_v<T, esp::bf16>) {
       if (attention::fits_tensor_cores(s, {q, k, v, out})) {
-        return esp::has_warpgroups() ? attention::forward_by_warpgroups(s, q, k, v, out, lse)
-                                     : attention::forward_by_tensor_cores(s, q, k, v, out, lse);
+        return esp::has_hopper() ? attention::forward_by_warpgroups(s, q, k, v, out, lse)
+                                 : attention::forward_by_tensor_cores(s, q, k, v, out, lse);
       }
     }
     return attention::forward_blocked(s, q, k, v, out, lse);
@@ -120,8 +120,7 @@ int32_t esp_attention_backward(const void *q_, int64_t ld_q, const void *k_, con
     if constexpr (std::is_same_v<T, esp::bf16>) {
       if (attention::fits_tensor_cores(s, {q, k, v, d_out, d_q, d_k, d_v})) {
         const attention::Tensors x{q, k, v, lse, d_out, delta, d_q, d_k, d_v};
-        return esp::has_warpgroups() ? attention::backward_by_warpgroups(s, x)
-                                     : attention::backward_by_tensor_cores(s, x);
+        return esp::has_hopper() ? attention::backward_by_warpgroups(s, x) : attention::backward_by_tensor_cores(s, x);
       }
     }
     return attention::backward_blocked(s, q, k, v, lse, d_out, delta, d_q, d_k, d_v);

@@ -127,7 +127,7 @@ struct Tensors {
 int32_t forward_by_tensor_cores(const Shape &s, const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, float *lse);
 int32_t backward_by_tensor_cores(const Shape &s, const Tensors &x);
 
-/* On Hopper's, where has_warpgroups(): likewise. */
+/* On Hopper's, where has_hopper(): likewise. */
 int32_t forward_by_warpgroups(const Shape &s, const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, float *lse);
 int32_t backward_by_warpgroups(const Shape &s, const Tensors &x);
 

@@ -91,6 +91,15 @@ inline Hardware hardware() {
 #endif
 }
 
+/* Whether this library has code for what Hopper alone can do, and a Hopper to run it: sm_90a's runs nowhere else. */
+inline bool has_hopper() {
+#if defined(ESPALIER_HOPPER) || !defined(__CUDACC__)
+  return hardware().capability == 90;
+#else
+  return false;
+#endif
+}
+
 constexpr int kThreads = 256;
 constexpr uint32_t kAllLanes = 0xffffffffu;
 

@@ -24,15 +24,6 @@ namespace esp {
 
 constexpr int kWarpgroup = 128;
 
-/* Whether this library has warpgroups' code for the GPU that is there: sm_90a's runs on Hopper alone. */
-inline bool has_warpgroups() {
-#if defined(ESPALIER_HOPPER) || !defined(__CUDACC__)
-  return hardware().capability == 90;
-#else
-  return false;
-#endif
-}
-
 /* The kernel's dynamic shared memory, as panels need it aligned. */
 #ifdef __CUDACC__
 #define ESP_DYNAMIC_PANELS(name)                                  \
@@ -44,7 +35,7 @@ inline bool has_warpgroups() {
 
 #ifdef __CUDACC__
 
-/* Other GPUs' code is never launched: see has_warpgroups(). */
+/* Other GPUs' code is never launched: see has_hopper(). */
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 #define ESP_WARPGROUP_PTX(...) asm volatile(__VA_ARGS__)
 #else

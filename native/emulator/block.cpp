@@ -58,8 +58,9 @@ namespace {
 constexpr size_t kPage = 4096;
 constexpr size_t kStack = sanitizer::kAddress ? 256 << 10 : 64 << 10; /* its lowest page is never mapped */
 constexpr size_t kSharedBytes = 227 << 10;                            /* a block of Hopper may have as much */
+constexpr size_t kSharedStride = 228 << 10;                           /* from a block's to the next one's */
 
-enum class State { kReady, kAtBlock, kAtGroup, kAtWarp, kDone };
+enum class State { kReady, kAtBlock, kAtGroup, kAtWarp, kAtCluster, kDone };
 
 struct Copy {
   void *target;
@@ -92,9 +93,10 @@ std::mutex fault_mutex;
 std::string first_fault;
 std::atomic<bool> faulted{false};
 
-/* What a host thread has for the block that it runs. */
+/* What a host thread has for a block that it runs. */
 struct Block {
   const Launch *launch = nullptr;
+  unsigned rank = 0; /* in its cluster */
   char *stacks = nullptr;
   size_t capacity = 0;
   std::vector<Fiber> fibers;
@@ -109,20 +111,34 @@ struct Block {
 
   const Library *library = nullptr; /* whose variables these are */
   Range variables{};
+  std::vector<char> kept; /* the variables, while another block of the cluster runs */
   char *dynamic = nullptr;
 };
 
-thread_local struct Owner {
-  Block *block = nullptr;
-  ~Owner() {
-    if (block == nullptr) return;
-    if (block->stacks != nullptr) munmap(block->stacks, block->capacity * kStack);
-    std::free(block->dynamic);
-    delete block;
-  }
-} owner;
+/* The blocks that a host thread runs together. */
+struct Cluster {
+  std::deque<Block> blocks; /* as many as there ever were */
+  unsigned size = 0;
+  unsigned arrived = 0; /* threads at the cluster's barrier */
+  bool orders = false;  /* memory: if it does for all of them */
+  bool met = false;     /* at some barrier */
+  Range dynamic{};      /* of all blocks, one behind the other */
 
-__thread Block *block; /* owner.block, without its check for initialisation */
+  ~Cluster() {
+    for (const Block &one : blocks) {
+      if (one.stacks != nullptr) munmap(one.stacks, one.capacity * kStack);
+    }
+    std::free(dynamic.begin);
+  }
+};
+
+thread_local Cluster owned_cluster;
+
+/* owned_cluster, without its check for initialisation, and the block of it that runs. */
+__thread Cluster *cluster;
+__thread Block *block;
+
+bool is_done(const Block &one) { return one.done == one.fibers.size(); }
 
 unsigned index_of(const Fiber *fiber) { return static_cast<unsigned>(fiber - block->fibers.data()); }
 
@@ -191,6 +207,7 @@ std::string where(const Fiber &fiber) {
   if (fiber.state == State::kDone) return "ended";
   if (fiber.state == State::kAtBlock) return "wait at __syncthreads";
   if (fiber.state == State::kAtGroup) return "wait at a group's barrier";
+  if (fiber.state == State::kAtCluster) return "wait at the cluster's barrier";
   char mask[16];
   std::snprintf(mask, sizeof mask, "%08x", fiber.mask);
   return std::string("wait at ") + fiber.collective + " of mask " + mask;
@@ -235,6 +252,24 @@ bool release_group(unsigned first, unsigned threads) {
   return true;
 }
 
+/* The barrier of all blocks of the cluster. */
+bool release_cluster() {
+  size_t threads = 0;
+  for (unsigned rank = 0; rank < cluster->size; rank++) {
+    threads += cluster->blocks[rank].fibers.size() - cluster->blocks[rank].done;
+  }
+  if (cluster->arrived == 0 || cluster->arrived < threads) return false;
+  for (unsigned rank = 0; rank < cluster->size; rank++) {
+    for (Fiber &fiber : cluster->blocks[rank].fibers) {
+      if (fiber.state == State::kAtCluster) fiber.state = State::kReady;
+    }
+  }
+  if (cluster->orders) races::cluster_barrier();
+  cluster->arrived = 0;
+  cluster->orders = cluster->met = true;
+  return true;
+}
+
 /* Those who wait with this fiber, lane by lane; false while one of them is missing. */
 bool gather(const Fiber &fiber, Fiber *(&lanes)[kWarp]) {
   const unsigned first = index_of(&fiber) / kWarp * kWarp, threads = static_cast<unsigned>(block->fibers.size());
@@ -264,12 +299,37 @@ bool release_warp(const Fiber &fiber) {
 
 /* ---- a block from its start to its end ---- */
 
-void reserve(size_t threads) {
-  if (owner.block == nullptr) {
-    owner.block = new Block;
-    owner.block->dynamic = static_cast<char *>(std::aligned_alloc(1024, kSharedBytes + 1024));
+/* Makes the block the running one, and __shared__ variables its own. */
+void select(unsigned rank) {
+  Block *next = &cluster->blocks[rank];
+  if (next == block) return;
+  block->kept.assign(block->variables.begin, block->variables.end);
+  block = next;
+  std::copy(block->kept.begin(), block->kept.end(), block->variables.begin);
+  races::select_block(rank);
+}
+
+/* The `size` blocks of a cluster, of which none is anything yet. */
+void form_cluster(unsigned size) {
+  cluster = &owned_cluster;
+  if (cluster->dynamic.begin == nullptr) {
+    constexpr size_t kBytes = kMostClusterBlocks * kSharedStride;
+    cluster->dynamic.begin = static_cast<char *>(std::aligned_alloc(1024, kBytes));
+    cluster->dynamic.end = cluster->dynamic.begin + kBytes;
   }
-  block = owner.block;
+  while (cluster->blocks.size() < size) {
+    Block &one = cluster->blocks.emplace_back();
+    one.rank = static_cast<unsigned>(cluster->blocks.size() - 1);
+    one.dynamic = cluster->dynamic.begin + one.rank * kSharedStride;
+  }
+  cluster->size = size;
+  cluster->arrived = 0;
+  cluster->orders = true;
+  cluster->met = false;
+  races::start_cluster(cluster->dynamic);
+}
+
+void reserve(size_t threads) {
   if (threads <= block->capacity) return;
   if (block->stacks != nullptr) munmap(block->stacks, block->capacity * kStack);
   void *memory =
@@ -283,9 +343,10 @@ void reserve(size_t threads) {
   for (unsigned i = 0; i < threads; i++) mprotect(stack_of(i), kPage, PROT_NONE);
 }
 
-void prepare(const Launch &launch, dim3 index, int chosen, uint64_t seed) {
+void prepare(const Launch &launch, unsigned rank, dim3 index, int chosen, uint64_t seed) {
   const dim3 shape = launch.block;
   const unsigned threads = shape.x * shape.y * shape.z;
+  block = &cluster->blocks[rank];
   reserve(threads);
   block->launch = &launch;
   block->arrived = block->votes = block->done = 0;
@@ -311,6 +372,7 @@ void prepare(const Launch &launch, dim3 index, int chosen, uint64_t seed) {
     block->variables = launch.library->shared_variables();
   }
   launch.library->poison(block->variables);
+  if (cluster->size > 1) block->kept.assign(block->variables.begin, block->variables.end);
   sanitizer::allow(block->dynamic, kSharedBytes);
   std::memset(block->dynamic, 0xff, launch.shared_bytes);
   sanitizer::forbid(block->dynamic + launch.shared_bytes, kSharedBytes - launch.shared_bytes);
@@ -360,18 +422,43 @@ bool round_of_warps() {
   return moved;
 }
 
-void run_block(const Launch &launch, dim3 index, int chosen, uint64_t seed) {
-  prepare(launch, index, chosen, seed);
-  const size_t threads = block->fibers.size();
-  while (block->done < threads && !faulted) {
+/* Runs the block until none of its threads can go on; false if none could from the start. */
+bool run_block(int chosen) {
+  bool went = false;
+  for (bool moved = true; moved && !faulted;) {
     if (chosen >= 2) std::shuffle(block->order.begin(), block->order.end(), block->random);
-    const bool moved = chosen >= 2 && chosen % 2 == 1 ? round_of_warps() : round_of_threads();
-    if (moved || faulted || block->done == threads) continue;
-    if (!release_after_ends() && !faulted) {
-      set_fault(block_name() + ": a barrier is not reached by all that it waits for: " + everyone());
-    }
+    moved = chosen >= 2 && chosen % 2 == 1 ? round_of_warps() : round_of_threads();
+    moved = moved || (!faulted && block->done < block->fibers.size() && release_after_ends());
+    went = went || moved;
   }
-  if (block->done < threads) sanitizer::allow(block->stacks, block->capacity * kStack); /* frames that never return */
+  return went;
+}
+
+/* Runs the blocks of which that at `index` is the first, from their start to their end. */
+void run_cluster(const Launch &launch, dim3 index, int chosen, uint64_t seed) {
+  form_cluster(launch.cluster);
+  std::vector<unsigned> order(cluster->size);
+  for (unsigned rank = 0; rank < cluster->size; rank++) {
+    prepare(launch, rank, dim3(index.x + rank, index.y, index.z), chosen, seed + rank);
+    order[rank] = rank;
+  }
+  if (chosen == 1) std::reverse(order.begin(), order.end());
+  const auto first = cluster->blocks.begin(), last = first + cluster->size;
+  while (!std::all_of(first, last, is_done) && !faulted) {
+    if (chosen >= 2) std::shuffle(order.begin(), order.end(), block->random);
+    bool went = false;
+    for (const unsigned rank : order) {
+      if (faulted) break;
+      select(rank);
+      went = run_block(chosen) || went;
+    }
+    if (went || faulted || release_cluster()) continue;
+    select(static_cast<unsigned>(std::find_if_not(first, last, is_done) - first));
+    set_fault(block_name() + ": a barrier is not reached by all that it waits for: " + everyone());
+  }
+  for (auto one = first; one != last; ++one) { /* frames that never return */
+    if (!is_done(*one)) sanitizer::allow(one->stacks, one->capacity * kStack);
+  }
 }
 
 }  // namespace
@@ -404,6 +491,24 @@ void group_barrier(unsigned group, unsigned threads) {
   }
   self->state = State::kAtGroup;
   if (!release_group(first, threads)) yield();
+}
+
+void cluster_barrier(bool orders) {
+  block->running->state = State::kAtCluster;
+  cluster->arrived++;
+  cluster->orders = cluster->orders && orders;
+  if (!release_cluster()) yield();
+}
+
+unsigned cluster_rank() { return block->rank; }
+
+void *in_block(const void *shared, unsigned rank) {
+  const auto offset = static_cast<size_t>(static_cast<const char *>(shared) - block->dynamic);
+  if (offset >= block->launch->shared_bytes) fault("%p is not its dynamic shared memory", shared);
+  if (rank >= cluster->size) fault("block %u of a cluster of %u", rank, cluster->size);
+  if (!cluster->met) fault("block %u of the cluster may not have started: no barrier of the cluster lies before", rank);
+  if (is_done(cluster->blocks[rank])) fault("block %u of the cluster has ended", rank);
+  return cluster->blocks[rank].dynamic + offset;
 }
 
 void collective(const char *name, uint32_t mask, void *mine, Combine combine) {
@@ -481,6 +586,8 @@ int is_launchable(const Launch &launch) {
   if (threads == 0 || threads > 1024 || launch.block.z > 64) return cudaErrorInvalidConfiguration;
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return cudaErrorInvalidConfiguration;
   if (grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) return cudaErrorInvalidConfiguration;
+  if (launch.cluster == 0 || launch.cluster > kMostClusterBlocks) return cudaErrorInvalidClusterSize;
+  if (launch.cluster > 1 && (grid.x % launch.cluster != 0 || capability() < 90)) return cudaErrorInvalidConfiguration;
   return launch.shared_bytes > kSharedBytes ? cudaErrorInvalidValue : cudaSuccess;
 }
 
@@ -493,21 +600,22 @@ int capability() {
 }
 
 bool run(const Launch &launch) {
-  const uint64_t x = launch.grid.x, y = launch.grid.y, blocks = x * y * launch.grid.z;
+  const uint64_t x = launch.grid.x / launch.cluster, y = launch.grid.y, clusters = x * y * launch.grid.z;
   faulted = false;
   const int chosen = schedule;
-  std::vector<uint64_t> order(blocks);
+  std::vector<uint64_t> order(clusters);
   std::iota(order.begin(), order.end(), uint64_t{0});
   if (chosen == 1) std::reverse(order.begin(), order.end());
   if (chosen >= 2) std::shuffle(order.begin(), order.end(), std::mt19937_64(static_cast<uint64_t>(chosen)));
   races::start_launch();
-#pragma omp parallel for schedule(dynamic, 1) if (blocks > 1 && !races::kDetected)
-  for (uint64_t i = 0; i < blocks; i++) {
+  /* Each host thread has stacks for as many blocks as it ever ran together: of clusters one thread has enough. */
+#pragma omp parallel for schedule(dynamic, 1) if (clusters > 1 && launch.cluster == 1 && !races::kDetected)
+  for (uint64_t i = 0; i < clusters; i++) {
     if (faulted) continue;
-    const uint64_t b = order[i], seed = b + (static_cast<uint64_t>(chosen) << 32);
-    const dim3 index(static_cast<unsigned>(b % x), static_cast<unsigned>(b / x % y),
-                     static_cast<unsigned>(b / (x * y)));
-    run_block(launch, index, chosen, seed);
+    const uint64_t c = order[i], seed = c * launch.cluster + (static_cast<uint64_t>(chosen) << 32);
+    const dim3 index(static_cast<unsigned>(c % x * launch.cluster), static_cast<unsigned>(c / x % y),
+                     static_cast<unsigned>(c / (x * y)));
+    run_cluster(launch, index, chosen, seed);
   }
   return !faulted;
 }

@@ -11,6 +11,9 @@
  *   3, 5, ...  likewise, but a warp runs as far as it can before another one does: what lies between barriers of the
  *              block is then as far apart as it can get
  *
+ * The blocks of a cluster run on one host thread, in that order too: each as far as it can, until all wait for the
+ * cluster.
+ *
  * A missing barrier shows under some of these, as a wrong result: not under every one.
  */
 #ifndef ESPALIER_EMULATOR_BLOCK_H
@@ -28,6 +31,7 @@ struct dim3 {
 namespace emulator {
 
 constexpr unsigned kWarp = 32;
+constexpr unsigned kMostClusterBlocks = 16; /* 8 of every Hopper; as many as this where a GPC has so many */
 
 /* Where a fiber is in its launch. */
 struct Place {
@@ -51,6 +55,7 @@ struct Launch {
   size_t shared_bytes; /* of dynamic shared memory */
   const Library *library;
   std::function<void()> body;
+  unsigned cluster = 1; /* blocks of a cluster, along x */
 };
 
 /* 0, or the cudaError_t with which CUDA refuses a launch of this shape. */
@@ -72,6 +77,14 @@ int block_barrier(bool given);
 /* Waits for all threads of the group of `threads` that is number `group` in the block, itself one of them: for ever, if
  * one has ended. */
 void group_barrier(unsigned group, unsigned threads);
+
+/* Waits for all threads of the cluster's blocks, or until they have ended; races.h takes it for a barrier if it
+ * `orders` memory. */
+void cluster_barrier(bool orders);
+unsigned cluster_rank();
+/* Where block `rank` of the cluster has what `shared` points to, which must be this block's dynamic shared memory. A
+ * fault before the first barrier, as the other block might not have started, and when the other one has ended. */
+void *in_block(const void *shared, unsigned rank);
 
 /* What a warp does together. Each lane of `mask` brings `mine`; when the last has come, combine(lanes) is called once,
  * with NULL for lanes that take no part (not in the mask, or ended), and all go on. Lanes that come with another mask

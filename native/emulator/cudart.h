@@ -28,7 +28,8 @@ typedef enum cudaError {
   cudaErrorStreamCaptureIsolation = 905,
   cudaErrorStreamCaptureImplicit = 906,
   cudaErrorCapturedEvent = 907,
-  cudaErrorStreamCaptureWrongThread = 908
+  cudaErrorStreamCaptureWrongThread = 908,
+  cudaErrorInvalidClusterSize = 912
 } cudaError_t;
 
 typedef enum cudaMemcpyKind {

@@ -22,22 +22,35 @@ constexpr uintptr_t kPage = 4096;
 constexpr uint16_t kSeveralLanes = 0x4000; /* | warp */
 constexpr uint16_t kWarpsOfGroup = 0x2000; /* | warpgroup */
 constexpr uint16_t kSeveralGroups = 0xffff;
+constexpr uint16_t kSeveralBlocks = 0xffff;
 constexpr unsigned kGroup = 128;
 
-/* Time goes by intervals: one ends at every __syncthreads, and with every block. Within one, the threads of a warpgroup
- * are ordered by rounds, of which one ends at every barrier of the group, and within one of these the lanes of a warp
- * by epochs, of which one ends at every __syncwarp. */
-uint32_t launch_start = 1, block_start = 1, now = 1;
-std::vector<uint32_t> rounds, epochs; /* of each thread */
+/* Time goes by intervals, of which no two blocks have the same: one ends at every __syncthreads and at every barrier of
+ * the cluster. Within one, the threads of a warpgroup are ordered by rounds, of which one ends at every barrier of the
+ * group, and within one of these the lanes of a warp by epochs, of which one ends at every __syncwarp. */
+uint32_t launch_start = 1, latest = 1; /* the last interval that began, of whichever block */
+/* Of the blocks that run together: their start, and the last barrier that they passed together. */
+uint32_t cluster_start = 1, cluster_barrier_at = 1;
+Range all_dynamic{};
+
+struct Block {
+  SharedMemory shared{};
+  Range stacks{};
+  uint32_t now = 1;
+  std::vector<uint32_t> rounds, epochs; /* of each thread */
+};
+std::vector<Block> blocks;
+unsigned my_block = 0;
 uint16_t me = 0;
-SharedMemory shared{};
-Range stacks{};
+
+const Block &mine() { return blocks[my_block]; }
 
 /* Who touched something last. Accesses of one interval are merged: of those of a warp's lanes, the latest epoch counts.
  */
 struct Accesses {
   uint32_t interval = 0, round = 0, epoch = 0;
   uint16_t who = 0;
+  uint16_t block = 0; /* of the cluster, or kSeveralBlocks since its last barrier */
 
   bool of_several_groups() const { return who == kSeveralGroups; }
   bool of_several_warps() const { return !of_several_groups() && (who & kWarpsOfGroup) != 0; }
@@ -49,12 +62,17 @@ struct Accesses {
     return (of_several_warps() ? who & ~kWarpsOfGroup : warp() * kWarp / kGroup) == me / kGroup;
   }
 
+  static Accesses of_mine() { return {mine().now, mine().rounds[me], mine().epochs[me], me, uint16_t(my_block)}; }
+
   void add() {
-    const uint32_t round_now = rounds[me], epoch_now = epochs[me];
+    const uint32_t round_now = mine().rounds[me], epoch_now = mine().epochs[me];
     const bool later =
         of_my_group() && (round_now > round || (round_now == round && of_my_warp() && epoch_now > epoch));
-    if (interval != now || who == me || later) {
-      *this = {now, round_now, epoch_now, me};
+    if (interval >= cluster_barrier_at && block != my_block) {
+      *this = of_mine();
+      block = kSeveralBlocks;
+    } else if (interval != mine().now || who == me || later) {
+      *this = of_mine();
     } else if (!of_my_group()) {
       who = kSeveralGroups;
     } else if (round_now == round && !of_my_warp()) {
@@ -66,14 +84,16 @@ struct Accesses {
 
   /* Whether these come before what this thread does now. */
   bool are_ordered(bool in_shared) const {
-    if (interval < (in_shared ? block_start : launch_start)) return true;
-    if (interval < block_start) return false; /* another block of this launch */
-    if (interval < now || who == me) return true;
-    return (of_my_group() && round < rounds[me]) || (of_my_warp() && epoch < epochs[me]);
+    if (interval < (in_shared ? cluster_start : launch_start)) return true;
+    if (interval < cluster_start) return false; /* another cluster of this launch */
+    if (interval < cluster_barrier_at) return true;
+    if (block != my_block) return false;
+    if (interval < mine().now || who == me) return true;
+    return (of_my_group() && round < mine().rounds[me]) || (of_my_warp() && epoch < mine().epochs[me]);
   }
 
   std::string name() const {
-    if (interval < block_start) return "another block";
+    if (interval < cluster_start || block != my_block) return "another block";
     if (of_several_groups()) return "threads of several warps";
     if (of_several_warps()) return "warps of warpgroup " + std::to_string(who & ~kWarpsOfGroup);
     if (of_several_lanes()) return "lanes of warp " + std::to_string(warp());
@@ -134,9 +154,14 @@ std::string place_of(const void *code) {
 enum class Kind { kRead, kWrite, kAtomic };
 
 [[noreturn]] void report(uintptr_t address, Kind kind, const Accesses &other, bool was_written, const void *code) {
+  const SharedMemory &shared = mine().shared;
   const bool dynamic = contains(shared.dynamic, address), fixed = contains(shared.variables, address);
-  const char *memory = dynamic ? "dynamic shared" : fixed ? "shared" : "global";
-  const char *base = dynamic ? shared.dynamic.begin : fixed ? shared.variables.begin : nullptr;
+  const bool remote = !dynamic && contains(all_dynamic, address);
+  const char *memory = dynamic ? "dynamic shared" : fixed ? "shared" : remote ? "another block's shared" : "global";
+  const char *base = dynamic  ? shared.dynamic.begin
+                     : fixed  ? shared.variables.begin
+                     : remote ? all_dynamic.begin
+                              : nullptr;
   fault("a race: it %s %s memory at %s0x%zx, which %s has %s, and no barrier lies between (%s)",
         kind == Kind::kRead    ? "reads"
         : kind == Kind::kWrite ? "writes"
@@ -149,18 +174,18 @@ void touch(Cell &cell, uintptr_t address, bool in_shared, Kind kind, const void 
   const bool both_atomic = kind == Kind::kAtomic && cell.by_atomics;
   if (!both_atomic && !cell.written.are_ordered(in_shared)) report(address, kind, cell.written, true, code);
   if (kind == Kind::kRead) {
-    const bool other_block = cell.read.interval >= launch_start && cell.read.interval < block_start;
+    const bool other_block = cell.read.interval >= launch_start && cell.read.interval < cluster_start;
     if (other_block && !in_shared) cell.read_by_blocks = launch_start;
     cell.read.add();
     return;
   }
   if (!cell.read.are_ordered(in_shared)) report(address, kind, cell.read, false, code);
   if (!in_shared && cell.read_by_blocks == launch_start)
-    report(address, kind, Accesses{launch_start, 0, 0, 0}, false, code);
+    report(address, kind, Accesses{launch_start, 0, 0, 0, 0}, false, code);
   if (both_atomic) {
     cell.written.add();
   } else {
-    cell.written = Accesses{now, rounds[me], epochs[me], me};
+    cell.written = Accesses::of_mine();
   }
   cell.by_atomics = kind == Kind::kAtomic;
 }
@@ -168,11 +193,14 @@ void touch(Cell &cell, uintptr_t address, bool in_shared, Kind kind, const void 
 void access(const void *pointer, size_t bytes, Kind kind, const void *code) {
   if (esp_emulated_place == nullptr) return; /* code of the host */
   const auto begin = reinterpret_cast<uintptr_t>(pointer);
-  if (contains(stacks, begin)) return;
-  const bool in_shared = contains(shared.dynamic, begin) || contains(shared.variables, begin);
+  if (contains(mine().stacks, begin)) return;
+  const bool variable = contains(mine().shared.variables, begin);
+  const bool in_shared = variable || contains(all_dynamic, begin);
+  /* Each block's variables are at one address: each has a shadow of its own. */
+  const uintptr_t shadow = variable ? uintptr_t{my_block} << 48 : 0;
   const unsigned granule = (begin | bytes) % 4 == 0 ? 4 : (begin | bytes) % 2 == 0 ? 2 : 1;
   for (uintptr_t address = begin; address < begin + bytes;) {
-    Page &page = page_of(address);
+    Page &page = page_of(address + shadow);
     if (granule < page.granule) page.split(granule);
     touch(page.cells[address % kPage / page.granule], address, in_shared, kind, code);
     address += page.granule;
@@ -194,34 +222,47 @@ void start_launch() {
     pages.clear();
     std::fill(recent, recent + kRecent, nullptr);
   }
-  launch_start = block_start = ++now;
+  launch_start = ++latest;
+}
+
+void start_cluster(Range dynamic) {
+  all_dynamic = dynamic;
+  blocks.clear();
+  cluster_start = cluster_barrier_at = ++latest;
 }
 
 void start_block(const SharedMemory &memory, Range fibers) {
-  shared = memory;
-  stacks = fibers;
-  rounds.assign(1024, 0);
-  epochs.assign(1024, 0);
-  block_start = ++now;
+  my_block = static_cast<unsigned>(blocks.size());
+  const std::vector<uint32_t> zeros(1024, 0);
+  blocks.push_back({memory, fibers, ++latest, zeros, zeros});
 }
+
+void select_block(unsigned rank) { my_block = rank; }
 
 void run(unsigned thread) { me = static_cast<uint16_t>(thread); }
 
-void block_barrier() { now++; }
+void block_barrier() { blocks[my_block].now = ++latest; }
+
+void cluster_barrier() {
+  cluster_barrier_at = ++latest;
+  for (Block &block : blocks) block.now = ++latest;
+}
 
 /* Rounds are equal throughout a group. */
 void group_barrier(unsigned first, unsigned threads) {
+  std::vector<uint32_t> &rounds = blocks[my_block].rounds;
   for (unsigned thread = first; thread < first + threads; thread++) rounds[thread]++;
 }
 
 void warp_barrier(uint32_t present) {
   const unsigned first = me / kWarp * kWarp;
-  uint32_t latest = 0;
+  std::vector<uint32_t> &epochs = blocks[my_block].epochs;
+  uint32_t last = 0;
   for (unsigned lane = 0; lane < kWarp; lane++) {
-    if ((present >> lane & 1u) != 0) latest = std::max(latest, epochs[first + lane]);
+    if ((present >> lane & 1u) != 0) last = std::max(last, epochs[first + lane]);
   }
   for (unsigned lane = 0; lane < kWarp; lane++) {
-    if ((present >> lane & 1u) != 0) epochs[first + lane] = latest + 1;
+    if ((present >> lane & 1u) != 0) epochs[first + lane] = last + 1;
   }
 }
 

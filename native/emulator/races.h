@@ -3,9 +3,9 @@
  * kernels by -fsanitize=thread, whose functions are ours (races.cpp) instead of ThreadSanitizer's.
  *
  * Two accesses to a byte, not both reads and not both atomic, by two threads of a launch, are a race unless a barrier
- * lies between them: __syncthreads for threads of a block, a warpgroup's barrier for its threads, __syncwarp for lanes
- * of a warp. Shuffles and votes order
- * nothing, as CUDA says. Blocks are never ordered. Whether the accesses came in the right order this time does not
+ * lies between them: the cluster's for threads of its blocks, __syncthreads for threads of a block, a warpgroup's
+ * barrier for its threads, __syncwarp for lanes of a warp. Shuffles and votes order nothing, as CUDA says. Clusters,
+ * and blocks that are in none, are never ordered. Whether the accesses came in the right order this time does not
  * matter: a missing barrier is found under any schedule, if a test comes by.
  *
  * Also fills shared memory with 0xFF when it is first read and was not written, and refuses vector accesses that are
@@ -32,10 +32,14 @@ void start_launch();
 struct SharedMemory {
   Range dynamic, variables;
 };
-/* `stacks`: of the fibers; what lies there is a thread's own. */
+/* `dynamic`: where all dynamic shared memory lies. Then start_block of each block, of rank 0 first. */
+void start_cluster(Range dynamic);
+/* `stacks`: of the fibers; what lies there is a thread's own. The block is selected then. */
 void start_block(const SharedMemory &shared, Range stacks);
+void select_block(unsigned rank);
 void run(unsigned thread);
 void block_barrier();
+void cluster_barrier();
 void group_barrier(unsigned first, unsigned threads); /* 128 of them */
 /* The lanes of the running thread's warp that are set in `present` have come to a __syncwarp. */
 void warp_barrier(uint32_t present);
@@ -48,9 +52,12 @@ struct SharedMemory {
   Range dynamic, variables;
 };
 inline void start_launch() {}
+inline void start_cluster(Range) {}
 inline void start_block(const SharedMemory &, Range) {}
+inline void select_block(unsigned) {}
 inline void run(unsigned) {}
 inline void block_barrier() {}
+inline void cluster_barrier() {}
 inline void group_barrier(unsigned, unsigned) {}
 inline void warp_barrier(uint32_t) {}
 inline void read(const void *, size_t) {}
