@@ -7,8 +7,9 @@
  * reads float32 logits twice and writes the gradient once: 18 (KL) or 10 (CE) bytes a logit with a gradient in
  * bfloat16, 4 or 2 exponentials and as many tanh with a cap. On an H200, for 1024 tokens of 256000 in bfloat16, the
  * bytes take 1.2 ms at the 3.9 TB/s of a copy, about 60 instructions for a logit of both models 0.5 ms, and the 12 of
- * them that go to special function units, 16 a cycle, 0.8 ms (computed): the second reading is what would have to go,
- * but the rows in flight, two a multiprocessor and 2 MB each, are ten times L2.
+ * them that go to special function units, 16 a cycle, 0.8 ms (computed); it took 1.38 ms. The second reading is what
+ * had to go, but the rows in flight, two a multiprocessor and 2 MB each, are ten times L2: on Hopper clusters keep such
+ * rows of KL in shared memory (head_cluster.cu).
  *
  * A block takes a row, a thread packs of it a block apart. The softmax is online (Milakov & Gimelshein 2018): each
  * thread keeps the maximum of what it has seen and the sum of e^(z - maximum), in float64 between packs.
@@ -25,58 +26,15 @@
  */
 #include <algorithm>
 
-#include "approximate.cuh"
 #include "gemm.cuh"
-#include "vector.cuh"
+#include "head.cuh"
+
+using namespace esp::head;
 
 namespace {
 
 /* Two blocks a multiprocessor, so that one computes while the other waits for memory; 64 registers a thread. */
 constexpr int kRowThreads = 512, kRowBlocks = 2;
-
-constexpr float kLog2E = 1.442695040888963f, kLn2 = 0.6931471805599453f;
-
-struct Softcap {
-  float cap; /* 0 for none */
-};
-
-/* How logits are capped and exponentiated beside products in T. A level is a capped logit as the sums of a row take
- * it: power(level - maximum) = e^(logit - maximum). */
-template <typename T>
-struct Scale;
-
-/* In float32 by libm, and a level is the capped logit. */
-template <>
-struct Scale<float> {
-  static constexpr float kNats = 1; /* of a level of 1 */
-  float cap, inverse;
-
-  __device__ explicit Scale(Softcap c) : cap(c.cap), inverse(c.cap > 0 ? 1 / c.cap : 0) {}
-  __device__ float level(float z) const { return cap > 0 ? cap * tanhf(z * inverse) : z; }
-  static __device__ float power(float level) { return expf(level); }
-};
-
-/* Logits of bfloat16 activations have lost more than approximations lose. Levels are to base 2: cap * tanh(z / cap) =
- * cap - 2 cap / (1 + e^(2 z / cap)) is five instructions. Absolute error below 2^-21 cap, of powers 2^-22 relative. */
-template <>
-struct Scale<esp::bf16> {
-  static constexpr float kNats = kLn2;
-  float cap, inverse, twice;
-
-  __device__ explicit Scale(Softcap c)
-      : cap(c.cap * kLog2E), inverse(c.cap > 0 ? 1 / cap : 0), twice(c.cap > 0 ? 2 * kLog2E / c.cap : 0) {}
-  __device__ float level(float z) const {
-    return cap > 0 ? cap - 2 * cap * esp::reciprocal_approximate(1.0f + esp::exp2_approximate(twice * z)) : kLog2E * z;
-  }
-  static __device__ float power(float level) { return esp::exp2_approximate(level); }
-};
-
-/* d(capped) / d(uncapped) from the level: 1 - tanh^2. */
-template <typename T>
-__device__ inline float slope(const Scale<T> &scale, float level) {
-  const float ratio = level * scale.inverse;
-  return 1.0f - ratio * ratio;
-}
 
 /* Of a row: sum is that of power(level - maximum). */
 template <typename T>
@@ -102,8 +60,6 @@ struct Statistics {
   }
 };
 
-constexpr float kNothing = -3.402823466e38f; /* lower than any level, and no infinity, of which differences are NaN */
-
 /* Of the whole row, from each thread's part; all threads must come. */
 template <typename T>
 __device__ Statistics<T> together(const Statistics<T> &own) {
@@ -126,27 +82,6 @@ __device__ inline esp::Pack<N> levels(const float *row, int64_t i, const Scale<T
   return z;
 }
 
-/* Of one vocabulary entry with q = p e^d. */
-struct Entry {
-  float divergence; /* p (e^d - 1 - d) */
-  float difference; /* q - p */
-};
-
-/* By a series where the differences would cancel: |d| < 1/2, where its first term left out is d^9 / 9!, 1e-8 of what is
- * kept. */
-__device__ inline Entry entry(float p, float q, float d) {
-  float series = 1.0f / 40320;
-  series = series * d + 1.0f / 5040;
-  series = series * d + 1.0f / 720;
-  series = series * d + 1.0f / 120;
-  series = series * d + 1.0f / 24;
-  series = series * d + 1.0f / 6;
-  series = series * d + 0.5f;
-  const float second_order = p * d * d * series;
-  const bool near = fabsf(d) < 0.5f;
-  return {near ? second_order : q - p - p * d, near ? p * d + second_order : q - p};
-}
-
 template <typename T>
 __device__ inline float cross_entropy(const float *row, const Statistics<T> &s, int32_t target, int64_t vocab,
                                       const Scale<T> &scale) {
@@ -156,22 +91,13 @@ __device__ inline float cross_entropy(const float *row, const Statistics<T> &s, 
   return static_cast<float>(s.log_sum_exp() - of_target);
 }
 
-/* Where a row of logits keeps its gradient. */
-template <typename T>
-__device__ inline T *gradient_row(float *logits) {
-  return reinterpret_cast<T *>(logits);
-}
-
-/* Losses of a row of KL, and over the student's logits grad_scale * d(kl) / d(logits before the cap) if wanted.
- * Pointers are of the chunk's first row; those of targets and their losses may be NULL. */
+/* Losses of a row of KL, and over the student's logits grad_scale * d(kl) / d(logits before the cap) if wanted. */
 template <typename T, int N>
-__global__ void __launch_bounds__(kRowThreads, kRowBlocks)
-    kl_rows(float *student, const float *teacher, Softcap softcap, const int32_t *targets, float *kl, float *ce_student,
-            float *ce_teacher, bool gradient, float grad_scale, int64_t vocab) {
-  const int64_t r = blockIdx.x;
-  const Scale<T> scale(softcap);
-  float *zs = student + r * vocab;
-  const float *zt = teacher + r * vocab;
+__global__ void __launch_bounds__(kRowThreads, kRowBlocks) kl_rows(KlRows rows) {
+  const int64_t r = blockIdx.x, vocab = rows.vocab;
+  const Scale<T> scale(rows.softcap);
+  float *zs = rows.student + r * vocab;
+  const float *zt = rows.teacher + r * vocab;
   Statistics<T> s{kNothing, 0}, t{kNothing, 0};
   for (int64_t i = threadIdx.x * N; i < vocab; i += kRowThreads * N) {
     s.add(levels<N>(zs, i, scale));
@@ -179,9 +105,9 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   }
   s = together(s);
   t = together(t);
-  if (targets != nullptr && threadIdx.x == 0) {
-    ce_student[r] = cross_entropy(zs, s, targets[r], vocab, scale);
-    ce_teacher[r] = cross_entropy(zt, t, targets[r], vocab, scale);
+  if (rows.targets != nullptr && threadIdx.x == 0) {
+    rows.ce_student[r] = cross_entropy(zs, s, rows.targets[r], vocab, scale);
+    rows.ce_teacher[r] = cross_entropy(zt, t, rows.targets[r], vocab, scale);
   }
   const float shift = static_cast<float>(s.log_sum_exp() - t.log_sum_exp());
   const float s_inverse = static_cast<float>(1 / s.sum), t_inverse = static_cast<float>(1 / t.sum);
@@ -199,17 +125,17 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
         const float p = Scale<T>::power(other[j] - t.maximum) * t_inverse;
         const Entry e = entry(p, q, Scale<T>::kNats * (z[j] - other[j]) - shift);
         part += e.divergence;
-        z[j] = grad_scale * e.difference * slope(scale, z[j]);
+        z[j] = rows.grad_scale * e.difference * slope(scale, z[j]);
       }
       divergence += static_cast<double>(part);
     }
-    if (gradient) {
+    if (rows.gradient) {
       if constexpr (sizeof(T) < sizeof(float)) __syncthreads();
       if (i < vocab) esp::store(gradient_row<T>(zs) + i, z);
     }
   }
   divergence = esp::block_sum(divergence);
-  if (threadIdx.x == 0) kl[r] = static_cast<float>(divergence);
+  if (threadIdx.x == 0) rows.kl[r] = static_cast<float>(divergence);
 }
 
 /* Likewise of cross-entropy: grad_scale * (softmax(z) - onehot(target)) * slope of the cap; rows without target get
@@ -271,21 +197,30 @@ int32_t esp_head_kl(const void *student, const void *teacher, const void *head, 
     using T = decltype(type);
     constexpr int N = decltype(width)::value;
     constexpr int64_t kSpread = sizeof(float) / sizeof(T); /* rows of the gradient are so many times vocab apart */
+    const bool by_clusters = std::is_same_v<T, esp::bf16> && N > 1 && suits_clusters(vocab);
     for (int64_t first = 0; first < tokens; first += chunk) {
-      const int64_t rows = std::min(chunk, tokens - first);
-      int32_t status = esp::gemm(false, true, rows, vocab, d, 1, row_of<T>(student, first, d), d, head, d, 0,
+      const int64_t count = std::min(chunk, tokens - first);
+      int32_t status = esp::gemm(false, true, count, vocab, d, 1, row_of<T>(student, first, d), d, head, d, 0,
                                  student_logits, vocab, ESP_F32, dtype);
       if (status != ESP_OK) return status;
-      status = esp::gemm(false, true, rows, vocab, d, 1, row_of<T>(teacher, first, d), d, head, d, 0, teacher_logits,
+      status = esp::gemm(false, true, count, vocab, d, 1, row_of<T>(teacher, first, d), d, head, d, 0, teacher_logits,
                          vocab, ESP_F32, dtype);
       if (status != ESP_OK) return status;
       const bool wanted = targets != nullptr;
-      status = ESP_LAUNCH((kl_rows<T, N>), rows, kRowThreads, student_logits, teacher_logits, Softcap{softcap},
-                          wanted ? targets + first : nullptr, kl + first, wanted ? ce_student + first : nullptr,
-                          wanted ? ce_teacher + first : nullptr, d_student != nullptr, grad_scale, vocab);
+      const KlRows rows{student_logits,
+                        teacher_logits,
+                        Softcap{softcap},
+                        wanted ? targets + first : nullptr,
+                        kl + first,
+                        wanted ? ce_student + first : nullptr,
+                        wanted ? ce_teacher + first : nullptr,
+                        d_student != nullptr,
+                        grad_scale,
+                        vocab};
+      status = by_clusters ? kl_by_clusters(rows, count) : ESP_LAUNCH((kl_rows<T, N>), count, kRowThreads, rows);
       if (status != ESP_OK) return status;
       if (d_student == nullptr) continue;
-      status = esp::gemm(false, false, rows, d, vocab, 1, student_logits, kSpread * vocab, head, d, 0,
+      status = esp::gemm(false, false, count, d, vocab, 1, student_logits, kSpread * vocab, head, d, 0,
                          static_cast<T *>(d_student) + first * d, d, dtype, dtype);
       if (status != ESP_OK) return status;
     }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Takes each barrier, of a block, a warpgroup or a warp, each wait for copies or products, and each shared_is_written() out of
+# Takes each barrier, of a cluster, a block, a warpgroup or a warp, each wait for copies or products, and each shared_is_written() out of
 # a copy of native/cuda in turn and runs tests that use the file: one must fail. What nobody notices is superfluous, or the
 # tests are too weak.
 #
@@ -34,6 +34,7 @@ tests_of() {
     distance.cu) echo kernels.DistanceTest ;;
     embedding.cu) echo kernels.EmbeddingTest kernels.ElementwiseTypesTest ;;
     head.cu) echo kernels.HeadTest kernels.ProductTypesTest ;;
+    head_cluster.cu) echo kernels.LargeVocabularyTest ;;
     linear_fused.cu) echo kernels.LinearTest#fusedEqualsThePlainLoop ;;
     optimizer.cu) echo kernels.OptimizerTest ;;
     rms_norm*.cu) echo kernels.RmsNormTest ;;
@@ -84,7 +85,7 @@ wanted() {
   return 1
 }
 
-barriers='__sync(threads|warp)\(\);|^ *((group_)?barrier|(cp_async|products)_wait<[^>]*>|shared_is_written)\([a-z0-9]*\);'
+barriers='__sync(threads|warp)\(\);|^ *((group_|cluster_)?barrier|cluster_meeting|(cp_async|products)_wait<[^>]*>|shared_is_written)\([a-z0-9]*\);'
 # A vote of a block is a barrier, too: without it each thread has but its own.
 vote='__syncthreads_or'
 
