@@ -3,7 +3,7 @@
  *
  * A warp takes a row, in packs of 16 bytes, and asks for all of them at once. The gains, weight_offset + weight, are
  * twice the bytes of a row of bfloat16: a block of kWarps rows asks for them once, together with its rows, and keeps
- * them in shared memory. So after the one barrier nothing that a warp does waits for memory.
+ * them in shared memory. So a warp waits for memory once.
  *
  * Sums are float64 between packs, as rows that hold an attention sink span five orders of magnitude; of float32 rows,
  * every term is (at 1/64 of float32's rate on sm_89, 1/2 on sm_80 and sm_90).

@@ -3,8 +3,8 @@
  * what it adds to the residual stream (Gemma 2). Bit for bit what the kernels of rms_norm.cu and esp_add give one after
  * another: what they store is rounded here too, and read from registers.
  *
- * Elements moved: 4 rows d forward (7 apart), 6 rows d backward (4 + 3 apart). Of a thousand rows each launch costs its
- * latency above all, and here it is one instead of three.
+ * Elements moved: 4 rows d forward (6 or 7 apart), 6 rows d backward (7 apart). Of a thousand rows each launch costs
+ * its latency above all, and here it is one instead of two or three.
  *
  * Rows that no warp can keep, and norms in training, go by the kernels apart.
  */
