@@ -13,6 +13,7 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Random;
@@ -158,22 +159,40 @@ class DeadRankTest {
     }
   }
 
-  @ParameterizedTest
-  @CsvSource({"openmpi,1", "openmpi,0", "mpich,1"})
-  void aStoppedRankIsMissed(String mpi, int victim) throws Exception {
-    MpiJob job = MpiJob.start(mpi, 2, Map.of(), Main.class, train("adapt", "run", 100_000, false));
-    knownBeyond("run", -1);
-    ProcessHandle process = job.rank(victim);
-    long since = System.nanoTime();
-    signal("STOP", process);
+  /** One of two ranks, to be stopped. */
+  private record Victim(String mpi, int rank) {
+    String run() {
+      return mpi + rank;
+    }
+  }
+
+  private record Stopped(Victim victim, MpiJob job, ProcessHandle process, long since) {}
+
+  /** Jobs beside each other, so that they are waited for together. */
+  @Test
+  void aStoppedRankIsMissed() throws Exception {
+    List<Victim> victims =
+        List.of(new Victim("openmpi", 1), new Victim("openmpi", 0), new Victim("mpich", 1));
+    Map<Victim, MpiJob> jobs = new LinkedHashMap<>();
+    for (Victim victim : victims) {
+      String[] command = train("adapt", victim.run(), 100_000, false);
+      jobs.put(victim, MpiJob.start(victim.mpi, 2, Map.of(), Main.class, command));
+    }
+    List<Stopped> stopped = new ArrayList<>();
     try {
-      assertEnded(
-          since,
-          job.await(),
-          "rank %d of 2 has not been heard of".formatted(victim),
-          "the last checkpoint is");
+      for (Victim victim : victims) {
+        knownBeyond(victim.run(), -1);
+        ProcessHandle process = jobs.get(victim).rank(victim.rank);
+        stopped.add(new Stopped(victim, jobs.get(victim), process, System.nanoTime()));
+        signal("STOP", process);
+      }
+      for (Stopped rank : stopped) {
+        MpiJob.Outcome outcome = rank.job.await();
+        String missed = "rank %d of 2 has not been heard of".formatted(rank.victim.rank);
+        assertEnded(rank.since, outcome, missed, "the last checkpoint is");
+      }
     } finally {
-      process.destroyForcibly();
+      stopped.forEach(rank -> rank.process.destroyForcibly());
     }
   }
 
