@@ -21,7 +21,7 @@
  * FLOPs: 14 head_dim a pair of a query and a key it sees, 16 above 128 columns: 7 or 8 products. As two launches on an
  * H200, 4 sequences of 1024 tokens: by_key and by_query 0.122 and 0.061 ms with 32 heads of 64 columns, 0.092 and 0.063
  * with 16 of 128, 0.166 and 0.089 with 8 of 256 and a cap; one sequence of the last 0.087 and 0.038, which 128 blocks
- * each took as long as the longest of them: together 0.087 (predicted). Bytes: by_key reads q and d_out once a tile of
+ * each took as long as the longest of them: together 0.090. Bytes: by_key reads q and d_out once a tile of
  * keys, by_query k and v once a tile of queries, from L2.
  */
 #include "attention_warpgroup.cuh"

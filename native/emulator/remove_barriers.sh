@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Takes each barrier, of a cluster, a block, a warpgroup or a warp, each wait for copies or products, and each shared_is_written() out of
-# a copy of native/cuda in turn and runs tests that use the file: one must fail. What nobody notices is superfluous, or the
-# tests are too weak.
+# Takes each barrier, of a cluster, a block, a warpgroup or a warp, each wait for copies or products, and each
+# shared_is_written() out of a copy of native/cuda in turn and runs tests that use the file: one must fail. What nobody
+# notices is superfluous, or the tests are too weak.
 #
 #   native/emulator/remove_barriers.sh                       all of them (half a minute to two minutes each)
 #   native/emulator/remove_barriers.sh head.cu attention_forward.cu:66   those of some files, or on some lines
