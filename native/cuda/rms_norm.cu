@@ -66,18 +66,7 @@ __global__ void __launch_bounds__(32 * esp::rms::kWarps)
   gains.keep(asked, weight_offset);
   __syncthreads();
   if (!lane.is_there()) return; /* the whole warp */
-  double dot = 0;
-#pragma unroll
-  for (int p = 0; p < kPacks; p++) {
-    dot += esp::rms::dot_of<T>(esp::unpacked<T>(kept[p]), esp::unpacked<T>(gradient[p]), gains.of(p));
-  }
-  const float along = esp::rms::along_row(esp::warp_sum(dot), scale, d);
-#pragma unroll
-  for (int p = 0; p < kPacks; p++) {
-    const esp::Pack<N> result = esp::rms::with_gradient(esp::unpacked<T>(before[p]), esp::unpacked<T>(kept[p]),
-                                                        esp::unpacked<T>(gradient[p]), gains.of(p), scale, along);
-    lane.store(d_x, d, p, esp::packed<T>(result));
-  }
+  lane.gradient(kept, gradient, before, gains, scale, d_x);
 }
 
 /* ---- a block takes a row ---- */

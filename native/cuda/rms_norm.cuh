@@ -104,6 +104,22 @@ struct Lane {
     if (threadIdx.x % 32 == 0) rstd[row] = scale;
     return scale;
   }
+
+  /* Of a row x that is there: before + d_x in the place of dy, and stored. */
+  template <typename AnyGains>
+  __device__ void gradient(const Packs &x, Packs &dy, const Packs &before, const AnyGains &gains, float scale,
+                           T *d_x) const {
+    double dot = 0;
+#pragma unroll
+    for (int p = 0; p < kPacks; p++) dot += dot_of<T>(unpacked<T>(x[p]), unpacked<T>(dy[p]), gains.of(p));
+    const float along = along_row(warp_sum(dot), scale, d);
+#pragma unroll
+    for (int p = 0; p < kPacks; p++) {
+      dy[p] = packed<T>(
+          with_gradient(unpacked<T>(before[p]), unpacked<T>(x[p]), unpacked<T>(dy[p]), gains.of(p), scale, along));
+      store(d_x, d, p, dy[p]);
+    }
+  }
 };
 
 /* weight_offset + weight, zero weights behind their end. 16 bytes of each lane lie side by side: a warp reads 512 bytes

@@ -71,33 +71,10 @@ __global__ void __launch_bounds__(32 * esp::rms::kWarps)
   branch_gains.keep(branch_asked, weight_offset);
   __syncthreads();
   if (!lane.is_there()) return; /* the whole warp */
-  double dot = 0;
-#pragma unroll
-  for (int p = 0; p < kPacks; p++) {
-    dot += esp::rms::dot_of<T>(esp::unpacked<T>(kept[p]), esp::unpacked<T>(gradient[p]), gains.of(p));
-  }
-  const float along = esp::rms::along_row(esp::warp_sum(dot), scale, d);
-#pragma unroll
-  for (int p = 0; p < kPacks; p++) {
-    gradient[p] = esp::packed<T>(esp::rms::with_gradient(esp::unpacked<T>(before[p]), esp::unpacked<T>(kept[p]),
-                                                         esp::unpacked<T>(gradient[p]), gains.of(p), scale, along));
-    lane.store(d_sum, d, p, gradient[p]);
-  }
+  lane.gradient(kept, gradient, before, gains, scale, d_sum);
   if constexpr (!kAllAtOnce) lane.load(branch, of_branch);
-  double branch_dot = 0;
-#pragma unroll
-  for (int p = 0; p < kPacks; p++) {
-    branch_dot +=
-        esp::rms::dot_of<T>(esp::unpacked<T>(of_branch[p]), esp::unpacked<T>(gradient[p]), branch_gains.of(p));
-  }
-  const float branch_along = esp::rms::along_row(esp::warp_sum(branch_dot), branch_scale, d);
-#pragma unroll
-  for (int p = 0; p < kPacks; p++) {
-    const esp::Pack<N> result =
-        esp::rms::with_gradient(esp::Pack<N>{}, esp::unpacked<T>(of_branch[p]), esp::unpacked<T>(gradient[p]),
-                                branch_gains.of(p), branch_scale, branch_along);
-    lane.store(d_branch, d, p, esp::packed<T>(result));
-  }
+  const uint4 nothing[kPacks] = {};
+  lane.gradient(of_branch, gradient, nothing, branch_gains, branch_scale, d_branch);
 }
 
 }  // namespace

@@ -56,8 +56,8 @@ public final class LinearMap {
         weight.isTrainable() || updates.stream().anyMatch(u -> u.lowRank().isTrainable());
     Var y = tape.value(tokens, out, x.needsGradient() || needsInput || biasLearns);
     boolean besideInput = areColumnsOf(weight, updates) && x.reserve(ranks(updates));
-    List<LowRankProduct> products =
-        LowRankProduct.of(tape, x, y, weight.matrix(), updates, seed, besideInput);
+    Tensor beside = besideInput ? weight.matrix() : null;
+    List<LowRankProduct> products = LowRankProduct.of(tape, x, y, beside, updates, seed);
 
     Op op = tape.op("linear").reads(x).writes(y);
     List<Var> keeps = new ArrayList<>(needsInput ? List.of(x) : List.of());

@@ -99,32 +99,24 @@ final class LowRankProduct {
   /**
    * As few products as possible for all updates of one map.
    *
-   * @param w the weight
-   * @param besideInput whether all B lie beside it, and room for all x A^T has been reserved right
-   *     of x
+   * @param w the weight beside which all B lie, where room for all x A^T has been reserved right of
+   *     x; else null
    */
   static List<LowRankProduct> of(
-      Tape tape,
-      Var x,
-      Var y,
-      Tensor w,
-      List<LinearMap.Update> updates,
-      MemorySegment seed,
-      boolean besideInput) {
-    long at = besideInput ? x.cols() : 0;
-    Tensor beside = besideInput ? w : null;
+      Tape tape, Var x, Var y, Tensor w, List<LinearMap.Update> updates, MemorySegment seed) {
+    long at = w == null ? 0 : x.cols();
     List<LowRankProduct> products = new ArrayList<>();
     List<LinearMap.Update> group = new ArrayList<>();
     for (LinearMap.Update update : updates) {
       if (!group.isEmpty() && !follows(group.getLast().lowRank(), update.lowRank())) {
-        products.add(new LowRankProduct(tape, x, y, beside, List.copyOf(group), seed, at));
-        at += besideInput ? products.getLast().a.rows() : 0;
+        products.add(new LowRankProduct(tape, x, y, w, List.copyOf(group), seed, at));
+        at += w == null ? 0 : products.getLast().a.rows();
         group.clear();
       }
       group.add(update);
     }
     if (!group.isEmpty()) {
-      products.add(new LowRankProduct(tape, x, y, beside, group, seed, at));
+      products.add(new LowRankProduct(tape, x, y, w, group, seed, at));
     }
     return products;
   }

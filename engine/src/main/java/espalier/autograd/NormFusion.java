@@ -1,6 +1,5 @@
 package espalier.autograd;
 
-import espalier.autograd.Part.Layer;
 import espalier.autograd.Part.Residual;
 import espalier.autograd.Part.Rms;
 import java.lang.foreign.MemorySegment;
@@ -139,10 +138,7 @@ final class NormFusion {
     Op op = new Op(name, index, group.sum.beside);
     Residual residual = group.residual();
     if (group.before == null) {
-      return switch ((Part.Norm) group.after.part) {
-        case Rms norm -> sumAndRms(op, residual, norm);
-        case Layer norm -> sumAndLayer(op, residual, norm);
-      };
+      return sumAndNorm(op, residual, (Part.Norm) group.after.part);
     }
     Rms branch = (Rms) group.before.part;
     return group.after == null
@@ -150,79 +146,20 @@ final class NormFusion {
         : normedSumAndRms(op, branch, residual, (Rms) group.after.part);
   }
 
-  private static Op sumAndRms(Op op, Residual r, Rms norm) {
+  private static Op sumAndNorm(Op op, Residual r, Part.Norm norm) {
     Var sum = r.sum();
+    Var[] statistics = norm.statistics().toArray(Var[]::new);
+    List<Var> keeps = new ArrayList<>(norm.statistics());
+    keeps.add(sum);
     return op.reads(r.x(), r.branch())
-        .writes(sum, norm.out(), norm.rstd())
-        .forward(
-            k ->
-                k.addRmsNormForward(
-                    r.x().data(),
-                    r.branch().data(),
-                    norm.weight().data(),
-                    norm.offset(),
-                    norm.eps(),
-                    sum.data(),
-                    norm.out().value().data(),
-                    norm.out().value().stride(),
-                    norm.rstd().data(),
-                    sum.rows(),
-                    sum.cols()))
+        .writes(sum, norm.out())
+        .writes(statistics)
+        .forward(k -> norm.forwardOfSum(k, r))
         .backward(
-            List.of(sum, norm.rstd()),
+            keeps,
             List.of(r.x(), r.branch()),
             k -> {
-              k.rmsNormBackward(
-                  sum.data(),
-                  norm.weight().data(),
-                  norm.offset(),
-                  norm.rstd().data(),
-                  norm.out().gradientData(),
-                  sum.gradientData(),
-                  sum.accumulates(),
-                  norm.weight().gradientData(),
-                  sum.rows(),
-                  sum.cols());
-              r.x().accumulates(); // both hold the sum's gradient from here on
-              r.branch().accumulates();
-            });
-  }
-
-  private static Op sumAndLayer(Op op, Residual r, Layer norm) {
-    Var sum = r.sum();
-    return op.reads(r.x(), r.branch())
-        .writes(sum, norm.out(), norm.mean(), norm.rstd())
-        .forward(
-            k ->
-                k.addLayerNormForward(
-                    r.x().data(),
-                    r.branch().data(),
-                    norm.weight().data(),
-                    norm.bias().data(),
-                    norm.eps(),
-                    sum.data(),
-                    norm.out().value().data(),
-                    norm.out().value().stride(),
-                    norm.mean().data(),
-                    norm.rstd().data(),
-                    sum.rows(),
-                    sum.cols()))
-        .backward(
-            List.of(sum, norm.mean(), norm.rstd()),
-            List.of(r.x(), r.branch()),
-            k -> {
-              k.layerNormBackward(
-                  sum.data(),
-                  norm.weight().data(),
-                  norm.mean().data(),
-                  norm.rstd().data(),
-                  norm.out().gradientData(),
-                  sum.gradientData(),
-                  sum.accumulates(),
-                  norm.weight().gradientData(),
-                  norm.bias().gradientData(),
-                  sum.rows(),
-                  sum.cols());
+              norm.backward(k, norm.out().gradientData(), sum.gradientData(), sum.accumulates());
               r.x().accumulates(); // both hold the sum's gradient from here on
               r.branch().accumulates();
             });
@@ -252,17 +189,8 @@ final class NormFusion {
             List.of(branch.x(), branch.rstd()),
             List.of(r.x(), branch.x()),
             k -> {
-              k.rmsNormBackward(
-                  branch.x().data(),
-                  branch.weight().data(),
-                  branch.offset(),
-                  branch.rstd().data(),
-                  sum.gradientData(),
-                  branch.x().gradientData(),
-                  branch.x().accumulates(),
-                  branch.weight().gradientData(),
-                  sum.rows(),
-                  sum.cols());
+              boolean accumulate = branch.x().accumulates();
+              branch.backward(k, sum.gradientData(), branch.x().gradientData(), accumulate);
               r.x().accumulates(); // it holds the sum's gradient from here on
             });
   }

@@ -23,9 +23,10 @@ public final class Normalization {
     Var out = tape.valueWithRoom(rows, d, x.needsGradient() || weight.isTrainable());
     Var rstd = tape.value(rows, 1);
     Var unused = x.needsGradient() ? null : tape.value(rows, d);
+    Part.Rms norm = new Part.Rms(x, weight, offset, eps, out, rstd);
     Op op =
         tape.op("rmsNorm")
-            .as(new Part.Rms(x, weight, offset, eps, out, rstd))
+            .as(norm)
             .reads(x)
             .writes(out, rstd)
             .forward(
@@ -44,17 +45,11 @@ public final class Normalization {
                 List.of(x, rstd),
                 List.of(x),
                 k ->
-                    k.rmsNormBackward(
-                        x.data(),
-                        weight.data(),
-                        offset,
-                        rstd.data(),
+                    norm.backward(
+                        k,
                         out.gradientData(),
                         unused == null ? x.gradientData() : unused.data(),
-                        unused == null && x.accumulates(),
-                        weight.gradientData(),
-                        rows,
-                        d));
+                        unused == null && x.accumulates()));
     if (unused != null) { // the kernel always computes the input's gradient
       op.backwardScratch(unused);
     }
@@ -79,9 +74,10 @@ public final class Normalization {
     Var mean = tape.value(rows, 1);
     Var rstd = tape.value(rows, 1);
     Var unused = x.needsGradient() ? null : tape.value(rows, d);
+    Part.Layer norm = new Part.Layer(x, weight, bias, eps, out, mean, rstd);
     Op op =
         tape.op("layerNorm")
-            .as(new Part.Layer(x, weight, bias, eps, out, mean, rstd))
+            .as(norm)
             .reads(x)
             .writes(out, mean, rstd)
             .forward(
@@ -101,18 +97,11 @@ public final class Normalization {
                 List.of(x, mean, rstd),
                 List.of(x),
                 k ->
-                    k.layerNormBackward(
-                        x.data(),
-                        weight.data(),
-                        mean.data(),
-                        rstd.data(),
+                    norm.backward(
+                        k,
                         out.gradientData(),
                         unused == null ? x.gradientData() : unused.data(),
-                        unused == null && x.accumulates(),
-                        weight.gradientData(),
-                        bias.gradientData(),
-                        rows,
-                        d));
+                        unused == null && x.accumulates()));
     if (unused != null) { // the kernel always computes the input's gradient
       op.backwardScratch(unused);
     }

@@ -194,16 +194,18 @@ final class Streams {
     }
     for (int layer = 0; layer < model.layers(); layer++) {
       int at = layer;
+      List<Replacement> replacements = new ArrayList<>();
       List<BlockInput> inputs = new ArrayList<>();
       for (int i = 0; i < variants.size(); i++) {
-        inputs.add(input(model, layer, streams.get(i), variants.get(i)));
+        replacements.add(Replacement.of(variants.get(i), layer));
+        inputs.add(input(model, layer, streams.get(i), variants.get(i), replacements.get(i)));
       }
       Map<BlockInput, Replaced> blocks = new HashMap<>();
       Map<SiteInput, Replaced> replaced = new HashMap<>();
       Map<PushInput, Var> pushed = new HashMap<>();
       for (int i = 0; i < variants.size(); i++) {
         Variant variant = variants.get(i);
-        Replacement replacement = Replacement.of(variant, layer);
+        Replacement replacement = replacements.get(i);
         tape.beside(beside && variant == Variant.ORIGINAL && parts(inputs, i));
         Replaced result =
             blocks.computeIfAbsent(inputs.get(i), in -> block(tape, model, at, batch, in));
@@ -237,10 +239,10 @@ final class Streams {
     return passes;
   }
 
-  private static BlockInput input(LanguageModel model, int layer, Var x, Variant variant) {
+  private static BlockInput input(
+      LanguageModel model, int layer, Var x, Variant variant, Replacement replacement) {
     Adapters adapters =
         variant.adapters.touch(model.blockPath(layer)) ? variant.adapters : Adapters.NONE;
-    Replacement replacement = Replacement.of(variant, layer);
     boolean inside = replacement != null && replacement.isInsideBlock();
     return new BlockInput(x, adapters, inside ? replacement : null);
   }
