@@ -7,7 +7,7 @@
  */
 #include <cmath>
 
-#include "kernel.h"
+#include "bf16.h"
 
 int32_t esp_fill(float *x, float value, int64_t n) {
   ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
@@ -17,69 +17,77 @@ int32_t esp_fill(float *x, float value, int64_t n) {
 }
 
 int32_t esp_copy(const void *x_, void *out_, int64_t n, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *x = static_cast<const float *>(x_);
-  auto *out = static_cast<float *>(out_);
   ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
-  esp::parallel_blocks(n, esp::kElementBlock,
-                       [=](int64_t begin, int64_t end) { std::copy(x + begin, x + end, out + begin); });
-  return ESP_OK;
+  return esp::with_type(dtype, [=](auto type) {
+    using T = decltype(type);
+    const auto *x = static_cast<const T *>(x_);
+    auto *out = static_cast<T *>(out_);
+    esp::parallel_blocks(n, esp::kElementBlock,
+                         [=](int64_t begin, int64_t end) { std::copy(x + begin, x + end, out + begin); });
+  });
 }
 
 int32_t esp_add(const void *x_, const void *y_, void *out_, int64_t n, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *x = static_cast<const float *>(x_);
-  const auto *y = static_cast<const float *>(y_);
-  auto *out = static_cast<float *>(out_);
   ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
-  esp::parallel_blocks(n, esp::kElementBlock, [=](int64_t begin, int64_t end) {
+  return esp::with_type(dtype, [=](auto type) {
+    using T = decltype(type);
+    const auto *x = static_cast<const T *>(x_), *y = static_cast<const T *>(y_);
+    auto *out = static_cast<T *>(out_);
+    esp::parallel_blocks(n, esp::kElementBlock, [=](int64_t begin, int64_t end) {
 #pragma omp simd
-    for (int64_t i = begin; i < end; i++) out[i] = x[i] + y[i];
+      for (int64_t i = begin; i < end; i++) out[i] = static_cast<T>(x[i] + y[i]);
+    });
   });
-  return ESP_OK;
 }
 
 int32_t esp_axpy(float alpha, const void *x_, void *y_, int64_t n, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *x = static_cast<const float *>(x_);
-  auto *y = static_cast<float *>(y_);
   ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
-  esp::parallel_blocks(n, esp::kElementBlock, [=](int64_t begin, int64_t end) {
+  return esp::with_type(dtype, [=](auto type) {
+    using T = decltype(type);
+    const auto *x = static_cast<const T *>(x_);
+    auto *y = static_cast<T *>(y_);
+    esp::parallel_blocks(n, esp::kElementBlock, [=](int64_t begin, int64_t end) {
 #pragma omp simd
-    for (int64_t i = begin; i < end; i++) y[i] += alpha * x[i];
+      for (int64_t i = begin; i < end; i++) y[i] = static_cast<T>(y[i] + alpha * x[i]);
+    });
   });
-  return ESP_OK;
 }
 
 int32_t esp_fill_rows(const float *row, void *out_, int64_t rows, int64_t cols, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  auto *out = static_cast<float *>(out_);
   ESP_REQUIRE(rows >= 0 && cols > 0, "bad sizes: rows=%ld cols=%ld", rows, cols);
-  esp::parallel_rows(rows, cols, [=](int64_t r) { std::copy(row, row + cols, out + r * cols); });
-  return ESP_OK;
+  return esp::with_type(dtype, [=](auto type) {
+    using T = decltype(type);
+    auto *out = static_cast<T *>(out_);
+    esp::parallel_rows(rows, cols, [=](int64_t r) {
+      T *target = out + r * cols;
+#pragma omp simd
+      for (int64_t c = 0; c < cols; c++) target[c] = static_cast<T>(row[c]);
+    });
+  });
 }
 
 int32_t esp_column_sum(const void *x_, int64_t ldx, const uint8_t *skip, float alpha, float *out, int64_t rows,
                        int64_t cols, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *x = static_cast<const float *>(x_);
   ESP_REQUIRE(rows >= 0 && cols >= 0, "sizes must not be negative: rows=%ld cols=%ld", rows, cols);
   ESP_REQUIRE(ldx >= cols, "ldx=%ld is shorter than a row of %ld", ldx, cols);
-  const int64_t blocks = (cols + esp::kColumnBlock - 1) / esp::kColumnBlock;
-  esp::parallel_rows(blocks, rows * esp::kColumnBlock, [=](int64_t block) {
-    const int64_t begin = block * esp::kColumnBlock, width = std::min(esp::kColumnBlock, cols - begin);
-    double sums[esp::kColumnBlock] = {};
-    for (int64_t r = 0; r < rows; r++) {
-      if (skip != nullptr && skip[r] != 0) continue;
-      const float *row = x + r * ldx + begin;
+  return esp::with_type(dtype, [=](auto type) {
+    using T = decltype(type);
+    const auto *x = static_cast<const T *>(x_);
+    const int64_t blocks = (cols + esp::kColumnBlock - 1) / esp::kColumnBlock;
+    esp::parallel_rows(blocks, rows * esp::kColumnBlock, [=](int64_t block) {
+      const int64_t begin = block * esp::kColumnBlock, width = std::min(esp::kColumnBlock, cols - begin);
+      double sums[esp::kColumnBlock] = {};
+      for (int64_t r = 0; r < rows; r++) {
+        if (skip != nullptr && skip[r] != 0) continue;
+        const T *row = x + r * ldx + begin;
 #pragma omp simd
-      for (int64_t c = 0; c < width; c++) sums[c] += static_cast<double>(row[c]);
-    }
-    for (int64_t c = 0; c < width; c++) {
-      out[begin + c] = static_cast<float>(out[begin + c] + static_cast<double>(alpha) * sums[c]);
-    }
+        for (int64_t c = 0; c < width; c++) sums[c] += static_cast<double>(row[c]);
+      }
+      for (int64_t c = 0; c < width; c++) {
+        out[begin + c] = static_cast<float>(out[begin + c] + static_cast<double>(alpha) * sums[c]);
+      }
+    });
   });
-  return ESP_OK;
 }
 
 int32_t esp_sum(const float *x, int64_t n, double *out, int32_t accumulate) {
@@ -136,27 +144,25 @@ void row_blocks(int64_t rows, int64_t cols, int64_t ld, const Body &body) {
 }  // namespace
 
 int32_t esp_fill_uniform(void *x_, int64_t ldx, float bound, uint64_t seed, int64_t rows, int64_t cols, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
   if (int32_t status = check_rows(rows, cols, ldx)) return status;
-  auto *x = static_cast<float *>(x_);
   /* The upper 24 bits of a SplitMix64 output, as one of the odd numbers between -2^24 and 2^24: all are floats. */
   const uint64_t step = 0x9e3779b97f4a7c15u, start = mix(seed + step);
   const float unit = bound * 0x1p-24f;
-  row_blocks(rows, cols, ldx, [=](int64_t begin, int64_t end, int64_t gap) {
+  return esp::with_type(dtype, [=](auto type) {
+    using T = decltype(type);
+    auto *x = static_cast<T *>(x_);
+    row_blocks(rows, cols, ldx, [=](int64_t begin, int64_t end, int64_t gap) {
 #pragma omp simd
-    for (int64_t i = begin; i < end; i++) {
-      const auto bits = static_cast<int32_t>(mix(start + static_cast<uint64_t>(i) * step) >> 40);
-      x[i + gap] = static_cast<float>(2 * bits + 1 - (1 << 24)) * unit;
-    }
+      for (int64_t i = begin; i < end; i++) {
+        const auto bits = static_cast<int32_t>(mix(start + static_cast<uint64_t>(i) * step) >> 40);
+        x[i + gap] = static_cast<T>(static_cast<float>(2 * bits + 1 - (1 << 24)) * unit);
+      }
+    });
   });
-  return ESP_OK;
 }
 
 int32_t esp_dropout(const void *x_, int64_t ldx, void *out_, int64_t rows, int64_t cols, float p, const uint64_t *seed,
                     uint64_t stream, int32_t accumulate, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *x = static_cast<const float *>(x_);
-  auto *out = static_cast<float *>(out_);
   if (int32_t status = check_rows(rows, cols, ldx)) return status;
   ESP_REQUIRE(p >= 0 && p < 1, "p must be in [0, 1), got %g", static_cast<double>(p));
   /* keep(i) = bits(i) >= p * 2^32, where bits(i) are the upper half of the i-th output of a SplitMix64 generator
@@ -164,21 +170,27 @@ int32_t esp_dropout(const void *x_, int64_t ldx, void *out_, int64_t rows, int64
   const uint64_t start = mix(seed[0] + mix(stream + 0x9e3779b97f4a7c15u));
   const uint32_t threshold = static_cast<uint32_t>(static_cast<double>(p) * 4294967296.0);
   const float scale = static_cast<float>(1 / (1 - static_cast<double>(p)));
-  row_blocks(rows, cols, ldx, [=](int64_t begin, int64_t end, int64_t gap) {
-    for (int64_t at = begin; at < end; at += kMaskBlock) {
-      const int64_t count = std::min(kMaskBlock, end - at);
-      float factor[kMaskBlock];
-      dropout_factors(start, at, count, threshold, scale, factor);
-      const float *in = x + gap + at;
-      float *result = out + at;
-      if (accumulate != 0) {
+  return esp::with_type(dtype, [=](auto type) {
+    using T = decltype(type);
+    const auto *x = static_cast<const T *>(x_);
+    auto *out = static_cast<T *>(out_);
+    row_blocks(rows, cols, ldx, [=](int64_t begin, int64_t end, int64_t gap) {
+      for (int64_t at = begin; at < end; at += kMaskBlock) {
+        const int64_t count = std::min(kMaskBlock, end - at);
+        float factor[kMaskBlock];
+        dropout_factors(start, at, count, threshold, scale, factor);
+        const T *in = x + gap + at;
+        T *result = out + at;
+        if (accumulate != 0) {
 #pragma omp simd
-        for (int64_t i = 0; i < count; i++) result[i] += factor[i] > 0 ? in[i] * factor[i] : 0.0f;
-      } else {
+          for (int64_t i = 0; i < count; i++) {
+            result[i] = static_cast<T>(result[i] + (factor[i] > 0 ? in[i] * factor[i] : 0.0f));
+          }
+        } else {
 #pragma omp simd
-        for (int64_t i = 0; i < count; i++) result[i] = factor[i] > 0 ? in[i] * factor[i] : 0.0f;
+          for (int64_t i = 0; i < count; i++) result[i] = static_cast<T>(factor[i] > 0 ? in[i] * factor[i] : 0.0f);
+        }
       }
-    }
+    });
   });
-  return ESP_OK;
 }

@@ -1,0 +1,70 @@
+/*
+ * bfloat16, the type of activations beside float: the upper half of one. It reads as the float that it is; arithmetic
+ * is in float, and a result is rounded once, to nearest even, where it is stored. Internal.
+ */
+#ifndef ESPALIER_CPU_BF16_H
+#define ESPALIER_CPU_BF16_H
+
+#include <cstdint>
+#include <type_traits>
+
+#include "kernel.h"
+
+namespace esp {
+
+struct bf16 {
+  uint16_t bits;
+
+  bf16() = default;
+  bf16(const bf16 &) = default;
+  /* Of the number in it: GCC 12 makes no vectors of loops that assign structures. */
+  bf16 &operator=(const bf16 &other) {
+    bits = other.bits;
+    return *this;
+  }
+
+  explicit bf16(float x) {
+    const uint32_t whole = __builtin_bit_cast(uint32_t, x);
+    /* Half of the last place that stays, and, where that place is odd, the tie as well. */
+    const uint32_t nearest = whole + 0x7fffu + (whole >> 16 & 1u);
+    const uint32_t quiet = whole | 0x00400000u;                          /* a NaN whose upper half is not infinity's */
+    const uint32_t nan = (whole & 0x7fffffffu) > 0x7f800000u ? ~0u : 0u; /* no branch: loops become vectors */
+    bits = static_cast<uint16_t>(((nearest & ~nan) | (quiet & nan)) >> 16);
+  }
+
+  /* By the float on the side of x whose last place is odd, unless a float is x: that one is rounded as x is. */
+  explicit bf16(double x) {
+    const float near = static_cast<float>(x);
+    const double distance = (x < 0 ? -x : x) - static_cast<double>(near < 0 ? -near : near);
+    const uint32_t whole = __builtin_bit_cast(uint32_t, near);
+    const uint32_t odd = distance > 0 ? whole + 1 : whole - 1;
+    *this = bf16(distance == 0 || distance != distance || (whole & 1u) != 0 ? near : __builtin_bit_cast(float, odd));
+  }
+
+  operator float() const { return __builtin_bit_cast(float, static_cast<uint32_t>(bits) << 16); }
+};
+
+/* body(T{}) for the type of activations that `dtype` names; the status that it returns, if it does. */
+template <typename Body>
+int32_t with_type(int32_t dtype, const Body &body) {
+  const auto of = [&](auto type) -> int32_t {
+    if constexpr (std::is_void_v<decltype(body(type))>) {
+      body(type);
+      return ESP_OK;
+    } else {
+      return body(type);
+    }
+  };
+  switch (dtype) {
+    case ESP_F32:
+      return of(float{});
+    case ESP_BF16:
+      return of(bf16{});
+    default:
+      return fail(ESP_INVALID_ARGUMENT, "activations are float32 or bfloat16, not of type %d", dtype);
+  }
+}
+
+}  // namespace esp
+
+#endif
