@@ -12,6 +12,15 @@
 
 namespace esp {
 
+/* The bits of the bfloat16 nearest to floats, of ties the even one. Bits is a word or a vector of words; nan: all bits
+ * where the float is none, which then stays NaN. */
+template <typename Bits>
+inline Bits upper_half(Bits whole, Bits nan) {
+  /* Half of the last place that stays, and, where that place is odd, the tie as well. */
+  const Bits nearest = whole + 0x7fffu + (whole >> 16 & 1u), quiet = whole | 0x00400000u;
+  return ((nearest & ~nan) | (quiet & nan)) >> 16;
+}
+
 struct bf16 {
   uint16_t bits;
 
@@ -25,11 +34,8 @@ struct bf16 {
 
   explicit bf16(float x) {
     const uint32_t whole = __builtin_bit_cast(uint32_t, x);
-    /* Half of the last place that stays, and, where that place is odd, the tie as well. */
-    const uint32_t nearest = whole + 0x7fffu + (whole >> 16 & 1u);
-    const uint32_t quiet = whole | 0x00400000u;                          /* a NaN whose upper half is not infinity's */
     const uint32_t nan = (whole & 0x7fffffffu) > 0x7f800000u ? ~0u : 0u; /* no branch: loops become vectors */
-    bits = static_cast<uint16_t>(((nearest & ~nan) | (quiet & nan)) >> 16);
+    bits = static_cast<uint16_t>(upper_half(whole, nan));
   }
 
   /* By the float on the side of x whose last place is odd, unless a float is x: that one is rounded as x is. */

@@ -16,9 +16,13 @@
  *
  * An element of c is one chain of multiply-adds for each piece of k, and pieces are cut by k alone. So its bits depend
  * neither on how many threads there are nor on m, n or where in c it lies.
+ *
+ * Of bfloat16 the same loops take words of two terms (register_tile.h). Sums are float32; a c in bfloat16 that takes
+ * more than one of them is summed up elsewhere and rounded once.
  */
 #include <climits>
 #include <memory>
+#include <vector>
 
 #include "kernel.h"
 #include "pack.h"
@@ -26,19 +30,22 @@
 namespace esp {
 namespace {
 
-constexpr int64_t kDepth = 640, kBlockRows = 48, kBlockColumns = 128;
+/* Of k in words. */
+constexpr int64_t kDepth = 640;
+constexpr int64_t kBlockRows = 48, kBlockColumns = 128;
 static_assert(kBlockRows % kTileRows == 0 && kBlockColumns % kPanelColumns == 0, "blocks are whole strips and panels");
 
 /* Below this many multiplications, about 20 us, the calling thread does all: see kParallelWork. */
 constexpr int64_t kOneTask = 1 << 20;
 
-/* Rows this many floats apart, or a multiple of it, fall into the same few places of a cache. */
-constexpr int64_t kAliasing = 1024;
+/* Rows this many bytes apart, or a multiple of it, fall into the same few places of a cache. */
+constexpr int64_t kAliasing = 4096;
 
-/* What a thread copies to, once it has had a product. */
+/* What a thread copies to, once it has had a product. In words, of whatever type. */
 struct Copies {
   alignas(64) float panels[kDepth * kBlockColumns];
   alignas(64) float rows[(kDepth + kApart) * kBlockRows];
+  std::vector<float> sums; /* of a task's part of c */
 };
 
 Copies &copies() {
@@ -51,79 +58,98 @@ int64_t pieces(int64_t size, int64_t length) { return (size + length - 1) / leng
 /* size / count, rounded up to a multiple of unit. */
 int64_t piece(int64_t size, int64_t count, int64_t unit) { return pieces(pieces(size, count), unit) * unit; }
 
-/* Rows of op(a) for one piece of k: element (r, i) of a strip is at[number of strip * strip + r * row + i * step]. */
+/* Where k is cut: pieces of this many terms, the last may be shorter. */
+template <typename T>
+int64_t depth_of(int64_t k) {
+  constexpr int64_t most = kDepth * kTerms<T>;
+  return k <= most ? most : piece(k, pieces(k, most), kTerms<T>);
+}
+
+/* Rows of op(a) for one piece of k: word (r, i) of a strip is at[number of strip * strip + r * row + i * step]. */
+template <typename T>
 struct Rows {
-  const float *at;
+  const T *at;
   int64_t strip, row, step;
 };
 
-/* c[kRows, kPanelColumns] = alpha * a panel + beta * c, a as Rows has it. */
-template <int kRows>
-inline void tile(int64_t k, float alpha, const float *a, int64_t row, int64_t step, const float *panel, float beta,
-                 float *c, int64_t ldc) {
-  const RegisterTile<kRows, kTileVectors> tile(k, a, row, step, panel, kPanelColumns);
-  tile.store_to(c, ldc, [=](Lanes sum, const float *before) {
-    return beta == 0 ? alpha * sum : alpha * sum + beta * load(before);
-  });
+/* c[kRows, kPanelColumns] = alpha * a panel + beta * c, a as Rows has it, k in words. */
+template <int kRows, typename T, typename C>
+inline void tile(int64_t k, float alpha, const T *a, int64_t row, int64_t step, const T *panel, float beta, C *c,
+                 int64_t ldc) {
+  const RegisterTile<T, kRows, kTileVectors> tile(k, a, row, step, panel, kPanelColumns * kTerms<T>);
+  tile.store_to(
+      c, ldc, [=](Lanes sum, const C *before) { return beta == 0 ? alpha * sum : alpha * sum + beta * load(before); });
 }
 
 /* tile<rows>, rows <= kMost. (By a lambda, as in tile_product.h, addresses in the loop fall out of registers.) */
-template <int kMost>
-inline void tile_of(int64_t rows, int64_t k, float alpha, const float *a, int64_t row, int64_t step, const float *panel,
-                    float beta, float *c, int64_t ldc) {
+template <int kMost, typename T, typename C>
+inline void tile_of(int64_t rows, int64_t k, float alpha, const T *a, int64_t row, int64_t step, const T *panel,
+                    float beta, C *c, int64_t ldc) {
+  constexpr int64_t word = kTerms<T>;
   if (rows == kMost) {
     /* A step that the compiler knows is an address for free. */
-    if (step == 1) return tile<kMost>(k, alpha, a, row, 1, panel, beta, c, ldc);
-    return tile<kMost>(k, alpha, a, 1, kTileRows, panel, beta, c, ldc);
+    if (step == word) return tile<kMost>(k, alpha, a, row, word, panel, beta, c, ldc);
+    return tile<kMost>(k, alpha, a, word, kTileRows * word, panel, beta, c, ldc);
   }
   if constexpr (kMost > 1) tile_of<kMost - 1>(rows, k, alpha, a, row, step, panel, beta, c, ldc);
 }
 
 /* Where the rows [0, m) of op(a) lie for terms [0, k); copied if need be. readable: rows that there are. */
-Rows rows_of(const Matrix &a, int64_t m, int64_t k, int64_t readable, float *copy) {
+template <typename T>
+Rows<T> rows_of(const Matrix<T> &a, int64_t m, int64_t k, int64_t readable, T *copy) {
+  constexpr int64_t word = kTerms<T>;
+  const int64_t length = words_of<T>(k) * word;
   if (a.transposed) {
     pack_strips(a.at, a.ld, k, m, readable, copy);
-    return {copy, strip_length(k), 1, kTileRows};
+    return {copy, strip_length(length / word) * word, word, kTileRows * word};
   }
-  if (a.ld % kAliasing != 0) return {a.at, a.ld * kTileRows, a.ld, 1};
-  const int64_t ld = k + kApart;
-  for (int64_t i = 0; i < m; i++) std::copy_n(a.at + i * a.ld, k, copy + i * ld);
-  return {copy, ld * kTileRows, ld, 1};
+  const int64_t bytes = a.ld * static_cast<int64_t>(sizeof(T));
+  if (bytes % kAliasing != 0 && length == k) return {a.at, a.ld * kTileRows, a.ld, word};
+  const int64_t ld = length + kApart * word;
+  for (int64_t i = 0; i < m; i++) {
+    std::copy_n(a.at + i * a.ld, k, copy + i * ld);
+    std::fill(copy + i * ld + k, copy + i * ld + length, T(0.0f));
+  }
+  return {copy, ld * kTileRows, ld, word};
 }
 
-/* c[m, n] for n <= kBlockColumns. readable: rows of op(a) that there are from a on. */
-void block_product(int64_t m, int64_t n, int64_t k, float alpha, const Matrix &a, int64_t readable, const Matrix &b,
-                   float beta, float *c, int64_t ldc) {
+/* c[m, n] for n <= kBlockColumns; a c in bfloat16 for one piece of k alone. readable: rows of op(a) that there are from
+ * a on. */
+template <typename T, typename C>
+void block_product(int64_t m, int64_t n, int64_t k, float alpha, const Matrix<T> &a, int64_t readable,
+                   const Matrix<T> &b, float beta, C *c, int64_t ldc) {
   Copies &copy = copies();
-  const int64_t depth = k <= kDepth ? kDepth : piece(k, pieces(k, kDepth), 1);
+  T *panels = reinterpret_cast<T *>(copy.panels), *row_copy = reinterpret_cast<T *>(copy.rows);
+  const int64_t depth = depth_of<T>(k);
   int64_t first = 0;
   do { /* once where k is 0: c is beta c then */
-    const int64_t terms = std::min(depth, k - first);
+    const int64_t terms = std::min(depth, k - first), length = words_of<T>(terms);
     const float scale = first == 0 ? beta : 1;
     for (int64_t j = 0; j < n; j += kPanelColumns) {
       pack_panel(b.transposed, b.from(first, j).at, b.ld, terms, std::min<int64_t>(kPanelColumns, n - j),
-                 copy.panels + j * terms);
+                 panels + j * length * kTerms<T>);
     }
     for (int64_t top = 0; top < m; top += kBlockRows) {
       const int64_t bottom = std::min(top + kBlockRows, m);
-      const Rows rows = rows_of(a.from(top, first), bottom - top, terms, readable - top, copy.rows);
+      const Rows<T> rows = rows_of(a.from(top, first), bottom - top, terms, readable - top, row_copy);
       for (int64_t j = 0; j < n; j += kPanelColumns) {
-        const float *panel = copy.panels + j * terms;
+        const T *panel = panels + j * length * kTerms<T>;
         for (int64_t i = top; i < bottom; i += kTileRows) {
           const int64_t height = std::min<int64_t>(kTileRows, bottom - i),
                         width = std::min<int64_t>(kPanelColumns, n - j);
-          const float *strip = rows.at + (i - top) / kTileRows * rows.strip;
-          float *target = c + i * ldc + j;
+          const T *strip = rows.at + (i - top) / kTileRows * rows.strip;
+          C *target = c + i * ldc + j;
           if (width == kPanelColumns) {
-            tile_of<kTileRows>(height, terms, alpha, strip, rows.row, rows.step, panel, scale, target, ldc);
+            tile_of<kTileRows>(height, length, alpha, strip, rows.row, rows.step, panel, scale, target, ldc);
             continue;
           }
           float edge[kTileRows * kPanelColumns];
-          tile_of<kTileRows>(height, terms, alpha, strip, rows.row, rows.step, panel, 0, edge, kPanelColumns);
+          tile_of<kTileRows>(height, length, alpha, strip, rows.row, rows.step, panel, 0, edge, kPanelColumns);
           for (int64_t r = 0; r < height; r++) {
             for (int64_t l = 0; l < width; l++) {
-              float &element = target[r * ldc + l];
-              element = scale == 0 ? edge[r * kPanelColumns + l] : edge[r * kPanelColumns + l] + scale * element;
+              C &element = target[r * ldc + l];
+              const float product = edge[r * kPanelColumns + l];
+              element = static_cast<C>(scale == 0 ? product : product + scale * element);
             }
           }
         }
@@ -133,23 +159,44 @@ void block_product(int64_t m, int64_t n, int64_t k, float alpha, const Matrix &a
   } while (first < k);
 }
 
+/* Rows [i, i + height) and columns [begin, end) of products. */
+template <typename T, typename C>
+void sum_of_terms(int64_t m, int64_t i, int64_t height, int64_t begin, int64_t end, float beta, const Product<T> *terms,
+                  int64_t count, C *c, int64_t ldc) {
+  for (int64_t p = 0; p < count; p++) { /* while c is in cache */
+    const Product<T> &term = terms[p];
+    const int64_t from = std::max(begin, term.from), to = std::min(end, term.from + term.n);
+    if (from >= to) continue;
+    block_product(height, to - from, term.k, term.alpha, term.a.from(i, 0), m - i, term.b.from(0, from - term.from),
+                  p == 0 ? beta : 1, c + from - begin, ldc);
+  }
+}
+
 }  // namespace
 
-void products(int64_t m, int64_t n, const Product *terms, int64_t count, float *c, int64_t ldc) {
+template <typename T, typename C>
+void products(int64_t m, int64_t n, float beta, const Product<T> *terms, int64_t count, C *c, int64_t ldc) {
   int64_t work = 0;
   for (int64_t p = 0; p < count; p++) work += m * terms[p].n * terms[p].k;
   /* Two tasks for each thread, if need be by rows: op(b) is then copied more than once. */
   const bool alone = work < kOneTask;
   const int64_t width = piece(n, pieces(n, kBlockColumns), kPanelColumns), columns = pieces(n, width);
   const int64_t height = alone ? m : piece(m, pieces(2 * threads(), columns), kBlockRows), rows = pieces(m, height);
+  const bool in_place = std::is_same_v<C, float> || (count == 1 && terms[0].k <= depth_of<T>(terms[0].k));
   const auto task = [&](int64_t index) {
     const int64_t i = index % rows * height, j = index / rows * width;
-    for (int64_t p = 0; p < count; p++) { /* while c is in cache */
-      const Product &term = terms[p];
-      const int64_t begin = std::max(j, term.from), end = std::min({j + width, n, term.from + term.n});
-      if (begin >= end) continue;
-      block_product(std::min(height, m - i), end - begin, term.k, term.alpha, term.a.from(i, 0), m - i,
-                    term.b.from(0, begin - term.from), term.beta, c + i * ldc + begin, ldc);
+    const int64_t bottom = std::min(i + height, m), right = std::min(j + width, n);
+    if (in_place) return sum_of_terms(m, i, bottom - i, j, right, beta, terms, count, c + i * ldc + j, ldc);
+    std::vector<float> &sums = copies().sums;
+    sums.resize(static_cast<size_t>(height * width));
+    for (int64_t r = i; beta != 0 && r < bottom; r++)
+      std::copy(c + r * ldc + j, c + r * ldc + right, &sums[(r - i) * width]);
+    sum_of_terms(m, i, bottom - i, j, right, beta, terms, count, sums.data(), width);
+    for (int64_t r = i; r < bottom; r++) {
+      const float *row = &sums[static_cast<size_t>((r - i) * width)];
+      C *target = c + r * ldc + j;
+#pragma omp simd
+      for (int64_t l = 0; l < right - j; l++) target[l] = static_cast<C>(row[l]);
     }
   };
   if (alone) {
@@ -159,11 +206,9 @@ void products(int64_t m, int64_t n, const Product *terms, int64_t count, float *
   }
 }
 
-void gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
-          const float *b, int64_t ldb, float beta, float *c, int64_t ldc) {
-  const Product product{{a, lda, trans_a}, {b, ldb, trans_b}, 0, n, k, alpha, beta};
-  products(m, n, &product, 1, c, ldc);
-}
+template void products(int64_t, int64_t, float, const Product<float> *, int64_t, float *, int64_t);
+template void products(int64_t, int64_t, float, const Product<bf16> *, int64_t, bf16 *, int64_t);
+template void products(int64_t, int64_t, float, const Product<bf16> *, int64_t, float *, int64_t);
 
 int32_t check_product(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb,
                       int64_t ldc) {
@@ -186,11 +231,18 @@ int32_t esp_set_gemm(void *function, void *handle) {
 int32_t esp_gemm(int32_t trans_a, int32_t trans_b, int64_t m, int64_t n, int64_t k, float alpha, const void *a,
                  int64_t lda, const void *b, int64_t ldb, float beta, void *c, int64_t ldc, int32_t dtype_c,
                  int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32 && dtype_c == ESP_F32, "only float32 is supported on this device, not type %d to %d",
-              dtype, dtype_c);
+  ESP_REQUIRE(dtype_c == dtype || dtype_c == ESP_F32, "a product of type %d is not of type %d", dtype, dtype_c);
   if (int32_t refused = esp::check_product(trans_a, trans_b, m, n, k, lda, ldb, ldc)) return refused;
-  if (m == 0 || n == 0) return ESP_OK;
-  esp::gemm(trans_a != 0, trans_b != 0, m, n, k, alpha, static_cast<const float *>(a), lda,
-            static_cast<const float *>(b), ldb, beta, static_cast<float *>(c), ldc);
-  return ESP_OK;
+  return esp::with_type(dtype, [=](auto type) {
+    using T = decltype(type);
+    const auto product = [=](auto *target) {
+      esp::gemm(trans_a != 0, trans_b != 0, m, n, k, alpha, static_cast<const T *>(a), lda, static_cast<const T *>(b),
+                ldb, beta, target, ldc);
+    };
+    if (m == 0 || n == 0) return;
+    if (dtype_c == ESP_F32)
+      product(static_cast<float *>(c));
+    else
+      product(static_cast<T *>(c));
+  });
 }

@@ -69,9 +69,10 @@ double blocked_sum(int64_t n, const Partial &partial) {
   return total;
 }
 
-/* A matrix as it is stored; op transposes it or not. */
+/* A matrix of T as it is stored; op transposes it or not. */
+template <typename T>
 struct Matrix {
-  const float *at;
+  const T *at;
   int64_t ld;
   bool transposed;
 
@@ -79,23 +80,30 @@ struct Matrix {
   Matrix from(int64_t i, int64_t j) const { return {transposed ? at + j * ld + i : at + i * ld + j, ld, transposed}; }
 };
 
-/* c[:, from .. from + n) = alpha * op(a)[m, k] op(b)[k, n] + beta * c[:, from .. from + n) */
+/* alpha * op(a)[m, k] op(b)[k, n], for columns [from, from + n) of what it is added to. */
+template <typename T>
 struct Product {
-  Matrix a, b;
+  Matrix<T> a, b;
   int64_t from, n, k;
-  float alpha, beta;
+  float alpha;
 };
 
-/* c[m, n] by one product after another, in one pass over c. */
-void products(int64_t m, int64_t n, const Product *terms, int64_t count, float *c, int64_t ldc);
+/* c[m, n] = beta * c + the terms, in one pass over c, rounded once; the first term is for all columns. T and C: float
+ * both, or T bf16 (bf16.h) and C bf16 or float. */
+template <typename T, typename C>
+void products(int64_t m, int64_t n, float beta, const Product<T> *terms, int64_t count, C *c, int64_t ldc);
 
 /* What esp_gemm asks of sizes. */
 int32_t check_product(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb,
                       int64_t ldc);
 
 /* esp_gemm without its checks, for kernels that made their own. */
-void gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda,
-          const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+template <typename T, typename C>
+void gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const T *a, int64_t lda, const T *b,
+          int64_t ldb, float beta, C *c, int64_t ldc) {
+  const Product<T> product{{a, lda, trans_a}, {b, ldb, trans_b}, 0, n, k, alpha};
+  products(m, n, beta, &product, 1, c, ldc);
+}
 
 }  // namespace esp
 

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "bf16.h"
+
 namespace esp {
 
 #if defined(ESPALIER_LANES)
@@ -19,6 +21,19 @@ typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float)), aligned(
 
 inline Lanes load(const float *p) { return *reinterpret_cast<const Lanes *>(p); }
 inline void store(float *p, Lanes x) { *reinterpret_cast<Lanes *>(p) = x; }
+
+/* As many numbers of 32 bits, and of 16 at any alignment. */
+typedef uint32_t Words __attribute__((vector_size(kLanes * sizeof(uint32_t))));
+typedef uint16_t Halves __attribute__((vector_size(kLanes * sizeof(uint16_t)), aligned(sizeof(uint16_t)), may_alias));
+
+inline Words load_halves(const bf16 *p) { return __builtin_convertvector(*reinterpret_cast<const Halves *>(p), Words); }
+
+inline Lanes load(const bf16 *p) { return reinterpret_cast<Lanes>(load_halves(p) << 16); }
+
+inline void store(bf16 *p, Lanes x) {
+  const Words rounded = upper_half(reinterpret_cast<Words>(x), reinterpret_cast<Words>(x != x));
+  *reinterpret_cast<Halves *>(p) = __builtin_convertvector(rounded, Halves);
+}
 
 }  // namespace esp
 

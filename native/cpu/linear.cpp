@@ -7,8 +7,8 @@
  */
 #include <climits>
 
+#include "bf16.h"
 #include "extra_columns.h"
-#include "kernel.h"
 
 namespace {
 
@@ -30,8 +30,10 @@ bool has_no_zeros(int64_t n, const esp_low_rank *terms, int32_t count) {
   return std::all_of(terms, terms + count, [n](const esp_low_rank &term) { return term.n == n; });
 }
 
+int64_t bytes(int32_t dtype) { return dtype == ESP_F32 ? sizeof(float) : sizeof(esp::bf16); }
+
 int32_t check(int32_t transposed, int64_t n, const esp_low_rank *terms, int32_t count, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
+  ESP_REQUIRE(dtype == ESP_F32 || dtype == ESP_BF16, "activations are float32 or bfloat16, not of type %d", dtype);
   ESP_REQUIRE(count >= 0 && count <= ESP_LARGEST_TERMS, "%d terms, at most %d", count, ESP_LARGEST_TERMS);
   for (int32_t p = 0; p < count; p++) {
     if (int32_t status = check(transposed, terms[p], n)) return status;
@@ -45,39 +47,37 @@ int32_t esp_linear_by_shape(int32_t transposed, int64_t, int64_t n, int64_t k, c
                             const void *w, int64_t ldw, const esp_low_rank *terms, int32_t count, const void *, int64_t,
                             int32_t dtype, int32_t *way) {
   if (int32_t status = check(transposed, n, terms, count, dtype)) return status;
-  const bool beside = esp::extra_columns(transposed != 0, k, x, ldx, w, ldw, terms, count, sizeof(float)) > 0;
+  const bool beside = esp::extra_columns(transposed != 0, k, x, ldx, w, ldw, terms, count, bytes(dtype)) > 0;
   *way = beside && has_no_zeros(n, terms, count) ? ESP_EXTRA_COLUMNS : ESP_SEPARATE;
   return ESP_OK;
 }
 
-int32_t esp_linear(int32_t transposed, int64_t m, int64_t n, int64_t k, const void *x_, int64_t ldx, const void *w,
-                   int64_t ldw, const esp_low_rank *terms, int32_t count, float beta, void *y_, int64_t ldy,
-                   int32_t way, int32_t dtype) {
+int32_t esp_linear(int32_t transposed, int64_t m, int64_t n, int64_t k, const void *x, int64_t ldx, const void *w,
+                   int64_t ldw, const esp_low_rank *terms, int32_t count, float beta, void *y, int64_t ldy, int32_t way,
+                   int32_t dtype) {
   ESP_REQUIRE(way == ESP_BY_SHAPE || way == ESP_SEPARATE || way == ESP_EXTRA_COLUMNS, "way %d needs a GPU", way);
   if (int32_t refused = check(transposed, n, terms, count, dtype)) return refused;
   if (way == ESP_BY_SHAPE) {
-    esp_linear_by_shape(transposed, m, n, k, x_, ldx, w, ldw, terms, count, y_, ldy, dtype, &way);
+    esp_linear_by_shape(transposed, m, n, k, x, ldx, w, ldw, terms, count, y, ldy, dtype, &way);
   }
   if (way == ESP_EXTRA_COLUMNS) {
-    const int64_t extra = esp::extra_columns(transposed != 0, k, x_, ldx, w, ldw, terms, count, sizeof(float));
+    const int64_t extra = esp::extra_columns(transposed != 0, k, x, ldx, w, ldw, terms, count, bytes(dtype));
     ESP_REQUIRE(extra >= 0, "the terms are no extra columns of x and w");
-    return esp_gemm(0, transposed, m, n, k + extra, 1, x_, ldx, w, ldw, beta, y_, ldy, dtype, dtype);
+    return esp_gemm(0, transposed, m, n, k + extra, 1, x, ldx, w, ldw, beta, y, ldy, dtype, dtype);
   }
   const bool trans = transposed != 0;
   if (int32_t refused = esp::check_product(false, trans, m, n, k, ldx, ldw, ldy)) return refused;
-  esp::Product products[1 + ESP_LARGEST_TERMS];
-  products[0] = {
-      {static_cast<const float *>(x_), ldx, false}, {static_cast<const float *>(w), ldw, trans}, 0, n, k, 1, beta};
-  for (int32_t p = 0; p < count; p++) {
-    const esp_low_rank &term = terms[p];
-    products[1 + p] = {{static_cast<const float *>(term.u), term.ld_u, false},
-                       {static_cast<const float *>(term.v), term.ld_v, trans},
-                       term.from,
-                       term.n,
-                       term.r,
-                       term.scale,
-                       1};
-  }
-  if (m > 0 && n > 0) esp::products(m, n, products, 1 + count, static_cast<float *>(y_), ldy);
-  return ESP_OK;
+  if (m == 0 || n == 0) return ESP_OK;
+  return esp::with_type(dtype, [=](auto type) {
+    using T = decltype(type);
+    const auto at = [](const void *memory) { return static_cast<const T *>(memory); };
+    esp::Product<T> products[1 + ESP_LARGEST_TERMS];
+    products[0] = {{at(x), ldx, false}, {at(w), ldw, trans}, 0, n, k, 1};
+    for (int32_t p = 0; p < count; p++) {
+      const esp_low_rank &term = terms[p];
+      products[1 + p] = {
+          {at(term.u), term.ld_u, false}, {at(term.v), term.ld_v, trans}, term.from, term.n, term.r, term.scale};
+    }
+    esp::products(m, n, beta, products, 1 + count, static_cast<T *>(y), ldy);
+  });
 }

@@ -1,8 +1,9 @@
 /*
- * Copies of blocks of matrices in the layouts that gemm.cpp's inner loop reads: one address after another. Internal.
+ * Copies of blocks of matrices in the layouts that gemm.cpp's inner loop reads: one address after another, in words of
+ * kTerms<T> terms of k (register_tile.h); a last word is filled up with 0. Internal.
  *
- *   panel   kPanelColumns columns of op(b): [k][kPanelColumns], zeros where the matrix ends before
- *   strip   kTileRows rows of op(a), where a is stored transposed: [k][kTileRows]
+ *   panel   kPanelColumns columns of op(b): [words][kPanelColumns], zeros where the matrix ends before
+ *   strip   kTileRows rows of op(a), where a is stored transposed: [words][kTileRows]
  */
 #ifndef ESPALIER_CPU_PACK_H
 #define ESPALIER_CPU_PACK_H
@@ -15,13 +16,21 @@ namespace esp {
 
 constexpr int kPanelColumns = kTileVectors * kLanes;
 
-/* t[i * ldt + j] = s[j * lds + i] for i, j < kLanes. Each stage swaps the off-diagonal quarters of squares of 2 half x
+/* Words that k terms fill. */
+template <typename T>
+constexpr int64_t words_of(int64_t k) {
+  return (k + kTerms<T> - 1) / kTerms<T>;
+}
+
+/* Words turned round: word i of row j of s, whose rows are lds elements apart, becomes word j of row i of t, for i, j <
+ * kLanes. Each stage swaps the off-diagonal quarters of squares of 2 half x
  * 2 half: in the end element (i, j) is at (j, i). */
-inline void transpose(const float *s, int64_t lds, float *t, int64_t ldt) {
+template <typename T>
+inline void transpose(const T *s, int64_t lds, T *t, int64_t ldt) {
   typedef int32_t Places __attribute__((vector_size(kLanes * sizeof(int32_t))));
   Lanes rows[kLanes];
 #pragma GCC unroll 16
-  for (int r = 0; r < kLanes; r++) rows[r] = load(s + r * lds);
+  for (int r = 0; r < kLanes; r++) rows[r] = words(s + r * lds);
 #pragma GCC unroll 4
   for (int half = kLanes / 2; half > 0; half /= 2) {
     Places upper, lower; /* of rows r and r + half, numbered on */
@@ -39,47 +48,76 @@ inline void transpose(const float *s, int64_t lds, float *t, int64_t ldt) {
     }
   }
 #pragma GCC unroll 16
-  for (int r = 0; r < kLanes; r++) store(t + r * ldt, rows[r]);
+  for (int r = 0; r < kLanes; r++) store_words(t + r * ldt, rows[r]);
+}
+
+/* The words of kLanes columns whose terms of one word lie in rows ld elements apart. */
+template <typename T>
+inline Lanes gathered_words(const T *s, int64_t ld) {
+  if constexpr (kTerms<T> == 1) {
+    return words(s);
+  } else {
+    return reinterpret_cast<Lanes>(load_halves(s) | load_halves(s + ld) << 16);
+  }
 }
 
 /* Element (i, j) of op(b) is b[j * ldb + i] if transposed, else b[i * ldb + j]; i < k, j < n <= kPanelColumns. */
-inline void pack_panel(bool transposed, const float *b, int64_t ldb, int64_t k, int64_t n, float *panel) {
-  int64_t i = 0;
+template <typename T>
+inline void pack_panel(bool transposed, const T *b, int64_t ldb, int64_t k, int64_t n, T *panel) {
+  constexpr int64_t terms = kTerms<T>;
+  const int64_t whole = k / terms, all = words_of<T>(k);
+  int64_t i = 0; /* a word */
   if (n == kPanelColumns && transposed) {
-    for (; i + kLanes <= k; i += kLanes) {
+    for (; i + kLanes <= whole; i += kLanes) {
       for (int j = 0; j < kPanelColumns; j += kLanes)
-        transpose(b + j * ldb + i, ldb, panel + i * kPanelColumns + j, kPanelColumns);
+        transpose(b + j * ldb + i * terms, ldb, panel + (i * kPanelColumns + j) * terms, kPanelColumns * terms);
     }
   } else if (n == kPanelColumns) {
-    for (; i < k; i++) {
-      for (int j = 0; j < kPanelColumns; j += kLanes) store(panel + i * kPanelColumns + j, load(b + i * ldb + j));
+    for (; i < whole; i++) {
+      for (int j = 0; j < kPanelColumns; j += kLanes)
+        store_words(panel + (i * kPanelColumns + j) * terms, gathered_words(b + i * terms * ldb + j, ldb));
     }
   }
-  for (; i < k; i++) {
+  for (; i < all; i++) {
     for (int64_t j = 0; j < kPanelColumns; j++) {
-      panel[i * kPanelColumns + j] = j >= n ? 0 : transposed ? b[j * ldb + i] : b[i * ldb + j];
+      for (int64_t term = i * terms; term < (i + 1) * terms; term++) {
+        const bool there = j < n && term < k;
+        panel[i * kPanelColumns * terms + j * terms + term % terms] = !there       ? T(0.0f)
+                                                                      : transposed ? b[j * ldb + term]
+                                                                                   : b[term * ldb + j];
+      }
     }
   }
 }
 
-/* Strips lie this many floats further apart than they are long, lest they fall into the same few places of a cache. */
+/* Strips lie this many words further apart than they are long, lest they fall into the same few places of a cache. */
 constexpr int64_t kApart = 16;
 
+/* In words, of so many words of k. */
 constexpr int64_t strip_length(int64_t k) { return k * kTileRows + kApart; }
 
 /* Rows [0, m) of op(a), which is stored transposed, as strips: element (i, r) at a[i * lda + r] for i < k.
  *
  * readable: elements of a row of a that there are from a on */
-inline void pack_strips(const float *a, int64_t lda, int64_t k, int64_t m, int64_t readable, float *strips) {
+template <typename T>
+inline void pack_strips(const T *a, int64_t lda, int64_t k, int64_t m, int64_t readable, T *strips) {
+  constexpr int64_t terms = kTerms<T>;
+  const int64_t all = words_of<T>(k), length = strip_length(all) * terms;
   /* What a vector writes beyond its strip's row, the next row overwrites; what it reads beyond must be there. */
   const int64_t whole = (readable < m + kLanes ? m - 1 : m) / kTileRows * kTileRows;
-  for (int64_t i = 0; i < k; i++) { /* rows outside: they are read as they lie */
-    const float *row = a + i * lda;
-    float *target = strips + i * kTileRows;
+  for (int64_t i = 0; i < all; i++) { /* rows outside: they are read as they lie */
+    const T *row = a + i * terms * lda;
+    T *target = strips + i * kTileRows * terms;
+    const bool full = (i + 1) * terms <= k;
     int64_t r = 0;
-    for (; r < whole; r += kTileRows, target += strip_length(k)) store(target, load(row + r));
-    for (; r < m; r += kTileRows, target += strip_length(k))
-      std::copy_n(row + r, std::min<int64_t>(kTileRows, m - r), target);
+    for (; full && r < whole; r += kTileRows, target += length) store_words(target, gathered_words(row + r, lda));
+    for (; r < m; r += kTileRows, target += length) {
+      for (int64_t j = 0; j < std::min<int64_t>(kTileRows, m - r); j++) {
+        for (int64_t term = 0; term < terms; term++) {
+          target[j * terms + term] = i * terms + term < k ? row[term * lda + r + j] : T(0.0f);
+        }
+      }
+    }
   }
 }
 

@@ -1,26 +1,74 @@
 /*
  * The inner loop of dense products: a tile of c that stays in registers while k runs. Internal.
  *
- * Each term takes a row of b in vectors and broadcasts elements of a. With 16 lanes 12 x 32, which is 24 of 32
- * registers for the sums, with 8 lanes 6 x 16, 12 of 16: 8 loads for 12 fused multiply-adds, which are what takes time.
+ * Of both operands it takes words of four bytes: a float, or two bfloat16, terms 2 i and 2 i + 1 of a sum. Each step
+ * takes a row of words of b in vectors and broadcasts words of a. With 16 lanes 12 x 32, which is 24 of 32 registers
+ * for the sums, with 8 lanes 6 x 16, 12 of 16: 8 loads for 12 fused multiply-adds, which are what takes time.
  */
 #ifndef ESPALIER_CPU_REGISTER_TILE_H
 #define ESPALIER_CPU_REGISTER_TILE_H
 
 #include "lanes.h"
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 namespace esp {
 
 /* Rows and vectors of a full tile. */
 constexpr int kTileRows = kLanes == 16 ? 12 : 6, kTileVectors = 2;
 
-/* sum = a[kRows, k] b[k, kVectors * kLanes]; element (r, i) of a at a[r * row + i * step], of b at
- * b[i * ldb + j]. */
-template <int kRows, int kVectors>
+/* Terms of a sum in a word. */
+template <typename T>
+constexpr int kTerms = sizeof(float) / sizeof(T);
+
+/* A word, and kLanes that follow each other, at any address that a T may have; as floats, which they may not be. */
+template <typename T>
+inline float word(const T *p) {
+  typedef float Word __attribute__((aligned(sizeof(T)), may_alias));
+  return *reinterpret_cast<const Word *>(p);
+}
+
+template <typename T>
+inline Lanes words(const T *p) {
+  typedef Lanes Loose __attribute__((aligned(sizeof(T)), may_alias));
+  return *reinterpret_cast<const Loose *>(p);
+}
+
+template <typename T>
+inline void store_words(T *p, Lanes bits) {
+  typedef Lanes Loose __attribute__((aligned(sizeof(T)), may_alias));
+  *reinterpret_cast<Loose *>(p) = bits;
+}
+
+/* sum + a word of a * words of b: all their terms. Of two, the second is added first, as VDPBF16PS does it. */
+template <typename T>
+inline Lanes multiply_add(float a, Lanes b, Lanes sum) {
+  if constexpr (kTerms<T> == 1) {
+    return sum + a * b;
+  } else {
+#if defined(__AVX512BF16__)
+    if constexpr (kLanes == 16) {
+      return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(_mm512_set1_ps(a)), reinterpret_cast<__m512bh>(b));
+    }
+#endif
+    /* Without AVX512-BF16 two products of floats: a bfloat16 is the upper half of one. */
+    const Words a_words = Words{} + __builtin_bit_cast(uint32_t, a), b_words = reinterpret_cast<Words>(b);
+    const auto second = [](Words two) { return reinterpret_cast<Lanes>(two & 0xffff0000u); };
+    const auto first = [](Words two) { return reinterpret_cast<Lanes>(two << 16); };
+    const Lanes later = sum + second(a_words) * second(b_words);
+    return later + first(a_words) * first(b_words);
+  }
+}
+
+/* sum = a[kRows, k] b[k, kVectors * kLanes], k in words. Element (r, i) of a, a word, is at a[r * row + i * step]; a
+ * row i of words of b at b[i * ldb]. */
+template <typename T, int kRows, int kVectors>
 struct RegisterTile {
   Lanes sum[kRows][kVectors];
 
-  RegisterTile(int64_t k, const float *a, int64_t row, int64_t step, const float *b, int64_t ldb) {
+  RegisterTile(int64_t k, const T *a, int64_t row, int64_t step, const T *b, int64_t ldb) {
 #pragma GCC unroll 12
     for (int r = 0; r < kRows; r++) {
 #pragma GCC unroll 2
@@ -29,24 +77,24 @@ struct RegisterTile {
     for (int64_t i = 0; i < k; i++) {
       Lanes line[kVectors];
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; v++) line[v] = load(b + i * ldb + v * kLanes);
+      for (int v = 0; v < kVectors; v++) line[v] = words(b + i * ldb + v * kLanes * kTerms<T>);
 #pragma GCC unroll 12
       for (int r = 0; r < kRows; r++) {
-        const float factor = a[r * row + i * step];
+        const float factor = word(a + r * row + i * step);
 #pragma GCC unroll 2
-        for (int v = 0; v < kVectors; v++) sum[r][v] += factor * line[v];
+        for (int v = 0; v < kVectors; v++) sum[r][v] = multiply_add<T>(factor, line[v], sum[r][v]);
       }
     }
   }
 
   /* c = result(sum, address of c), by vectors. */
-  template <typename Result>
-  void store_to(float *c, int64_t ldc, const Result &result) const {
+  template <typename C, typename Result>
+  void store_to(C *c, int64_t ldc, const Result &result) const {
 #pragma GCC unroll 12
     for (int r = 0; r < kRows; r++) {
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; v++) {
-        float *target = c + r * ldc + v * kLanes;
+        C *target = c + r * ldc + v * kLanes;
         store(target, result(sum[r][v], target));
       }
     }

@@ -26,7 +26,7 @@ template <Layout layout, int kRowCount, int kVectors>
 inline void register_block(int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc,
                            bool accumulate) {
   const int64_t row = layout == Layout::kRows ? lda : 1, step = layout == Layout::kRows ? 1 : lda;
-  const RegisterTile<kRowCount, kVectors> tile(k, a, row, step, b, ldb);
+  const RegisterTile<float, kRowCount, kVectors> tile(k, a, row, step, b, ldb);
   tile.store_to(c, ldc, [=](Lanes sum, const float *before) { return accumulate ? load(before) + sum : sum; });
 }
 
