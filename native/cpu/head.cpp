@@ -13,9 +13,10 @@
  * 256, 509 of 512; the rows' statistics and gradients are 32 ms of it.
  */
 #include <cmath>
+#include <cstring>
 #include <vector>
 
-#include "kernel.h"
+#include "bf16.h"
 #include "vector_math.h"
 
 namespace {
@@ -130,6 +131,27 @@ void cross_entropy_gradient(float *z, const Statistics &s, int64_t n, int32_t ta
   z[target] -= scale * (1.0f - target_ratio * target_ratio);
 }
 
+/* How often its own length rows of T are apart that stand where rows of float stood. */
+template <typename T>
+constexpr int64_t kApart = sizeof(float) / sizeof(T);
+
+/* A row as T, from where it begins on. */
+template <typename T>
+void round_in_place(float *row, int64_t n) {
+  if constexpr (!std::is_same_v<T, float>) {
+    constexpr int64_t kBlock = 256;
+    T rounded[kBlock];
+    for (int64_t first = 0; first < n; first += kBlock) {
+      const int64_t count = std::min(kBlock, n - first);
+#pragma omp simd
+      for (int64_t i = 0; i < count; i++) rounded[i] = static_cast<T>(row[first + i]);
+      /* Beyond it nothing is written that is not read yet. */
+      std::memcpy(reinterpret_cast<char *>(row) + first * static_cast<int64_t>(sizeof(T)), rounded,
+                  static_cast<size_t>(count) * sizeof(T));
+    }
+  }
+}
+
 int32_t check(const int32_t *targets, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab) {
   ESP_REQUIRE(tokens >= 0 && d > 0 && vocab > 0 && chunk > 0, "bad sizes: tokens=%ld d=%ld vocab=%ld chunk=%ld", tokens,
               d, vocab, chunk);
@@ -145,67 +167,73 @@ int32_t esp_head_kl(const void *student_, const void *teacher_, const void *head
                     const int32_t *targets, float *kl, float *ce_student, float *ce_teacher, void *d_student_,
                     float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab,
                     int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *student = static_cast<const float *>(student_);
-  const auto *teacher = static_cast<const float *>(teacher_);
-  const auto *head = static_cast<const float *>(head_);
-  auto *d_student = static_cast<float *>(d_student_);
   if (int32_t status = check(targets, chunk, tokens, d, vocab)) return status;
   ESP_REQUIRE((targets == nullptr) == (ce_student == nullptr) && (targets == nullptr) == (ce_teacher == nullptr),
               "targets, ce_student and ce_teacher must be all given or all NULL");
-  float *student_logits = scratch, *teacher_logits = scratch + chunk * vocab;
-  for (int64_t first = 0; first < tokens; first += chunk) {
-    const int64_t rows = std::min(chunk, tokens - first);
-    esp::gemm(false, true, rows, vocab, d, 1, student + first * d, d, head, d, 0, student_logits, vocab);
-    esp::gemm(false, true, rows, vocab, d, 1, teacher + first * d, d, head, d, 0, teacher_logits, vocab);
-    esp::parallel_rows(rows, 64 * vocab, [=](int64_t r) {
-      float *zs = student_logits + r * vocab, *zt = teacher_logits + r * vocab;
-      cap_logits(zs, vocab, softcap);
-      cap_logits(zt, vocab, softcap);
-      static thread_local std::vector<float> powers;
-      powers.resize(static_cast<size_t>(2 * vocab));
-      float *ps = powers.data(), *pt = ps + vocab;
-      const Statistics s = softmax_statistics(zs, vocab, ps), t = softmax_statistics(zt, vocab, pt);
-      if (targets != nullptr) {
-        ce_student[first + r] = cross_entropy(zs, s, targets[first + r]);
-        ce_teacher[first + r] = cross_entropy(zt, t, targets[first + r]);
+  return esp::with_type(dtype, [=](auto type) {
+    using T = decltype(type);
+    const auto *student = static_cast<const T *>(student_), *teacher = static_cast<const T *>(teacher_);
+    const auto *head = static_cast<const T *>(head_);
+    auto *d_student = static_cast<T *>(d_student_);
+    float *student_logits = scratch, *teacher_logits = scratch + chunk * vocab;
+    for (int64_t first = 0; first < tokens; first += chunk) {
+      const int64_t rows = std::min(chunk, tokens - first);
+      esp::gemm(false, true, rows, vocab, d, 1, student + first * d, d, head, d, 0, student_logits, vocab);
+      esp::gemm(false, true, rows, vocab, d, 1, teacher + first * d, d, head, d, 0, teacher_logits, vocab);
+      esp::parallel_rows(rows, 64 * vocab, [=](int64_t r) {
+        float *zs = student_logits + r * vocab, *zt = teacher_logits + r * vocab;
+        cap_logits(zs, vocab, softcap);
+        cap_logits(zt, vocab, softcap);
+        static thread_local std::vector<float> powers;
+        powers.resize(static_cast<size_t>(2 * vocab));
+        float *ps = powers.data(), *pt = ps + vocab;
+        const Statistics s = softmax_statistics(zs, vocab, ps), t = softmax_statistics(zt, vocab, pt);
+        if (targets != nullptr) {
+          ce_student[first + r] = cross_entropy(zs, s, targets[first + r]);
+          ce_teacher[first + r] = cross_entropy(zt, t, targets[first + r]);
+        }
+        kl[first + r] =
+            kl_row({zs, ps, s}, {zt, pt, t}, vocab, softcap, d_student != nullptr ? zs : nullptr, grad_scale);
+        if (d_student != nullptr) round_in_place<T>(zs, vocab);
+      });
+      if (d_student != nullptr) {
+        esp::gemm(false, false, rows, d, vocab, 1, reinterpret_cast<const T *>(student_logits), kApart<T> * vocab, head,
+                  d, 0, d_student + first * d, d);
       }
-      kl[first + r] = kl_row({zs, ps, s}, {zt, pt, t}, vocab, softcap, d_student != nullptr ? zs : nullptr, grad_scale);
-    });
-    if (d_student != nullptr) {
-      esp::gemm(false, false, rows, d, vocab, 1, student_logits, vocab, head, d, 0, d_student + first * d, d);
     }
-  }
-  return ESP_OK;
+  });
 }
 
 int32_t esp_head_ce(const void *hidden_, const void *head_, float softcap, const int32_t *targets, float *ce,
                     void *d_hidden_, float *d_head, float grad_scale, float *scratch, int64_t chunk, int64_t tokens,
                     int64_t d, int64_t vocab, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *hidden = static_cast<const float *>(hidden_);
-  const auto *head = static_cast<const float *>(head_);
-  auto *d_hidden = static_cast<float *>(d_hidden_);
   if (int32_t status = check(targets, chunk, tokens, d, vocab)) return status;
   ESP_REQUIRE(targets != nullptr, "targets is NULL");
-  const bool gradient = d_hidden != nullptr || d_head != nullptr;
-  for (int64_t first = 0; first < tokens; first += chunk) {
-    const int64_t rows = std::min(chunk, tokens - first);
-    esp::gemm(false, true, rows, vocab, d, 1, hidden + first * d, d, head, d, 0, scratch, vocab);
-    esp::parallel_rows(rows, 32 * vocab, [=](int64_t r) {
-      float *z = scratch + r * vocab;
-      const int32_t target = targets[first + r];
-      cap_logits(z, vocab, softcap);
-      const Statistics s = softmax_statistics(z, vocab, nullptr);
-      ce[first + r] = cross_entropy(z, s, target);
-      if (gradient) cross_entropy_gradient(z, s, vocab, target, softcap, grad_scale);
-    });
-    if (d_hidden != nullptr) {
-      esp::gemm(false, false, rows, d, vocab, 1, scratch, vocab, head, d, 0, d_hidden + first * d, d);
+  return esp::with_type(dtype, [=](auto type) {
+    using T = decltype(type);
+    const auto *hidden = static_cast<const T *>(hidden_), *head = static_cast<const T *>(head_);
+    auto *d_hidden = static_cast<T *>(d_hidden_);
+    const bool gradient = d_hidden != nullptr || d_head != nullptr;
+    const T *gradients = reinterpret_cast<const T *>(scratch);
+    for (int64_t first = 0; first < tokens; first += chunk) {
+      const int64_t rows = std::min(chunk, tokens - first);
+      esp::gemm(false, true, rows, vocab, d, 1, hidden + first * d, d, head, d, 0, scratch, vocab);
+      esp::parallel_rows(rows, 32 * vocab, [=](int64_t r) {
+        float *z = scratch + r * vocab;
+        const int32_t target = targets[first + r];
+        cap_logits(z, vocab, softcap);
+        const Statistics s = softmax_statistics(z, vocab, nullptr);
+        ce[first + r] = cross_entropy(z, s, target);
+        if (!gradient) return;
+        cross_entropy_gradient(z, s, vocab, target, softcap, grad_scale);
+        round_in_place<T>(z, vocab);
+      });
+      if (d_hidden != nullptr) {
+        esp::gemm(false, false, rows, d, vocab, 1, gradients, kApart<T> * vocab, head, d, 0, d_hidden + first * d, d);
+      }
+      if (d_head != nullptr) {
+        esp::gemm(true, false, vocab, d, rows, 1, gradients, kApart<T> * vocab, hidden + first * d, d, 1, d_head, d);
+      }
     }
-    if (d_head != nullptr) {
-      esp::gemm(true, false, vocab, d, rows, 1, scratch, vocab, hidden + first * d, d, 1, d_head, d);
-    }
-  }
-  return ESP_OK;
+  });
 }

@@ -76,9 +76,6 @@ int32_t esp_sae_encode(const void *x_, const void *w_enc_, const float *b_enc, c
                        const float *threshold, float margin, int64_t k, const uint8_t *keep, int32_t *index,
                        float *value, float *pre, int32_t *count, int64_t capacity, [[maybe_unused]] int32_t *overflow,
                        float *scratch, int64_t tokens, int64_t d, int64_t m, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *x = static_cast<const float *>(x_);
-  const auto *w_enc = static_cast<const float *>(w_enc_);
   ESP_REQUIRE(tokens >= 0 && d > 0 && m > 0 && capacity > 0, "bad sizes: tokens=%ld d=%ld m=%ld capacity=%ld", tokens,
               d, m, capacity);
   ESP_REQUIRE(kind >= ESP_RELU && kind <= ESP_GROUPMAX, "no SAE kind %d", kind);
@@ -88,45 +85,42 @@ int32_t esp_sae_encode(const void *x_, const void *w_enc_, const float *b_enc, c
   ESP_REQUIRE(kind != ESP_GROUPMAX || m % k == 0, "%ld latents do not make %ld equal groups", m, k);
   const int64_t panel = whole_groups(kind == ESP_GROUPMAX ? m / k : 1, esp::kPanel);
   const int64_t chunk = std::clamp<int64_t>(esp::kChunkRows * esp::kPanel / panel, 1, esp::kChunkRows);
-  float *centred = scratch, *z = scratch + chunk * d;
-  int64_t longest = 0;
-  for (int64_t first = 0; first < tokens; first += chunk) {
-    const int64_t rows = std::min(chunk, tokens - first);
-    const float *input = x + first * d;
-    if (b_pre != nullptr) {
-      esp::parallel_rows(rows, d, [=](int64_t r) {
-#pragma omp simd
-        for (int64_t c = 0; c < d; c++) centred[r * d + c] = input[r * d + c] - b_pre[c];
-      });
-      input = centred;
+  return esp::with_type(dtype, [=](auto type) -> int32_t {
+    using T = decltype(type);
+    const auto *x = static_cast<const T *>(x_), *w_enc = static_cast<const T *>(w_enc_);
+    float *z = scratch + chunk * d;
+    int64_t longest = 0;
+    for (int64_t first = 0; first < tokens; first += chunk) {
+      const int64_t rows = std::min(chunk, tokens - first);
+      const T *input = esp::less_bias(x + first * d, b_pre, rows, d, reinterpret_cast<T *>(scratch));
+      for (int64_t from = 0; from < m; from += panel) {
+        const int64_t latents = std::min(panel, m - from);
+        esp::gemm(false, true, rows, latents, d, 1, input, d, w_enc + from * d, d, 0, z, latents);
+        esp::parallel_rows(rows, 4 * latents, [=](int64_t r) {
+          const int64_t t = first + r;
+          if (from == 0) count[t] = 0;
+          if (keep != nullptr && keep[t] != 0) return;
+          esp::Entries entries{index + t * capacity,
+                               value + t * capacity,
+                               pre == nullptr ? nullptr : pre + t * capacity,
+                               capacity,
+                               count[t],
+                               from};
+          if (entries.count == kNaN || add_bias(z + r * latents, b_enc + from, latents)) {
+            entries.count = kNaN;
+          } else {
+            select(z + r * latents, kind, threshold == nullptr ? nullptr : threshold + from, margin, k, latents, m,
+                   entries);
+          }
+          if (from + latents == m) finish(kind, k, entries);
+          count[t] = static_cast<int32_t>(entries.count);
+        });
+      }
+      for (int64_t r = 0; r < rows; r++) longest = std::max<int64_t>(longest, count[first + r]);
     }
-    for (int64_t from = 0; from < m; from += panel) {
-      const int64_t latents = std::min(panel, m - from);
-      esp::gemm(false, true, rows, latents, d, 1, input, d, w_enc + from * d, d, 0, z, latents);
-      esp::parallel_rows(rows, 4 * latents, [=](int64_t r) {
-        const int64_t t = first + r;
-        if (from == 0) count[t] = 0;
-        if (keep != nullptr && keep[t] != 0) return;
-        esp::Entries entries{index + t * capacity,
-                             value + t * capacity,
-                             pre == nullptr ? nullptr : pre + t * capacity,
-                             capacity,
-                             count[t],
-                             from};
-        if (entries.count == kNaN || add_bias(z + r * latents, b_enc + from, latents)) {
-          entries.count = kNaN;
-        } else {
-          select(z + r * latents, kind, threshold == nullptr ? nullptr : threshold + from, margin, k, latents, m,
-                 entries);
-        }
-        if (from + latents == m) finish(kind, k, entries);
-        count[t] = static_cast<int32_t>(entries.count);
-      });
+    if (longest > capacity) {
+      return esp::fail(ESP_CAPACITY, "a row has %ld active latents, the list has room for %ld", longest, capacity);
     }
-    for (int64_t r = 0; r < rows; r++) longest = std::max<int64_t>(longest, count[first + r]);
-  }
-  if (longest > capacity) {
-    return esp::fail(ESP_CAPACITY, "a row has %ld active latents, the list has room for %ld", longest, capacity);
-  }
-  return ESP_OK;
+    return ESP_OK;
+  });
 }

@@ -5,12 +5,25 @@
 #include <cmath>
 #include <utility>
 
-#include "kernel.h"
+#include "bf16.h"
 
 namespace esp {
 
 /* Rows of x and latents of a product: 16 MB of z, whatever m. */
 constexpr int64_t kChunkRows = 512, kPanel = 8192;
+
+/* Rows of x without b_pre: in `centred`, unless nothing is to be subtracted. */
+template <typename T>
+inline const T *less_bias(const T *x, const float *b_pre, int64_t rows, int64_t d, T *centred) {
+  if (b_pre == nullptr) return x;
+  parallel_rows(rows, d, [=](int64_t r) {
+    const T *__restrict row = x + r * d;
+    T *__restrict target = centred + r * d;
+#pragma omp simd
+    for (int64_t c = 0; c < d; c++) target[c] = static_cast<T>(row[c] - b_pre[c]);
+  });
+  return centred;
+}
 
 constexpr int64_t kSelectBlock = 64;
 
