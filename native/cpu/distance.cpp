@@ -1,56 +1,57 @@
 /*
  * How far two streams of activations are apart, and rows taken out of one.
  *
- * Bytes: 8 tokens d; bound by memory. Threads take sequences of the distance, whose rows are added in order in float64,
- * and rows of the copy.
+ * Bytes: 8 tokens d in float32, half of that in bfloat16; bound by memory. Threads take sequences of the distance,
+ * whose rows are added in order in float64, and rows of the copy.
  */
 #include <cmath>
 
-#include "kernel.h"
+#include "bf16.h"
 
 int32_t esp_keep_rows(const void *x_, const uint8_t *keep, void *out_, int64_t rows, int64_t cols, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *x = static_cast<const float *>(x_);
-  auto *out = static_cast<float *>(out_);
   ESP_REQUIRE(rows >= 0 && cols >= 0, "sizes must not be negative: rows=%ld cols=%ld", rows, cols);
-  esp::parallel_rows(rows, cols, [=](int64_t r) {
-    if (keep != nullptr && keep[r] != 0) {
-      std::copy(x + r * cols, x + (r + 1) * cols, out + r * cols);
-    } else {
-      std::fill(out + r * cols, out + (r + 1) * cols, 0.0f);
-    }
+  return esp::with_type(dtype, [=](auto type) {
+    using T = decltype(type);
+    const auto *x = static_cast<const T *>(x_);
+    auto *out = static_cast<T *>(out_);
+    esp::parallel_rows(rows, cols, [=](int64_t r) {
+      if (keep != nullptr && keep[r] != 0) {
+        std::copy(x + r * cols, x + (r + 1) * cols, out + r * cols);
+      } else {
+        std::fill(out + r * cols, out + (r + 1) * cols, T{});
+      }
+    });
   });
-  return ESP_OK;
 }
 
 int32_t esp_sequence_distance(const void *x_, const void *y_, const uint8_t *skip, double *out, int64_t sequences,
                               int64_t length, int64_t d, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *x = static_cast<const float *>(x_);
-  const auto *y = static_cast<const float *>(y_);
   ESP_REQUIRE(sequences >= 0 && length > 0 && d > 0, "bad sizes: sequences=%ld length=%ld d=%ld", sequences, length, d);
-  esp::parallel_rows(sequences, 8 * length * d, [=](int64_t s) {
-    double rows = 0, distance = 0, cosine = 0;
-    for (int64_t r = s * length; r < (s + 1) * length; r++) {
-      if (skip != nullptr && skip[r] != 0) continue;
-      const float *__restrict a = x + r * d;
-      const float *__restrict b = y + r * d;
-      double error = 0, aa = 0, bb = 0, ab = 0;
+  return esp::with_type(dtype, [=](auto type) {
+    using T = decltype(type);
+    const auto *x = static_cast<const T *>(x_), *y = static_cast<const T *>(y_);
+    esp::parallel_rows(sequences, 8 * length * d, [=](int64_t s) {
+      double rows = 0, distance = 0, cosine = 0;
+      for (int64_t r = s * length; r < (s + 1) * length; r++) {
+        if (skip != nullptr && skip[r] != 0) continue;
+        const T *__restrict a = x + r * d;
+        const T *__restrict b = y + r * d;
+        double error = 0, aa = 0, bb = 0, ab = 0;
 #pragma omp simd reduction(+ : error, aa, bb, ab)
-      for (int64_t c = 0; c < d; c++) {
-        const double u = static_cast<double>(a[c]), w = static_cast<double>(b[c]);
-        error += (u - w) * (u - w);
-        aa += u * u;
-        bb += w * w;
-        ab += u * w;
+        for (int64_t c = 0; c < d; c++) {
+          const double u = static_cast<double>(a[c]), w = static_cast<double>(b[c]);
+          error += (u - w) * (u - w);
+          aa += u * u;
+          bb += w * w;
+          ab += u * w;
+        }
+        rows += 1;
+        distance += std::sqrt(error);
+        cosine += ab / std::max(std::sqrt(aa) * std::sqrt(bb), 1e-8);
       }
-      rows += 1;
-      distance += std::sqrt(error);
-      cosine += ab / std::max(std::sqrt(aa) * std::sqrt(bb), 1e-8);
-    }
-    out[3 * s] = rows;
-    out[3 * s + 1] = distance;
-    out[3 * s + 2] = cosine;
+      out[3 * s] = rows;
+      out[3 * s + 1] = distance;
+      out[3 * s + 2] = cosine;
+    });
   });
-  return ESP_OK;
 }
