@@ -2,58 +2,66 @@
  * RMSNorm (Zhang & Sennrich 2019): out = x * rstd * (weight_offset + weight), rstd = 1 / sqrt(mean(x^2) + eps), also of
  * a sum that is stored on the way, to which a branch may come through a norm of its own.
  *
- * Bytes: 8 rows d forward, 16 to 20 rows d backward; about 3 and 10 FLOPs an element: bound by memory. Threads take
- * rows; the weight's gradient is a sum over rows and goes by blocks of columns, rows in order. Sums in float64: rows
- * that hold an attention sink span five orders of magnitude.
+ * Bytes: 8 rows d forward, 16 to 20 rows d backward in float32, half of that in bfloat16; about 3 and 10 FLOPs an
+ * element: bound by memory. Threads take rows; the weight's gradient is a sum over rows and goes by blocks of columns,
+ * rows in order. Sums in float64: rows that hold an attention sink span five orders of magnitude.
  *
- * What is done to a row is not inlined: so it is compiled once, and rounds alike in whatever kernel it is a part of.
+ * What is done to a row is not inlined: so it is compiled once for each type, and rounds alike in whatever kernel it is
+ * a part of.
  *
- * Measured (Zen 5, one core, in cache): 52 GB/s forward, 67 backward.
+ * Measured (Zen 5, one core, in cache, float32): 52 GB/s forward, 67 backward.
  */
 #include <cmath>
 
-#include "kernel.h"
+#include "bf16.h"
 
 namespace {
 
 /* result = RMSNorm of a row; returns rstd. */
-[[gnu::noinline]] float normalise(const float *in, const float *weight, float weight_offset, float eps,
-                                  float *__restrict result, int64_t d) {
+template <typename T>
+[[gnu::noinline]] float normalise(const T *in, const float *weight, float weight_offset, float eps,
+                                  T *__restrict result, int64_t d) {
   double squares = 0;
 #pragma omp simd reduction(+ : squares)
   for (int64_t c = 0; c < d; c++) squares += static_cast<double>(in[c]) * static_cast<double>(in[c]);
   const float scale = static_cast<float>(1 / std::sqrt(squares / static_cast<double>(d) + static_cast<double>(eps)));
 #pragma omp simd
-  for (int64_t c = 0; c < d; c++) result[c] = in[c] * scale * (weight_offset + weight[c]);
+  for (int64_t c = 0; c < d; c++) result[c] = static_cast<T>(in[c] * scale * (weight_offset + weight[c]));
   return scale;
 }
 
 /* total = x + y, which it may be. */
-[[gnu::noinline]] void add(const float *x, const float *y, float *total, int64_t d) {
+template <typename T>
+[[gnu::noinline]] void add(const T *x, const T *y, T *total, int64_t d) {
 #pragma omp simd
-  for (int64_t c = 0; c < d; c++) total[c] = x[c] + y[c];
+  for (int64_t c = 0; c < d; c++) total[c] = static_cast<T>(x[c] + y[c]);
 }
 
 /* y: what is added to x first, and sum, which receives the result; or both NULL. */
-int32_t forward(const float *x, const float *y, const float *weight, float weight_offset, float eps, float *sum,
-                float *out, int64_t ld_out, float *rstd, int64_t rows, int64_t d) {
+int32_t forward(const void *x_, const void *y_, const float *weight, float weight_offset, float eps, void *sum_,
+                void *out_, int64_t ld_out, float *rstd, int64_t rows, int64_t d, int32_t dtype) {
   ESP_REQUIRE(rows >= 0 && d > 0, "bad sizes: rows=%ld d=%ld", rows, d);
   ESP_REQUIRE(ld_out >= d, "ld_out=%ld is shorter than a row of %ld", ld_out, d);
-  esp::parallel_rows(rows, 2 * d, [=](int64_t r) {
-    const float *in = x + r * d;
-    if (sum != nullptr) {
-      add(in, y + r * d, sum + r * d, d);
-      in = sum + r * d;
-    }
-    rstd[r] = normalise(in, weight, weight_offset, eps, out + r * ld_out, d);
+  return esp::with_type(dtype, [=](auto type) {
+    using T = decltype(type);
+    const auto *x = static_cast<const T *>(x_), *y = static_cast<const T *>(y_);
+    auto *sum = static_cast<T *>(sum_), *out = static_cast<T *>(out_);
+    esp::parallel_rows(rows, 2 * d, [=](int64_t r) {
+      const T *in = x + r * d;
+      if (sum != nullptr) {
+        add(in, y + r * d, sum + r * d, d);
+        in = sum + r * d;
+      }
+      rstd[r] = normalise(in, weight, weight_offset, eps, out + r * ld_out, d);
+    });
   });
-  return ESP_OK;
 }
 
 /* result (+)= the gradient of a row that was normalised by scale. */
-[[gnu::noinline]] void row_gradient(const float *__restrict in, const float *__restrict gain, float weight_offset,
-                                    float scale, const float *__restrict gradient, float *__restrict result,
-                                    bool accumulate, int64_t d) {
+template <typename T>
+[[gnu::noinline]] void row_gradient(const T *__restrict in, const float *__restrict gain, float weight_offset,
+                                    float scale, const T *__restrict gradient, T *__restrict result, bool accumulate,
+                                    int64_t d) {
   double dot = 0; /* sum of g * xhat */
 #pragma omp simd reduction(+ : dot)
   for (int64_t c = 0; c < d; c++) {
@@ -65,26 +73,27 @@ int32_t forward(const float *x, const float *y, const float *weight, float weigh
   if (accumulate) {
 #pragma omp simd
     for (int64_t c = 0; c < d; c++) {
-      result[c] += scale * (gradient[c] * (weight_offset + gain[c])) - in[c] * along;
+      result[c] = static_cast<T>(result[c] + (scale * (gradient[c] * (weight_offset + gain[c])) - in[c] * along));
     }
   } else {
 #pragma omp simd
     for (int64_t c = 0; c < d; c++) {
-      result[c] = scale * (gradient[c] * (weight_offset + gain[c])) - in[c] * along;
+      result[c] = static_cast<T>(scale * (gradient[c] * (weight_offset + gain[c])) - in[c] * along);
     }
   }
 }
 
 /* d_weight, if it is given, += sum over rows of d_out * xhat. */
-void weight_gradient(const float *x, const float *rstd, const float *d_out, float *d_weight, int64_t rows, int64_t d) {
+template <typename T>
+void weight_gradient(const T *x, const float *rstd, const T *d_out, float *d_weight, int64_t rows, int64_t d) {
   if (d_weight == nullptr) return;
   const int64_t blocks = (d + esp::kColumnBlock - 1) / esp::kColumnBlock;
   esp::parallel_rows(blocks, rows * esp::kColumnBlock, [=](int64_t block) {
     const int64_t begin = block * esp::kColumnBlock, width = std::min(esp::kColumnBlock, d - begin);
     double sums[esp::kColumnBlock] = {};
     for (int64_t r = 0; r < rows; r++) {
-      const float *__restrict in = x + r * d + begin;
-      const float *__restrict gradient = d_out + r * d + begin;
+      const T *__restrict in = x + r * d + begin;
+      const T *__restrict gradient = d_out + r * d + begin;
       const double scale = static_cast<double>(rstd[r]);
 #pragma omp simd
       for (int64_t c = 0; c < width; c++) sums[c] += static_cast<double>(gradient[c] * in[c]) * scale;
@@ -99,70 +108,64 @@ void weight_gradient(const float *x, const float *rstd, const float *d_out, floa
 
 int32_t esp_rms_norm_forward(const void *x, const float *weight, float weight_offset, float eps, void *out,
                              int64_t ld_out, float *rstd, int64_t rows, int64_t d, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  return forward(static_cast<const float *>(x), nullptr, weight, weight_offset, eps, nullptr, static_cast<float *>(out),
-                 ld_out, rstd, rows, d);
+  return forward(x, nullptr, weight, weight_offset, eps, nullptr, out, ld_out, rstd, rows, d, dtype);
 }
 
 int32_t esp_add_rms_norm_forward(const void *x, const void *y, const float *weight, float weight_offset, float eps,
                                  void *sum, void *out, int64_t ld_out, float *rstd, int64_t rows, int64_t d,
                                  int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  return forward(static_cast<const float *>(x), static_cast<const float *>(y), weight, weight_offset, eps,
-                 static_cast<float *>(sum), static_cast<float *>(out), ld_out, rstd, rows, d);
+  return forward(x, y, weight, weight_offset, eps, sum, out, ld_out, rstd, rows, d, dtype);
 }
 
 int32_t esp_rms_norm_backward(const void *x_, const float *weight, float weight_offset, const float *rstd,
                               const void *d_out_, void *d_x_, int32_t accumulate, float *d_weight, int64_t rows,
                               int64_t d, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *x = static_cast<const float *>(x_);
-  const auto *d_out = static_cast<const float *>(d_out_);
-  auto *d_x = static_cast<float *>(d_x_);
   ESP_REQUIRE(rows >= 0 && d > 0, "bad sizes: rows=%ld d=%ld", rows, d);
-  esp::parallel_rows(rows, 4 * d, [=](int64_t r) {
-    row_gradient(x + r * d, weight, weight_offset, rstd[r], d_out + r * d, d_x + r * d, accumulate != 0, d);
+  return esp::with_type(dtype, [=](auto type) {
+    using T = decltype(type);
+    const auto *x = static_cast<const T *>(x_), *d_out = static_cast<const T *>(d_out_);
+    auto *d_x = static_cast<T *>(d_x_);
+    esp::parallel_rows(rows, 4 * d, [=](int64_t r) {
+      row_gradient(x + r * d, weight, weight_offset, rstd[r], d_out + r * d, d_x + r * d, accumulate != 0, d);
+    });
+    weight_gradient(x, rstd, d_out, d_weight, rows, d);
   });
-  weight_gradient(x, rstd, d_out, d_weight, rows, d);
-  return ESP_OK;
 }
 
 int32_t esp_add_normed_forward(const void *branch_, const float *branch_weight, float *branch_rstd, const void *x_,
                                void *sum_, const float *weight, float weight_offset, float eps, void *out_,
                                int64_t ld_out, float *rstd, int64_t rows, int64_t d, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *branch = static_cast<const float *>(branch_);
-  const auto *x = static_cast<const float *>(x_);
-  auto *sum = static_cast<float *>(sum_);
-  auto *out = static_cast<float *>(out_);
   ESP_REQUIRE(rows >= 0 && d > 0, "bad sizes: rows=%ld d=%ld", rows, d);
-  ESP_REQUIRE(out == nullptr || ld_out >= d, "ld_out=%ld is shorter than a row of %ld", ld_out, d);
-  esp::parallel_rows(rows, 4 * d, [=](int64_t r) {
-    float *total = sum + r * d;
-    branch_rstd[r] = normalise(branch + r * d, branch_weight, weight_offset, eps, total, d);
-    add(x + r * d, total, total, d);
-    if (out != nullptr) rstd[r] = normalise(total, weight, weight_offset, eps, out + r * ld_out, d);
+  ESP_REQUIRE(out_ == nullptr || ld_out >= d, "ld_out=%ld is shorter than a row of %ld", ld_out, d);
+  return esp::with_type(dtype, [=](auto type) {
+    using T = decltype(type);
+    const auto *branch = static_cast<const T *>(branch_), *x = static_cast<const T *>(x_);
+    auto *sum = static_cast<T *>(sum_), *out = static_cast<T *>(out_);
+    esp::parallel_rows(rows, 4 * d, [=](int64_t r) {
+      T *total = sum + r * d;
+      branch_rstd[r] = normalise(branch + r * d, branch_weight, weight_offset, eps, total, d);
+      add(x + r * d, total, total, d);
+      if (out != nullptr) rstd[r] = normalise(total, weight, weight_offset, eps, out + r * ld_out, d);
+    });
   });
-  return ESP_OK;
 }
 
 int32_t esp_add_normed_backward(const void *sum_, const float *weight, const float *rstd, const void *d_out_,
                                 void *d_sum_, int32_t accumulate, float *d_weight, const void *branch_,
                                 const float *branch_weight, const float *branch_rstd, float weight_offset,
                                 void *d_branch_, float *d_branch_weight, int64_t rows, int64_t d, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *sum = static_cast<const float *>(sum_);
-  const auto *d_out = static_cast<const float *>(d_out_);
-  const auto *branch = static_cast<const float *>(branch_);
-  auto *d_sum = static_cast<float *>(d_sum_);
-  auto *d_branch = static_cast<float *>(d_branch_);
   ESP_REQUIRE(rows >= 0 && d > 0, "bad sizes: rows=%ld d=%ld", rows, d);
-  esp::parallel_rows(rows, 8 * d, [=](int64_t r) {
-    float *total = d_sum + r * d;
-    row_gradient(sum + r * d, weight, weight_offset, rstd[r], d_out + r * d, total, accumulate != 0, d);
-    row_gradient(branch + r * d, branch_weight, weight_offset, branch_rstd[r], total, d_branch + r * d, false, d);
+  return esp::with_type(dtype, [=](auto type) {
+    using T = decltype(type);
+    const auto *sum = static_cast<const T *>(sum_), *d_out = static_cast<const T *>(d_out_);
+    const auto *branch = static_cast<const T *>(branch_);
+    auto *d_sum = static_cast<T *>(d_sum_), *d_branch = static_cast<T *>(d_branch_);
+    esp::parallel_rows(rows, 8 * d, [=](int64_t r) {
+      T *total = d_sum + r * d;
+      row_gradient(sum + r * d, weight, weight_offset, rstd[r], d_out + r * d, total, accumulate != 0, d);
+      row_gradient(branch + r * d, branch_weight, weight_offset, branch_rstd[r], total, d_branch + r * d, false, d);
+    });
+    weight_gradient(sum, rstd, d_out, d_weight, rows, d);
+    weight_gradient(branch, branch_rstd, d_sum, d_branch_weight, rows, d);
   });
-  weight_gradient(sum, rstd, d_out, d_weight, rows, d);
-  weight_gradient(branch, branch_rstd, d_sum, d_branch_weight, rows, d);
-  return ESP_OK;
 }
