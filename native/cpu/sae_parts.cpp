@@ -2,12 +2,13 @@
  * An SAE in slices of its latents, as ranks hold it: lists of slices to lists of the whole and back, and columns of
  * parts side by side.
  *
- * Bound by memory: 8 to 12 bytes an entry, 8 an element of the columns, little beside what ranks send each other. The k
- * largest of a token are kept in a heap, in the list itself, as the encoder does.
+ * Bound by memory: 8 to 12 bytes an entry, 8 an element of the columns (4 in bfloat16), little beside what ranks send
+ * each other. The k largest of a token are kept in a heap, in the list itself, as the encoder does.
  */
 #include <climits>
 #include <cstring>
 
+#include "bf16.h"
 #include "sae_select.h"
 
 namespace {
@@ -124,20 +125,21 @@ int32_t esp_sae_join(const float *part_value, const int32_t *first, int64_t part
 
 int32_t esp_join_columns(const void *parts_, int64_t width, const uint8_t *keep, const void *kept_, void *out_,
                          int64_t rows, int64_t cols, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
   ESP_REQUIRE(rows >= 0 && cols > 0 && width > 0, "bad sizes: rows=%ld cols=%ld width=%ld", rows, cols, width);
   ESP_REQUIRE(keep == nullptr || kept_ != nullptr, "keep needs the rows that are kept");
-  const auto *parts = static_cast<const float *>(parts_), *kept = static_cast<const float *>(kept_);
-  auto *out = static_cast<float *>(out_);
-  esp::parallel_rows(rows, cols, [=](int64_t r) {
-    if (keep != nullptr && keep[r] != 0) {
-      std::copy(kept + r * cols, kept + (r + 1) * cols, out + r * cols);
-      return;
-    }
-    for (int64_t c = 0; c < cols; c += width) {
-      const float *from = parts + (c / width * rows + r) * width;
-      std::copy(from, from + std::min(width, cols - c), out + r * cols + c);
-    }
+  return esp::with_type(dtype, [=](auto type) {
+    using T = decltype(type);
+    const auto *parts = static_cast<const T *>(parts_), *kept = static_cast<const T *>(kept_);
+    auto *out = static_cast<T *>(out_);
+    esp::parallel_rows(rows, cols, [=](int64_t r) {
+      if (keep != nullptr && keep[r] != 0) {
+        std::copy(kept + r * cols, kept + (r + 1) * cols, out + r * cols);
+        return;
+      }
+      for (int64_t c = 0; c < cols; c += width) {
+        const T *from = parts + (c / width * rows + r) * width;
+        std::copy(from, from + std::min(width, cols - c), out + r * cols + c);
+      }
+    });
   });
-  return ESP_OK;
 }
