@@ -42,7 +42,7 @@ class ConvertMatrixTest extends KernelTest {
           values[i] = Float.float16ToFloat(half);
         }
         default -> {
-          values[i] = random[i] + 1e-9 * i;
+          values[i] = i % 3 == 0 ? besideATie(random[i], i) : random[i] + 1e-9 * i;
           bytes.putDouble(values[i]);
         }
       }
@@ -50,9 +50,16 @@ class ConvertMatrixTest extends KernelTest {
     return new Source(bytes.array(), values);
   }
 
-  private float[] run(Source source, int dtype, boolean transposed, float[] scale, int r, int c) {
+  /** Between two numbers of bfloat16, so near the middle that a float would be in it. */
+  private static double besideATie(float value, int i) {
+    int between = Float.floatToRawIntBits(value) & 0xffff0000 | 0x8000;
+    return Float.intBitsToFloat(between) * (1 + (i % 2 == 0 ? 0x1p-40 : -0x1p-40));
+  }
+
+  private float[] run(
+      ElementType to, Source source, int dtype, boolean transposed, float[] scale, int r, int c) {
     int ldDst = c + 3;
-    MemorySegment dst = buffers.floats(r * ldDst);
+    MemorySegment dst = buffers.output(to, r * ldDst);
     kernels.convertMatrix(
         buffers.input(source.bytes).asSlice(1),
         dtype,
@@ -62,24 +69,37 @@ class ConvertMatrixTest extends KernelTest {
         ldDst,
         r,
         c,
-        ElementType.F32);
-    return TestBuffers.toFloats(narrow(ElementType.F32, dst, c, ldDst));
+        to);
+    return TestBuffers.toFloats(to, narrow(to, dst, c, ldDst));
+  }
+
+  private static float rounded(ElementType type, double value) {
+    return switch (type) {
+      case F32 -> (float) value;
+      case BF16 -> (float) Bfloat16.round(value);
+    };
   }
 
   /** Tiles are 32 x 32, pieces 4096 rows. */
   @ParameterizedTest
   @CsvSource({
-    "0, 1, 1",
-    "0, 33, 70",
-    "0, 4100, 3",
-    "0, 5, 300",
-    "1, 31, 65",
-    "2, 64, 32",
-    "3, 40, 37",
-    "3, 3, 260",
-    "0, 0, 4"
+    "F32, 0, 1, 1",
+    "F32, 0, 33, 70",
+    "F32, 0, 4100, 3",
+    "F32, 0, 5, 300",
+    "F32, 1, 31, 65",
+    "F32, 2, 64, 32",
+    "F32, 3, 40, 37",
+    "F32, 3, 3, 260",
+    "F32, 0, 0, 4",
+    "BF16, 0, 33, 70",
+    "BF16, 1, 31, 65",
+    "BF16, 2, 64, 32",
+    "BF16, 3, 40, 37",
+    "BF16, 3, 3, 260"
   })
-  void everyElementIsRoundedOnce(int dtype, int rows, int cols) {
+  void everyElementIsRoundedOnce(ElementType to, int dtype, int rows, int cols) {
+    kernels(to); // skips where there are none
     Source source = source(dtype, rows * cols);
     float[] scale = random(rows);
     float[] straight = new float[rows * cols];
@@ -89,24 +109,24 @@ class ConvertMatrixTest extends KernelTest {
     for (int r = 0; r < rows; r++) {
       for (int c = 0; c < cols; c++) {
         double value = source.values[r * cols + c];
-        straight[r * cols + c] = (float) value;
-        scaled[r * cols + c] = (float) (value * scale[r]);
+        straight[r * cols + c] = rounded(to, value);
+        scaled[r * cols + c] = rounded(to, value * scale[r]);
         double other = source.values[c * rows + r];
-        turned[r * cols + c] = (float) other;
-        turnedAndScaled[r * cols + c] = (float) (other * scale[r]);
+        turned[r * cols + c] = rounded(to, other);
+        turnedAndScaled[r * cols + c] = rounded(to, other * scale[r]);
       }
     }
-    assertArrayEquals(straight, run(source, dtype, false, null, rows, cols));
-    assertArrayEquals(scaled, run(source, dtype, false, scale, rows, cols));
-    assertArrayEquals(turned, run(source, dtype, true, null, rows, cols));
-    assertArrayEquals(turnedAndScaled, run(source, dtype, true, scale, rows, cols));
+    assertArrayEquals(straight, run(to, source, dtype, false, null, rows, cols));
+    assertArrayEquals(scaled, run(to, source, dtype, false, scale, rows, cols));
+    assertArrayEquals(turned, run(to, source, dtype, true, null, rows, cols));
+    assertArrayEquals(turnedAndScaled, run(to, source, dtype, true, scale, rows, cols));
   }
 
   @Test
   void isTheSameForAnyThreads() {
     Source source = source(F64, 900 * 330);
     float[] scale = random(900);
-    assertSameForAnyThreads(() -> run(source, F64, true, scale, 900, 330));
-    assertSameForAnyThreads(() -> run(source, F64, false, scale, 900, 330));
+    assertSameForAnyThreads(() -> run(ElementType.F32, source, F64, true, scale, 900, 330));
+    assertSameForAnyThreads(() -> run(ElementType.F32, source, F64, false, scale, 900, 330));
   }
 }

@@ -206,12 +206,25 @@ class LayerTypesTest extends TypedKernelTest {
     MemorySegment out = buffers.output(type, n);
     kernels.layerNormForward(given, gain, buffers.input(bias), 1e-5f, out, D, mean, rstd, ROWS, D);
     assertActivations("out", type, s -> layerNorm(s, x, weight, bias), out, FORWARD);
+    MemorySegment gradient = buffers.input(type, dOut);
     MemorySegment dX = buffers.output(type, n);
     MemorySegment dWeight = buffers.changing(new float[D]);
     MemorySegment dBias = buffers.changing(new float[D]);
     kernels.layerNormBackward(
-        given, gain, mean, rstd, buffers.input(type, dOut), dX, false, dWeight, dBias, ROWS, D);
+        given, gain, mean, rstd, gradient, dX, false, dWeight, dBias, ROWS, D);
     assertActivations("d_x", type, s -> layerNormGradient(s, x, weight, dOut), dX, GRADIENT);
+    float[] before = random(type, n, 1);
+    MemorySegment added = buffers.changing(type, before);
+    kernels.layerNormBackward(given, gain, mean, rstd, gradient, added, true, NULL, NULL, ROWS, D);
+    assertActivations(
+        "d_x, added to",
+        type,
+        s -> {
+          double[] own = layerNormGradient(s, x, weight, dOut);
+          return each(n, i -> s.keep(before[i] + own[i]));
+        },
+        added,
+        GRADIENT);
     double[] weights = new double[D];
     double[] biases = new double[D];
     double[] sizes = new double[D];

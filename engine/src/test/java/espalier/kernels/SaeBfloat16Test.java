@@ -180,6 +180,12 @@ class SaeBfloat16Test extends KernelTest {
           kernels.saeMseBackward(
               target, output, keep, loss, buffers.input(kl), 0.1f, added, true, 0.3f, TOKENS, d);
           outputs.activations.add(TestBuffers.toFloats(type, added));
+          for (boolean accumulate : new boolean[] {false, true}) {
+            MemorySegment unbalanced = buffers.changing(type, before);
+            kernels.saeMseBackward(
+                target, output, keep, NULL, NULL, 1, unbalanced, accumulate, 0.3f, TOKENS, d);
+            outputs.activations.add(TestBuffers.toFloats(type, unbalanced));
+          }
           MemorySegment stats = buffers.doubles(11 + d);
           MemorySegment fired = buffers.longs(M);
           Transfer.clear(stats);
@@ -235,13 +241,15 @@ class SaeBfloat16Test extends KernelTest {
               d);
           MemorySegment restored = buffers.output(type, TOKENS * d);
           kernels.saeRestore(input, mean, spread, gradient, keep, input, restored, TOKENS, d);
+          MemorySegment scaled = buffers.output(type, TOKENS * d);
+          kernels.saeRestore(input, mean, spread, NULL, NULL, NULL, scaled, TOKENS, d);
           MemorySegment dY = buffers.output(type, TOKENS * d);
           MemorySegment dSkip = buffers.output(type, TOKENS * d);
           MemorySegment toMean = buffers.floats(TOKENS);
           MemorySegment toSpread = buffers.floats(TOKENS);
           kernels.saeRestoreBackward(
               gradient, input, spread, keep, dY, dSkip, toMean, toSpread, TOKENS, d);
-          for (MemorySegment buffer : new MemorySegment[] {out, dX, restored, dY, dSkip}) {
+          for (MemorySegment buffer : new MemorySegment[] {out, dX, restored, scaled, dY, dSkip}) {
             outputs.activations.add(TestBuffers.toFloats(type, buffer));
           }
           outputs.floats(mean, spread, toMean, toSpread);
