@@ -4,23 +4,26 @@
  *   s = scale q k^T, then softcap * tanh(s / softcap) if softcap > 0;  p = softmax(s);  out = p v
  *   backward: dv = p^T do;  dp = do v^T;  ds = p (dp - rowsum(do out)) * ds/d(scale q k^T);  dq = ds k;  dk = ds^T q
  *
- * FLOPs, causal (half of the square): 2 products forward, 7 backward (the scores and dp are computed once for dq and
- * once for dk, dv, so that each gradient has one owner and nothing is added across threads), each of
- * tokens * seq_len * n_heads * head_dim. Bytes: q, k, v, out once, and k, v again per tile of queries, from cache.
+ * FLOPs, causal (half of the square): 2 products forward, 5 backward, each of tokens * seq_len * n_heads * head_dim.
+ * Bytes: q, k, v, out once, and k, v again per tile of queries, q, d_out and d_q again per tile of keys, from cache.
  *
- * Tiles of 64 x 64 scores live on the stack. Threads take (sequence, head, tile of 64 queries) forward and for dq,
- * and (sequence, kv head, tile of 64 keys) for dk and dv, longest first. Tiles above the diagonal or outside the
- * window are never visited, and of a tile on the diagonal only the blocks and vectors that reach it are computed. One
- * operand of every product is laid out so that its vectors are contiguous: the tile that a task keeps is transposed
- * once; what it streams is read in place as the other operand, but copied where its rows are vectors, as rows a power
- * of two apart fall into the same few places of a cache.
+ * Tiles of 64 x 64 scores live on the stack. Threads take (sequence, head, tile of 64 queries) forward and (sequence,
+ * kv head, tile of 64 keys) backward, longest first. A key's gradients have one owner; to those of a query tiles of
+ * keys add in ascending order, waiting for each other where they must, so that no sum depends on who comes first. Tiles
+ * above the diagonal or outside the window are never visited, and of a tile on the diagonal only the blocks and vectors
+ * that reach it are computed. One operand of every product is laid out so that its vectors are contiguous: the tile
+ * that a task keeps is transposed once; what it streams is read in place as the other operand, but copied where its
+ * rows are vectors, as rows a power of two apart fall into the same few places of a cache.
  *
- * Measured, counting the causal half only (Zen 3, one core, 102 GFLOP/s possible): 66 forward and 53 backward for 512
- * tokens of 9 heads of 64, 68 and 53 of 8 heads of 128, 71 and 55 for 2048 tokens of heads of 64, 54 and 45 for 256 of
- * heads of 32; without exponentials, forward, 70 to 75. (Zen 5, older code) 120 and 140, 150 and 170 for 2048. Products
- * through gemm instead would copy every tile first.
+ * Measured, counting the causal half only (Zen 3, one core, 102 GFLOP/s possible): 67 forward and 75 backward for 512
+ * tokens of 9 heads of 64, 70 and 73 of 8 heads of 128, 70 and 75 for 2048 tokens of heads of 64, 53 and 67 for 256 of
+ * heads of 32; without exponentials, forward, 70 to 75. (With the scores computed twice backward, once for the keys'
+ * gradients and once for the queries', 53, 53, 55 and 45.) Products through gemm instead would copy every tile first.
  */
+#include <atomic>
 #include <cmath>
+#include <thread>
+#include <vector>
 
 #include "kernel.h"
 #include "pack.h"
@@ -84,6 +87,15 @@ void fill_outside(float *row, Span inner, Span outer, float value) {
 }
 
 constexpr Span kAllLanes{0, kTile};
+
+/* body(i) for whole vectors of lanes: no loop has a remainder. */
+template <typename Body>
+inline void each_lane(Span lanes, const Body &body) {
+  for (int64_t first = lanes.begin; first < lanes.end; first += esp::kLanes) {
+#pragma omp simd
+    for (int64_t i = first; i < first + esp::kLanes; i++) body(i);
+  }
+}
 
 /* target[c, r] = source[r, c] for r < rows, c < cols; columns r in [rows, kTile) become 0. */
 void transpose(const float *source, int64_t ld, int64_t rows, int64_t cols, float *target) {
@@ -190,109 +202,91 @@ void forward_tile(const Shape &shape, const float *q, const float *k, const floa
 }
 
 /* From scores before the cap to p (in place), and from dp to ds = p (dp - delta) * d(score) / d(q k^T), in some lanes
- * of a row; lse and delta are vectors over the row's lanes, or one value for the whole row. */
-struct PairRow {
-  float *s, *dp;
-  Span lanes;
+ * of a query's row. */
+void gradient_row(float *s, float *dp, Span lanes, const Shape &shape, float lse, float delta) {
+  float slope[kTile];
+  const float scale = shape.scale, lse_2 = lse * kLog2E;
+  if (shape.softcap > 0) cap_scores(s, lanes, shape.softcap, slope);
+  each_lane(lanes, [=](int64_t i) {
+    const float p = esp::exp2(s[i] - lse_2);
+    s[i] = p;
+    dp[i] = p * (dp[i] - delta) * scale;
+  });
+  if (shape.softcap > 0) each_lane(lanes, [&](int64_t i) { dp[i] *= slope[i]; });
+}
+
+/* Which tile of keys is next to add to dq of a head's tile of queries: they take turns in ascending order, whoever
+ * computes them. A task waits only for one that has begun before it. */
+class Turns {
+ public:
+  explicit Turns(const Shape &shape)
+      : tiles_(shape.tiles()), next_(static_cast<size_t>(shape.batch * shape.n_heads * tiles_)) {
+    for (size_t i = 0; i < next_.size(); i++) next_[i] = first(shape, static_cast<int64_t>(i) % tiles_);
+  }
+
+  /* The first tile of keys that a tile of queries sees. */
+  static int64_t first(const Shape &shape, int64_t tile) { return shape.first_key(tile * kTile) / kTile; }
+
+  void wait(int64_t head, int64_t tile, int64_t turn) const {
+    while (next_[index(head, tile)].load(std::memory_order_acquire) != turn) std::this_thread::yield();
+  }
+  void pass(int64_t head, int64_t tile, int64_t turn) {
+    next_[index(head, tile)].store(turn + 1, std::memory_order_release);
+  }
+
+ private:
+  size_t index(int64_t head, int64_t tile) const { return static_cast<size_t>(head * tiles_ + tile); }
+
+  int64_t tiles_;
+  std::vector<std::atomic<int64_t>> next_; /* [head of any sequence, tile of queries] */
 };
 
-void gradient_row(const PairRow &row, const Shape &shape, const float *lse, const float *delta, bool vectors) {
-  float slope[kTile];
-  const Span lanes = row.lanes;
-  const float scale = shape.scale;
-  if (shape.softcap > 0) cap_scores(row.s, lanes, shape.softcap, slope);
-  if (vectors) {
-#pragma omp simd
-    for (int64_t i = lanes.begin; i < lanes.end; i++) {
-      const float p = esp::exp2(row.s[i] - lse[i]);
-      row.s[i] = p;
-      row.dp[i] = p * (row.dp[i] - delta[i]) * scale;
-    }
-  } else {
-    const float one_lse = *lse * kLog2E, one_delta = *delta;
-#pragma omp simd
-    for (int64_t i = lanes.begin; i < lanes.end; i++) {
-      const float p = esp::exp2(row.s[i] - one_lse);
-      row.s[i] = p;
-      row.dp[i] = p * (row.dp[i] - one_delta) * scale;
-    }
-  }
-  if (shape.softcap > 0) {
-#pragma omp simd
-    for (int64_t i = lanes.begin; i < lanes.end; i++) row.dp[i] *= slope[i];
-  }
-}
-
-/* dq of a tile of queries: keys are streamed. */
-void query_tile(const Shape &shape, const float *q, const float *k, const float *v, const float *d_out,
-                const float *lse, const float *delta, float *d_q, int64_t first, int64_t queries) {
-  const int64_t d = shape.head_dim;
-  float q_columns[kMaxHeadDim * kTile], d_out_columns[kMaxHeadDim * kTile]; /* [d, queries] */
-  float scores[kTile * kTile], gradients[kTile * kTile];                    /* [keys, queries] */
-  float row_lse[kTile] = {}, row_delta[kTile] = {};
-  float k_rows[kTile * kMaxHeadDim];
-  transpose(q + first * shape.ld_q, shape.ld_q, queries, d, q_columns);
-  scale_columns(q_columns, shape);
-  transpose(d_out + first * shape.ld_out, shape.ld_out, queries, d, d_out_columns);
-  for (int64_t i = 0; i < queries; i++) {
-    row_lse[i] = lse[(first + i) * shape.n_heads] * kLog2E;
-    row_delta[i] = delta[(first + i) * shape.n_heads];
-  }
-  bool accumulate = false;
-  for (int64_t key = shape.first_key(first) / kTile * kTile; key < first + queries; key += kTile) {
-    const int64_t keys = std::min(kTile, shape.seq_len - key);
-    const Part part = key == first ? Part::kColumnsFromRow : Part::kAll;
-    esp::tile_product<Layout::kRows>(keys, kTile, d, k + key * shape.ld_kv, shape.ld_kv, q_columns, kTile, scores,
-                                     kTile, false, part);
-    esp::tile_product<Layout::kRows>(keys, kTile, d, v + key * shape.ld_kv, shape.ld_kv, d_out_columns, kTile,
-                                     gradients, kTile, false, part);
-    for (int64_t j = 0; j < keys; j++) {
-      const Span seen = queries_seeing(shape, first, key + j), wide = seen.widened();
-      gradient_row({scores + j * kTile, gradients + j * kTile, wide}, shape, row_lse, row_delta, true);
-      fill_outside(gradients + j * kTile, seen, kAllLanes, 0);
-    }
-    gather(k + key * shape.ld_kv, shape.ld_kv, keys, d, k_rows);
-    esp::tile_product<Layout::kTransposed>(queries, d, keys, gradients, kTile, k_rows, d, d_q + first * shape.ld_q,
-                                           shape.ld_q, accumulate, key == first ? Part::kTermsToRow : Part::kAll);
-    accumulate = true;
-  }
-}
-
-/* dk and dv of a tile of keys: the queries of all heads of the group are streamed. */
+/* dk and dv of a tile of keys, and what it adds to dq: the queries of all heads of the group are streamed, from the
+ * last to the first, so that the next tile of keys can follow closely. head: of all sequences' the group's first. */
 void key_tile(const Shape &shape, const float *q, const float *k, const float *v, const float *d_out, const float *lse,
-              const float *delta, float *d_k, float *d_v, int64_t first, int64_t keys) {
-  const int64_t d = shape.head_dim;
+              const float *delta, float *d_q, float *d_k, float *d_v, int64_t first, int64_t keys, int64_t head,
+              Turns &turns) {
+  const int64_t d = shape.head_dim, tile = first / kTile;
   float k_columns[kMaxHeadDim * kTile], v_columns[kMaxHeadDim * kTile]; /* [d, keys] */
-  float q_rows[kTile * kMaxHeadDim], d_out_rows[kTile * kMaxHeadDim];
+  float k_rows[kTile * kMaxHeadDim], q_rows[kTile * kMaxHeadDim], d_out_rows[kTile * kMaxHeadDim];
   float scores[kTile * kTile], gradients[kTile * kTile]; /* [queries, keys] */
-  transpose(k + first * shape.ld_kv, shape.ld_kv, keys, d, k_columns);
+  k += first * shape.ld_kv, v += first * shape.ld_kv;
+  d_k += first * shape.ld_kv, d_v += first * shape.ld_kv;
+  transpose(k, shape.ld_kv, keys, d, k_columns);
   scale_columns(k_columns, shape);
-  transpose(v + first * shape.ld_kv, shape.ld_kv, keys, d, v_columns);
+  transpose(v, shape.ld_kv, keys, d, v_columns);
+  gather(k, shape.ld_kv, keys, d, k_rows);
   bool accumulate = false;
-  for (int64_t head = 0; head < shape.group(); head++) {
-    const float *q_head = q + head * d, *d_out_head = d_out + head * d;
-    for (int64_t query = first; query < shape.end_query(first + keys - 1); query += kTile) {
-      const int64_t queries = std::min(kTile, shape.seq_len - query);
-      gather(q_head + query * shape.ld_q, shape.ld_q, queries, d, q_rows);
-      gather(d_out_head + query * shape.ld_out, shape.ld_out, queries, d, d_out_rows);
-      const Part columns = query == first ? Part::kColumnsToRow : Part::kAll;
+  for (int64_t member = 0; member < shape.group(); member++) {
+    const int64_t last = (shape.end_query(first + keys - 1) - 1) / kTile;
+    for (int64_t query_tile = last; query_tile >= tile; query_tile--) {
+      const int64_t query = query_tile * kTile, queries = std::min(kTile, shape.seq_len - query);
+      const bool diagonal = query_tile == tile;
+      gather(q + query * shape.ld_q + member * d, shape.ld_q, queries, d, q_rows);
+      gather(d_out + query * shape.ld_out + member * d, shape.ld_out, queries, d, d_out_rows);
+      const Part columns = diagonal ? Part::kColumnsToRow : Part::kAll;
       esp::tile_product<Layout::kRows>(queries, kTile, d, q_rows, d, k_columns, kTile, scores, kTile, false, columns);
       esp::tile_product<Layout::kRows>(queries, kTile, d, d_out_rows, d, v_columns, kTile, gradients, kTile, false,
                                        columns);
-      const int64_t statistics = query * shape.n_heads + head;
       for (int64_t i = 0; i < queries; i++) {
-        const Span seen = keys_seen(shape, first, query + i), wide = seen.widened();
-        gradient_row({scores + i * kTile, gradients + i * kTile, wide}, shape, lse + statistics + i * shape.n_heads,
-                     delta + statistics + i * shape.n_heads, false);
+        const Span seen = keys_seen(shape, first, query + i);
+        const int64_t statistics = (query + i) * shape.n_heads + member;
+        gradient_row(scores + i * kTile, gradients + i * kTile, seen.widened(), shape, lse[statistics],
+                     delta[statistics]);
         fill_outside(scores + i * kTile, seen, kAllLanes, 0);
         fill_outside(gradients + i * kTile, seen, kAllLanes, 0);
       }
-      const Part terms = query == first ? Part::kTermsFromRow : Part::kAll;
-      esp::tile_product<Layout::kTransposed>(keys, d, queries, scores, kTile, d_out_rows, d, d_v + first * shape.ld_kv,
-                                             shape.ld_kv, accumulate, terms);
-      esp::tile_product<Layout::kTransposed>(keys, d, queries, gradients, kTile, q_rows, d, d_k + first * shape.ld_kv,
-                                             shape.ld_kv, accumulate, terms);
+      const Part terms = diagonal ? Part::kTermsFromRow : Part::kAll;
+      esp::tile_product<Layout::kTransposed>(keys, d, queries, scores, kTile, d_out_rows, d, d_v, shape.ld_kv,
+                                             accumulate, terms);
+      esp::tile_product<Layout::kTransposed>(keys, d, queries, gradients, kTile, q_rows, d, d_k, shape.ld_kv,
+                                             accumulate, terms);
       accumulate = true;
+      turns.wait(head + member, query_tile, tile);
+      esp::tile_product<Layout::kRows>(
+          queries, d, keys, gradients, kTile, k_rows, d, d_q + query * shape.ld_q + member * d, shape.ld_q,
+          tile > Turns::first(shape, query_tile), diagonal ? Part::kTermsToRow : Part::kAll);
+      turns.pass(head + member, query_tile, tile);
     }
   }
 }
@@ -367,24 +361,16 @@ int32_t esp_attention_backward(const void *q_, int64_t ld_q, const void *k_, con
       delta[t * n_heads + head] = dot;
     }
   });
-  /* dk, dv first: its tasks are the longer ones; then dq, in one list, so that no thread waits in between. */
-  const int64_t tiles = shape.tiles(), key_tasks = batch * n_kv_heads * tiles, query_tasks = batch * n_heads * tiles;
-  esp::parallel_tasks(key_tasks + query_tasks, [&](int64_t task) {
-    if (task < key_tasks) {
-      const int64_t first = task / (batch * n_kv_heads) * kTile, lane = task % (batch * n_kv_heads);
-      const int64_t kv_head = lane % n_kv_heads, row = lane / n_kv_heads * seq_len, head = kv_head * shape.group();
-      const int64_t kv = row * ld_kv + kv_head * head_dim;
-      key_tile(shape, q + row * ld_q + head * head_dim, k + kv, v + kv, d_out + row * shape.ld_out + head * head_dim,
-               lse + row * n_heads + head, delta + row * n_heads + head, d_k + kv, d_v + kv, first,
-               std::min(kTile, seq_len - first));
-    } else {
-      const int64_t index = task - key_tasks, first = (tiles - 1 - index / (batch * n_heads)) * kTile;
-      const int64_t lane = index % (batch * n_heads), head = lane % n_heads, row = lane / n_heads * seq_len;
-      const int64_t kv = row * ld_kv + head / shape.group() * head_dim;
-      query_tile(shape, q + row * ld_q + head * head_dim, k + kv, v + kv, d_out + row * shape.ld_out + head * head_dim,
-                 lse + row * n_heads + head, delta + row * n_heads + head, d_q + row * ld_q + head * head_dim, first,
-                 std::min(kTile, seq_len - first));
-    }
+  /* The first keys, which most queries see, first. */
+  Turns turns(shape);
+  const int64_t lanes = batch * n_kv_heads;
+  esp::parallel_tasks(lanes * shape.tiles(), [&](int64_t task) {
+    const int64_t first = task / lanes * kTile, kv_head = task % n_kv_heads, sequence = task % lanes / n_kv_heads;
+    const int64_t row = sequence * seq_len, head = kv_head * shape.group();
+    const int64_t kv = row * ld_kv + kv_head * head_dim, of_q = row * ld_q + head * head_dim;
+    key_tile(shape, q + of_q, k + kv, v + kv, d_out + row * shape.ld_out + head * head_dim, lse + row * n_heads + head,
+             delta + row * n_heads + head, d_q + of_q, d_k + kv, d_v + kv, first, std::min(kTile, seq_len - first),
+             sequence * n_heads + head, turns);
   });
   return ESP_OK;
 }
