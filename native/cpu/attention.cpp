@@ -15,6 +15,9 @@
  * that a task keeps is transposed once; what it streams is read in place as the other operand, but copied where its
  * rows are vectors, as rows a power of two apart fall into the same few places of a cache.
  *
+ * Operands of products are of the type T of activations, in words (register_tile.h). In bfloat16 p and ds are rounded
+ * for the products that they go into; scores and sums, those of gradients too, are float32, rounded when all is added.
+ *
  * Measured, counting the causal half only (Zen 3, one core, 102 GFLOP/s possible): 67 forward and 75 backward for 512
  * tokens of 9 heads of 64, 70 and 73 of 8 heads of 128, 70 and 75 for 2048 tokens of heads of 64, 53 and 67 for 256 of
  * heads of 32; without exponentials, forward, 70 to 75. (With the scores computed twice backward, once for the keys'
@@ -32,10 +35,15 @@
 
 namespace {
 
+using esp::kTerms;
 using esp::Layout;
 using esp::Part;
+using esp::words_of;
 
 constexpr int64_t kTile = 64, kMaxHeadDim = 256;
+/* Elements of a row of kTile words. */
+template <typename T>
+constexpr int64_t kLine = kTile *kTerms<T>;
 constexpr float kLog2E = 1.44269504088896341f;
 constexpr double kLn2 = 0.69314718055994531;
 constexpr float kMasked = -1e30f; /* far below every score, and finite: -inf - -inf would be NaN */
@@ -97,30 +105,111 @@ inline void each_lane(Span lanes, const Body &body) {
   }
 }
 
-/* target[c, r] = source[r, c] for r < rows, c < cols; columns r in [rows, kTile) become 0. */
-void transpose(const float *source, int64_t ld, int64_t rows, int64_t cols, float *target) {
-  constexpr int64_t lanes = esp::kLanes;
-  const int64_t blocks = rows / lanes * lanes, whole = cols / lanes * lanes;
+/* Word (c, r) of target [words of cols, kTile]: word c of row r of source, for r < rows; 0 beyond rows and cols. */
+template <typename T>
+void transpose(const T *source, int64_t ld, int64_t rows, int64_t cols, T *target) {
+  constexpr int64_t lanes = esp::kLanes, terms = kTerms<T>;
+  const int64_t blocks = rows / lanes * lanes, whole = cols / terms / lanes * lanes;
   for (int64_t r = 0; r < blocks; r += lanes) {
-    for (int64_t c = 0; c < whole; c += lanes) esp::transpose(source + r * ld + c, ld, target + c * kTile + r, kTile);
+    for (int64_t c = 0; c < whole; c += lanes)
+      esp::transpose(source + r * ld + c * terms, ld, target + c * kLine<T> + r * terms, kLine<T>);
   }
-  for (int64_t c = 0; c < cols; c++) {
-    float *line = target + c * kTile;
-    for (int64_t r = c < whole ? blocks : 0; r < rows; r++) line[r] = source[r * ld + c];
-    for (int64_t r = rows; r < kTile; r++) line[r] = 0;
+  for (int64_t c = 0; c < words_of<T>(cols); c++) {
+    T *line = target + c * kLine<T>;
+    for (int64_t r = c < whole ? blocks : 0; r < kTile; r++) {
+      for (int64_t term = 0; term < terms; term++) {
+        const bool there = r < rows && c * terms + term < cols;
+        line[r * terms + term] = there ? source[r * ld + c * terms + term] : T(0.0f);
+      }
+    }
   }
 }
 
-/* The rows without what lies between them. */
-void gather(const float *source, int64_t ld, int64_t rows, int64_t cols, float *target) {
-  for (int64_t r = 0; r < rows; r++) std::copy_n(source + r * ld, cols, target + r * cols);
+/* Word (i, c) of target [words of rows, cols]: the rows of word i, in column c of source; 0 beyond rows. */
+template <typename T>
+void gather(const T *source, int64_t ld, int64_t rows, int64_t cols, T *target) {
+  if constexpr (kTerms<T> == 1) {
+    for (int64_t r = 0; r < rows; r++) std::copy_n(source + r * ld, cols, target + r * cols);
+  } else {
+    for (int64_t r = 0; r < rows; r += 2) {
+      const T *row = source + r * ld;
+      T *line = target + r * cols;
+      const bool two = r + 1 < rows;
+      int64_t c = 0;
+      for (; two && c + esp::kLanes <= cols; c += esp::kLanes)
+        esp::store_words(line + 2 * c, esp::gathered_words(row + c, ld));
+      for (; c < cols; c++) {
+        line[2 * c] = row[c];
+        line[2 * c + 1] = two ? row[ld + c] : T(0.0f);
+      }
+    }
+  }
 }
 
-/* The columns of q or k such that products of them are scores: of base 2, p = 2^score, unless they are capped. */
-void scale_columns(float *columns, const Shape &shape) {
-  const float factor = shape.softcap > 0 ? shape.scale : shape.scale * kLog2E;
+/* Rows of a tile, of whole words. */
+template <typename T>
+struct RowTile {
+  const T *at;
+  int64_t ld;
+};
+
+/* In place, but for rows that end within a word: those are copied. */
+template <typename T>
+RowTile<T> rows_in_words(const T *source, int64_t ld, int64_t rows, int64_t cols, T *copy) {
+  const int64_t length = words_of<T>(cols) * kTerms<T>;
+  if (length == cols) return {source, ld};
+  for (int64_t r = 0; r < rows; r++) {
+    std::copy_n(source + r * ld, cols, copy + r * length);
+    std::fill(copy + r * length + cols, copy + (r + 1) * length, T(0.0f));
+  }
+  return {copy, length};
+}
+
+/* Factors of a product from rows of kTile floats, as the first operand in each layout: [rows, kTile], and [words of
+ * rows, kTile] with rows in a word. Floats are both. */
+template <typename T>
+const T *factors(const float *source, int64_t rows, T *target) {
+  if constexpr (kTerms<T> == 1) {
+    return source;
+  } else {
+    for (int64_t r = 0; r < rows; r++) {
+      for (int64_t c = 0; c < kTile; c += esp::kLanes)
+        esp::store(target + r * kTile + c, esp::load(source + r * kTile + c));
+    }
+    return target;
+  }
+}
+
+template <typename T>
+const T *factors_transposed(const T *rounded, int64_t rows, T *target) {
+  if constexpr (kTerms<T> == 1) {
+    return rounded;
+  } else {
+    gather(rounded, kTile, rows, kTile, target);
+    return target;
+  }
+}
+
+/* What makes a score of base 2 of a product, p = 2^score, unless scores are capped first. */
+float score_factor(const Shape &shape) { return shape.softcap > 0 ? shape.scale : shape.scale * kLog2E; }
+
+/* The columns of q or k such that products of them are scores. Those in bfloat16 stay: to scale would round again. */
+template <typename T>
+void scale_columns([[maybe_unused]] T *columns, const Shape &shape) {
+  if constexpr (std::is_same_v<T, float>) {
+    const float factor = score_factor(shape);
 #pragma omp simd
-  for (int64_t i = 0; i < shape.head_dim * kTile; i++) columns[i] *= factor;
+    for (int64_t i = 0; i < shape.head_dim * kTile; i++) columns[i] *= factor;
+  }
+}
+
+/* From products of columns to scores, where the columns were not scaled. */
+template <typename T>
+void scale_scores([[maybe_unused]] float *s, Span lanes, const Shape &shape) {
+  if constexpr (!std::is_same_v<T, float>) {
+    const float factor = score_factor(shape);
+    each_lane(lanes, [=](int64_t i) { s[i] *= factor; });
+  }
 }
 
 /* softcap * tanh(s / softcap), in place, of base 2. slope, if given, receives the derivative of that of base e. */
@@ -136,13 +225,14 @@ void cap_scores(float *s, Span lanes, float softcap, float *slope) {
   for (int64_t i = lanes.begin; i < lanes.end; i++) s[i] *= softcap * kLog2E;
 }
 
-void forward_tile(const Shape &shape, const float *q, const float *k, const float *v, float *out, float *lse,
-                  int64_t first, int64_t queries) {
+template <typename T>
+void forward_tile(const Shape &shape, const T *q, const T *k, const T *v, T *out, float *lse, int64_t first,
+                  int64_t queries) {
   const int64_t d = shape.head_dim;
-  float q_columns[kMaxHeadDim * kTile]; /* [d, queries] */
-  float scores[kTile * kTile];          /* [keys, queries]: a query is a lane, its maximum needs no shuffle */
-  float sums[kTile * kMaxHeadDim];      /* [queries, d] */
-  float v_rows[kTile * kMaxHeadDim];
+  T q_columns[kMaxHeadDim * kTile]; /* [d, queries] */
+  float scores[kTile * kTile];      /* [keys, queries]: a query is a lane, its maximum needs no shuffle */
+  float sums[kTile * kMaxHeadDim];  /* [queries, d] */
+  T v_rows[kTile * kMaxHeadDim], copy[kTile * kMaxHeadDim], p[kTile * kTile], p_words[kTile * kTile];
   float maximum[kTile], total[kTile], shrink[kTile];
   transpose(q + first * shape.ld_q, shape.ld_q, queries, d, q_columns);
   scale_columns(q_columns, shape);
@@ -152,13 +242,15 @@ void forward_tile(const Shape &shape, const float *q, const float *k, const floa
 
   for (int64_t key = shape.first_key(first) / kTile * kTile; key < first + queries; key += kTile) {
     const int64_t keys = std::min(kTile, shape.seq_len - key);
-    esp::tile_product<Layout::kRows>(keys, kTile, d, k + key * shape.ld_kv, shape.ld_kv, q_columns, kTile, scores,
+    const RowTile<T> k_rows = rows_in_words(k + key * shape.ld_kv, shape.ld_kv, keys, d, copy);
+    esp::tile_product<Layout::kRows>(keys, kTile, words_of<T>(d), k_rows.at, k_rows.ld, q_columns, kLine<T>, scores,
                                      kTile, false, key == first ? Part::kColumnsFromRow : Part::kAll);
     float highest[kTile];
     std::copy(maximum, maximum + kTile, highest);
     for (int64_t j = 0; j < keys; j++) {
       float *row = scores + j * kTile;
       const Span seen = queries_seeing(shape, first, key + j), wide = seen.widened();
+      scale_scores<T>(row, wide, shape);
       if (shape.softcap > 0) cap_scores(row, wide, shape.softcap, nullptr);
       fill_outside(row, seen, wide, 2 * kMasked);
 #pragma omp simd
@@ -187,15 +279,16 @@ void forward_tile(const Shape &shape, const float *q, const float *k, const floa
       for (int64_t c = 0; c < d; c++) row[c] *= shrink[i];
     }
     gather(v + key * shape.ld_kv, shape.ld_kv, keys, d, v_rows);
-    esp::tile_product<Layout::kTransposed>(queries, d, keys, scores, kTile, v_rows, d, sums, d, true,
-                                           key == first ? Part::kTermsToRow : Part::kAll);
+    const T *weights = factors_transposed(factors(scores, keys, p), keys, p_words);
+    esp::tile_product<Layout::kTransposed>(queries, d, words_of<T>(keys), weights, kLine<T>, v_rows, d * kTerms<T>,
+                                           sums, d, true, key == first ? Part::kTermsToRow : Part::kAll);
   }
   for (int64_t i = 0; i < queries; i++) {
     const float inverse = 1.0f / total[i];
     const float *row = sums + i * d;
-    float *target = out + (first + i) * shape.ld_out;
+    T *target = out + (first + i) * shape.ld_out;
 #pragma omp simd
-    for (int64_t c = 0; c < d; c++) target[c] = row[c] * inverse;
+    for (int64_t c = 0; c < d; c++) target[c] = static_cast<T>(row[c] * inverse);
     lse[(first + i) * shape.n_heads] =
         static_cast<float>(static_cast<double>(maximum[i]) * kLn2 + std::log(static_cast<double>(total[i])));
   }
@@ -241,53 +334,102 @@ class Turns {
   std::vector<std::atomic<int64_t>> next_; /* [head of any sequence, tile of queries] */
 };
 
+/* Where sums [kTile, d] of a task gather: the result's own place, or, if that is no float's, one here. */
+template <typename T>
+struct Sums {
+  float here[std::is_same_v<T, float> ? 1 : kTile * kMaxHeadDim];
+  T *result;
+  int64_t ld_result, d;
+
+  Sums(T *target, int64_t ld_target, int64_t width) : result(target), ld_result(ld_target), d(width) {}
+
+  float *at() {
+    if constexpr (std::is_same_v<T, float>)
+      return result;
+    else
+      return here;
+  }
+  int64_t ld() const { return std::is_same_v<T, float> ? ld_result : d; }
+
+  void store(int64_t rows) const {
+    if constexpr (!std::is_same_v<T, float>) {
+      for (int64_t r = 0; r < rows; r++) esp::round_row(here + r * d, result + r * ld_result, d);
+    }
+  }
+};
+
 /* dk and dv of a tile of keys, and what it adds to dq: the queries of all heads of the group are streamed, from the
- * last to the first, so that the next tile of keys can follow closely. head: of all sequences' the group's first. */
-void key_tile(const Shape &shape, const float *q, const float *k, const float *v, const float *d_out, const float *lse,
-              const float *delta, float *d_q, float *d_k, float *d_v, int64_t first, int64_t keys, int64_t head,
+ * last to the first, so that the next tile of keys can follow closely. head: of all sequences' the group's first. d_q:
+ * rows ld_d_q apart, of heads that lie as in q. */
+template <typename T>
+void key_tile(const Shape &shape, const T *q, const T *k, const T *v, const T *d_out, const float *lse,
+              const float *delta, float *d_q, int64_t ld_d_q, T *d_k, T *d_v, int64_t first, int64_t keys, int64_t head,
               Turns &turns) {
-  const int64_t d = shape.head_dim, tile = first / kTile;
-  float k_columns[kMaxHeadDim * kTile], v_columns[kMaxHeadDim * kTile]; /* [d, keys] */
-  float k_rows[kTile * kMaxHeadDim], q_rows[kTile * kMaxHeadDim], d_out_rows[kTile * kMaxHeadDim];
+  const int64_t d = shape.head_dim, words = words_of<T>(d), tile = first / kTile;
+  T k_columns[kMaxHeadDim * kTile], v_columns[kMaxHeadDim * kTile]; /* [d, keys] */
+  T k_rows[kTile * kMaxHeadDim], q_rows[kTile * kMaxHeadDim], d_out_rows[kTile * kMaxHeadDim];
+  T copy[kTile * kMaxHeadDim], p[kTile * kTile], ds[kTile * kTile], turned[kTile * kTile];
   float scores[kTile * kTile], gradients[kTile * kTile]; /* [queries, keys] */
   k += first * shape.ld_kv, v += first * shape.ld_kv;
-  d_k += first * shape.ld_kv, d_v += first * shape.ld_kv;
   transpose(k, shape.ld_kv, keys, d, k_columns);
   scale_columns(k_columns, shape);
   transpose(v, shape.ld_kv, keys, d, v_columns);
   gather(k, shape.ld_kv, keys, d, k_rows);
+  Sums<T> k_sums(d_k + first * shape.ld_kv, shape.ld_kv, d), v_sums(d_v + first * shape.ld_kv, shape.ld_kv, d);
   bool accumulate = false;
   for (int64_t member = 0; member < shape.group(); member++) {
     const int64_t last = (shape.end_query(first + keys - 1) - 1) / kTile;
     for (int64_t query_tile = last; query_tile >= tile; query_tile--) {
       const int64_t query = query_tile * kTile, queries = std::min(kTile, shape.seq_len - query);
       const bool diagonal = query_tile == tile;
-      gather(q + query * shape.ld_q + member * d, shape.ld_q, queries, d, q_rows);
-      gather(d_out + query * shape.ld_out + member * d, shape.ld_out, queries, d, d_out_rows);
       const Part columns = diagonal ? Part::kColumnsToRow : Part::kAll;
-      esp::tile_product<Layout::kRows>(queries, kTile, d, q_rows, d, k_columns, kTile, scores, kTile, false, columns);
-      esp::tile_product<Layout::kRows>(queries, kTile, d, d_out_rows, d, v_columns, kTile, gradients, kTile, false,
-                                       columns);
+      const auto product = [&](const T *source, int64_t ld, T *gathered, const T *with, float *result) {
+        gather(source, ld, queries, d, gathered);
+        /* Floats that were gathered are rows, too, and in cache. */
+        const RowTile<T> rows = kTerms<T> == 1 ? RowTile<T>{gathered, d} : rows_in_words(source, ld, queries, d, copy);
+        esp::tile_product<Layout::kRows>(queries, kTile, words, rows.at, rows.ld, with, kLine<T>, result, kTile, false,
+                                         columns);
+      };
+      product(q + query * shape.ld_q + member * d, shape.ld_q, q_rows, k_columns, scores);
+      product(d_out + query * shape.ld_out + member * d, shape.ld_out, d_out_rows, v_columns, gradients);
       for (int64_t i = 0; i < queries; i++) {
-        const Span seen = keys_seen(shape, first, query + i);
+        const Span seen = keys_seen(shape, first, query + i), wide = seen.widened();
         const int64_t statistics = (query + i) * shape.n_heads + member;
-        gradient_row(scores + i * kTile, gradients + i * kTile, seen.widened(), shape, lse[statistics],
-                     delta[statistics]);
+        scale_scores<T>(scores + i * kTile, wide, shape);
+        gradient_row(scores + i * kTile, gradients + i * kTile, wide, shape, lse[statistics], delta[statistics]);
         fill_outside(scores + i * kTile, seen, kAllLanes, 0);
         fill_outside(gradients + i * kTile, seen, kAllLanes, 0);
       }
-      const Part terms = diagonal ? Part::kTermsFromRow : Part::kAll;
-      esp::tile_product<Layout::kTransposed>(keys, d, queries, scores, kTile, d_out_rows, d, d_v, shape.ld_kv,
-                                             accumulate, terms);
-      esp::tile_product<Layout::kTransposed>(keys, d, queries, gradients, kTile, q_rows, d, d_k, shape.ld_kv,
-                                             accumulate, terms);
+      const T *weights = factors(scores, queries, p), *score_gradients = factors(gradients, queries, ds);
+      const auto add = [&](const T *with, const T *gathered, Sums<T> &sums) {
+        esp::tile_product<Layout::kTransposed>(keys, d, words_of<T>(queries), factors_transposed(with, queries, turned),
+                                               kLine<T>, gathered, d * kTerms<T>, sums.at(), sums.ld(), accumulate,
+                                               diagonal ? Part::kTermsFromRow : Part::kAll);
+      };
+      add(weights, d_out_rows, v_sums);
+      add(score_gradients, q_rows, k_sums);
       accumulate = true;
       turns.wait(head + member, query_tile, tile);
-      esp::tile_product<Layout::kRows>(
-          queries, d, keys, gradients, kTile, k_rows, d, d_q + query * shape.ld_q + member * d, shape.ld_q,
-          tile > Turns::first(shape, query_tile), diagonal ? Part::kTermsToRow : Part::kAll);
+      esp::tile_product<Layout::kRows>(queries, d, words_of<T>(keys), score_gradients, kTile, k_rows, d * kTerms<T>,
+                                       d_q + query * ld_d_q + member * d, ld_d_q,
+                                       tile > Turns::first(shape, query_tile),
+                                       diagonal ? Part::kTermsToRow : Part::kAll);
       turns.pass(head + member, query_tile, tile);
     }
+  }
+  k_sums.store(keys);
+  v_sums.store(keys);
+}
+
+/* Where dq is summed up, [tokens, ld]: in its place, or in memory that the calling thread keeps. */
+template <typename T>
+float *query_sums([[maybe_unused]] T *d_q, [[maybe_unused]] int64_t size) {
+  if constexpr (std::is_same_v<T, float>) {
+    return d_q;
+  } else {
+    static thread_local std::vector<float> sums;
+    if (sums.size() < static_cast<size_t>(size)) sums.resize(static_cast<size_t>(size));
+    return sums.data();
   }
 }
 
@@ -315,23 +457,22 @@ int32_t esp_attention_forward(const void *q_, int64_t ld_q, const void *k_, cons
                               int64_t ld_out, float *lse, int64_t batch, int64_t seq_len, int64_t n_heads,
                               int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window,
                               int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *q = static_cast<const float *>(q_);
-  const auto *k = static_cast<const float *>(k_);
-  const auto *v = static_cast<const float *>(v_);
-  auto *out = static_cast<float *>(out_);
   const Shape shape{batch, seq_len, n_heads, n_kv_heads, head_dim, ld_q, ld_kv, ld_out, scale, softcap, window};
   if (int32_t status = check(shape)) return status;
-  const int64_t tiles = shape.tiles();
-  esp::parallel_tasks(batch * n_heads * tiles, [&](int64_t task) {
-    const int64_t first = (tiles - 1 - task / (batch * n_heads)) * kTile, lane = task % (batch * n_heads);
-    const int64_t head = lane % n_heads, row = lane / n_heads * seq_len;
-    const int64_t kv = head / shape.group() * head_dim;
-    forward_tile(shape, q + row * ld_q + head * head_dim, k + row * ld_kv + kv, v + row * ld_kv + kv,
-                 out + row * shape.ld_out + head * head_dim, lse + row * n_heads + head, first,
-                 std::min(kTile, seq_len - first));
+  return esp::with_type(dtype, [&](auto type) {
+    using T = decltype(type);
+    const auto *q = static_cast<const T *>(q_), *k = static_cast<const T *>(k_), *v = static_cast<const T *>(v_);
+    auto *out = static_cast<T *>(out_);
+    const int64_t tiles = shape.tiles();
+    esp::parallel_tasks(batch * n_heads * tiles, [&](int64_t task) {
+      const int64_t first = (tiles - 1 - task / (batch * n_heads)) * kTile, lane = task % (batch * n_heads);
+      const int64_t head = lane % n_heads, row = lane / n_heads * seq_len;
+      const int64_t kv = head / shape.group() * head_dim;
+      forward_tile(shape, q + row * ld_q + head * head_dim, k + row * ld_kv + kv, v + row * ld_kv + kv,
+                   out + row * shape.ld_out + head * head_dim, lse + row * n_heads + head, first,
+                   std::min(kTile, seq_len - first));
+    });
   });
-  return ESP_OK;
 }
 
 int32_t esp_attention_backward(const void *q_, int64_t ld_q, const void *k_, const void *v_, int64_t ld_kv,
@@ -339,38 +480,40 @@ int32_t esp_attention_backward(const void *q_, int64_t ld_q, const void *k_, con
                                void *d_q_, void *d_k_, void *d_v_, int64_t batch, int64_t seq_len, int64_t n_heads,
                                int64_t n_kv_heads, int64_t head_dim, float scale, float softcap, int64_t window,
                                int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32, "only float32 is supported on this device, not type %d", dtype);
-  const auto *q = static_cast<const float *>(q_);
-  const auto *k = static_cast<const float *>(k_);
-  const auto *v = static_cast<const float *>(v_);
-  const auto *out = static_cast<const float *>(out_);
-  const auto *d_out = static_cast<const float *>(d_out_);
-  auto *d_q = static_cast<float *>(d_q_);
-  auto *d_k = static_cast<float *>(d_k_);
-  auto *d_v = static_cast<float *>(d_v_);
   const Shape shape{batch, seq_len, n_heads, n_kv_heads, head_dim, ld_q, ld_kv, n_heads * head_dim,
                     scale, softcap, window};
   if (int32_t status = check(shape)) return status;
   ESP_REQUIRE(ld_out >= shape.ld_out, "ld_out=%ld is shorter than a row of %ld", ld_out, shape.ld_out);
-  esp::parallel_rows(batch * seq_len, 2 * shape.ld_out, [&](int64_t t) {
-    for (int64_t head = 0; head < n_heads; head++) {
-      const float *y = out + t * ld_out + head * head_dim, *dy = d_out + t * shape.ld_out + head * head_dim;
-      float dot = 0;
+  return esp::with_type(dtype, [&](auto type) {
+    using T = decltype(type);
+    const auto *q = static_cast<const T *>(q_), *k = static_cast<const T *>(k_), *v = static_cast<const T *>(v_);
+    const auto *out = static_cast<const T *>(out_), *d_out = static_cast<const T *>(d_out_);
+    auto *d_q = static_cast<T *>(d_q_), *d_k = static_cast<T *>(d_k_), *d_v = static_cast<T *>(d_v_);
+    esp::parallel_rows(batch * seq_len, 2 * shape.ld_out, [&](int64_t t) {
+      for (int64_t head = 0; head < n_heads; head++) {
+        const T *y = out + t * ld_out + head * head_dim, *dy = d_out + t * shape.ld_out + head * head_dim;
+        float dot = 0;
 #pragma omp simd reduction(+ : dot)
-      for (int64_t c = 0; c < head_dim; c++) dot += y[c] * dy[c];
-      delta[t * n_heads + head] = dot;
+        for (int64_t c = 0; c < head_dim; c++) dot += y[c] * dy[c];
+        delta[t * n_heads + head] = dot;
+      }
+    });
+    const int64_t ld_sums = std::is_same_v<T, float> ? ld_q : n_heads * head_dim;
+    float *sums = query_sums(d_q, batch * seq_len * ld_sums);
+    /* The first keys, which most queries see, first. */
+    Turns turns(shape);
+    const int64_t lanes = batch * n_kv_heads;
+    esp::parallel_tasks(lanes * shape.tiles(), [&](int64_t task) {
+      const int64_t first = task / lanes * kTile, kv_head = task % n_kv_heads, sequence = task % lanes / n_kv_heads;
+      const int64_t row = sequence * seq_len, head = kv_head * shape.group();
+      const int64_t kv = row * ld_kv + kv_head * head_dim;
+      key_tile(shape, q + row * ld_q + head * head_dim, k + kv, v + kv, d_out + row * shape.ld_out + head * head_dim,
+               lse + row * n_heads + head, delta + row * n_heads + head, sums + row * ld_sums + head * head_dim,
+               ld_sums, d_k + kv, d_v + kv, first, std::min(kTile, seq_len - first), sequence * n_heads + head, turns);
+    });
+    if constexpr (!std::is_same_v<T, float>) {
+      esp::parallel_rows(batch * seq_len, ld_sums,
+                         [=](int64_t t) { esp::round_row(sums + t * ld_sums, d_q + t * ld_q, n_heads * head_dim); });
     }
   });
-  /* The first keys, which most queries see, first. */
-  Turns turns(shape);
-  const int64_t lanes = batch * n_kv_heads;
-  esp::parallel_tasks(lanes * shape.tiles(), [&](int64_t task) {
-    const int64_t first = task / lanes * kTile, kv_head = task % n_kv_heads, sequence = task % lanes / n_kv_heads;
-    const int64_t row = sequence * seq_len, head = kv_head * shape.group();
-    const int64_t kv = row * ld_kv + kv_head * head_dim, of_q = row * ld_q + head * head_dim;
-    key_tile(shape, q + of_q, k + kv, v + kv, d_out + row * shape.ld_out + head * head_dim, lse + row * n_heads + head,
-             delta + row * n_heads + head, d_q + of_q, d_k + kv, d_v + kv, first, std::min(kTile, seq_len - first),
-             sequence * n_heads + head, turns);
-  });
-  return ESP_OK;
 }

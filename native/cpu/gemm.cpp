@@ -193,10 +193,7 @@ void products(int64_t m, int64_t n, float beta, const Product<T> *terms, int64_t
       std::copy(c + r * ldc + j, c + r * ldc + right, &sums[(r - i) * width]);
     sum_of_terms(m, i, bottom - i, j, right, beta, terms, count, sums.data(), width);
     for (int64_t r = i; r < bottom; r++) {
-      const float *row = &sums[static_cast<size_t>((r - i) * width)];
-      C *target = c + r * ldc + j;
-#pragma omp simd
-      for (int64_t l = 0; l < right - j; l++) target[l] = static_cast<C>(row[l]);
+      round_row(&sums[static_cast<size_t>((r - i) * width)], c + r * ldc + j, right - j);
     }
   };
   if (alone) {

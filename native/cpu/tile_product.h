@@ -13,48 +13,56 @@
 
 namespace esp {
 
-/* How a tile of a lies in memory: element (row, k) at row * ld + k, or, transposed, at k * ld + row. */
+/* How a tile of a lies in memory, in words (register_tile.h): word (row, i) at element row * ld + i * kTerms, or,
+ * transposed, at i * ld + row * kTerms. */
 enum class Layout { kRows, kTransposed };
 
-template <Layout layout>
-inline float element(const float *a, int64_t ld, int64_t row, int64_t k) {
-  return layout == Layout::kRows ? a[row * ld + k] : a[k * ld + row];
+/* Elements between rows, and between words of a row. */
+template <Layout layout, typename T>
+constexpr int64_t row_step(int64_t ld) {
+  return layout == Layout::kRows ? ld : kTerms<T>;
+}
+
+template <Layout layout, typename T>
+constexpr int64_t word_step(int64_t ld) {
+  return layout == Layout::kRows ? kTerms<T> : ld;
 }
 
 /* c[kRowCount, kVectors * kLanes] */
-template <Layout layout, int kRowCount, int kVectors>
-inline void register_block(int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc,
+template <Layout layout, int kRowCount, int kVectors, typename T>
+inline void register_block(int64_t k, const T *a, int64_t lda, const T *b, int64_t ldb, float *c, int64_t ldc,
                            bool accumulate) {
-  const int64_t row = layout == Layout::kRows ? lda : 1, step = layout == Layout::kRows ? 1 : lda;
-  const RegisterTile<float, kRowCount, kVectors> tile(k, a, row, step, b, ldb);
+  const RegisterTile<T, kRowCount, kVectors> tile(k, a, row_step<layout, T>(lda), word_step<layout, T>(lda), b, ldb);
   tile.store_to(c, ldc, [=](Lanes sum, const float *before) { return accumulate ? load(before) + sum : sum; });
 }
 
 /* The last columns, fewer than kLanes. */
-template <Layout layout>
-inline void narrow_block(int64_t rows, int64_t cols, int64_t k, const float *a, int64_t lda, const float *b,
-                         int64_t ldb, float *c, int64_t ldc, bool accumulate) {
+template <Layout layout, typename T>
+inline void narrow_block(int64_t rows, int64_t cols, int64_t k, const T *a, int64_t lda, const T *b, int64_t ldb,
+                         float *c, int64_t ldc, bool accumulate) {
   for (int64_t r = 0; r < rows; r++) {
     float sum[kLanes] = {};
     for (int64_t i = 0; i < k; i++) {
-      const float factor = element<layout>(a, lda, r, i);
-      for (int64_t j = 0; j < cols; j++) sum[j] += factor * b[i * ldb + j];
+      const T *factor = a + r * row_step<layout, T>(lda) + i * word_step<layout, T>(lda);
+      for (int64_t term = kTerms<T> - 1; term >= 0; term--) { /* as multiply_add has it */
+        for (int64_t j = 0; j < cols; j++) sum[j] += factor[term] * b[i * ldb + j * kTerms<T> + term];
+      }
     }
     for (int64_t j = 0; j < cols; j++) c[r * ldc + j] = accumulate ? c[r * ldc + j] + sum[j] : sum[j];
   }
 }
 
-template <Layout layout, int kRowCount>
-inline void row_block(int64_t n, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb, float *c,
-                      int64_t ldc, bool accumulate) {
+template <Layout layout, int kRowCount, typename T>
+inline void row_block(int64_t n, int64_t k, const T *a, int64_t lda, const T *b, int64_t ldb, float *c, int64_t ldc,
+                      bool accumulate) {
   int64_t j = 0;
   for (; j + 2 * kLanes <= n; j += 2 * kLanes) {
-    register_block<layout, kRowCount, 2>(k, a, lda, b + j, ldb, c + j, ldc, accumulate);
+    register_block<layout, kRowCount, 2>(k, a, lda, b + j * kTerms<T>, ldb, c + j, ldc, accumulate);
   }
   for (; j + kLanes <= n; j += kLanes) {
-    register_block<layout, kRowCount, 1>(k, a, lda, b + j, ldb, c + j, ldc, accumulate);
+    register_block<layout, kRowCount, 1>(k, a, lda, b + j * kTerms<T>, ldb, c + j, ldc, accumulate);
   }
-  if (j < n) narrow_block<layout>(kRowCount, n - j, k, a, lda, b + j, ldb, c + j, ldc, accumulate);
+  if (j < n) narrow_block<layout>(kRowCount, n - j, k, a, lda, b + j * kTerms<T>, ldb, c + j, ldc, accumulate);
 }
 
 /* What of a product is wanted, or not zero: all of it, or what lies on one side of a diagonal. */
@@ -66,18 +74,18 @@ enum class Part {
   kTermsToRow      /* a[i, k] is 0 for k > i */
 };
 
-/* Rows [i, i + kRowCount) of tile_product. Cuts are in whole vectors. */
-template <Layout layout, int kRowCount>
-inline void part_block(int64_t i, int64_t n, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb,
-                       float *c, int64_t ldc, bool accumulate, Part part) {
-  const int64_t row_step = layout == Layout::kRows ? lda : 1, term_step = layout == Layout::kRows ? 1 : lda;
+/* Rows [i, i + kRowCount) of tile_product. Cuts are in whole vectors and words. */
+template <Layout layout, int kRowCount, typename T>
+inline void part_block(int64_t i, int64_t n, int64_t k, const T *a, int64_t lda, const T *b, int64_t ldb, float *c,
+                       int64_t ldc, bool accumulate, Part part) {
   const int64_t end = i + kRowCount;
   const int64_t column = part == Part::kColumnsFromRow ? std::min(n, i / kLanes * kLanes) : 0;
   const int64_t columns = part == Part::kColumnsToRow ? std::min(n, (end + kLanes - 1) / kLanes * kLanes) : n;
-  const int64_t term = part == Part::kTermsFromRow ? std::min(k, i) : 0;
-  const int64_t terms = part == Part::kTermsToRow ? std::min(k, end) : k;
-  row_block<layout, kRowCount>(columns - column, terms - term, a + i * row_step + term * term_step, lda,
-                               b + term * ldb + column, ldb, c + i * ldc + column, ldc, accumulate);
+  const int64_t first = part == Part::kTermsFromRow ? std::min(k, i / kTerms<T>) : 0;
+  const int64_t last = part == Part::kTermsToRow ? std::min(k, (end + kTerms<T> - 1) / kTerms<T>) : k;
+  row_block<layout, kRowCount>(columns - column, last - first,
+                               a + i * row_step<layout, T>(lda) + first * word_step<layout, T>(lda), lda,
+                               b + first * ldb + column * kTerms<T>, ldb, c + i * ldc + column, ldc, accumulate);
 }
 
 /* body(rows), with rows, 1 to kMost, as a constant. */
@@ -87,10 +95,10 @@ inline void with_rows(int64_t rows, const Body &body) {
   if constexpr (kMost > 1) with_rows<kMost - 1>(rows, body);
 }
 
-/* c[m, n] (+)= a[m, k] b[k, n], or part of it, on the calling thread. */
-template <Layout layout>
-inline void tile_product(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb,
-                         float *c, int64_t ldc, bool accumulate, Part part) {
+/* c[m, n] (+)= a[m, k] b[k, n], or part of it, on the calling thread; k in words, of b as rows of n of them. */
+template <Layout layout, typename T>
+inline void tile_product(int64_t m, int64_t n, int64_t k, const T *a, int64_t lda, const T *b, int64_t ldb, float *c,
+                         int64_t ldc, bool accumulate, Part part) {
   for (int64_t i = 0; i < m; i += kTileRows) {
     with_rows(std::min<int64_t>(kTileRows, m - i), [=](auto rows) {
       part_block<layout, decltype(rows)::value>(i, n, k, a, lda, b, ldb, c, ldc, accumulate, part);
