@@ -225,6 +225,8 @@ int32_t esp_set_gemm(void *function, void *handle) {
   return ESP_OK;
 }
 
+int32_t esp_has_products(int32_t dtype) { return dtype == ESP_F32 || (dtype == ESP_BF16 && esp::kHasDotProducts); }
+
 int32_t esp_gemm(int32_t trans_a, int32_t trans_b, int64_t m, int64_t n, int64_t k, float alpha, const void *a,
                  int64_t lda, const void *b, int64_t ldb, float beta, void *c, int64_t ldc, int32_t dtype_c,
                  int32_t dtype) {

@@ -42,6 +42,13 @@ inline void store_words(T *p, Lanes bits) {
   *reinterpret_cast<Loose *>(p) = bits;
 }
 
+/* Whether an instruction multiplies and adds two bfloat16 of each word. */
+#if defined(__AVX512BF16__)
+constexpr bool kHasDotProducts = kLanes == 16;
+#else
+constexpr bool kHasDotProducts = false;
+#endif
+
 /* sum + a word of a * words of b: all their terms. Of two, the second is added first, as VDPBF16PS does it. */
 template <typename T>
 inline Lanes multiply_add(float a, Lanes b, Lanes sum) {

@@ -9,8 +9,7 @@
  *   - Activations, their gradients and matrices of weights are `void *`: their elements have the type that the last
  *     argument, `dtype`, names: ESP_F32 or ESP_BF16. Everything else is float32 or as declared: statistics, losses,
  *     vectors of weights (norms, biases, thresholds), values of latents, gradients of parameters, optimizer state.
- *     Arithmetic on bfloat16 is in float32 (float64 where said), rounded once when stored. The CPU's kernels know
- *     ESP_F32 alone.
+ *     Arithmetic on bfloat16 is in float32 (float64 where said), rounded once when stored.
  *   - `tokens` counts rows of a packed batch: batch sequences of seq_len tokens each, one after another.
  *   - Pointers are device memory of the library's kind. No kernel allocates or frees; scratch is the caller's.
  *   - `accumulate`: 0 overwrites the output, 1 adds to it. Gradients of parameters (d_weight, d_table, ...) are
@@ -38,7 +37,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a declaration below changes; the loader compares it with the bindings' value. */
-#define ESP_ABI_VERSION 8
+#define ESP_ABI_VERSION 9
 
 typedef enum {
   ESP_OK = 0,
@@ -74,6 +73,10 @@ ESP_API int32_t esp_transfer(void *target, const void *source, int64_t bytes);
 /* ---- dense products ----------------------------------------------------------------------------------------- */
 
 typedef enum { ESP_F32 = 0, ESP_BF16 = 1, ESP_F16 = 2, ESP_F64 = 3 } esp_dtype;
+
+/* Whether the device multiplies matrices of that type by instructions made for it, 1 or 0. Kernels take ESP_BF16 where
+ * it has none, too, and give the same, but in more time than ESP_F32 needs: VDPBF16PS on a CPU. */
+ESP_API int32_t esp_has_products(int32_t dtype);
 
 /* c[m, n] = alpha * op(a) op(b) + beta * c; op transposes where the flag is 1. op(a) is [m, k], op(b) is [k, n].
  * beta = 0 never reads c. a and b are of type `dtype`, c of type `dtype_c`: the same, or ESP_F32. */

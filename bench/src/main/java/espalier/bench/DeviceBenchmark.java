@@ -33,7 +33,7 @@ public abstract class DeviceBenchmark {
   @Param("cpu")
   public String device;
 
-  /** Of activations and weights: {@code f32}, or {@code bf16} on a GPU. */
+  /** Of activations and weights: {@code f32}, or {@code bf16}. */
   @Param("f32")
   public String dtype;
 
@@ -43,13 +43,10 @@ public abstract class DeviceBenchmark {
     ElementType type = ElementType.valueOf(dtype.toUpperCase(Locale.ROOT));
     DeviceChoice choice =
         switch (device) {
-          case "cpu" -> DeviceChoice.cpu();
+          case "cpu" -> DeviceChoice.cpu(type);
           case "cuda" -> DeviceChoice.cuda(type);
           default -> throw new IllegalArgumentException("device=" + device + ": cpu or cuda");
         };
-    if (choice.type() != type) {
-      throw new IllegalArgumentException("dtype=" + dtype + ": the CPU computes in f32");
-    }
     DeviceChoice.choose(choice);
     opened = Device.open();
     return opened;

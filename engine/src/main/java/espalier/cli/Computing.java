@@ -18,30 +18,30 @@ final class Computing {
   @Option(names = "--device", description = "auto, cpu or cuda (default: auto)")
   private Where device = Where.AUTO;
 
-  @Option(names = "--dtype", description = "f32; bf16 needs a GPU (default: f32)")
+  @Option(
+      names = "--dtype",
+      description =
+          "f32; bf16: weights and products, on a GPU or a CPU with AVX512-BF16 (default: f32)")
   private ElementType dtype = ElementType.F32;
 
   /** Chooses the device of this process; refuses what cannot be done. */
   void check() {
-    DeviceChoice choice =
-        device == Where.AUTO ? DeviceChoice.byProperty().orElseGet(this::chosen) : chosen();
-    if (choice.kind() == DeviceChoice.Kind.CPU && dtype != ElementType.F32) {
-      throw new InputException(
-          "--dtype bf16: the CPU computes in f32 only"
-              + (device == Where.AUTO ? ", and no GPU can be used: " + choice.reason() : ""));
+    try {
+      DeviceChoice.choose(chosen());
+    } catch (DeviceUnavailableException e) {
+      String option = device == Where.CUDA ? "--device cuda" : "--dtype bf16";
+      throw new InputException(option + ": " + e.getMessage());
     }
-    DeviceChoice.choose(choice);
   }
 
   private DeviceChoice chosen() {
-    try {
-      return switch (device) {
-        case AUTO -> DeviceChoice.auto(dtype);
-        case CPU -> DeviceChoice.cpu();
-        case CUDA -> DeviceChoice.cuda(dtype);
-      };
-    } catch (DeviceUnavailableException e) {
-      throw new InputException("--device cuda: " + e.getMessage());
-    }
+    return switch (device) {
+      case AUTO ->
+          DeviceChoice.byProperty()
+              .map(set -> dtype == ElementType.F32 ? set : set.of(dtype))
+              .orElseGet(() -> DeviceChoice.auto(dtype));
+      case CPU -> DeviceChoice.cpu(dtype);
+      case CUDA -> DeviceChoice.cuda(dtype);
+    };
   }
 }

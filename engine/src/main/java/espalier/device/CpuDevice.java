@@ -11,8 +11,8 @@ final class CpuDevice extends Device {
   private final HostMemory memory = new HostMemory();
 
   /** The libraries must be loaded. */
-  CpuDevice() {
-    super(ElementType.F32);
+  CpuDevice(ElementType type) {
+    super(type);
   }
 
   @Override

@@ -30,8 +30,12 @@ public abstract sealed class Device implements AutoCloseable permits CpuDevice, 
    * @throws espalier.bindings.NativeUnavailableException if a native library cannot be loaded
    */
   public static Device openCpu() {
+    return cpu(ElementType.F32);
+  }
+
+  private static Device cpu(ElementType type) {
     NativeLibraries.require();
-    return new CpuDevice();
+    return new CpuDevice(type);
   }
 
   /**
@@ -43,7 +47,7 @@ public abstract sealed class Device implements AutoCloseable permits CpuDevice, 
   public static Device open() {
     DeviceChoice choice = DeviceChoice.current();
     return switch (choice.kind()) {
-      case CPU -> openCpu();
+      case CPU -> cpu(choice.type());
       case CUDA -> {
         NativeLibraries.requireCuda();
         yield new CudaDevice(choice.ordinal(), choice.type());

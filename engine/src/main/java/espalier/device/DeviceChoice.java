@@ -1,5 +1,7 @@
 package espalier.device;
 
+import static espalier.bindings.kernels.Kernels.esp_has_products;
+
 import espalier.bindings.NativeLibraries;
 import espalier.bindings.NativeUnavailableException;
 import java.util.Optional;
@@ -26,7 +28,7 @@ public record DeviceChoice(Kind kind, int ordinal, ElementType type, String reas
   /** The CPU, in float32, unless something else was chosen before. */
   public static synchronized DeviceChoice current() {
     if (current == null) {
-      current = byProperty().orElse(cpu("none was asked for"));
+      current = byProperty().orElse(cpu(ElementType.F32, "none was asked for"));
     }
     return current;
   }
@@ -47,7 +49,22 @@ public record DeviceChoice(Kind kind, int ordinal, ElementType type, String reas
     return new DeviceChoice(kind, localRank % CudaProbe.thorough().gpus(), type, reason);
   }
 
-  /** The system properties {@code espalier.device} and {@code espalier.dtype}, which tests set. */
+  /**
+   * The same device, computing in that type.
+   *
+   * @throws DeviceUnavailableException if it has no instructions for products of it
+   */
+  public DeviceChoice of(ElementType other) {
+    if (other == type) {
+      return this;
+    }
+    return kind == Kind.CPU ? cpu(other, reason) : new DeviceChoice(kind, ordinal, other, reason);
+  }
+
+  /**
+   * The system properties {@code espalier.device} and {@code espalier.dtype}, which tests set. A
+   * CPU computes in bfloat16 then even if it has no instructions for it.
+   */
   public static Optional<DeviceChoice> byProperty() {
     ElementType type =
         System.getProperty("espalier.dtype", "f32").equals("bf16")
@@ -55,7 +72,7 @@ public record DeviceChoice(Kind kind, int ordinal, ElementType type, String reas
             : ElementType.F32;
     return switch (System.getProperty("espalier.device", "")) {
       case "" -> Optional.empty();
-      case "cpu" -> Optional.of(cpu(""));
+      case "cpu" -> Optional.of(new DeviceChoice(Kind.CPU, 0, type, ""));
       case "cuda" -> Optional.of(new DeviceChoice(Kind.CUDA, 0, type, ""));
       case "emulator" -> Optional.of(new DeviceChoice(Kind.EMULATOR, 0, type, ""));
       case String other ->
@@ -63,27 +80,52 @@ public record DeviceChoice(Kind kind, int ordinal, ElementType type, String reas
     };
   }
 
-  private static DeviceChoice cpu(String reason) {
-    return new DeviceChoice(Kind.CPU, 0, ElementType.F32, reason);
+  private static DeviceChoice cpu(ElementType type, String reason) {
+    if (type != ElementType.F32) {
+      NativeLibraries.require();
+      if (esp_has_products(type.code()) == 0) {
+        throw new DeviceUnavailableException(
+            "this CPU has no products of bfloat16 (AVX512-BF16): they would be slower than f32");
+      }
+    }
+    return new DeviceChoice(Kind.CPU, 0, type, reason);
   }
 
-  /** A GPU if there is one that can be used, else the CPU with the reason. */
+  /**
+   * A GPU if there is one that can be used, else the CPU with the reason.
+   *
+   * @throws DeviceUnavailableException if neither computes in that type
+   */
   public static DeviceChoice auto(ElementType type) {
     CudaProbe.Result probe = CudaProbe.quick();
     if (probe.gpus() == 0) {
-      return cpu(probe.reason());
+      return withoutGpu(type, probe.reason());
     }
     try {
       NativeLibraries.requireCuda();
-      return new DeviceChoice(Kind.CUDA, 0, type, "");
     } catch (NativeUnavailableException e) {
-      return cpu(e.getMessage());
+      return withoutGpu(type, e.getMessage());
+    }
+    return new DeviceChoice(Kind.CUDA, 0, type, "");
+  }
+
+  private static DeviceChoice withoutGpu(ElementType type, String reason) {
+    try {
+      return cpu(type, reason);
+    } catch (DeviceUnavailableException e) {
+      throw new DeviceUnavailableException(e.getMessage() + ", and no GPU can be used: " + reason);
     }
   }
 
-  /** The CPU, because it was asked for. */
-  public static DeviceChoice cpu() {
-    return cpu("--device cpu");
+  /**
+   * The CPU, because it was asked for.
+   *
+   * @throws DeviceUnavailableException if it has no instructions for products of that type
+   * @throws NativeUnavailableException if its library cannot be loaded, which is asked about
+   *     bfloat16
+   */
+  public static DeviceChoice cpu(ElementType type) {
+    return cpu(type, "--device cpu");
   }
 
   /**

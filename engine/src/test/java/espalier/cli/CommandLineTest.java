@@ -1,12 +1,16 @@
 package espalier.cli;
 
+import static espalier.bindings.kernels.Kernels.esp_has_products;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import espalier.Golden;
+import espalier.bindings.NativeLibraries;
+import espalier.device.ElementType;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
@@ -99,7 +103,6 @@ class CommandLineTest {
     "--eval-every, 5, --eval-data",
     "--device, cuda, --device cuda",
     "--device, tpu, --device tpu",
-    "--dtype, bf16, --dtype bf16",
     "--sae, 1, --sae 1",
     "--sae, -1=x, --sae -1=x",
     "--sae, one=x, --sae one=x",
@@ -117,6 +120,15 @@ class CommandLineTest {
   })
   void badOptionsOfAdapt(String option, String value, String named) {
     assertRefused(adapt(option, value), named);
+  }
+
+  /** Rather than in less time than it takes, or in another type. */
+  @Test
+  void bfloat16WithoutInstructionsForIt() {
+    NativeLibraries.require();
+    assumeTrue(esp_has_products(ElementType.BF16.code()) == 0, "this CPU has them");
+    assertRefused(adapt("--dtype", "bf16"), "--dtype bf16");
+    assertRefused(adapt("--dtype", "bf16", "--device", "cpu"), "AVX512-BF16");
   }
 
   @Test

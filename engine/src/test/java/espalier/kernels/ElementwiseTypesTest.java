@@ -151,7 +151,7 @@ class ElementwiseTypesTest extends TypedKernelTest {
   @ParameterizedTest
   @MethodSource("layouts")
   void embedding(Layout layout) {
-    Kernels kernels = gpuKernels(layout);
+    Kernels kernels = kernels(layout);
     ElementType type = layout.type();
     int vocab = 9;
     int tokens = 600; // more than a block looks at at once

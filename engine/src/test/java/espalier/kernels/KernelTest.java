@@ -55,12 +55,8 @@ abstract class KernelTest {
     kernels = device.kernels();
   }
 
-  /**
-   * The kernels for a type of activations. Skips the test where there are none for bfloat16, which
-   * only the CPU may say.
-   */
+  /** The kernels for a type of activations. */
   static Kernels kernels(ElementType type) {
-    assumeTrue(type == ElementType.F32 || kernelsAreCuda(), "the CPU's kernels know float32 alone");
     return device.kernels(type);
   }
 
@@ -70,8 +66,14 @@ abstract class KernelTest {
    */
   static boolean kernelsAreCuda() {
     boolean cuda = esp_library_backend() == ESP_CUDA();
-    assertEquals(cuda, DeviceChoice.current().kind() != DeviceChoice.Kind.CPU, "the library loaded");
+    assertEquals(
+        cuda, DeviceChoice.current().kind() != DeviceChoice.Kind.CPU, "the library loaded");
     return cuda;
+  }
+
+  /** Skips what the CPU's kernels do not have. */
+  static void onAGpuOnly(String why) {
+    assumeTrue(kernelsAreCuda(), why);
   }
 
   /** Skips what other devices than the CPU do not promise. */

@@ -102,7 +102,7 @@ class LargeVocabularyTest extends TypedKernelTest {
     "262280, 1, 1, 5", // more
   })
   void divergence(int vocab, int tokens, int chunk, float softcap) {
-    Kernels kernels = gpuKernels(BFLOAT16);
+    Kernels kernels = kernels(BFLOAT16);
     ElementType type = ElementType.BF16;
     float[] student = random(type, tokens * DIM, 0.5);
     float[] teacher = random(type, tokens * DIM, 0.5);
@@ -128,6 +128,7 @@ class LargeVocabularyTest extends TypedKernelTest {
 
     Losses measured = run(kernels, student, teacher, head, softcap, null, false, chunk);
     assertSameBits(losses.kl, measured.kl, "kl without gradient and targets");
+    if (!kernelsAreCuda()) return; // it looks at the targets, and refuses: see HeadTest
     int[] outside = targets.clone();
     outside[0] = vocab;
     Losses refused = run(kernels, student, teacher, head, softcap, outside, false, chunk);
@@ -140,7 +141,7 @@ class LargeVocabularyTest extends TypedKernelTest {
    */
   @Test
   void atItsLimits() {
-    Kernels kernels = gpuKernels(BFLOAT16);
+    Kernels kernels = kernels(BFLOAT16);
     ElementType type = ElementType.BF16;
     int tokens = 6;
     float[] head = random(type, 32000 * DIM, 0.3);

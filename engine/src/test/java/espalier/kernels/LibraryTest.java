@@ -1,6 +1,7 @@
 package espalier.kernels;
 
 import static espalier.bindings.kernels.Kernels.ESP_CPU;
+import static espalier.bindings.kernels.Kernels.esp_has_products;
 import static espalier.bindings.kernels.Kernels.esp_library_backend;
 import static espalier.bindings.kernels.Kernels.esp_set_gemm;
 import static espalier.bindings.kernels.Kernels.esp_set_stream;
@@ -12,6 +13,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import espalier.bindings.NativeException;
+import espalier.device.ElementType;
 import java.io.IOException;
 import java.lang.foreign.MemorySegment;
 import java.nio.file.Files;
@@ -91,6 +93,19 @@ class LibraryTest extends KernelTest {
     onTheCpuOnly("a GPU's products are cuBLAS's");
     assertEquals(0, esp_set_gemm(MemorySegment.NULL, MemorySegment.NULL));
     assertEquals(-1, esp_set_gemm(buffers.floats(1), MemorySegment.NULL));
+  }
+
+  /** A CPU's are what it was compiled for, which it must have; a GPU multiplies either. */
+  @Test
+  void productsByInstructionsMadeForThem() throws IOException {
+    assertEquals(1, esp_has_products(ElementType.F32.code()));
+    assertEquals(0, esp_has_products(3));
+    boolean bfloat16 = esp_has_products(ElementType.BF16.code()) == 1;
+    if (esp_library_backend() != ESP_CPU()) {
+      assertTrue(bfloat16);
+    } else if (bfloat16) {
+      assertTrue(Files.readString(Path.of("/proc/cpuinfo")).contains("avx512_bf16"));
+    }
   }
 
   /** The memory that tests take is the host's: both directions are copies within it. */

@@ -33,7 +33,7 @@ class ProductTypesTest extends TypedKernelTest {
   @ParameterizedTest
   @MethodSource("layouts")
   void gemm(Layout layout) {
-    Kernels kernels = gpuKernels(layout);
+    Kernels kernels = kernels(layout);
     ElementType type = layout.type();
     int m = 48;
     int n = 72;
@@ -141,7 +141,7 @@ class ProductTypesTest extends TypedKernelTest {
   @ParameterizedTest
   @MethodSource("layouts")
   void headKl(Layout layout) {
-    Kernels kernels = gpuKernels(layout);
+    Kernels kernels = kernels(layout);
     ElementType type = layout.type();
     for (float softcap : new float[] {0, 5}) {
       float[] student = random(type, TOKENS * DIM, 0.5);
@@ -192,7 +192,7 @@ class ProductTypesTest extends TypedKernelTest {
   @ParameterizedTest
   @MethodSource("layouts")
   void headKlAtItsLimits(Layout layout) {
-    Kernels kernels = gpuKernels(layout);
+    Kernels kernels = kernels(layout);
     ElementType type = layout.type();
     float[] head = random(type, VOCAB * DIM, 0.3);
     float[] equal = random(type, 3 * DIM, 0.5);
@@ -249,7 +249,7 @@ class ProductTypesTest extends TypedKernelTest {
   @ParameterizedTest
   @MethodSource("layouts")
   void headCe(Layout layout) {
-    Kernels kernels = gpuKernels(layout);
+    Kernels kernels = kernels(layout);
     ElementType type = layout.type();
     float softcap = 7;
     float[] hidden = random(type, TOKENS * DIM, 0.5);

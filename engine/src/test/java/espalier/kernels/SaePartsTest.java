@@ -285,7 +285,7 @@ class SaePartsTest extends TypedKernelTest {
       keep[0] = 1;
       keep[rows - 1] = 1;
       for (boolean keeps : new boolean[] {false, true}) {
-        var kernels = gpuKernels(layout);
+        var kernels = kernels(layout);
         MemorySegment out = buffers.output(layout.type(), rows * cols);
         kernels.joinColumns(
             buffers.input(layout.type(), values),
@@ -314,7 +314,7 @@ class SaePartsTest extends TypedKernelTest {
     int d = 16;
     float[] zeros = new float[d];
     Arrays.fill(zeros, -0f);
-    var kernels = gpuKernels(layout);
+    var kernels = kernels(layout);
     MemorySegment kept = buffers.input(layout.type(), zeros);
     MemorySegment keep = buffers.input((byte) 1);
     MemorySegment count = buffers.input(0);

@@ -1,10 +1,5 @@
 package espalier.kernels;
 
-import static espalier.bindings.kernels.Kernels.ESP_CPU;
-import static espalier.bindings.kernels.Kernels.esp_library_backend;
-import static org.junit.jupiter.api.Assertions.assertEquals;
-import static org.junit.jupiter.api.Assumptions.assumeTrue;
-
 import espalier.device.ElementType;
 import espalier.device.Kernels;
 import java.lang.foreign.MemorySegment;
@@ -33,16 +28,6 @@ abstract class TypedKernelTest extends KernelTest {
   Kernels kernels(Layout layout) {
     buffers.alignTo16(layout.aligned);
     return kernels(layout.type);
-  }
-
-  /** Likewise of a family that a CPU's library does not take from the GPU's on the emulator. */
-  Kernels gpuKernels(Layout layout) {
-    Kernels kernels = kernels(layout);
-    if (layout.type == ElementType.BF16 && esp_library_backend() == ESP_CPU()) {
-      assertEquals("cpu", System.getProperty("espalier.device", "cpu"));
-      assumeTrue(false, "a family of the CPU's library, which knows float32 alone");
-    }
-    return kernels;
   }
 
   /** Errors of float32 are at most 1e-5 of the largest value. */

@@ -8,36 +8,21 @@ import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import espalier.Golden;
 import espalier.bindings.NativeException;
-import espalier.data.RowOrder;
-import espalier.data.TokenRows;
-import espalier.device.Control;
 import espalier.device.CudaException;
 import espalier.device.CudaOutOfMemoryException;
 import espalier.device.Device;
 import espalier.device.DeviceChoice;
 import espalier.device.ElementType;
 import espalier.device.Emulator;
-import espalier.device.Replay;
-import espalier.format.PeftAdapter;
-import espalier.lora.LoraAdapter;
-import espalier.model.LanguageModel;
-import espalier.model.TokenBatch;
-import espalier.sae.Sae;
-import espalier.tensor.Tensor;
-import espalier.train.AdamW;
 import espalier.train.Schedule;
 import java.io.IOException;
-import java.lang.foreign.MemorySegment;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.LinkedHashSet;
 import java.util.List;
-import java.util.Map;
 import java.util.Optional;
 import java.util.OptionalInt;
 import java.util.Set;
-import java.util.SortedMap;
-import java.util.TreeMap;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -71,77 +56,6 @@ class CudaStepTest {
     }
   }
 
-  /** Steps of {@code adapt} on the golden model with a JumpReLU SAE, AdamW included. */
-  private static final class Steps {
-    final Device device;
-    final AdaptObjective objective;
-    final AdamW optimizer;
-    final MemorySegment numbers;
-    final Replay step;
-
-    Steps(Device device) {
-      this.device = device;
-      LanguageModel model;
-      LoraAdapter lora;
-      try (PeftAdapter file = PeftAdapter.open(Golden.folder("adapter-all"))) {
-        model = Golden.model(device, "llama", file);
-        lora = LoraAdapter.load(device, model, file, 0.25);
-      }
-      TokenRows rows = Golden.tokens(model.config());
-      SortedMap<Integer, Sae> saes =
-          new TreeMap<>(Map.of(Golden.LAYER, Golden.sae(device, "jumprelu")));
-      objective =
-          new AdaptObjective(
-              device,
-              model,
-              new Streams.Variant(saes, lora.adapters()),
-              AdaptObjective.Loss.KL,
-              new BatchSource(rows, RowOrder.sequential(rows.count())),
-              new TokenBatch(device, 1, rows.context(), model.config().specialIds()),
-              1,
-              7);
-      objective.tape().bind(device);
-      optimizer = AdamW.create(device, lora.parameters(), AdamW.Hyperparameters.of(0.01, 1));
-      numbers = device.allocate(Double.BYTES);
-      step = device.replay(this::queue);
-    }
-
-    private void queue() {
-      Tensor gradients = optimizer.parameters().gradients();
-      device.control().upload();
-      device.kernels().fill(gradients.data(), 0, gradients.size());
-      objective.accumulate(0, numbers);
-      optimizer.update(device);
-      optimizer.parameters().round(device.kernels());
-      device.control().download();
-    }
-
-    /** Losses and gradient norms of a few steps, then the parameters. */
-    double[] run(int steps, boolean replayed) {
-      double[] seen = new double[2 * steps];
-      for (int i = 0; i < steps; i++) {
-        objective.prepare(i, 0);
-        Control control = device.control();
-        control.clearResults();
-        control.step(i + 1);
-        control.learningRate(1e-3);
-        if (replayed) {
-          step.run();
-        } else {
-          queue();
-        }
-        device.synchronize();
-        seen[2 * i] = control.loss();
-        seen[2 * i + 1] = control.gradientNorm();
-      }
-      return seen;
-    }
-
-    float[] parameters() {
-      return optimizer.parameters().values().toArray();
-    }
-  }
-
   @ParameterizedTest
   @EnumSource(ElementType.class)
   void aReplayedStepIsBitForBitTheEagerOne(ElementType type) {
@@ -149,36 +63,16 @@ class CudaStepTest {
     double[] eager;
     float[] expected;
     try (Device device = Device.open()) {
-      Steps steps = new Steps(device);
+      GoldenSteps steps = new GoldenSteps(device);
       eager = steps.run(4, false);
       expected = steps.parameters();
     }
     try (Device device = Device.open()) {
-      Steps steps = new Steps(device);
+      GoldenSteps steps = new GoldenSteps(device);
       assertArrayEquals(eager, steps.run(4, true));
       assertArrayEquals(expected, steps.parameters());
       assertEquals("as one CUDA graph", steps.step.describe());
     }
-  }
-
-  /** bfloat16 keeps 8 bits: the loss, a sum over many tokens, agrees to a few percent. */
-  @Test
-  void bfloat16FollowsFloat32() {
-    double[] exact;
-    try (Device device = open(ElementType.F32)) {
-      exact = new Steps(device).run(3, true);
-    }
-    try (Device device = open(ElementType.BF16)) {
-      double[] rounded = new Steps(device).run(3, true);
-      for (int i = 0; i < exact.length; i++) {
-        assertEquals(exact[i], rounded[i], 0.05 * Math.abs(exact[i]), "number " + i);
-      }
-    }
-  }
-
-  private Device open(ElementType type) {
-    DeviceChoice.choose(new DeviceChoice(chosen.kind(), chosen.ordinal(), type, ""));
-    return Device.open();
   }
 
   /** No host call but one launch: what a replayed step costs the host. */
@@ -186,7 +80,7 @@ class CudaStepTest {
   void aReplayedStepIsOneLaunch() {
     onTheEmulator();
     try (Device device = Device.open()) {
-      Steps steps = new Steps(device);
+      GoldenSteps steps = new GoldenSteps(device);
       steps.run(2, true);
       long launches = Emulator.calls("cudaLaunchKernel");
       long copies = Emulator.calls("cudaMemcpyAsync");
@@ -326,7 +220,7 @@ class CudaStepTest {
       Emulator.reset();
       Emulator.fail(function, nth, status);
       try (Device device = Device.open()) {
-        new Steps(device).run(4, true);
+        new GoldenSteps(device).run(4, true);
       } catch (CudaException | NativeException e) {
         failed++;
         assertTrue(e.getMessage().contains(":"), e.getMessage());
@@ -336,7 +230,7 @@ class CudaStepTest {
     }
     assertTrue(failed > 0, function + " never failed");
     try (Device device = Device.open()) {
-      assertTrue(Double.isFinite(new Steps(device).run(1, true)[0]));
+      assertTrue(Double.isFinite(new GoldenSteps(device).run(1, true)[0]));
     }
   }
 
@@ -347,11 +241,11 @@ class CudaStepTest {
     onTheEmulator();
     double[] expected;
     try (Device device = Device.open()) {
-      expected = new Steps(device).run(3, false);
+      expected = new GoldenSteps(device).run(3, false);
     }
     Emulator.fail(function, 1, 801);
     try (Device device = Device.open()) {
-      Steps steps = new Steps(device);
+      GoldenSteps steps = new GoldenSteps(device);
       assertArrayEquals(expected, steps.run(3, true));
       assertTrue(
           steps.step.describe().startsWith("call by call, as capturing failed: " + function),

@@ -68,10 +68,10 @@ public class Kernels {
     public static final AddressLayout C_POINTER = ValueLayout.ADDRESS
             .withTargetLayout(MemoryLayout.sequenceLayout(java.lang.Long.MAX_VALUE, JAVA_BYTE));
     public static final ValueLayout.OfLong C_LONG = ValueLayout.JAVA_LONG;
-    private static final int ESP_ABI_VERSION = (int)8L;
+    private static final int ESP_ABI_VERSION = (int)9L;
     /**
      * {@snippet lang=c :
-     * #define ESP_ABI_VERSION 8
+     * #define ESP_ABI_VERSION 9
      * }
      */
     public static int ESP_ABI_VERSION() {
@@ -694,6 +694,64 @@ public class Kernels {
         return ESP_F64;
     }
 
+    private static class esp_has_products {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_INT
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_has_products");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_has_products(int32_t dtype)
+     * }
+     */
+    public static FunctionDescriptor esp_has_products$descriptor() {
+        return esp_has_products.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_has_products(int32_t dtype)
+     * }
+     */
+    public static MethodHandle esp_has_products$handle() {
+        return esp_has_products.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_has_products(int32_t dtype)
+     * }
+     */
+    public static MemorySegment esp_has_products$address() {
+        return esp_has_products.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_has_products(int32_t dtype)
+     * }
+     */
+    public static int esp_has_products(int dtype) {
+        var mh$ = esp_has_products.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_has_products", dtype);
+            }
+            return (int)mh$.invokeExact(dtype);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
     private static class esp_gemm {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Kernels.C_INT,
@@ -768,7 +826,7 @@ public class Kernels {
     private static final int ESP_LARGEST_TERMS = (int)8L;
     /**
      * {@snippet lang=c :
-     * enum enum (unnamed at ./../native/include/espalier.h:95:1).ESP_LARGEST_TERMS = 8
+     * enum enum (unnamed at ./../native/include/espalier.h:98:1).ESP_LARGEST_TERMS = 8
      * }
      */
     public static int ESP_LARGEST_TERMS() {
