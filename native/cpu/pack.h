@@ -9,6 +9,7 @@
 #define ESPALIER_CPU_PACK_H
 
 #include <algorithm>
+#include <utility>
 
 #include "register_tile.h"
 
@@ -22,31 +23,34 @@ constexpr int64_t words_of(int64_t k) {
   return (k + kTerms<T> - 1) / kTerms<T>;
 }
 
+/* Rows a and b, `half` apart, of squares of 2 half x 2 half beside each other: their off-diagonal quarters swapped.
+ * (Places that the compiler knows become one or two instructions; if they come from a loop it takes three that are
+ * slower.) */
+template <int half, int... lane>
+inline void swap_quarters(Lanes &a, Lanes &b, std::integer_sequence<int, lane...>) {
+  typedef int32_t Places __attribute__((vector_size(kLanes * sizeof(int32_t)))); /* in a, and in b, numbered on */
+  const Lanes upper = __builtin_shuffle(a, b, Places{((lane & half) != 0 ? kLanes + lane - half : lane)...});
+  b = __builtin_shuffle(a, b, Places{((lane & half) != 0 ? kLanes + lane : lane + half)...});
+  a = upper;
+}
+
+template <int half>
+inline void transpose_squares(Lanes *rows) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kLanes; r++) {
+    if ((r & half) == 0) swap_quarters<half>(rows[r], rows[r + half], std::make_integer_sequence<int, kLanes>());
+  }
+  if constexpr (half > 1) transpose_squares<half / 2>(rows);
+}
+
 /* Words turned round: word i of row j of s, whose rows are lds elements apart, becomes word j of row i of t, for i, j <
- * kLanes. Each stage swaps the off-diagonal quarters of squares of 2 half x
- * 2 half: in the end element (i, j) is at (j, i). */
+ * kLanes. */
 template <typename T>
 inline void transpose(const T *s, int64_t lds, T *t, int64_t ldt) {
-  typedef int32_t Places __attribute__((vector_size(kLanes * sizeof(int32_t))));
   Lanes rows[kLanes];
 #pragma GCC unroll 16
   for (int r = 0; r < kLanes; r++) rows[r] = words(s + r * lds);
-#pragma GCC unroll 4
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    Places upper, lower; /* of rows r and r + half, numbered on */
-#pragma GCC unroll 16
-    for (int lane = 0; lane < kLanes; lane++) {
-      upper[lane] = (lane & half) != 0 ? kLanes + lane - half : lane;
-      lower[lane] = (lane & half) != 0 ? kLanes + lane : lane + half;
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < kLanes; r++) {
-      if ((r & half) != 0) continue;
-      const Lanes a = rows[r], b = rows[r + half];
-      rows[r] = __builtin_shuffle(a, b, upper);
-      rows[r + half] = __builtin_shuffle(a, b, lower);
-    }
-  }
+  transpose_squares<kLanes / 2>(rows);
 #pragma GCC unroll 16
   for (int r = 0; r < kLanes; r++) store_words(t + r * ldt, rows[r]);
 }
