@@ -49,11 +49,24 @@ constexpr bool kHasDotProducts = kLanes == 16;
 constexpr bool kHasDotProducts = false;
 #endif
 
+/* sum + a * b. Where a vector is a register of AVX2, in that of the sum: the compiler would multiply into that of a and
+ * move the result, up to three times in a step of 24 instructions, for which products take 2 % longer. */
+inline Lanes multiply_add(float a, Lanes b, Lanes sum) {
+#if defined(__FMA__)
+  if constexpr (kLanes == 8) {
+    const Lanes factor = {a, a, a, a, a, a, a, a};
+    asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(factor), "x"(b));
+    return sum;
+  }
+#endif
+  return sum + a * b;
+}
+
 /* sum + a word of a * words of b: all their terms. Of two, the second is added first, as VDPBF16PS does it. */
 template <typename T>
 inline Lanes multiply_add(float a, Lanes b, Lanes sum) {
   if constexpr (kTerms<T> == 1) {
-    return sum + a * b;
+    return multiply_add(a, b, sum);
   } else {
 #if defined(__AVX512BF16__)
     if constexpr (kLanes == 16) {
