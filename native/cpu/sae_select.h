@@ -130,12 +130,37 @@ struct Heap {
   }
 };
 
+/* A number that at least k of z exceed and few others do, or 0: of kSlots maxima of elements kSlots apart, each of
+ * another element, k are above it. Found by halving an interval, which no branch has to guess. */
+inline float below_largest(const float *z, int64_t m, int64_t k) {
+  constexpr int64_t kSlots = 256, kHalvings = 12;
+  if (k > kSlots / 2 || m < 2 * kSlots) return 0;
+  float maxima[kSlots], high = 0, low = 0;
+  std::copy_n(z, kSlots, maxima);
+  for (int64_t first = kSlots; first + kSlots <= m; first += kSlots) {
+#pragma omp simd
+    for (int64_t i = 0; i < kSlots; i++) maxima[i] = z[first + i] > maxima[i] ? z[first + i] : maxima[i];
+  }
+#pragma omp simd reduction(max : high)
+  for (int64_t i = 0; i < kSlots; i++) high = maxima[i] > high ? maxima[i] : high;
+  for (int64_t step = 0; step < kHalvings; step++) {
+    const float middle = 0.5f * low + 0.5f * high;
+    int32_t above = 0;
+#pragma omp simd reduction(+ : above)
+    for (int64_t i = 0; i < kSlots; i++) above += maxima[i] > middle ? 1 : 0;
+    low = above >= k ? middle : low;
+    high = above >= k ? high : middle;
+  }
+  return low;
+}
+
 /* Until finish_topk, the list is a heap, and count that of the candidates there have been. */
 inline void select_topk(const float *z, int64_t m, int64_t k, Entries &entries) {
   const int64_t room = std::min(k, entries.capacity);
   int64_t positive = entries.count;
   Heap heap{entries.index, entries.value, std::min(room, positive)};
-  float bar = heap.count == k ? heap.value[0] : 0; /* a candidate must be above: once k are found their smallest */
+  /* A candidate must be above: of k found the smallest, or what k will be found above. */
+  float bar = std::max(heap.count == k ? heap.value[0] : 0, below_largest(z, m, k));
   for (int64_t block = 0; block < m; block += kSelectBlock) {
     const int64_t n = std::min(kSelectBlock, m - block);
     const float *part = z + block;
@@ -145,7 +170,7 @@ inline void select_topk(const float *z, int64_t m, int64_t k, Entries &entries) 
       positive++;
       if (heap.count < room) {
         heap.push(static_cast<int32_t>(entries.first + block + i), part[i]);
-        if (heap.count == k) bar = heap.value[0];
+        if (heap.count == k) bar = std::max(bar, heap.value[0]);
       } else if (room == k) {
         heap.replace_root(static_cast<int32_t>(entries.first + block + i), part[i]);
         bar = heap.value[0];

@@ -12,9 +12,12 @@ import espalier.device.DeviceChoice;
 import espalier.device.ElementType;
 import java.lang.foreign.MemorySegment;
 import java.util.Arrays;
+import java.util.Comparator;
+import java.util.stream.IntStream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
 
 class SaeEncodeTest extends KernelTest {
 
@@ -420,6 +423,31 @@ class SaeEncodeTest extends KernelTest {
     Arrays.fill(equal, 1);
     Encoded first = run(exact(TOPK, equal, null, 0, 3), new float[] {1}, null, 5);
     assertRow(first, 0, new int[] {0, 1, 2}, new float[] {1, 1, 1});
+  }
+
+  /** With ties at the border, and with fewer positive ones than k. */
+  @ParameterizedTest
+  @ValueSource(ints = {1, 5, 100, 128, 129, 2000})
+  void theLargestOfMany(int k) {
+    int m = 3000;
+    float[] z = wholeNumbers(m, 9);
+    float[] x = {1, -1};
+    Encoded e = run(exact(TOPK, z, null, 0, k), x, null, k);
+    for (int row = 0; row < x.length; row++) {
+      float sign = x[row];
+      int[] index =
+          IntStream.range(0, m)
+              .filter(i -> sign * z[i] > 0)
+              .boxed()
+              .sorted(Comparator.comparingDouble(i -> -sign * z[i]))
+              .limit(k)
+              .mapToInt(i -> i)
+              .sorted()
+              .toArray();
+      float[] value = new float[index.length];
+      for (int j = 0; j < index.length; j++) value[j] = sign * z[index[j]];
+      assertRow(e, row, index, value);
+    }
   }
 
   @Test
