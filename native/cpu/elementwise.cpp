@@ -184,11 +184,15 @@ int32_t esp_dropout(const void *x_, int64_t ldx, void *out_, int64_t rows, int64
         if (accumulate != 0) {
 #pragma omp simd
           for (int64_t i = 0; i < count; i++) {
-            result[i] = static_cast<T>(result[i] + (factor[i] > 0 ? in[i] * factor[i] : 0.0f));
+            const float value = in[i];
+            result[i] = static_cast<T>(result[i] + (factor[i] > 0 ? value * factor[i] : 0.0f));
           }
         } else {
 #pragma omp simd
-          for (int64_t i = 0; i < count; i++) result[i] = static_cast<T>(factor[i] > 0 ? in[i] * factor[i] : 0.0f);
+          for (int64_t i = 0; i < count; i++) {
+            const float value = in[i];
+            result[i] = static_cast<T>(factor[i] > 0 ? value * factor[i] : 0.0f);
+          }
         }
       }
     });
