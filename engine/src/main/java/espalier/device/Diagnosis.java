@@ -1,5 +1,7 @@
 package espalier.device;
 
+import static espalier.bindings.kernels.Kernels.esp_has_products;
+
 import espalier.bindings.Availability;
 import espalier.bindings.NativeLibraries;
 import java.nio.file.Path;
@@ -31,6 +33,11 @@ public record Diagnosis(Map<String, String> findings, boolean usable) {
       try (Device device = Device.openCpu()) {
         findings.put("threads", String.valueOf(device.kernels().threads()));
       }
+      findings.put(
+          "bf16",
+          esp_has_products(ElementType.BF16.code()) == 1
+              ? "by AVX512-BF16"
+              : "not on this CPU: it has no AVX512-BF16");
     }
     findings.put("GPU", NvidiaDriver.describe(Path.of("/proc/driver/nvidia")));
     findings.put("CUDA", describe(NativeLibraries.cudaRuntime()));

@@ -4,6 +4,8 @@ import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.device.DeviceChoice;
+import espalier.device.ElementType;
 import espalier.format.AtomicFiles;
 import espalier.format.InputException;
 import java.io.IOException;
@@ -11,6 +13,7 @@ import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.Locale;
 import java.util.stream.Stream;
 
 /**
@@ -69,7 +72,15 @@ public record RunFolder(Path path) {
     if (json.has("accumulate")) {
       json.put("accumulate", json.get("accumulate").intValue() * ranks);
     }
+    DeviceChoice device = DeviceChoice.current();
+    if (device.type() != ElementType.F32) {
+      json.put("dtype", nameOf(device.type()));
+    }
     return json.toString();
+  }
+
+  private static String nameOf(ElementType type) {
+    return type.name().toLowerCase(Locale.ROOT);
   }
 
   public Path metrics() {
@@ -110,6 +121,9 @@ public record RunFolder(Path path) {
     }
     run.set("versions", Versions.json());
     run.put("git_revision", Versions.revision());
+    DeviceChoice device = DeviceChoice.current();
+    run.put("device", device.kind().name().toLowerCase(Locale.ROOT));
+    run.put("dtype", nameOf(device.type()));
     run.set("machine", Versions.machine());
     try {
       Files.createDirectories(path);

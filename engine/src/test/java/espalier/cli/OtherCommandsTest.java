@@ -54,6 +54,8 @@ class OtherCommandsTest {
         "merge --model MODEL --adapter ADAPTER --out TEMP/out --dtype bf16 | --dtype bf16",
         "merge --model UNTIED --adapter ADAPTER --out TEMP/out | adapter_model.safetensors",
         "train-sae --model MODEL --data DATA --out TEMP/out | --layer",
+        "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --dtype bf16 | --dtype",
+        "demo --out TEMP/demo --dtype bf16 | --dtype",
         "train-sae --model MODEL --data DATA --out TEMP/out --layer -1 | --layer -1",
         "train-sae --model MODEL --data DATA --out TEMP/out --layer 4 | --layer 4",
         "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --arch sparse | --arch sparse",
