@@ -17,10 +17,10 @@ struct Power {
 };
 
 inline Power nearest_power(float x) {
-  const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer, kept in the low bits */
+  /* Adding 1.5 * 2^23 rounds to an integer, kept in the low bits; 127 more, and these are the exponent of 2^n. */
+  const float magic = 12582912.0f + 127.0f;
   const float shifted = x + magic;
-  const uint32_t exponent = (__builtin_bit_cast(uint32_t, shifted) + 127u) << 23;
-  return {shifted - magic, __builtin_bit_cast(float, exponent)};
+  return {shifted - magic, __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, shifted) << 23)};
 }
 
 /* e^x as 2^n e^r with |r| <= ln 2 / 2 and a polynomial for e^r (coefficients: Cephes expf). Below -87.68, where n is
