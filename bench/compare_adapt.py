@@ -14,6 +14,8 @@ The limit: a step's needed floating-point operations (counted by `adapt --profil
 against StepFlops) at the rate that OpenBLAS reaches alone, in one call, on each product's own shape (reference/gemm_rates.py:
 the OpenBLAS of numpy, with its own threads), attention's at that of a large product; both measured in the same
 alternation. Beside it, the same operations all at the rate of a large product.
+
+--bf16: Espalier in bfloat16 as well (a CPU with AVX512-BF16), in turn with the others.
 """
 import argparse
 import collections
@@ -32,6 +34,7 @@ STEP = HERE / "reference/adapt_step.py"
 GEMM_RATES = HERE / "reference/gemm_rates.py"
 REMOVED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 WARM = 2  # steps that are not counted: caches fill, the JIT compiles
+BF16 = "bf16"  # Espalier's other type, as a side
 PROFILED = 8  # steps after which `adapt --profile` has its time line
 # The kernels that do what the algorithm needs (StepFlops counts the same).
 COUNTED = {"esp_linear", "esp_gemm", "esp_attention_forward", "esp_attention_backward", "esp_head_kl", "esp_sae_encode"}
@@ -84,11 +87,11 @@ def limits(a: argparse.Namespace, trace: Path, env: dict) -> dict:
                 limit_blas=alone["blas"])
 
 
-def run_espalier(a: argparse.Namespace, folder: Path, env: dict) -> dict:
-    """The limit is measured in a second process: a profile costs memory."""
+def run_espalier(a: argparse.Namespace, folder: Path, env: dict, dtype: str = "f32") -> dict:
+    """The limit, of float32 alone, is measured in a second process: a profile costs memory."""
     def adapt(out: str, steps: int, *more) -> dict:
         return measure(
-            [a.launcher, "adapt", "--device", "cpu", "--model", folder / job["model"],
+            [a.launcher, "adapt", "--device", "cpu", "--dtype", dtype, "--model", folder / job["model"],
              "--sae", f"{job['layer']}={folder / job['sae']}", "--data", folder / job["tokens"],
              "--init-adapter", folder / job["adapter"], "--order", "sequential", "--steps", steps,
              "--batch", job["batch"], "--context", job["context"], "--lr", job["lr"],
@@ -100,9 +103,11 @@ def run_espalier(a: argparse.Namespace, folder: Path, env: dict) -> dict:
         measured = adapt(temporary + "/out", a.steps)
         lines = [json.loads(line) for line in open(temporary + "/out/metrics.jsonl")]
         settings = json.load(open(temporary + "/out/run.json"))
-        trace = Path(temporary) / "trace.json"
-        adapt(temporary + "/profiled", PROFILED, "--profile", trace)
-        least = limits(a, trace, env)
+        least = {}
+        if dtype == "f32":
+            trace = Path(temporary) / "trace.json"
+            adapt(temporary + "/profiled", PROFILED, "--profile", trace)
+            least = limits(a, trace, env)
     steps = [line for line in lines if "step_ms" in line]
     return dict(step_ms=[s["step_ms"] for s in steps], kl=[s["kl"] for s in steps], **least, **measured,
                 versions=settings.get("versions"))
@@ -134,7 +139,10 @@ def print_table(rounds: list[dict[str, dict]], tokens: int) -> float:
     print(f"\n{'':9} {'tokens/s':>9} {'peak GB':>8}   {'ratio of Espalier to it':28} {'share of its memory'}")
     for side in rounds[0]:
         line = f"{side:9} {median(side, 'tokens_per_second'):9.0f} {median(side, 'peak_rss_bytes') / 1e9:8.2f}   "
-        if side != "espalier":
+        if side == BF16:
+            ratios = [r[side]["tokens_per_second"] / r["espalier"]["tokens_per_second"] for r in rounds]
+            line += f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) times Espalier in float32"
+        elif side != "espalier":
             ratios = [r["espalier"]["tokens_per_second"] / r[side]["tokens_per_second"] for r in rounds]
             share = statistics.median(r["espalier"]["peak_rss_bytes"] / r[side]["peak_rss_bytes"] for r in rounds)
             spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
@@ -153,6 +161,7 @@ def main() -> None:
     p.add_argument("--alternations", type=int, default=5)
     p.add_argument("--steps", type=int, default=12)
     p.add_argument("--threads", type=int, default=os.cpu_count())
+    p.add_argument("--bf16", action="store_true", help="Espalier with --dtype bf16, too")
     p.add_argument("--require", type=float, help="exit 1 where the median ratio to the paper's path is below this")
     p.add_argument("--launcher", default=HERE.parent / "espalier")
     p.add_argument("--python", help="one that has reference/requirements.txt (default: that of reference/venv.sh)")
@@ -172,6 +181,8 @@ def main() -> None:
     print(f"removed from the environment of all: {', '.join(REMOVED)}")
     sides = dict(paper=lambda *job: run_pytorch(*job, "paper"), tuned=lambda *job: run_pytorch(*job, "tuned"),
                  espalier=run_espalier)
+    if a.bf16:
+        sides[BF16] = lambda *job: run_espalier(*job, "bf16")
     rounds: list[dict[str, dict]] = []
     a.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary, a.out.open("a") as results:
