@@ -101,11 +101,14 @@ class SaePartsTest extends TypedKernelTest {
 
     void assertList(int t, List<Entry> expected) {
       assertEquals(expected.size(), TestBuffers.toInts(count)[t], "entries of token " + t);
+      int[] latents = TestBuffers.toInts(index);
+      float[] values = TestBuffers.toFloats(value);
+      float[] pres = TestBuffers.toFloats(pre);
       for (int j = 0; j < expected.size(); j++) {
         int at = t * capacity + j;
-        assertEquals(expected.get(j).latent, TestBuffers.toInts(index)[at], "token " + t);
-        assertEquals(expected.get(j).value, TestBuffers.toFloats(value)[at], "token " + t);
-        assertEquals(expected.get(j).value, TestBuffers.toFloats(pre)[at], "token " + t);
+        assertEquals(expected.get(j).latent, latents[at], "token " + t);
+        assertEquals(expected.get(j).value, values[at], "token " + t);
+        assertEquals(expected.get(j).value, pres[at], "token " + t);
       }
     }
 
