@@ -35,7 +35,7 @@ public final class Hub {
   private final HubSettings settings;
   private final Progress progress;
   private final HubCache cache;
-  private final HubClient client;
+  private final Duration pause;
 
   public Hub(HubSettings settings, Progress progress) {
     this(settings, progress, Duration.ofSeconds(1));
@@ -45,7 +45,7 @@ public final class Hub {
     this.settings = settings;
     this.progress = progress;
     cache = new HubCache(settings.cache());
-    client = new HubClient(settings, pause);
+    this.pause = pause;
   }
 
   /**
@@ -79,19 +79,21 @@ public final class Hub {
   }
 
   private Path download(HubName name, HubContent content) {
+    // Only now: an HTTP client with TLS takes a tenth of a second to make.
+    HubClient client = new HubClient(settings, pause);
     HubListing listing = client.list(name);
     List<HubFile> files = new ArrayList<>(content.files(name, listing));
-    files.forEach(file -> provide(name, listing.commit(), file));
+    files.forEach(file -> provide(client, name, listing.commit(), file));
     Path snapshot = cache.snapshot(name, listing.commit());
     if (files.stream().anyMatch(file -> file.path().equals(HubContent.INDEX))) {
       HubContent.shards(name, snapshot.resolve(HubContent.INDEX), listing)
-          .forEach(file -> provide(name, listing.commit(), file));
+          .forEach(file -> provide(client, name, listing.commit(), file));
     }
     cache.refer(name, listing.commit());
     return snapshot;
   }
 
-  private void provide(HubName name, String commit, HubFile file) {
+  private void provide(HubClient client, HubName name, String commit, HubFile file) {
     cache.provide(
         name,
         commit,
