@@ -23,23 +23,24 @@ constexpr int kTileRows = kLanes == 16 ? 12 : 6, kTileVectors = 2;
 template <typename T>
 constexpr int kTerms = sizeof(float) / sizeof(T);
 
-/* A word, and kLanes that follow each other, at any address that a T may have; as floats, which they may not be. */
+/* A word, and kLanes that follow each other, at any address that a bfloat16 may have; as floats, which they may not be.
+ * (An alignment that depends on T would be ignored.) */
+typedef float LooseWord __attribute__((aligned(sizeof(bf16)), may_alias));
+typedef float LooseWords __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(bf16)), may_alias));
+
 template <typename T>
 inline float word(const T *p) {
-  typedef float Word __attribute__((aligned(sizeof(T)), may_alias));
-  return *reinterpret_cast<const Word *>(p);
+  return *reinterpret_cast<const LooseWord *>(p);
 }
 
 template <typename T>
 inline Lanes words(const T *p) {
-  typedef Lanes Loose __attribute__((aligned(sizeof(T)), may_alias));
-  return *reinterpret_cast<const Loose *>(p);
+  return *reinterpret_cast<const LooseWords *>(p);
 }
 
 template <typename T>
 inline void store_words(T *p, Lanes bits) {
-  typedef Lanes Loose __attribute__((aligned(sizeof(T)), may_alias));
-  *reinterpret_cast<Loose *>(p) = bits;
+  *reinterpret_cast<LooseWords *>(p) = bits;
 }
 
 /* Whether an instruction multiplies and adds two bfloat16 of each word. */
