@@ -172,10 +172,7 @@ const T *factors(const float *source, int64_t rows, T *target) {
   if constexpr (kTerms<T> == 1) {
     return source;
   } else {
-    for (int64_t r = 0; r < rows; r++) {
-      for (int64_t c = 0; c < kTile; c += esp::kLanes)
-        esp::store(target + r * kTile + c, esp::load(source + r * kTile + c));
-    }
+    esp::round_row(source, target, rows * kTile);
     return target;
   }
 }

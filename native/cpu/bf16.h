@@ -50,6 +50,17 @@ struct bf16 {
   operator float() const { return __builtin_bit_cast(float, static_cast<uint32_t>(bits) << 16); }
 };
 
+/* Elements of T in the four bytes of a float. */
+template <typename T>
+constexpr int kTerms = sizeof(float) / sizeof(T);
+
+/* out[n] = x[n], each rounded. */
+template <typename T>
+inline void round_row(const float *x, T *out, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++) out[i] = static_cast<T>(x[i]);
+}
+
 /* body(T{}) for the type of activations that `dtype` names; the status that it returns, if it does. */
 template <typename Body>
 int32_t with_type(int32_t dtype, const Body &body) {

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "bf16.h"
+#include "row_sums.h"
 
 int32_t esp_keep_rows(const void *x_, const uint8_t *keep, void *out_, int64_t rows, int64_t cols, int32_t dtype) {
   ESP_REQUIRE(rows >= 0 && cols >= 0, "sizes must not be negative: rows=%ld cols=%ld", rows, cols);
@@ -34,20 +35,10 @@ int32_t esp_sequence_distance(const void *x_, const void *y_, const uint8_t *ski
       double rows = 0, distance = 0, cosine = 0;
       for (int64_t r = s * length; r < (s + 1) * length; r++) {
         if (skip != nullptr && skip[r] != 0) continue;
-        const T *__restrict a = x + r * d;
-        const T *__restrict b = y + r * d;
-        double error = 0, aa = 0, bb = 0, ab = 0;
-#pragma omp simd reduction(+ : error, aa, bb, ab)
-        for (int64_t c = 0; c < d; c++) {
-          const double u = static_cast<double>(a[c]), w = static_cast<double>(b[c]);
-          error += (u - w) * (u - w);
-          aa += u * u;
-          bb += w * w;
-          ab += u * w;
-        }
+        const esp::RowSums sums = esp::row_sums(x + r * d, y + r * d, d);
         rows += 1;
-        distance += std::sqrt(error);
-        cosine += ab / std::max(std::sqrt(aa) * std::sqrt(bb), 1e-8);
+        distance += std::sqrt(sums.error);
+        cosine += sums.cosine();
       }
       out[3 * s] = rows;
       out[3 * s + 1] = distance;

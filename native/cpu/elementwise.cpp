@@ -58,11 +58,7 @@ int32_t esp_fill_rows(const float *row, void *out_, int64_t rows, int64_t cols, 
   return esp::with_type(dtype, [=](auto type) {
     using T = decltype(type);
     auto *out = static_cast<T *>(out_);
-    esp::parallel_rows(rows, cols, [=](int64_t r) {
-      T *target = out + r * cols;
-#pragma omp simd
-      for (int64_t c = 0; c < cols; c++) target[c] = static_cast<T>(row[c]);
-    });
+    esp::parallel_rows(rows, cols, [=](int64_t r) { esp::round_row(row, out + r * cols, cols); });
   });
 }
 

@@ -131,11 +131,7 @@ void cross_entropy_gradient(float *z, const Statistics &s, int64_t n, int32_t ta
   z[target] -= scale * (1.0f - target_ratio * target_ratio);
 }
 
-/* How often its own length rows of T are apart that stand where rows of float stood. */
-template <typename T>
-constexpr int64_t kApart = sizeof(float) / sizeof(T);
-
-/* A row as T, from where it begins on. */
+/* A row of float as T, from where it begins on: rows are kTerms<T> times their length apart then. */
 template <typename T>
 void round_in_place(float *row, int64_t n) {
   if constexpr (!std::is_same_v<T, float>) {
@@ -143,8 +139,7 @@ void round_in_place(float *row, int64_t n) {
     T rounded[kBlock];
     for (int64_t first = 0; first < n; first += kBlock) {
       const int64_t count = std::min(kBlock, n - first);
-#pragma omp simd
-      for (int64_t i = 0; i < count; i++) rounded[i] = static_cast<T>(row[first + i]);
+      esp::round_row(row + first, rounded, count);
       /* Beyond it nothing is written that is not read yet. */
       std::memcpy(reinterpret_cast<char *>(row) + first * static_cast<int64_t>(sizeof(T)), rounded,
                   static_cast<size_t>(count) * sizeof(T));
@@ -197,8 +192,8 @@ int32_t esp_head_kl(const void *student_, const void *teacher_, const void *head
         if (d_student != nullptr) round_in_place<T>(zs, vocab);
       });
       if (d_student != nullptr) {
-        esp::gemm(false, false, rows, d, vocab, 1, reinterpret_cast<const T *>(student_logits), kApart<T> * vocab, head,
-                  d, 0, d_student + first * d, d);
+        esp::gemm(false, false, rows, d, vocab, 1, reinterpret_cast<const T *>(student_logits), esp::kTerms<T> * vocab,
+                  head, d, 0, d_student + first * d, d);
       }
     }
   });
@@ -229,10 +224,12 @@ int32_t esp_head_ce(const void *hidden_, const void *head_, float softcap, const
         round_in_place<T>(z, vocab);
       });
       if (d_hidden != nullptr) {
-        esp::gemm(false, false, rows, d, vocab, 1, gradients, kApart<T> * vocab, head, d, 0, d_hidden + first * d, d);
+        esp::gemm(false, false, rows, d, vocab, 1, gradients, esp::kTerms<T> * vocab, head, d, 0, d_hidden + first * d,
+                  d);
       }
       if (d_head != nullptr) {
-        esp::gemm(true, false, vocab, d, rows, 1, gradients, kApart<T> * vocab, hidden + first * d, d, 1, d_head, d);
+        esp::gemm(true, false, vocab, d, rows, 1, gradients, esp::kTerms<T> * vocab, hidden + first * d, d, 1, d_head,
+                  d);
       }
     }
   });

@@ -35,13 +35,6 @@ inline void store(bf16 *p, Lanes x) {
   *reinterpret_cast<Halves *>(p) = __builtin_convertvector(rounded, Halves);
 }
 
-/* out[n] = x[n], each rounded. */
-template <typename T>
-inline void round_row(const float *x, T *out, int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; i++) out[i] = static_cast<T>(x[i]);
-}
-
 }  // namespace esp
 
 #endif

@@ -33,7 +33,7 @@ bool has_no_zeros(int64_t n, const esp_low_rank *terms, int32_t count) {
 int64_t bytes(int32_t dtype) { return dtype == ESP_F32 ? sizeof(float) : sizeof(esp::bf16); }
 
 int32_t check(int32_t transposed, int64_t n, const esp_low_rank *terms, int32_t count, int32_t dtype) {
-  ESP_REQUIRE(dtype == ESP_F32 || dtype == ESP_BF16, "activations are float32 or bfloat16, not of type %d", dtype);
+  if (int32_t refused = esp::with_type(dtype, [](auto) {})) return refused;
   ESP_REQUIRE(count >= 0 && count <= ESP_LARGEST_TERMS, "%d terms, at most %d", count, ESP_LARGEST_TERMS);
   for (int32_t p = 0; p < count; p++) {
     if (int32_t status = check(transposed, terms[p], n)) return status;

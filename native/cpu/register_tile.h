@@ -1,9 +1,9 @@
 /*
  * The inner loop of dense products: a tile of c that stays in registers while k runs. Internal.
  *
- * Of both operands it takes words of four bytes: a float, or two bfloat16, terms 2 i and 2 i + 1 of a sum. Each step
- * takes a row of words of b in vectors and broadcasts words of a. With 16 lanes 12 x 32, which is 24 of 32 registers
- * for the sums, with 8 lanes 6 x 16, 12 of 16: 8 loads for 12 fused multiply-adds, which are what takes time.
+ * Of both operands it takes words of kTerms<T> terms of a sum: a float, or two bfloat16, terms 2 i and 2 i + 1. Each
+ * step takes a row of words of b in vectors and broadcasts words of a. With 16 lanes 12 x 32, which is 24 of 32
+ * registers for the sums, with 8 lanes 6 x 16, 12 of 16: 8 loads for 12 fused multiply-adds, which are what takes time.
  */
 #ifndef ESPALIER_CPU_REGISTER_TILE_H
 #define ESPALIER_CPU_REGISTER_TILE_H
@@ -18,10 +18,6 @@ namespace esp {
 
 /* Rows and vectors of a full tile. */
 constexpr int kTileRows = kLanes == 16 ? 12 : 6, kTileVectors = 2;
-
-/* Terms of a sum in a word. */
-template <typename T>
-constexpr int kTerms = sizeof(float) / sizeof(T);
 
 /* A word, and kLanes that follow each other, at any address that a bfloat16 may have; as floats, which they may not be.
  * (An alignment that depends on T would be ignored.) */
@@ -74,7 +70,8 @@ inline Lanes multiply_add(float a, Lanes b, Lanes sum) {
       return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(_mm512_set1_ps(a)), reinterpret_cast<__m512bh>(b));
     }
 #endif
-    /* Without AVX512-BF16 two products of floats: a bfloat16 is the upper half of one. */
+    /* Without AVX512-BF16 two products of floats: a bfloat16 is the upper half of one. (Denormal numbers, which that
+     * takes and gives as 0, stay.) */
     const Words a_words = Words{} + __builtin_bit_cast(uint32_t, a), b_words = reinterpret_cast<Words>(b);
     const auto second = [](Words two) { return reinterpret_cast<Lanes>(two & 0xffff0000u); };
     const auto first = [](Words two) { return reinterpret_cast<Lanes>(two << 16); };

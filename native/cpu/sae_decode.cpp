@@ -50,7 +50,7 @@ void gather_from(const Start &start, const float *factor, const int32_t *index, 
       float sum[kColumns];
       for (int64_t c = 0; c < width; c++) sum[c] = start(first + c);
       gather(factor, index, entries, table + first, sum, width, d);
-      for (int64_t c = 0; c < width; c++) out[first + c] = static_cast<T>(sum[c]);
+      esp::round_row(sum, out + first, width);
     }
   }
 }

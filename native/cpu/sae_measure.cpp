@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "bf16.h"
+#include "row_sums.h"
 
 namespace {
 
@@ -25,23 +26,13 @@ void add_rows(const T *x, const T *y, const uint8_t *keep, double *stats, int64_
     Sums sums{};
     for (int64_t t = i * block; t < std::min(tokens, (i + 1) * block); t++) {
       if (is_kept(keep, t)) continue;
-      const T *__restrict a = x + t * d;
-      const T *__restrict b = y + t * d;
-      double error = 0, aa = 0, bb = 0, ab = 0;
-#pragma omp simd reduction(+ : error, aa, bb, ab)
-      for (int64_t c = 0; c < d; c++) {
-        const double u = static_cast<double>(a[c]), w = static_cast<double>(b[c]);
-        error += (u - w) * (u - w);
-        aa += u * u;
-        bb += w * w;
-        ab += u * w;
-      }
-      const double norm = std::sqrt(aa), output_norm = std::sqrt(bb);
-      sums.error += error;
-      sums.square += aa;
-      sums.cosine += ab / std::max(norm * output_norm, 1e-8);
-      sums.output_square += bb;
-      sums.product += ab;
+      const esp::RowSums row = esp::row_sums(x + t * d, y + t * d, d);
+      const double norm = std::sqrt(row.aa), output_norm = std::sqrt(row.bb);
+      sums.error += row.error;
+      sums.square += row.aa;
+      sums.cosine += row.cosine();
+      sums.output_square += row.bb;
+      sums.product += row.ab;
       sums.norm += norm;
       sums.output_norm += output_norm;
       sums.ratio += norm < 1e-4 ? 1 : output_norm / norm;

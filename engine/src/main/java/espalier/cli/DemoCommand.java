@@ -1,9 +1,6 @@
 package espalier.cli;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import espalier.device.DeviceChoice;
-import espalier.device.ElementType;
-import espalier.format.InputException;
 import espalier.recipe.Console;
 import espalier.recipe.DemoRecipe;
 import espalier.recipe.DemoSettings;
@@ -38,9 +35,6 @@ final class DemoCommand implements Callable<Integer> {
   @Override
   public Integer call() {
     computing.check();
-    if (DeviceChoice.current().type() != ElementType.F32) {
-      throw new InputException("--dtype: the demo trains SAEs, which is done in f32");
-    }
     Optional<ObjectNode> results =
         new DemoRecipe(new DemoSettings(out, seed, scale), Console.standard()).run();
     if (results.isEmpty()) {

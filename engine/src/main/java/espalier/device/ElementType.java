@@ -1,6 +1,7 @@
 package espalier.device;
 
 import espalier.bindings.kernels.Kernels;
+import java.util.Locale;
 
 /** Of what type the elements of a matrix in device memory are. */
 public enum ElementType {
@@ -16,6 +17,11 @@ public enum ElementType {
 
   public int bytes() {
     return bytes;
+  }
+
+  /** As {@code --dtype} has it. */
+  public String label() {
+    return name().toLowerCase(Locale.ROOT);
   }
 
   /** As esp_dtype numbers it. */

@@ -3,6 +3,7 @@ package espalier.recipe;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.device.DeviceChoice;
 import espalier.train.Schedule;
 import espalier.train.TrainingLoop;
 import java.io.IOException;
@@ -49,6 +50,7 @@ public final class DemoRecipe {
    * What {@code results.json} holds: rows of the table, curves of the plot; empty if interrupted.
    */
   public Optional<ObjectNode> run() {
+    TrainSaeRecipe.requireFloat32(DeviceChoice.current().type()); // before it has pretrained
     DemoFolder.clear(out);
     new RunFolder(out).begin("demo", SettingsJson.of(settings), settings.seed());
     try {

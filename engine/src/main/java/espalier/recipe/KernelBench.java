@@ -19,7 +19,6 @@ import espalier.sae.Sae;
 import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
-import java.util.Locale;
 import java.util.Map;
 import java.util.function.Consumer;
 
@@ -94,7 +93,7 @@ public final class KernelBench {
         .put("side", "espalier")
         .put("kernel", kernel)
         .put("device", device.describe())
-        .put("dtype", device.type().name().toLowerCase(Locale.ROOT))
+        .put("dtype", device.type().label())
         .put("revision", Versions.revision());
   }
 

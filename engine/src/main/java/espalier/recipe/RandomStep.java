@@ -7,7 +7,6 @@ import espalier.autograd.Var;
 import espalier.data.RowOrder;
 import espalier.data.TokenRows;
 import espalier.device.Device;
-import espalier.device.ElementType;
 import espalier.distributed.Ranks;
 import espalier.format.InputException;
 import espalier.format.ModelConfig;
@@ -109,9 +108,7 @@ public final class RandomStep {
    * @param device in float32
    */
   public static RandomStep endToEnd(Device device, BenchSettings settings) {
-    if (device.type() != ElementType.F32) {
-      throw new InputException("--dtype: SAEs are trained in f32");
-    }
+    TrainSaeRecipe.requireFloat32(device.type());
     RandomStep step = new RandomStep(device, settings, false);
     step.prepareEndToEnd();
     return step;

@@ -74,13 +74,9 @@ public record RunFolder(Path path) {
     }
     DeviceChoice device = DeviceChoice.current();
     if (device.type() != ElementType.F32) {
-      json.put("dtype", nameOf(device.type()));
+      json.put("dtype", device.type().label());
     }
     return json.toString();
-  }
-
-  private static String nameOf(ElementType type) {
-    return type.name().toLowerCase(Locale.ROOT);
   }
 
   public Path metrics() {
@@ -123,7 +119,7 @@ public record RunFolder(Path path) {
     run.put("git_revision", Versions.revision());
     DeviceChoice device = DeviceChoice.current();
     run.put("device", device.kind().name().toLowerCase(Locale.ROOT));
-    run.put("dtype", nameOf(device.type()));
+    run.put("dtype", device.type().label());
     run.set("machine", Versions.machine());
     try {
       Files.createDirectories(path);

@@ -6,7 +6,6 @@ import espalier.device.Device;
 import espalier.train.StepProfiler;
 import java.nio.file.Path;
 import java.util.Arrays;
-import java.util.Locale;
 import java.util.Optional;
 
 /**
@@ -70,7 +69,7 @@ public final class StepBench {
     json.put("side", "espalier");
     json.put("shape", settings.shape());
     json.put("device", device.describe());
-    json.put("dtype", device.type().name().toLowerCase(Locale.ROOT));
+    json.put("dtype", device.type().label());
     json.put("context", settings.context());
     json.put("batch", settings.batch());
     json.put("sae_width", settings.saeWidth());

@@ -103,13 +103,18 @@ public final class TrainSaeRecipe {
     return this;
   }
 
+  /** Refuses to train SAEs in another type. */
+  static void requireFloat32(ElementType type) {
+    if (type != ElementType.F32) {
+      throw new InputException("--dtype: SAEs are trained in f32");
+    }
+  }
+
   /** Everything is checked before anything is written. */
   public TrainingLoop.End run() {
     RunFolder folder = RunFolder.check(settings.out(), settings.resume());
     try (Device device = Device.open()) {
-      if (device.type() != ElementType.F32) {
-        throw new InputException("--dtype: SAEs are trained in f32");
-      }
+      requireFloat32(device.type());
       ranks = parallel.ranks().on(device);
       Inputs inputs;
       try (ModelFolder files = ModelFolder.open(settings.model())) {
