@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "espalier.h"
+#include "pool.h"
 
 namespace esp {
 
@@ -18,34 +19,32 @@ namespace esp {
     if (!(condition)) return esp::fail(ESP_INVALID_ARGUMENT, __VA_ARGS__); \
   } while (false)
 
-/* Threads a parallel loop uses. */
-int threads();
-
-/* Below this many elementary operations, about 20 us, a loop stays on the calling thread: waking sleeping threads takes
- * 9 us (measured, OMP_WAIT_POLICY=passive). */
+/* Below this many elementary operations, about 20 us, a loop stays on the calling thread: others may be asleep, and
+ * waking them takes that long. */
 constexpr int64_t kParallelWork = 1 << 18;
+
+/* body(i) for every i in [0, n): tasks that are large or uneven. Who runs a task does not change its result. */
+template <typename Body>
+void parallel_tasks(int64_t n, const Body &body, Share share = Share::kInOrder) {
+  run(
+      n, share, [](const void *context, int64_t i) { (*static_cast<const Body *>(context))(i); }, &body);
+}
 
 /* body(i) for every i in [0, n), rows of about `work` operations each; for even work. */
 template <typename Body>
 void parallel_rows(int64_t n, int64_t work, const Body &body) {
-  if (n * work < kParallelWork || threads() == 1) {
+  if (n * work < kParallelWork) {
     for (int64_t i = 0; i < n; i++) body(i);
     return;
   }
-#pragma omp parallel for schedule(static) num_threads(threads())
-  for (int64_t i = 0; i < n; i++) body(i);
-}
-
-/* body(i) for every i in [0, n): tasks that are large or uneven, handed out in order as threads become free. Who
- * runs a task does not change its result. */
-template <typename Body>
-void parallel_tasks(int64_t n, const Body &body) {
-  if (n == 1 || threads() == 1) {
-    for (int64_t i = 0; i < n; i++) body(i);
-    return;
-  }
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads())
-  for (int64_t i = 0; i < n; i++) body(i);
+  /* Not too many for their number to be counted up one by one. */
+  const int64_t tasks = std::min<int64_t>(n, 8 * threads());
+  parallel_tasks(
+      tasks,
+      [&](int64_t task) {
+        for (int64_t i = n * task / tasks, end = n * (task + 1) / tasks; i < end; i++) body(i);
+      },
+      Share::kOwnParts);
 }
 
 /* body(begin, end) for pieces of [0, n) of `block` elements (the last may be shorter). */

@@ -1,7 +1,4 @@
 /* The library itself: version, errors, threads. */
-#include <omp.h>
-
-#include <atomic>
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
@@ -12,7 +9,6 @@ namespace esp {
 namespace {
 
 thread_local char last_error[512] = "";
-std::atomic<int> thread_count{0};
 
 }  // namespace
 
@@ -22,11 +18,6 @@ int32_t fail(int32_t status, const char *format, ...) {
   std::vsnprintf(last_error, sizeof last_error, format, arguments);
   va_end(arguments);
   return status;
-}
-
-int threads() {
-  int count = thread_count.load(std::memory_order_relaxed);
-  return count > 0 ? count : omp_get_num_procs();
 }
 
 }  // namespace esp
@@ -51,8 +42,9 @@ int32_t esp_transfer(void *target, const void *source, int64_t bytes) {
 const char *esp_last_error(void) { return esp::last_error; }
 
 int32_t esp_set_threads(int32_t threads) {
-  ESP_REQUIRE(threads >= 0 && threads <= 1024, "threads must be 0 (all) to 1024, got %d", threads);
-  esp::thread_count.store(threads, std::memory_order_relaxed);
+  ESP_REQUIRE(threads >= 0 && threads <= esp::kMostThreads, "threads must be 0 (the usual) to %d, got %d",
+              esp::kMostThreads, threads);
+  esp::set_threads(threads);
   return ESP_OK;
 }
 

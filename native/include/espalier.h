@@ -62,7 +62,8 @@ ESP_API int32_t esp_set_gemm(void *function, void *handle);
 ESP_API int32_t esp_set_stream(void *stream);
 /* ESP_CUDA: makes a captured cudaGraph_t faster before it is instantiated; what it computes stays. */
 ESP_API int32_t esp_prepare_graph(void *graph);
-/* Threads that kernels use from now on, 1 or more; 0: as many as the machine has cores this process may use. */
+/* Threads that kernels use from now on, 1 or more; 0: as many as OMP_NUM_THREADS said at the first call, or else as
+ * there are processors that this process may use. */
 ESP_API int32_t esp_set_threads(int32_t threads);
 ESP_API int32_t esp_threads(void);
 

@@ -142,10 +142,8 @@ public final class NativeLibraries {
   }
 
   private static Availability.Available loadKernels() {
-    // OpenMP threads that wait for each other must sleep, not spin: with another busy process on
-    // the
-    // machine, spinning made a training step five times slower.
-    ProcessEnvironment.setDefault("OMP_WAIT_POLICY", "passive");
+    // Java counts the processors that a container leaves, which the C library does not.
+    limitThreads(Runtime.getRuntime().availableProcessors());
     return loadKernels(NativeFiles.kernels(), Kernels.ESP_CPU());
   }
 

@@ -1,9 +1,18 @@
 package espalier.kernels;
 
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 
 import espalier.device.Transfer;
+import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
+import java.util.concurrent.Future;
+import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 
@@ -97,6 +106,42 @@ class GemmTest extends KernelTest {
           kernels.gemm(transA, transB, m, n, k, 1, a, transA ? m : k, b, transB ? k : n, 0, c, n);
           return TestBuffers.toFloats(c);
         });
+  }
+
+  /**
+   * Threads of the kernels are shared by all that call them; who finds them taken goes on alone.
+   */
+  @Test
+  void callersDoNotDisturbOneAnother() throws Exception {
+    onTheCpuOnly("a GPU's kernels are called by one thread");
+    int callers = 3, size = 160, products = 60;
+    kernels.setThreads(4);
+    try (Arena shared = Arena.ofShared();
+        ExecutorService executor = Executors.newFixedThreadPool(callers)) {
+      MemorySegment a = shared.allocateFrom(ValueLayout.JAVA_FLOAT, random(size * size));
+      MemorySegment b = shared.allocateFrom(ValueLayout.JAVA_FLOAT, random(size * size));
+      List<Future<float[][]>> results = new ArrayList<>();
+      for (int caller = 0; caller < callers; caller++) {
+        MemorySegment c = shared.allocate(ValueLayout.JAVA_FLOAT, size * size);
+        results.add(
+            executor.submit(
+                () -> {
+                  float[][] seen = new float[products][];
+                  for (int i = 0; i < products; i++) {
+                    Transfer.fill(c, (byte) -1);
+                    kernels.gemm(false, false, size, size, size, 1, a, size, b, size, 0, c, size);
+                    seen[i] = c.toArray(ValueLayout.JAVA_FLOAT);
+                  }
+                  return seen;
+                }));
+      }
+      float[] first = results.getFirst().get()[0];
+      for (Future<float[][]> result : results) {
+        for (float[] c : result.get()) assertArrayEquals(first, c);
+      }
+    } finally {
+      kernels.setThreads(0);
+    }
   }
 
   /** So a product of some rows, or of some latents, is that part of the whole one. */

@@ -1,0 +1,33 @@
+/*
+ * The threads that share the work of a kernel: the one that calls it and the pool's, which live as long as the process.
+ * Internal.
+ *
+ * A step calls some 250 kernels, of which most take less than a millisecond, so what counts is how soon the others
+ * begin: a thread that has nothing to do looks out for work for a while before it sleeps.
+ */
+#ifndef ESPALIER_CPU_POOL_H
+#define ESPALIER_CPU_POOL_H
+
+#include <cstdint>
+
+namespace esp {
+
+constexpr int kMostThreads = 1024;
+
+/* Threads that a kernel uses. */
+int threads();
+
+/* As many as `count` from now on; 0: the usual number, see esp_set_threads. */
+void set_threads(int count);
+
+/* How tasks come to threads: each takes the next one in order; or each has a part of its own, the same from call to
+ * call, so that what it wrote in one kernel is in its cache in the next, and helps the others when it is done. */
+enum class Share { kInOrder, kOwnParts };
+
+/* body(context, i) once for every i in [0, n), on the calling thread and those of the pool. Called from a body, or
+ * while another thread uses the pool, the calling thread does all. */
+void run(int64_t n, Share share, void (*body)(const void *context, int64_t i), const void *context) noexcept;
+
+}  // namespace esp
+
+#endif
