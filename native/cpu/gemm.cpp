@@ -72,26 +72,26 @@ struct Rows {
   int64_t strip, row, step;
 };
 
-/* c[kRows, kPanelColumns] = alpha * a panel + beta * c, a as Rows has it, k in words. */
-template <int kRows, typename T, typename C>
+/* c[kRows, kVectors * kLanes] = alpha * a panel + beta * c, a as Rows has it, k in words. */
+template <int kVectors, int kRows, typename T, typename C>
 inline void tile(int64_t k, float alpha, const T *a, int64_t row, int64_t step, const T *panel, float beta, C *c,
                  int64_t ldc) {
-  const RegisterTile<T, kRows, kTileVectors> tile(k, a, row, step, panel, kPanelColumns * kTerms<T>);
+  const RegisterTile<T, kRows, kVectors> tile(k, a, row, step, panel, kVectors * kLanes * kTerms<T>);
   tile.store_to(
       c, ldc, [=](Lanes sum, const C *before) { return beta == 0 ? alpha * sum : alpha * sum + beta * load(before); });
 }
 
 /* tile<rows>, rows <= kMost. (By a lambda, as in tile_product.h, addresses in the loop fall out of registers.) */
-template <int kMost, typename T, typename C>
+template <int kVectors, int kMost, typename T, typename C>
 inline void tile_of(int64_t rows, int64_t k, float alpha, const T *a, int64_t row, int64_t step, const T *panel,
                     float beta, C *c, int64_t ldc) {
   constexpr int64_t word = kTerms<T>;
   if (rows == kMost) {
     /* A step that the compiler knows is an address for free. */
-    if (step == word) return tile<kMost>(k, alpha, a, row, word, panel, beta, c, ldc);
-    return tile<kMost>(k, alpha, a, word, kTileRows * word, panel, beta, c, ldc);
+    if (step == word) return tile<kVectors, kMost>(k, alpha, a, row, word, panel, beta, c, ldc);
+    return tile<kVectors, kMost>(k, alpha, a, word, kTileRows * word, panel, beta, c, ldc);
   }
-  if constexpr (kMost > 1) tile_of<kMost - 1>(rows, k, alpha, a, row, step, panel, beta, c, ldc);
+  if constexpr (kMost > 1) tile_of<kVectors, kMost - 1>(rows, k, alpha, a, row, step, panel, beta, c, ldc);
 }
 
 /* Where the rows [0, m) of op(a) lie for terms [0, k); copied if need be. readable: rows that there are. */
@@ -113,6 +113,23 @@ Rows<T> rows_of(const Matrix<T> &a, int64_t m, int64_t k, int64_t readable, T *c
   return {copy, ld * kTileRows, ld, word};
 }
 
+/* c[rows, width] by a tile, of whatever is in c's place that does not end there. */
+template <int kVectors, typename T, typename C>
+void edge_tile(int64_t rows, int64_t width, int64_t k, float alpha, const T *a, int64_t row, int64_t step,
+               const T *panel, float beta, C *c, int64_t ldc) {
+  constexpr int64_t kColumns = kVectors * kLanes;
+  if (width == kColumns) return tile_of<kVectors, kTileRows>(rows, k, alpha, a, row, step, panel, beta, c, ldc);
+  float whole[kTileRows * kColumns];
+  tile_of<kVectors, kTileRows>(rows, k, alpha, a, row, step, panel, 0, whole, kColumns);
+  for (int64_t r = 0; r < rows; r++) {
+    for (int64_t l = 0; l < width; l++) {
+      C &element = c[r * ldc + l];
+      const float product = whole[r * kColumns + l];
+      element = static_cast<C>(beta == 0 ? product : product + beta * element);
+    }
+  }
+}
+
 /* c[m, n] for n <= kBlockColumns; a c in bfloat16 for one piece of k alone. readable: rows of op(a) that there are from
  * a on. */
 template <typename T, typename C>
@@ -126,8 +143,7 @@ void block_product(int64_t m, int64_t n, int64_t k, float alpha, const Matrix<T>
     const int64_t terms = std::min(depth, k - first), length = words_of<T>(terms);
     const float scale = first == 0 ? beta : 1;
     for (int64_t j = 0; j < n; j += kPanelColumns) {
-      pack_panel(b.transposed, b.from(first, j).at, b.ld, terms, std::min<int64_t>(kPanelColumns, n - j),
-                 panels + j * length * kTerms<T>);
+      pack_panel(b.transposed, b.from(first, j).at, b.ld, terms, n - j, panels + j * length * kTerms<T>);
     }
     for (int64_t top = 0; top < m; top += kBlockRows) {
       const int64_t bottom = std::min(top + kBlockRows, m);
@@ -135,22 +151,14 @@ void block_product(int64_t m, int64_t n, int64_t k, float alpha, const Matrix<T>
       for (int64_t j = 0; j < n; j += kPanelColumns) {
         const T *panel = panels + j * length * kTerms<T>;
         for (int64_t i = top; i < bottom; i += kTileRows) {
-          const int64_t height = std::min<int64_t>(kTileRows, bottom - i),
-                        width = std::min<int64_t>(kPanelColumns, n - j);
+          const int64_t height = std::min<int64_t>(kTileRows, bottom - i);
           const T *strip = rows.at + (i - top) / kTileRows * rows.strip;
           C *target = c + i * ldc + j;
-          if (width == kPanelColumns) {
-            tile_of<kTileRows>(height, length, alpha, strip, rows.row, rows.step, panel, scale, target, ldc);
-            continue;
-          }
-          float edge[kTileRows * kPanelColumns];
-          tile_of<kTileRows>(height, length, alpha, strip, rows.row, rows.step, panel, 0, edge, kPanelColumns);
-          for (int64_t r = 0; r < height; r++) {
-            for (int64_t l = 0; l < width; l++) {
-              C &element = target[r * ldc + l];
-              const float product = edge[r * kPanelColumns + l];
-              element = static_cast<C>(scale == 0 ? product : product + scale * element);
-            }
+          if (n - j <= kLanes) { /* of two vectors one would be zeros */
+            edge_tile<1>(height, n - j, length, alpha, strip, rows.row, rows.step, panel, scale, target, ldc);
+          } else {
+            edge_tile<kTileVectors>(height, std::min<int64_t>(kPanelColumns, n - j), length, alpha, strip, rows.row,
+                                    rows.step, panel, scale, target, ldc);
           }
         }
       }

@@ -2,7 +2,8 @@
  * Copies of blocks of matrices in the layouts that gemm.cpp's inner loop reads: one address after another, in words of
  * kTerms<T> terms of k (register_tile.h); a last word is filled up with 0. Internal.
  *
- *   panel   kPanelColumns columns of op(b): [words][kPanelColumns], zeros where the matrix ends before
+ *   panel   kPanelColumns columns of op(b): [words][kPanelColumns], zeros where the matrix ends before; one vector's
+ *           columns, [words][kLanes], where no more are left
  *   strip   kTileRows rows of op(a), where a is stored transposed: [words][kTileRows]
  */
 #ifndef ESPALIER_CPU_PACK_H
@@ -65,33 +66,41 @@ inline Lanes gathered_words(const T *s, int64_t ld) {
   }
 }
 
-/* Element (i, j) of op(b) is b[j * ldb + i] if transposed, else b[i * ldb + j]; i < k, j < n <= kPanelColumns. */
-template <typename T>
-inline void pack_panel(bool transposed, const T *b, int64_t ldb, int64_t k, int64_t n, T *panel) {
-  constexpr int64_t terms = kTerms<T>;
+/* The first kVectors * kLanes columns of op(b), of which there are n. Element (i, j) is b[j * ldb + i] if transposed,
+ * else b[i * ldb + j]; i < k. */
+template <int kVectors, typename T>
+inline void pack_columns(bool transposed, const T *b, int64_t ldb, int64_t k, int64_t n, T *panel) {
+  constexpr int64_t terms = kTerms<T>, columns = kVectors * kLanes;
   const int64_t whole = k / terms, all = words_of<T>(k);
   int64_t i = 0; /* a word */
-  if (n == kPanelColumns && transposed) {
+  if (n >= columns && transposed) {
     for (; i + kLanes <= whole; i += kLanes) {
-      for (int j = 0; j < kPanelColumns; j += kLanes)
-        transpose(b + j * ldb + i * terms, ldb, panel + (i * kPanelColumns + j) * terms, kPanelColumns * terms);
+      for (int j = 0; j < columns; j += kLanes)
+        transpose(b + j * ldb + i * terms, ldb, panel + (i * columns + j) * terms, columns * terms);
     }
-  } else if (n == kPanelColumns) {
+  } else if (n >= columns) {
     for (; i < whole; i++) {
-      for (int j = 0; j < kPanelColumns; j += kLanes)
-        store_words(panel + (i * kPanelColumns + j) * terms, gathered_words(b + i * terms * ldb + j, ldb));
+      for (int j = 0; j < columns; j += kLanes)
+        store_words(panel + (i * columns + j) * terms, gathered_words(b + i * terms * ldb + j, ldb));
     }
   }
   for (; i < all; i++) {
-    for (int64_t j = 0; j < kPanelColumns; j++) {
+    for (int64_t j = 0; j < columns; j++) {
       for (int64_t term = i * terms; term < (i + 1) * terms; term++) {
         const bool there = j < n && term < k;
-        panel[i * kPanelColumns * terms + j * terms + term % terms] = !there       ? T(0.0f)
-                                                                      : transposed ? b[j * ldb + term]
-                                                                                   : b[term * ldb + j];
+        panel[i * columns * terms + j * terms + term % terms] = !there       ? T(0.0f)
+                                                                : transposed ? b[j * ldb + term]
+                                                                             : b[term * ldb + j];
       }
     }
   }
+}
+
+/* A panel of what is left of op(b), n columns. */
+template <typename T>
+inline void pack_panel(bool transposed, const T *b, int64_t ldb, int64_t k, int64_t n, T *panel) {
+  if (n <= kLanes) return pack_columns<1>(transposed, b, ldb, k, n, panel);
+  pack_columns<kTileVectors>(transposed, b, ldb, k, n, panel);
 }
 
 /* Strips lie this many words further apart than they are long, lest they fall into the same few places of a cache. */
