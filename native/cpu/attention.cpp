@@ -129,7 +129,16 @@ void transpose(const T *source, int64_t ld, int64_t rows, int64_t cols, T *targe
 template <typename T>
 void gather(const T *source, int64_t ld, int64_t rows, int64_t cols, T *target) {
   if constexpr (kTerms<T> == 1) {
-    for (int64_t r = 0; r < rows; r++) std::copy_n(source + r * ld, cols, target + r * cols);
+    constexpr int64_t kTwo = 2 * esp::kLanes; /* one by one they would become a call of memcpy, for a short row */
+    for (int64_t r = 0; r < rows; r++) {
+      int64_t c = 0;
+      for (; c + kTwo <= cols; c += kTwo) {
+        const esp::Lanes one = esp::load(source + r * ld + c), two = esp::load(source + r * ld + c + esp::kLanes);
+        esp::store(target + r * cols + c, one);
+        esp::store(target + r * cols + c + esp::kLanes, two);
+      }
+      for (; c < cols; c++) target[r * cols + c] = source[r * ld + c];
+    }
   } else {
     for (int64_t r = 0; r < rows; r += 2) {
       const T *row = source + r * ld;
@@ -190,10 +199,15 @@ const T *factors_transposed(const T *rounded, int64_t rows, T *target) {
 /* What makes a score of base 2 of a product, p = 2^score, unless scores are capped first. */
 float score_factor(const Shape &shape) { return shape.softcap > 0 ? shape.scale : shape.scale * kLog2E; }
 
-/* The columns of q or k such that products of them are scores. Those in bfloat16 stay: to scale would round again. */
+/* Whether scores have to be scaled, and not the columns that they are products of: those in bfloat16 stay, as scaling
+ * would round again. */
+template <typename T>
+constexpr bool kScaled = !std::is_same_v<T, float>;
+
+/* The columns of q or k such that products of them are scores. */
 template <typename T>
 void scale_columns([[maybe_unused]] T *columns, const Shape &shape) {
-  if constexpr (std::is_same_v<T, float>) {
+  if constexpr (!kScaled<T>) {
     const float factor = score_factor(shape);
 #pragma omp simd
     for (int64_t i = 0; i < shape.head_dim * kTile; i++) columns[i] *= factor;
@@ -203,7 +217,7 @@ void scale_columns([[maybe_unused]] T *columns, const Shape &shape) {
 /* From products of columns to scores, where the columns were not scaled. */
 template <typename T>
 void scale_scores([[maybe_unused]] float *s, Span lanes, const Shape &shape) {
-  if constexpr (!std::is_same_v<T, float>) {
+  if constexpr (kScaled<T>) {
     const float factor = score_factor(shape);
     each_lane(lanes, [=](int64_t i) { s[i] *= factor; });
   }
@@ -220,6 +234,36 @@ void cap_scores(float *s, Span lanes, float softcap, float *slope) {
   }
 #pragma omp simd
   for (int64_t i = lanes.begin; i < lanes.end; i++) s[i] *= softcap * kLog2E;
+}
+
+/* Of the keys from `key` on, those that any of kLanes queries from `query` on sees. */
+Span keys_of_lanes(const Shape &shape, int64_t key, int64_t keys, int64_t query) {
+  const int64_t end = std::clamp<int64_t>(query + esp::kLanes - key, 0, keys);
+  return {std::clamp<int64_t>(shape.first_key(query) - key, 0, end), end};
+}
+
+/* kLanes queries' columns of `keys` rows of scores become weights, 2^(score - maximum), 0 where not seen; where the
+ * maximum grows, what was summed up until now is to shrink. */
+inline void softmax_columns(float *scores, int64_t keys, Span seen, float *maximum, float *total, float *shrink) {
+  using esp::Lanes;
+  const Lanes before = esp::load(maximum);
+  Lanes highest = before;
+  for (int64_t j = seen.begin; j < seen.end; j++) {
+    const Lanes s = esp::load(scores + j * kTile);
+    highest = s > highest ? s : highest;
+  }
+  const Lanes smaller = esp::exp2(before - highest);
+  Lanes sum = esp::load(total) * smaller;
+  for (int64_t j = 0; j < seen.begin; j++) esp::store(scores + j * kTile, Lanes{});
+  for (int64_t j = seen.begin; j < seen.end; j++) {
+    const Lanes p = esp::exp2(esp::load(scores + j * kTile) - highest);
+    esp::store(scores + j * kTile, p);
+    sum += p;
+  }
+  for (int64_t j = seen.end; j < keys; j++) esp::store(scores + j * kTile, Lanes{});
+  esp::store(maximum, highest);
+  esp::store(total, sum);
+  esp::store(shrink, smaller);
 }
 
 template <typename T>
@@ -242,32 +286,16 @@ void forward_tile(const Shape &shape, const T *q, const T *k, const T *v, T *out
     const RowTile<T> k_rows = rows_in_words(k + key * shape.ld_kv, shape.ld_kv, keys, d, copy);
     esp::tile_product<Layout::kRows>(keys, kTile, words_of<T>(d), k_rows.at, k_rows.ld, q_columns, kLine<T>, scores,
                                      kTile, false, key == first ? Part::kColumnsFromRow : Part::kAll);
-    float highest[kTile];
-    std::copy(maximum, maximum + kTile, highest);
-    for (int64_t j = 0; j < keys; j++) {
+    const bool all_seen = key + keys <= first + 1 && shape.first_key(first + queries - 1) <= key;
+    for (int64_t j = 0; j < (all_seen && !kScaled<T> && shape.softcap == 0 ? 0 : keys); j++) {
       float *row = scores + j * kTile;
       const Span seen = queries_seeing(shape, first, key + j), wide = seen.widened();
       scale_scores<T>(row, wide, shape);
       if (shape.softcap > 0) cap_scores(row, wide, shape.softcap, nullptr);
       fill_outside(row, seen, wide, 2 * kMasked);
-#pragma omp simd
-      for (int64_t i = wide.begin; i < wide.end; i++) highest[i] = row[i] > highest[i] ? row[i] : highest[i];
     }
-#pragma omp simd
-    for (int64_t i = 0; i < kTile; i++) {
-      shrink[i] = esp::exp2(maximum[i] - highest[i]);
-      maximum[i] = highest[i];
-      total[i] *= shrink[i];
-    }
-    for (int64_t j = 0; j < keys; j++) {
-      float *row = scores + j * kTile;
-      const Span wide = queries_seeing(shape, first, key + j).widened();
-#pragma omp simd
-      for (int64_t i = wide.begin; i < wide.end; i++) {
-        row[i] = esp::exp2(row[i] - highest[i]);
-        total[i] += row[i];
-      }
-      fill_outside(row, wide, kAllLanes, 0);
+    for (int64_t i = 0; i < kTile; i += esp::kLanes) {
+      softmax_columns(scores + i, keys, keys_of_lanes(shape, key, keys, first + i), maximum + i, total + i, shrink + i);
     }
     for (int64_t i = 0; i < queries; i++) {
       if (shrink[i] == 1.0f) continue;

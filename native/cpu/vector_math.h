@@ -9,18 +9,32 @@
 
 #include <cstdint>
 
+#include "lanes.h"
+
 namespace esp {
 
-/* The integer n nearest to x in [-127, 127], and 2^n; 2^-127 is 0 here. */
-struct Power {
-  float n, two_to_n;
+/* A float's bits; of a vector of floats its words. */
+template <typename Real>
+struct BitsOf {
+  typedef Words type;
+};
+template <>
+struct BitsOf<float> {
+  typedef uint32_t type;
 };
 
-inline Power nearest_power(float x) {
+/* The integer n nearest to x in [-127, 127], and 2^n; 2^-127 is 0 here. */
+template <typename Real>
+struct Power {
+  Real n, two_to_n;
+};
+
+template <typename Real>
+inline Power<Real> nearest_power(Real x) {
   /* Adding 1.5 * 2^23 rounds to an integer, kept in the low bits; 127 more, and these are the exponent of 2^n. */
   const float magic = 12582912.0f + 127.0f;
-  const float shifted = x + magic;
-  return {shifted - magic, __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, shifted) << 23)};
+  const Real shifted = x + magic;
+  return {shifted - magic, __builtin_bit_cast(Real, __builtin_bit_cast(typename BitsOf<Real>::type, shifted) << 23)};
 }
 
 /* e^x as 2^n e^r with |r| <= ln 2 / 2 and a polynomial for e^r (coefficients: Cephes expf). Below -87.68, where n is
@@ -30,7 +44,7 @@ inline float exp(float x) {
   const float low = -88.02f, high = 88.37f;
   float y = high < x ? high : x;
   y = y < low ? low : y;
-  const Power power = nearest_power(y * 1.44269504088896341f);
+  const Power<float> power = nearest_power(y * 1.44269504088896341f);
   const float r = (y - power.n * 0.693359375f) - power.n * -2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
@@ -43,13 +57,14 @@ inline float exp(float x) {
 }
 
 /* 2^x for x <= 127, cheaper than e^x: what n leaves of x is exact. A polynomial for (2^f - 1) / f, |f| <= 1/2, of least
- * largest error (2e-9). Below -126.5 0; NaN stays NaN. */
-inline float exp2(float x) {
-  const float low = -127.0f;
-  const float y = x < low ? low : x;
-  const Power power = nearest_power(y);
-  const float f = y - power.n;
-  float p = 1.5353361960e-4f;
+ * largest error (2e-9). Below -126.5 0; NaN stays NaN. Real: float or Lanes. */
+template <typename Real>
+inline Real exp2(Real x) {
+  const Real low = Real{} - 127.0f;
+  const Real y = x < low ? low : x;
+  const Power<Real> power = nearest_power(y);
+  const Real f = y - power.n;
+  Real p = Real{} + 1.5353361960e-4f;
   p = p * f + 1.3398875017e-3f;
   p = p * f + 9.6184369177e-3f;
   p = p * f + 5.5503323674e-2f;
