@@ -35,6 +35,9 @@ constexpr int64_t kDepth = 640;
 constexpr int64_t kBlockRows = 48, kBlockColumns = 128;
 static_assert(kBlockRows % kTileRows == 0 && kBlockColumns % kPanelColumns == 0, "blocks are whole strips and panels");
 
+/* Of a map and its low-rank terms. */
+constexpr int64_t kMostProducts = 1 + ESP_LARGEST_TERMS;
+
 /* Below this many multiplications, about 20 us, the calling thread does all: see kParallelWork. */
 constexpr int64_t kOneTask = 1 << 20;
 
@@ -130,53 +133,90 @@ void edge_tile(int64_t rows, int64_t width, int64_t k, float alpha, const T *a, 
   }
 }
 
-/* c[m, n] for n <= kBlockColumns; a c in bfloat16 for one piece of k alone. readable: rows of op(a) that there are from
- * a on. */
-template <typename T, typename C>
-void block_product(int64_t m, int64_t n, int64_t k, float alpha, const Matrix<T> &a, int64_t readable,
-                   const Matrix<T> &b, float beta, C *c, int64_t ldc) {
-  Copies &copy = copies();
-  T *panels = reinterpret_cast<T *>(copy.panels), *row_copy = reinterpret_cast<T *>(copy.rows);
-  const int64_t depth = depth_of<T>(k);
-  int64_t first = 0;
-  do { /* once where k is 0: c is beta c then */
-    const int64_t terms = std::min(depth, k - first), length = words_of<T>(terms);
-    const float scale = first == 0 ? beta : 1;
-    for (int64_t j = 0; j < n; j += kPanelColumns) {
-      pack_panel(b.transposed, b.from(first, j).at, b.ld, terms, n - j, panels + j * length * kTerms<T>);
-    }
-    for (int64_t top = 0; top < m; top += kBlockRows) {
-      const int64_t bottom = std::min(top + kBlockRows, m);
-      const Rows<T> rows = rows_of(a.from(top, first), bottom - top, terms, readable - top, row_copy);
-      for (int64_t j = 0; j < n; j += kPanelColumns) {
-        const T *panel = panels + j * length * kTerms<T>;
-        for (int64_t i = top; i < bottom; i += kTileRows) {
-          const int64_t height = std::min<int64_t>(kTileRows, bottom - i);
-          const T *strip = rows.at + (i - top) / kTileRows * rows.strip;
-          C *target = c + i * ldc + j;
-          if (n - j <= kLanes) { /* of two vectors one would be zeros */
-            edge_tile<1>(height, n - j, length, alpha, strip, rows.row, rows.step, panel, scale, target, ldc);
-          } else {
-            edge_tile<kTileVectors>(height, std::min<int64_t>(kPanelColumns, n - j), length, alpha, strip, rows.row,
-                                    rows.step, panel, scale, target, ldc);
-          }
-        }
-      }
-    }
-    first += depth;
-  } while (first < k);
+/* Panels of n <= kBlockColumns columns of op(b), `terms` terms of k, at `panels`; where they end. */
+template <typename T>
+T *pack_panels(const Matrix<T> &b, int64_t n, int64_t terms, T *panels) {
+  const int64_t length = words_of<T>(terms) * kTerms<T>;
+  for (int64_t j = 0; j < n; j += kPanelColumns) {
+    pack_panel(b.transposed, b.from(0, j).at, b.ld, terms, n - j, panels + j * length);
+  }
+  return panels + pieces(n, kPanelColumns) * kPanelColumns * length;
 }
 
-/* Rows [i, i + height) and columns [begin, end) of products. */
+/* c[m, n] for m <= kBlockRows, n <= kBlockColumns and one piece of k. readable: rows of op(a) that there are from a on.
+ */
+template <typename T, typename C>
+void row_block(int64_t m, int64_t n, int64_t terms, float alpha, const Matrix<T> &a, int64_t readable, const T *panels,
+               float beta, C *c, int64_t ldc) {
+  const int64_t length = words_of<T>(terms);
+  const Rows<T> rows = rows_of(a, m, terms, readable, reinterpret_cast<T *>(copies().rows));
+  for (int64_t j = 0; j < n; j += kPanelColumns) {
+    const T *panel = panels + j * length * kTerms<T>;
+    for (int64_t i = 0; i < m; i += kTileRows) {
+      const int64_t height = std::min<int64_t>(kTileRows, m - i);
+      const T *strip = rows.at + i / kTileRows * rows.strip;
+      C *target = c + i * ldc + j;
+      if (n - j <= kLanes) { /* of two vectors one would be zeros */
+        edge_tile<1>(height, n - j, length, alpha, strip, rows.row, rows.step, panel, beta, target, ldc);
+      } else {
+        edge_tile<kTileVectors>(height, std::min<int64_t>(kPanelColumns, n - j), length, alpha, strip, rows.row,
+                                rows.step, panel, beta, target, ldc);
+      }
+    }
+  }
+}
+
+/* Rows [i, i + height) and columns [begin, end) of products; a c in bfloat16 for one product of one piece of k alone.
+ */
 template <typename T, typename C>
 void sum_of_terms(int64_t m, int64_t i, int64_t height, int64_t begin, int64_t end, float beta, const Product<T> *terms,
                   int64_t count, C *c, int64_t ldc) {
+  T *const panels = reinterpret_cast<T *>(copies().panels);
+  /* Of some columns of a term the terms [first, first + length) of k to all rows. */
+  const auto add = [=](const Product<T> &term, const T *packed, int64_t first, int64_t length, float scale, int64_t top,
+                       int64_t rows) {
+    const int64_t from = std::max(begin, term.from), to = std::min(end, term.from + term.n);
+    for (int64_t row = top; row < top + rows; row += kBlockRows) {
+      row_block(std::min(kBlockRows, top + rows - row), to - from, length, term.alpha, term.a.from(row, first), m - row,
+                packed, scale, c + (row - i) * ldc + from - begin, ldc);
+    }
+  };
+  const auto columns = [=](const Product<T> &term) {
+    return std::max<int64_t>(0, std::min(end, term.from + term.n) - std::max(begin, term.from));
+  };
+  const auto panels_of = [=](const Product<T> &term, int64_t first, int64_t length, T *at) {
+    return pack_panels(term.b.from(first, std::max(begin, term.from) - term.from), columns(term), length, at);
+  };
+
+  int64_t words = 0;
+  for (int64_t p = 0; p < count; p++) words += words_of<T>(terms[p].k);
+  if (count > 1 &&
+      words <= kDepth) { /* all panels at once, and all terms to a block while it is in the level-1 cache */
+    const T *packed[kMostProducts];
+    T *at = panels;
+    for (int64_t p = 0; p < count; p++) {
+      packed[p] = at;
+      if (columns(terms[p]) > 0) at = panels_of(terms[p], 0, terms[p].k, at);
+    }
+    for (int64_t top = i; top < i + height; top += kBlockRows) {
+      const int64_t rows = std::min(kBlockRows, i + height - top);
+      for (int64_t p = 0; p < count; p++) {
+        if (columns(terms[p]) > 0) add(terms[p], packed[p], 0, terms[p].k, p == 0 ? beta : 1, top, rows);
+      }
+    }
+    return;
+  }
   for (int64_t p = 0; p < count; p++) { /* while c is in cache */
     const Product<T> &term = terms[p];
-    const int64_t from = std::max(begin, term.from), to = std::min(end, term.from + term.n);
-    if (from >= to) continue;
-    block_product(height, to - from, term.k, term.alpha, term.a.from(i, 0), m - i, term.b.from(0, from - term.from),
-                  p == 0 ? beta : 1, c + from - begin, ldc);
+    if (columns(term) == 0) continue;
+    const int64_t depth = depth_of<T>(term.k);
+    int64_t first = 0;
+    do { /* once where k is 0: c is beta c then */
+      const int64_t length = std::min(depth, term.k - first);
+      panels_of(term, first, length, panels);
+      add(term, panels, first, length, p == 0 && first == 0 ? beta : 1, i, height);
+      first += depth;
+    } while (first < term.k);
   }
 }
 
