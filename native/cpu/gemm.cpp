@@ -24,6 +24,7 @@
 #include <memory>
 #include <vector>
 
+#include "amx.h"
 #include "kernel.h"
 #include "pack.h"
 
@@ -133,63 +134,144 @@ void edge_tile(int64_t rows, int64_t width, int64_t k, float alpha, const T *a, 
   }
 }
 
-/* Panels of n <= kBlockColumns columns of op(b), `terms` terms of k, at `panels`; where they end. */
+/* Products by the instructions for vectors (register_tile.h). */
 template <typename T>
-T *pack_panels(const Matrix<T> &b, int64_t n, int64_t terms, T *panels) {
-  const int64_t length = words_of<T>(terms) * kTerms<T>;
-  for (int64_t j = 0; j < n; j += kPanelColumns) {
-    pack_panel(b.transposed, b.from(0, j).at, b.ld, terms, n - j, panels + j * length);
-  }
-  return panels + pieces(n, kPanelColumns) * kPanelColumns * length;
-}
+struct ByVectors {
+  /* Words that a panel has for k terms. */
+  static int64_t words(int64_t k) { return words_of<T>(k); }
 
-/* c[m, n] for m <= kBlockRows, n <= kBlockColumns and one piece of k. readable: rows of op(a) that there are from a on.
- */
-template <typename T, typename C>
-void row_block(int64_t m, int64_t n, int64_t terms, float alpha, const Matrix<T> &a, int64_t readable, const T *panels,
-               float beta, C *c, int64_t ldc) {
-  const int64_t length = words_of<T>(terms);
-  const Rows<T> rows = rows_of(a, m, terms, readable, reinterpret_cast<T *>(copies().rows));
-  for (int64_t j = 0; j < n; j += kPanelColumns) {
-    const T *panel = panels + j * length * kTerms<T>;
-    for (int64_t i = 0; i < m; i += kTileRows) {
-      const int64_t height = std::min<int64_t>(kTileRows, m - i);
-      const T *strip = rows.at + i / kTileRows * rows.strip;
-      C *target = c + i * ldc + j;
-      if (n - j <= kLanes) { /* of two vectors one would be zeros */
-        edge_tile<1>(height, n - j, length, alpha, strip, rows.row, rows.step, panel, beta, target, ldc);
-      } else {
-        edge_tile<kTileVectors>(height, std::min<int64_t>(kPanelColumns, n - j), length, alpha, strip, rows.row,
-                                rows.step, panel, beta, target, ldc);
+  /* c[m, n] for m <= kBlockRows, n <= kBlockColumns and one piece of k. readable: rows of op(a) that there are from a
+   * on. */
+  template <typename C>
+  static void row_block(int64_t m, int64_t n, int64_t terms, float alpha, const Matrix<T> &a, int64_t readable,
+                        const T *panels, float beta, C *c, int64_t ldc) {
+    const int64_t length = words(terms);
+    const Rows<T> rows = rows_of(a, m, terms, readable, reinterpret_cast<T *>(copies().rows));
+    for (int64_t j = 0; j < n; j += kPanelColumns) {
+      const T *panel = panels + j * length * kTerms<T>;
+      for (int64_t i = 0; i < m; i += kTileRows) {
+        const int64_t height = std::min<int64_t>(kTileRows, m - i);
+        const T *strip = rows.at + i / kTileRows * rows.strip;
+        C *target = c + i * ldc + j;
+        if (n - j <= kLanes) { /* of two vectors one would be zeros */
+          edge_tile<1>(height, n - j, length, alpha, strip, rows.row, rows.step, panel, beta, target, ldc);
+        } else {
+          edge_tile<kTileVectors>(height, std::min<int64_t>(kPanelColumns, n - j), length, alpha, strip, rows.row,
+                                  rows.step, panel, beta, target, ldc);
+        }
       }
     }
   }
+
+  /* What a thread holds meanwhile: nothing. */
+  struct Session {
+    Session() {}
+  };
+};
+
+#if defined(ESPALIER_AMX)
+/* Products of bfloat16 by the matrix unit (amx.h). */
+struct ByMatrixUnit {
+  using T = bf16;
+  static_assert(kLanes == amx::kWords && kBlockRows % amx::kRows == 0, "tiles are as wide as vectors");
+
+  /* In whole tiles; terms that are not there are zeros. */
+  static int64_t words(int64_t k) { return pieces(words_of<T>(k), amx::kWords) * amx::kWords; }
+
+  /* As ByVectors has it. */
+  template <typename C>
+  static void row_block(int64_t m, int64_t n, int64_t terms, float alpha, const Matrix<T> &a, int64_t readable,
+                        const T *panels, float beta, C *c, int64_t ldc) {
+    constexpr int64_t kDown = 2 * amx::kRows;
+    const int64_t length = words(terms);
+    const Rows<T> rows = whole_rows(a, m, terms, readable, reinterpret_cast<T *>(copies().rows));
+    float sums[kDown * kPanelColumns];
+    for (int64_t j = 0; j < n; j += kPanelColumns) {
+      const T *panel = panels + j * length * kTerms<T>;
+      const int64_t width = std::min<int64_t>(kPanelColumns, n - j), across = width <= kLanes ? 1 : 2;
+      for (int64_t i = 0; i < m; i += kDown) {
+        const int64_t height = std::min(kDown, m - i), down = height <= amx::kRows ? 1 : 2;
+        const auto product = down == 1 ? (across == 1 ? amx::product<1, 1> : amx::product<1, 2>)
+                                       : (across == 1 ? amx::product<2, 1> : amx::product<2, 2>);
+        product(length / amx::kWords, reinterpret_cast<const char *>(rows.at + i * rows.row),
+                rows.row * static_cast<int64_t>(sizeof(T)), reinterpret_cast<const char *>(panel),
+                across * kLanes * static_cast<int64_t>(sizeof(float)), sums);
+        for (int64_t r = 0; r < height; r++) {
+          const float *sum = sums + r * across * kLanes;
+          C *target = c + (i + r) * ldc + j;
+          int64_t l = 0;
+          for (; l + kLanes <= width; l += kLanes) {
+            const Lanes scaled = alpha * load(sum + l);
+            store(target + l, beta == 0 ? scaled : scaled + beta * load(target + l));
+          }
+          for (; l < width; l++)
+            target[l] = static_cast<C>(beta == 0 ? alpha * sum[l] : alpha * sum[l] + beta * target[l]);
+        }
+      }
+    }
+  }
+
+  struct Session {
+    Session() { amx::configure(); }
+    ~Session() { amx::release(); }
+  };
+
+ private:
+  /* Rows of op(a) in whole tiles, which may not all be there: in place, or copied and filled up with zeros. */
+  static Rows<T> whole_rows(const Matrix<T> &a, int64_t m, int64_t k, int64_t readable, T *copy) {
+    constexpr int64_t word = kTerms<T>;
+    const int64_t length = words(k) * word, tall = pieces(m, amx::kRows) * amx::kRows;
+    const bool apart = a.ld * static_cast<int64_t>(sizeof(T)) % kAliasing != 0;
+    if (!a.transposed && apart && length == k && tall == m) return {a.at, a.ld * kTileRows, a.ld, word};
+    const int64_t ld = length + kApart * word;
+    for (int64_t i = 0; a.transposed && i < m; i += amx::kRows) {
+      pack_rows_turned(a.at + i, a.ld, k, length / word, std::min(amx::kRows, m - i), readable - i, copy + i * ld, ld);
+    }
+    for (int64_t i = 0; !a.transposed && i < m; i++) {
+      std::copy_n(a.at + i * a.ld, k, copy + i * ld);
+      std::fill(copy + i * ld + k, copy + i * ld + length, T(0.0f));
+    }
+    for (int64_t i = m; i < tall; i++) std::fill_n(copy + i * ld, length, T(0.0f));
+    return {copy, ld * kTileRows, ld, word};
+  }
+};
+#endif
+
+/* Panels of n <= kBlockColumns columns of op(b), `terms` terms of k, at `panels`; where they end. */
+template <typename Way, typename T>
+T *pack_panels(const Matrix<T> &b, int64_t n, int64_t terms, T *panels) {
+  const int64_t words = Way::words(terms);
+  for (int64_t j = 0; j < n; j += kPanelColumns) {
+    pack_panel(b.transposed, b.from(0, j).at, b.ld, terms, words, n - j, panels + j * words * kTerms<T>);
+  }
+  return panels + pieces(n, kPanelColumns) * kPanelColumns * words * kTerms<T>;
 }
 
 /* Rows [i, i + height) and columns [begin, end) of products; a c in bfloat16 for one product of one piece of k alone.
  */
-template <typename T, typename C>
+template <typename Way, typename T, typename C>
 void sum_of_terms(int64_t m, int64_t i, int64_t height, int64_t begin, int64_t end, float beta, const Product<T> *terms,
                   int64_t count, C *c, int64_t ldc) {
+  [[maybe_unused]] const typename Way::Session session;
   T *const panels = reinterpret_cast<T *>(copies().panels);
   /* Of some columns of a term the terms [first, first + length) of k to all rows. */
   const auto add = [=](const Product<T> &term, const T *packed, int64_t first, int64_t length, float scale, int64_t top,
                        int64_t rows) {
     const int64_t from = std::max(begin, term.from), to = std::min(end, term.from + term.n);
     for (int64_t row = top; row < top + rows; row += kBlockRows) {
-      row_block(std::min(kBlockRows, top + rows - row), to - from, length, term.alpha, term.a.from(row, first), m - row,
-                packed, scale, c + (row - i) * ldc + from - begin, ldc);
+      Way::row_block(std::min(kBlockRows, top + rows - row), to - from, length, term.alpha, term.a.from(row, first),
+                     m - row, packed, scale, c + (row - i) * ldc + from - begin, ldc);
     }
   };
   const auto columns = [=](const Product<T> &term) {
     return std::max<int64_t>(0, std::min(end, term.from + term.n) - std::max(begin, term.from));
   };
   const auto panels_of = [=](const Product<T> &term, int64_t first, int64_t length, T *at) {
-    return pack_panels(term.b.from(first, std::max(begin, term.from) - term.from), columns(term), length, at);
+    return pack_panels<Way>(term.b.from(first, std::max(begin, term.from) - term.from), columns(term), length, at);
   };
 
   int64_t words = 0;
-  for (int64_t p = 0; p < count; p++) words += words_of<T>(terms[p].k);
+  for (int64_t p = 0; p < count; p++) words += Way::words(terms[p].k);
   if (count > 1 &&
       words <= kDepth) { /* all panels at once, and all terms to a block while it is in the level-1 cache */
     const T *packed[kMostProducts];
@@ -220,10 +302,9 @@ void sum_of_terms(int64_t m, int64_t i, int64_t height, int64_t begin, int64_t e
   }
 }
 
-}  // namespace
-
-template <typename T, typename C>
-void products(int64_t m, int64_t n, float beta, const Product<T> *terms, int64_t count, C *c, int64_t ldc) {
+/* See kernel.h. */
+template <typename Way, typename T, typename C>
+void products_by(int64_t m, int64_t n, float beta, const Product<T> *terms, int64_t count, C *c, int64_t ldc) {
   int64_t work = 0;
   for (int64_t p = 0; p < count; p++) work += m * terms[p].n * terms[p].k;
   /* Two tasks for each thread, if need be by rows: op(b) is then copied more than once. */
@@ -234,12 +315,12 @@ void products(int64_t m, int64_t n, float beta, const Product<T> *terms, int64_t
   const auto task = [&](int64_t index) {
     const int64_t i = index % rows * height, j = index / rows * width;
     const int64_t bottom = std::min(i + height, m), right = std::min(j + width, n);
-    if (in_place) return sum_of_terms(m, i, bottom - i, j, right, beta, terms, count, c + i * ldc + j, ldc);
+    if (in_place) return sum_of_terms<Way>(m, i, bottom - i, j, right, beta, terms, count, c + i * ldc + j, ldc);
     std::vector<float> &sums = copies().sums;
     sums.resize(static_cast<size_t>(height * width));
     for (int64_t r = i; beta != 0 && r < bottom; r++)
       std::copy(c + r * ldc + j, c + r * ldc + right, &sums[(r - i) * width]);
-    sum_of_terms(m, i, bottom - i, j, right, beta, terms, count, sums.data(), width);
+    sum_of_terms<Way>(m, i, bottom - i, j, right, beta, terms, count, sums.data(), width);
     for (int64_t r = i; r < bottom; r++) {
       round_row(&sums[static_cast<size_t>((r - i) * width)], c + r * ldc + j, right - j);
     }
@@ -249,6 +330,18 @@ void products(int64_t m, int64_t n, float beta, const Product<T> *terms, int64_t
   } else {
     parallel_tasks(rows * columns, task);
   }
+}
+
+}  // namespace
+
+template <typename T, typename C>
+void products(int64_t m, int64_t n, float beta, const Product<T> *terms, int64_t count, C *c, int64_t ldc) {
+#if defined(ESPALIER_AMX)
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (amx::usable()) return products_by<ByMatrixUnit>(m, n, beta, terms, count, c, ldc);
+  }
+#endif
+  products_by<ByVectors<T>>(m, n, beta, terms, count, c, ldc);
 }
 
 template void products(int64_t, int64_t, float, const Product<float> *, int64_t, float *, int64_t);
@@ -273,7 +366,12 @@ int32_t esp_set_gemm(void *function, void *handle) {
   return ESP_OK;
 }
 
-int32_t esp_has_products(int32_t dtype) { return dtype == ESP_F32 || (dtype == ESP_BF16 && esp::kHasDotProducts); }
+int32_t esp_has_products(int32_t dtype) {
+  if (dtype == ESP_BF16) {
+    return esp::amx::usable() ? 2 : esp::kHasDotProducts ? 1 : 0;
+  }
+  return dtype == ESP_F32 ? 1 : 0;
+}
 
 int32_t esp_gemm(int32_t trans_a, int32_t trans_b, int64_t m, int64_t n, int64_t k, float alpha, const void *a,
                  int64_t lda, const void *b, int64_t ldb, float beta, void *c, int64_t ldc, int32_t dtype_c,

@@ -66,12 +66,12 @@ inline Lanes gathered_words(const T *s, int64_t ld) {
   }
 }
 
-/* The first kVectors * kLanes columns of op(b), of which there are n. Element (i, j) is b[j * ldb + i] if transposed,
- * else b[i * ldb + j]; i < k. */
+/* The first kVectors * kLanes columns of op(b), of which there are n, as `all` words. Element (i, j) is b[j * ldb + i]
+ * if transposed, else b[i * ldb + j]; i < k. */
 template <int kVectors, typename T>
-inline void pack_columns(bool transposed, const T *b, int64_t ldb, int64_t k, int64_t n, T *panel) {
+inline void pack_columns(bool transposed, const T *b, int64_t ldb, int64_t k, int64_t all, int64_t n, T *panel) {
   constexpr int64_t terms = kTerms<T>, columns = kVectors * kLanes;
-  const int64_t whole = k / terms, all = words_of<T>(k);
+  const int64_t whole = k / terms;
   int64_t i = 0; /* a word */
   if (n >= columns && transposed) {
     for (; i + kLanes <= whole; i += kLanes) {
@@ -96,11 +96,33 @@ inline void pack_columns(bool transposed, const T *b, int64_t ldb, int64_t k, in
   }
 }
 
-/* A panel of what is left of op(b), n columns. */
+/* A panel of what is left of op(b), n columns, as `all` words: at least those that k terms fill. */
 template <typename T>
-inline void pack_panel(bool transposed, const T *b, int64_t ldb, int64_t k, int64_t n, T *panel) {
-  if (n <= kLanes) return pack_columns<1>(transposed, b, ldb, k, n, panel);
-  pack_columns<kTileVectors>(transposed, b, ldb, k, n, panel);
+inline void pack_panel(bool transposed, const T *b, int64_t ldb, int64_t k, int64_t all, int64_t n, T *panel) {
+  if (n <= kLanes) return pack_columns<1>(transposed, b, ldb, k, all, n, panel);
+  pack_columns<kTileVectors>(transposed, b, ldb, k, all, n, panel);
+}
+
+/* Rows [0, m) of op(a), m at most kLanes, which is stored transposed, as rows of `all` words, ld elements apart:
+ * element (i, r) at a[i * lda + r] for i < k.
+ *
+ * readable: elements of a row of a that there are from a on */
+template <typename T>
+inline void pack_rows_turned(const T *a, int64_t lda, int64_t k, int64_t all, int64_t m, int64_t readable, T *rows,
+                             int64_t ld) {
+  constexpr int64_t terms = kTerms<T>;
+  const int64_t whole = m == kLanes && readable >= kLanes ? k / terms / kLanes * kLanes : 0;
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    Lanes square[kLanes];
+#pragma GCC unroll 16
+    for (int j = 0; j < kLanes; j++) square[j] = gathered_words(a + (i + j) * terms * lda, lda);
+    transpose_squares<kLanes / 2>(square);
+#pragma GCC unroll 16
+    for (int r = 0; r < kLanes; r++) store_words(rows + r * ld + i * terms, square[r]);
+  }
+  for (int64_t r = 0; r < m; r++) {
+    for (int64_t i = whole * terms; i < all * terms; i++) rows[r * ld + i] = i < k ? a[i * lda + r] : T(0.0f);
+  }
 }
 
 /* Strips lie this many words further apart than they are long, lest they fall into the same few places of a cache. */

@@ -50,7 +50,7 @@ int32_t esp_abi_version(void) { return ESP_ABI_VERSION; }
 
 int32_t esp_library_backend(void) { return ESP_CUDA; }
 
-int32_t esp_has_products(int32_t dtype) { return dtype == ESP_F32 || dtype == ESP_BF16; }
+int32_t esp_has_products(int32_t dtype) { return dtype == ESP_F32 || dtype == ESP_BF16 ? 2 : 0; }
 
 int32_t esp_set_stream(void *stream) {
   esp::current = static_cast<cudaStream_t>(stream);

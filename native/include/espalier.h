@@ -75,8 +75,10 @@ ESP_API int32_t esp_transfer(void *target, const void *source, int64_t bytes);
 
 typedef enum { ESP_F32 = 0, ESP_BF16 = 1, ESP_F16 = 2, ESP_F64 = 3 } esp_dtype;
 
-/* Whether the device multiplies matrices of that type by instructions made for it, 1 or 0. VDPBF16PS on a CPU; kernels
- * take ESP_BF16 where there is none, too, but need more time for it than for ESP_F32. */
+/* What the device multiplies matrices of that type with: 1 instructions for vectors (of bfloat16 VDPBF16PS), 2 a matrix
+ * unit (AMX, tensor cores); 0 nothing made for it: kernels take ESP_BF16 then, too, but need more time than for
+ * ESP_F32.
+ */
 ESP_API int32_t esp_has_products(int32_t dtype);
 
 /* c[m, n] = alpha * op(a) op(b) + beta * c; op transposes where the flag is 1. op(a) is [m, k], op(b) is [k, n].

@@ -21,7 +21,7 @@ final class Computing {
   @Option(
       names = "--dtype",
       description =
-          "f32; bf16: weights and products, on a GPU or a CPU with AVX512-BF16 (default: f32)")
+          "f32; bf16: weights and products, on a GPU or a CPU with AMX or AVX512-BF16 (default: f32)")
   private ElementType dtype = ElementType.F32;
 
   /** Chooses the device of this process; refuses what cannot be done. */

@@ -35,9 +35,11 @@ public record Diagnosis(Map<String, String> findings, boolean usable) {
       }
       findings.put(
           "bf16",
-          esp_has_products(ElementType.BF16.code()) == 1
-              ? "by AVX512-BF16"
-              : "not on this CPU: it has no AVX512-BF16");
+          switch (esp_has_products(ElementType.BF16.code())) {
+            case 0 -> "not on this CPU: it has neither AMX nor AVX512-BF16";
+            case 1 -> "by AVX512-BF16";
+            default -> "by AMX";
+          });
     }
     findings.put("GPU", NvidiaDriver.describe(Path.of("/proc/driver/nvidia")));
     findings.put("CUDA", describe(NativeLibraries.cudaRuntime()));
