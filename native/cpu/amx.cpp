@@ -4,32 +4,27 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <cstdlib>
-#include <cstring>
-
 namespace esp {
 namespace amx {
 
 #if defined(ESPALIER_MODEL_AMX)
+
 thread_local Tile tiles[8];
+
+bool permitted() { return true; }
+
 #elif defined(ESPALIER_AMX)
+
 bool permitted() {
   constexpr long kRequest = 0x1023, kTileData = 18; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA (Linux 5.16) */
   return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
 }
-#endif
 
-bool usable() {
-#if defined(ESPALIER_AMX)
-  static const bool use = [] {
-    const char *const wanted = std::getenv("ESPALIER_AMX");
-    return (wanted == nullptr || std::strcmp(wanted, "off") != 0) && permitted();
-  }();
-  return use;
 #else
-  return false;
+
+bool permitted() { return false; }
+
 #endif
-}
 
 }  // namespace amx
 }  // namespace esp

@@ -25,6 +25,9 @@ namespace amx {
 /* Of a tile; words of four bytes. */
 constexpr int64_t kRows = 16, kWords = 16;
 
+/* Whether there is a unit that this process may use, for which the kernel has to be asked. */
+bool permitted();
+
 #if defined(ESPALIER_MODEL_AMX)
 
 struct Tile {
@@ -32,7 +35,6 @@ struct Tile {
 };
 extern thread_local Tile tiles[8];
 
-inline bool permitted() { return true; }
 inline void configure() {}
 inline void release() {}
 
@@ -75,9 +77,6 @@ inline void multiply_add() {
 
 #elif defined(ESPALIER_AMX)
 
-/* Whether the kernel lets this process use the unit, which it has to be asked for. */
-bool permitted();
-
 /* All eight registers as whole tiles, on the calling thread. */
 inline void configure() {
   struct alignas(64) Configuration {
@@ -114,9 +113,6 @@ inline void multiply_add() {
 }
 
 #endif
-
-/* Whether products of bfloat16 go to the unit; ESPALIER_AMX=off in the environment keeps them from it. */
-bool usable();
 
 #if defined(ESPALIER_AMX)
 

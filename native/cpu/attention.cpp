@@ -146,7 +146,7 @@ void gather(const T *source, int64_t ld, int64_t rows, int64_t cols, T *target) 
       const bool two = r + 1 < rows;
       int64_t c = 0;
       for (; two && c + esp::kLanes <= cols; c += esp::kLanes)
-        esp::store_words(line + 2 * c, esp::gathered_words(row + c, ld));
+        esp::store_words(line + 2 * c, esp::gathered_words<T>(row + c, ld));
       for (; c < cols; c++) {
         line[2 * c] = row[c];
         line[2 * c + 1] = two ? row[ld + c] : T(0.0f);

@@ -21,7 +21,9 @@
  * more than one of them is summed up elsewhere and rounded once.
  */
 #include <climits>
+#include <cstdlib>
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "amx.h"
@@ -99,20 +101,25 @@ inline void tile_of(int64_t rows, int64_t k, float alpha, const T *a, int64_t ro
 }
 
 /* Where the rows [0, m) of op(a) lie for terms [0, k); copied if need be. readable: rows that there are. */
-template <typename T>
-Rows<T> rows_of(const Matrix<T> &a, int64_t m, int64_t k, int64_t readable, T *copy) {
-  constexpr int64_t word = kTerms<T>;
-  const int64_t length = words_of<T>(k) * word;
+template <typename T, typename P>
+Rows<P> rows_of(const Matrix<T> &a, int64_t m, int64_t k, int64_t readable, P *copy) {
+  constexpr int64_t word = kTerms<P>;
+  const int64_t length = words_of<P>(k) * word;
   if (a.transposed) {
     pack_strips(a.at, a.ld, k, m, readable, copy);
     return {copy, strip_length(length / word) * word, word, kTileRows * word};
   }
   const int64_t bytes = a.ld * static_cast<int64_t>(sizeof(T));
-  if (bytes % kAliasing != 0 && length == k) return {a.at, a.ld * kTileRows, a.ld, word};
+  if constexpr (std::is_same_v<T, P>) {
+    if (bytes % kAliasing != 0 && length == k) return {a.at, a.ld * kTileRows, a.ld, word};
+  }
   const int64_t ld = length + kApart * word;
   for (int64_t i = 0; i < m; i++) {
-    std::copy_n(a.at + i * a.ld, k, copy + i * ld);
-    std::fill(copy + i * ld + k, copy + i * ld + length, T(0.0f));
+    const T *row = a.at + i * a.ld;
+    P *target = copy + i * ld;
+#pragma omp simd
+    for (int64_t term = 0; term < k; term++) target[term] = static_cast<P>(row[term]);
+    std::fill(target + k, target + length, P(0.0f));
   }
   return {copy, ld * kTileRows, ld, word};
 }
@@ -134,24 +141,26 @@ void edge_tile(int64_t rows, int64_t width, int64_t k, float alpha, const T *a, 
   }
 }
 
-/* Products by the instructions for vectors (register_tile.h). */
-template <typename T>
+/* Products of T by the instructions for vectors (register_tile.h), copied as P: itself, or floats. */
+template <typename T, typename P = T>
 struct ByVectors {
+  using Operand = P;
+
   /* Words that a panel has for k terms. */
-  static int64_t words(int64_t k) { return words_of<T>(k); }
+  static int64_t words(int64_t k) { return words_of<P>(k); }
 
   /* c[m, n] for m <= kBlockRows, n <= kBlockColumns and one piece of k. readable: rows of op(a) that there are from a
    * on. */
   template <typename C>
   static void row_block(int64_t m, int64_t n, int64_t terms, float alpha, const Matrix<T> &a, int64_t readable,
-                        const T *panels, float beta, C *c, int64_t ldc) {
+                        const P *panels, float beta, C *c, int64_t ldc) {
     const int64_t length = words(terms);
-    const Rows<T> rows = rows_of(a, m, terms, readable, reinterpret_cast<T *>(copies().rows));
+    const Rows<P> rows = rows_of(a, m, terms, readable, reinterpret_cast<P *>(copies().rows));
     for (int64_t j = 0; j < n; j += kPanelColumns) {
-      const T *panel = panels + j * length * kTerms<T>;
+      const P *panel = panels + j * length * kTerms<P>;
       for (int64_t i = 0; i < m; i += kTileRows) {
         const int64_t height = std::min<int64_t>(kTileRows, m - i);
-        const T *strip = rows.at + i / kTileRows * rows.strip;
+        const P *strip = rows.at + i / kTileRows * rows.strip;
         C *target = c + i * ldc + j;
         if (n - j <= kLanes) { /* of two vectors one would be zeros */
           edge_tile<1>(height, n - j, length, alpha, strip, rows.row, rows.step, panel, beta, target, ldc);
@@ -173,6 +182,7 @@ struct ByVectors {
 /* Products of bfloat16 by the matrix unit (amx.h). */
 struct ByMatrixUnit {
   using T = bf16;
+  using Operand = bf16;
   static_assert(kLanes == amx::kWords && kBlockRows % amx::kRows == 0, "tiles are as wide as vectors");
 
   /* In whole tiles; terms that are not there are zeros. */
@@ -239,12 +249,12 @@ struct ByMatrixUnit {
 
 /* Panels of n <= kBlockColumns columns of op(b), `terms` terms of k, at `panels`; where they end. */
 template <typename Way, typename T>
-T *pack_panels(const Matrix<T> &b, int64_t n, int64_t terms, T *panels) {
-  const int64_t words = Way::words(terms);
+typename Way::Operand *pack_panels(const Matrix<T> &b, int64_t n, int64_t terms, typename Way::Operand *panels) {
+  const int64_t words = Way::words(terms), length = words * kTerms<typename Way::Operand>;
   for (int64_t j = 0; j < n; j += kPanelColumns) {
-    pack_panel(b.transposed, b.from(0, j).at, b.ld, terms, words, n - j, panels + j * words * kTerms<T>);
+    pack_panel(b.transposed, b.from(0, j).at, b.ld, terms, words, n - j, panels + j * length);
   }
-  return panels + pieces(n, kPanelColumns) * kPanelColumns * words * kTerms<T>;
+  return panels + pieces(n, kPanelColumns) * kPanelColumns * length;
 }
 
 /* Rows [i, i + height) and columns [begin, end) of products; a c in bfloat16 for one product of one piece of k alone.
@@ -253,9 +263,10 @@ template <typename Way, typename T, typename C>
 void sum_of_terms(int64_t m, int64_t i, int64_t height, int64_t begin, int64_t end, float beta, const Product<T> *terms,
                   int64_t count, C *c, int64_t ldc) {
   [[maybe_unused]] const typename Way::Session session;
-  T *const panels = reinterpret_cast<T *>(copies().panels);
+  using P = typename Way::Operand;
+  P *const panels = reinterpret_cast<P *>(copies().panels);
   /* Of some columns of a term the terms [first, first + length) of k to all rows. */
-  const auto add = [=](const Product<T> &term, const T *packed, int64_t first, int64_t length, float scale, int64_t top,
+  const auto add = [=](const Product<T> &term, const P *packed, int64_t first, int64_t length, float scale, int64_t top,
                        int64_t rows) {
     const int64_t from = std::max(begin, term.from), to = std::min(end, term.from + term.n);
     for (int64_t row = top; row < top + rows; row += kBlockRows) {
@@ -266,7 +277,7 @@ void sum_of_terms(int64_t m, int64_t i, int64_t height, int64_t begin, int64_t e
   const auto columns = [=](const Product<T> &term) {
     return std::max<int64_t>(0, std::min(end, term.from + term.n) - std::max(begin, term.from));
   };
-  const auto panels_of = [=](const Product<T> &term, int64_t first, int64_t length, T *at) {
+  const auto panels_of = [=](const Product<T> &term, int64_t first, int64_t length, P *at) {
     return pack_panels<Way>(term.b.from(first, std::max(begin, term.from) - term.from), columns(term), length, at);
   };
 
@@ -274,8 +285,8 @@ void sum_of_terms(int64_t m, int64_t i, int64_t height, int64_t begin, int64_t e
   for (int64_t p = 0; p < count; p++) words += Way::words(terms[p].k);
   if (count > 1 &&
       words <= kDepth) { /* all panels at once, and all terms to a block while it is in the level-1 cache */
-    const T *packed[kMostProducts];
-    T *at = panels;
+    const P *packed[kMostProducts];
+    P *at = panels;
     for (int64_t p = 0; p < count; p++) {
       packed[p] = at;
       if (columns(terms[p]) > 0) at = panels_of(terms[p], 0, terms[p].k, at);
@@ -291,7 +302,7 @@ void sum_of_terms(int64_t m, int64_t i, int64_t height, int64_t begin, int64_t e
   for (int64_t p = 0; p < count; p++) { /* while c is in cache */
     const Product<T> &term = terms[p];
     if (columns(term) == 0) continue;
-    const int64_t depth = depth_of<T>(term.k);
+    const int64_t depth = depth_of<P>(term.k);
     int64_t first = 0;
     do { /* once where k is 0: c is beta c then */
       const int64_t length = std::min(depth, term.k - first);
@@ -300,6 +311,25 @@ void sum_of_terms(int64_t m, int64_t i, int64_t height, int64_t begin, int64_t e
       first += depth;
     } while (first < term.k);
   }
+}
+
+/* What products of bfloat16 are made with: the matrix unit; VDPBF16PS, or what stands in for it, from words; or
+ * multiply-adds of floats. */
+enum class With { kMatrixUnit, kWords, kFloats };
+
+/* The fastest that there is. ESPALIER_BF16 in the environment says otherwise: amx, words or floats. */
+With bfloat16_products() {
+  static const With with = [] {
+    const char *const named = std::getenv("ESPALIER_BF16");
+    const std::string_view wanted = named == nullptr ? "" : named;
+    if (wanted == "words") return With::kWords;
+    if (wanted == "floats") return With::kFloats;
+    if (amx::permitted()) return With::kMatrixUnit;
+    /* Measured on Emerald Rapids: one core makes 102 GFLOP/s of VDPBF16PS and 137 of multiply-adds of floats. */
+    const bool slow = __builtin_cpu_is("intel") && !__builtin_cpu_is("cooperlake");
+    return kHasDotProducts && slow ? With::kFloats : With::kWords;
+  }();
+  return with;
 }
 
 /* See kernel.h. */
@@ -311,7 +341,8 @@ void products_by(int64_t m, int64_t n, float beta, const Product<T> *terms, int6
   const bool alone = work < kOneTask;
   const int64_t width = piece(n, pieces(n, kBlockColumns), kPanelColumns), columns = pieces(n, width);
   const int64_t height = alone ? m : piece(m, pieces(2 * threads(), columns), kBlockRows), rows = pieces(m, height);
-  const bool in_place = std::is_same_v<C, float> || (count == 1 && terms[0].k <= depth_of<T>(terms[0].k));
+  const bool in_place =
+      std::is_same_v<C, float> || (count == 1 && terms[0].k <= depth_of<typename Way::Operand>(terms[0].k));
   const auto task = [&](int64_t index) {
     const int64_t i = index % rows * height, j = index / rows * width;
     const int64_t bottom = std::min(i + height, m), right = std::min(j + width, n);
@@ -336,11 +367,13 @@ void products_by(int64_t m, int64_t n, float beta, const Product<T> *terms, int6
 
 template <typename T, typename C>
 void products(int64_t m, int64_t n, float beta, const Product<T> *terms, int64_t count, C *c, int64_t ldc) {
-#if defined(ESPALIER_AMX)
   if constexpr (std::is_same_v<T, bf16>) {
-    if (amx::usable()) return products_by<ByMatrixUnit>(m, n, beta, terms, count, c, ldc);
-  }
+    const With with = bfloat16_products();
+#if defined(ESPALIER_AMX)
+    if (with == With::kMatrixUnit) return products_by<ByMatrixUnit>(m, n, beta, terms, count, c, ldc);
 #endif
+    if (with == With::kFloats) return products_by<ByVectors<T, float>>(m, n, beta, terms, count, c, ldc);
+  }
   products_by<ByVectors<T>>(m, n, beta, terms, count, c, ldc);
 }
 
@@ -368,7 +401,7 @@ int32_t esp_set_gemm(void *function, void *handle) {
 
 int32_t esp_has_products(int32_t dtype) {
   if (dtype == ESP_BF16) {
-    return esp::amx::usable() ? 2 : esp::kHasDotProducts ? 1 : 0;
+    return esp::bfloat16_products() == esp::With::kMatrixUnit ? 2 : esp::kHasDotProducts ? 1 : 0;
   }
   return dtype == ESP_F32 ? 1 : 0;
 }

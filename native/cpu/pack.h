@@ -45,60 +45,66 @@ inline void transpose_squares(Lanes *rows) {
 }
 
 /* Words turned round: word i of row j of s, whose rows are lds elements apart, becomes word j of row i of t, for i, j <
- * kLanes. */
-template <typename T>
-inline void transpose(const T *s, int64_t lds, T *t, int64_t ldt) {
+ * kLanes. Words of two terms become two rows of t, if that is of floats. */
+template <typename T, typename P>
+inline void transpose(const T *s, int64_t lds, P *t, int64_t ldt) {
   Lanes rows[kLanes];
 #pragma GCC unroll 16
   for (int r = 0; r < kLanes; r++) rows[r] = words(s + r * lds);
   transpose_squares<kLanes / 2>(rows);
 #pragma GCC unroll 16
-  for (int r = 0; r < kLanes; r++) store_words(t + r * ldt, rows[r]);
+  for (int r = 0; r < kLanes; r++) {
+    if constexpr (kTerms<T> == kTerms<P>) {
+      store_words(t + r * ldt, rows[r]);
+    } else {
+      const Words two = reinterpret_cast<Words>(rows[r]);
+      store(t + 2 * r * ldt, first_terms(two));
+      store(t + (2 * r + 1) * ldt, second_terms(two));
+    }
+  }
 }
 
-/* The words of kLanes columns whose terms of one word lie in rows ld elements apart. */
-template <typename T>
+/* The words, as P has them, of kLanes columns whose terms of one word lie in rows ld elements apart. */
+template <typename P, typename T>
 inline Lanes gathered_words(const T *s, int64_t ld) {
-  if constexpr (kTerms<T> == 1) {
-    return words(s);
+  if constexpr (kTerms<P> == 1) {
+    return load(s);
   } else {
     return reinterpret_cast<Lanes>(load_halves(s) | load_halves(s + ld) << 16);
   }
 }
 
-/* The first kVectors * kLanes columns of op(b), of which there are n, as `all` words. Element (i, j) is b[j * ldb + i]
- * if transposed, else b[i * ldb + j]; i < k. */
-template <int kVectors, typename T>
-inline void pack_columns(bool transposed, const T *b, int64_t ldb, int64_t k, int64_t all, int64_t n, T *panel) {
-  constexpr int64_t terms = kTerms<T>, columns = kVectors * kLanes;
-  const int64_t whole = k / terms;
-  int64_t i = 0; /* a word */
+/* The first kVectors * kLanes columns of op(b), of which there are n, as `all` words of P. Element (i, j) is b[j * ldb
+ * + i] if transposed, else b[i * ldb + j]; i < k. */
+template <int kVectors, typename T, typename P>
+inline void pack_columns(bool transposed, const T *b, int64_t ldb, int64_t k, int64_t all, int64_t n, P *panel) {
+  constexpr int64_t terms = kTerms<P>, columns = kVectors * kLanes, square = kLanes * kTerms<T>;
+  int64_t i = 0; /* a term */
   if (n >= columns && transposed) {
-    for (; i + kLanes <= whole; i += kLanes) {
+    for (; i + square <= k; i += square) {
       for (int j = 0; j < columns; j += kLanes)
-        transpose(b + j * ldb + i * terms, ldb, panel + (i * columns + j) * terms, columns * terms);
+        transpose(b + j * ldb + i, ldb, panel + i * columns + j * terms, columns * terms);
     }
   } else if (n >= columns) {
-    for (; i < whole; i++) {
+    for (; i + terms <= k; i += terms) {
       for (int j = 0; j < columns; j += kLanes)
-        store_words(panel + (i * columns + j) * terms, gathered_words(b + i * terms * ldb + j, ldb));
+        store_words(panel + i * columns + j * terms, gathered_words<P>(b + i * ldb + j, ldb));
     }
   }
-  for (; i < all; i++) {
+  for (; i < all * terms; i += terms) {
     for (int64_t j = 0; j < columns; j++) {
-      for (int64_t term = i * terms; term < (i + 1) * terms; term++) {
+      for (int64_t term = i; term < i + terms; term++) {
         const bool there = j < n && term < k;
-        panel[i * columns * terms + j * terms + term % terms] = !there       ? T(0.0f)
-                                                                : transposed ? b[j * ldb + term]
-                                                                             : b[term * ldb + j];
+        panel[i * columns + j * terms + term % terms] =
+            static_cast<P>(!there ? 0.0f : static_cast<float>(transposed ? b[j * ldb + term] : b[term * ldb + j]));
       }
     }
   }
 }
 
 /* A panel of what is left of op(b), n columns, as `all` words: at least those that k terms fill. */
-template <typename T>
-inline void pack_panel(bool transposed, const T *b, int64_t ldb, int64_t k, int64_t all, int64_t n, T *panel) {
+template <typename T, typename P>
+inline void pack_panel(bool transposed, const T *b, int64_t ldb, int64_t k, int64_t all, int64_t n, P *panel) {
   if (n <= kLanes) return pack_columns<1>(transposed, b, ldb, k, all, n, panel);
   pack_columns<kTileVectors>(transposed, b, ldb, k, all, n, panel);
 }
@@ -115,7 +121,7 @@ inline void pack_rows_turned(const T *a, int64_t lda, int64_t k, int64_t all, in
   for (int64_t i = 0; i < whole; i += kLanes) {
     Lanes square[kLanes];
 #pragma GCC unroll 16
-    for (int j = 0; j < kLanes; j++) square[j] = gathered_words(a + (i + j) * terms * lda, lda);
+    for (int j = 0; j < kLanes; j++) square[j] = gathered_words<T>(a + (i + j) * terms * lda, lda);
     transpose_squares<kLanes / 2>(square);
 #pragma GCC unroll 16
     for (int r = 0; r < kLanes; r++) store_words(rows + r * ld + i * terms, square[r]);
@@ -134,22 +140,23 @@ constexpr int64_t strip_length(int64_t k) { return k * kTileRows + kApart; }
 /* Rows [0, m) of op(a), which is stored transposed, as strips: element (i, r) at a[i * lda + r] for i < k.
  *
  * readable: elements of a row of a that there are from a on */
-template <typename T>
-inline void pack_strips(const T *a, int64_t lda, int64_t k, int64_t m, int64_t readable, T *strips) {
-  constexpr int64_t terms = kTerms<T>;
-  const int64_t all = words_of<T>(k), length = strip_length(all) * terms;
+template <typename T, typename P>
+inline void pack_strips(const T *a, int64_t lda, int64_t k, int64_t m, int64_t readable, P *strips) {
+  constexpr int64_t terms = kTerms<P>;
+  const int64_t all = words_of<P>(k), length = strip_length(all) * terms;
   /* What a vector writes beyond its strip's row, the next row overwrites; what it reads beyond must be there. */
   const int64_t whole = (readable < m + kLanes ? m - 1 : m) / kTileRows * kTileRows;
   for (int64_t i = 0; i < all; i++) { /* rows outside: they are read as they lie */
     const T *row = a + i * terms * lda;
-    T *target = strips + i * kTileRows * terms;
+    P *target = strips + i * kTileRows * terms;
     const bool full = (i + 1) * terms <= k;
     int64_t r = 0;
-    for (; full && r < whole; r += kTileRows, target += length) store_words(target, gathered_words(row + r, lda));
+    for (; full && r < whole; r += kTileRows, target += length) store_words(target, gathered_words<P>(row + r, lda));
     for (; r < m; r += kTileRows, target += length) {
       for (int64_t j = 0; j < std::min<int64_t>(kTileRows, m - r); j++) {
         for (int64_t term = 0; term < terms; term++) {
-          target[j * terms + term] = i * terms + term < k ? row[term * lda + r + j] : T(0.0f);
+          const bool there = i * terms + term < k;
+          target[j * terms + term] = static_cast<P>(there ? static_cast<float>(row[term * lda + r + j]) : 0.0f);
         }
       }
     }

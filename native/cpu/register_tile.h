@@ -39,6 +39,10 @@ inline void store_words(T *p, Lanes bits) {
   *reinterpret_cast<LooseWords *>(p) = bits;
 }
 
+/* The floats that words of two bfloat16 are. */
+inline Lanes first_terms(Words two) { return reinterpret_cast<Lanes>(two << 16); }
+inline Lanes second_terms(Words two) { return reinterpret_cast<Lanes>(two & 0xffff0000u); }
+
 /* Whether an instruction multiplies and adds two bfloat16 of each word. */
 #if defined(__AVX512BF16__)
 constexpr bool kHasDotProducts = kLanes == 16;
@@ -73,10 +77,8 @@ inline Lanes multiply_add(float a, Lanes b, Lanes sum) {
     /* Without AVX512-BF16 two products of floats: a bfloat16 is the upper half of one. (Denormal numbers, which that
      * takes and gives as 0, stay.) */
     const Words a_words = Words{} + __builtin_bit_cast(uint32_t, a), b_words = reinterpret_cast<Words>(b);
-    const auto second = [](Words two) { return reinterpret_cast<Lanes>(two & 0xffff0000u); };
-    const auto first = [](Words two) { return reinterpret_cast<Lanes>(two << 16); };
-    const Lanes later = sum + second(a_words) * second(b_words);
-    return later + first(a_words) * first(b_words);
+    const Lanes later = sum + second_terms(a_words) * second_terms(b_words);
+    return later + first_terms(a_words) * first_terms(b_words);
   }
 }
 
