@@ -15,8 +15,9 @@
  * that a task keeps is transposed once; what it streams is read in place as the other operand, but copied where its
  * rows are vectors, as rows a power of two apart fall into the same few places of a cache.
  *
- * Operands of products are of the type T of activations, in words (register_tile.h). In bfloat16 p and ds are rounded
- * for the products that they go into; scores and sums, those of gradients too, are float32, rounded when all is added.
+ * Operands of products are of the type T of activations, in words (register_tile.h), or floats made of them. In words
+ * of bfloat16 p and ds are rounded for the products that they go into; scores and sums, those of gradients too, are
+ * float32, rounded when all is added.
  *
  * Measured, counting the causal half only (Zen 3, one core, 102 GFLOP/s possible): 67 forward and 75 backward for 512
  * tokens of 9 heads of 64, 70 and 73 of 8 heads of 128, 70 and 75 for 2048 tokens of heads of 64, 53 and 67 for 256 of
@@ -105,30 +106,32 @@ inline void each_lane(Span lanes, const Body &body) {
   }
 }
 
-/* Word (c, r) of target [words of cols, kTile]: word c of row r of source, for r < rows; 0 beyond rows and cols. */
-template <typename T>
-void transpose(const T *source, int64_t ld, int64_t rows, int64_t cols, T *target) {
-  constexpr int64_t lanes = esp::kLanes, terms = kTerms<T>;
-  const int64_t blocks = rows / lanes * lanes, whole = cols / terms / lanes * lanes;
+/* Word (c, r) of target [words of cols, kTile]: word c, as P has them, of row r of source, for r < rows; 0 beyond rows
+ * and cols. */
+template <typename T, typename P>
+void transpose(const T *source, int64_t ld, int64_t rows, int64_t cols, P *target) {
+  constexpr int64_t lanes = esp::kLanes, terms = kTerms<P>, square = lanes * kTerms<T>;
+  const int64_t blocks = rows / lanes * lanes, whole = cols / square * square;
   for (int64_t r = 0; r < blocks; r += lanes) {
-    for (int64_t c = 0; c < whole; c += lanes)
-      esp::transpose(source + r * ld + c * terms, ld, target + c * kLine<T> + r * terms, kLine<T>);
+    for (int64_t c = 0; c < whole; c += square)
+      esp::transpose(source + r * ld + c, ld, target + c / terms * kLine<P> + r * terms, kLine<P>);
   }
-  for (int64_t c = 0; c < words_of<T>(cols); c++) {
-    T *line = target + c * kLine<T>;
-    for (int64_t r = c < whole ? blocks : 0; r < kTile; r++) {
+  for (int64_t c = 0; c < words_of<P>(cols); c++) {
+    P *line = target + c * kLine<P>;
+    for (int64_t r = c * terms < whole ? blocks : 0; r < kTile; r++) {
       for (int64_t term = 0; term < terms; term++) {
         const bool there = r < rows && c * terms + term < cols;
-        line[r * terms + term] = there ? source[r * ld + c * terms + term] : T(0.0f);
+        line[r * terms + term] = static_cast<P>(there ? static_cast<float>(source[r * ld + c * terms + term]) : 0.0f);
       }
     }
   }
 }
 
-/* Word (i, c) of target [words of rows, cols]: the rows of word i, in column c of source; 0 beyond rows. */
-template <typename T>
-void gather(const T *source, int64_t ld, int64_t rows, int64_t cols, T *target) {
-  if constexpr (kTerms<T> == 1) {
+/* Word (i, c) of target [words of rows, cols], as P has them: the rows of word i, in column c of source; 0 beyond rows.
+ */
+template <typename T, typename P>
+void gather(const T *source, int64_t ld, int64_t rows, int64_t cols, P *target) {
+  if constexpr (kTerms<P> == 1) {
     constexpr int64_t kTwo = 2 * esp::kLanes; /* one by one they would become a call of memcpy, for a short row */
     for (int64_t r = 0; r < rows; r++) {
       int64_t c = 0;
@@ -142,43 +145,46 @@ void gather(const T *source, int64_t ld, int64_t rows, int64_t cols, T *target) 
   } else {
     for (int64_t r = 0; r < rows; r += 2) {
       const T *row = source + r * ld;
-      T *line = target + r * cols;
+      P *line = target + r * cols;
       const bool two = r + 1 < rows;
       int64_t c = 0;
       for (; two && c + esp::kLanes <= cols; c += esp::kLanes)
-        esp::store_words(line + 2 * c, esp::gathered_words<T>(row + c, ld));
+        esp::store_words(line + 2 * c, esp::gathered_words<P>(row + c, ld));
       for (; c < cols; c++) {
         line[2 * c] = row[c];
-        line[2 * c + 1] = two ? row[ld + c] : T(0.0f);
+        line[2 * c + 1] = two ? row[ld + c] : P(0.0f);
       }
     }
   }
 }
 
 /* Rows of a tile, of whole words. */
-template <typename T>
+template <typename P>
 struct RowTile {
-  const T *at;
+  const P *at;
   int64_t ld;
 };
 
-/* In place, but for rows that end within a word: those are copied. */
-template <typename T>
-RowTile<T> rows_in_words(const T *source, int64_t ld, int64_t rows, int64_t cols, T *copy) {
-  const int64_t length = words_of<T>(cols) * kTerms<T>;
-  if (length == cols) return {source, ld};
+/* In place, but for rows of another type, or that end within a word: those are copied. */
+template <typename T, typename P>
+RowTile<P> rows_in_words(const T *source, int64_t ld, int64_t rows, int64_t cols, P *copy) {
+  const int64_t length = words_of<P>(cols) * kTerms<P>;
+  if constexpr (std::is_same_v<T, P>) {
+    if (length == cols) return {source, ld};
+  }
   for (int64_t r = 0; r < rows; r++) {
-    std::copy_n(source + r * ld, cols, copy + r * length);
-    std::fill(copy + r * length + cols, copy + (r + 1) * length, T(0.0f));
+#pragma omp simd
+    for (int64_t c = 0; c < cols; c++) copy[r * length + c] = static_cast<P>(source[r * ld + c]);
+    std::fill(copy + r * length + cols, copy + (r + 1) * length, P(0.0f));
   }
   return {copy, length};
 }
 
 /* Factors of a product from rows of kTile floats, as the first operand in each layout: [rows, kTile], and [words of
  * rows, kTile] with rows in a word. Floats are both. */
-template <typename T>
-const T *factors(const float *source, int64_t rows, T *target) {
-  if constexpr (kTerms<T> == 1) {
+template <typename P>
+const P *factors(const float *source, int64_t rows, P *target) {
+  if constexpr (kTerms<P> == 1) {
     return source;
   } else {
     esp::round_row(source, target, rows * kTile);
@@ -186,9 +192,9 @@ const T *factors(const float *source, int64_t rows, T *target) {
   }
 }
 
-template <typename T>
-const T *factors_transposed(const T *rounded, int64_t rows, T *target) {
-  if constexpr (kTerms<T> == 1) {
+template <typename P>
+const P *factors_transposed(const P *rounded, int64_t rows, P *target) {
+  if constexpr (kTerms<P> == 1) {
     return rounded;
   } else {
     gather(rounded, kTile, rows, kTile, target);
@@ -201,13 +207,13 @@ float score_factor(const Shape &shape) { return shape.softcap > 0 ? shape.scale 
 
 /* Whether scores have to be scaled, and not the columns that they are products of: those in bfloat16 stay, as scaling
  * would round again. */
-template <typename T>
-constexpr bool kScaled = !std::is_same_v<T, float>;
+template <typename P>
+constexpr bool kScaled = !std::is_same_v<P, float>;
 
 /* The columns of q or k such that products of them are scores. */
-template <typename T>
-void scale_columns([[maybe_unused]] T *columns, const Shape &shape) {
-  if constexpr (!kScaled<T>) {
+template <typename P>
+void scale_columns([[maybe_unused]] P *columns, const Shape &shape) {
+  if constexpr (!kScaled<P>) {
     const float factor = score_factor(shape);
 #pragma omp simd
     for (int64_t i = 0; i < shape.head_dim * kTile; i++) columns[i] *= factor;
@@ -215,9 +221,9 @@ void scale_columns([[maybe_unused]] T *columns, const Shape &shape) {
 }
 
 /* From products of columns to scores, where the columns were not scaled. */
-template <typename T>
+template <typename P>
 void scale_scores([[maybe_unused]] float *s, Span lanes, const Shape &shape) {
-  if constexpr (kScaled<T>) {
+  if constexpr (kScaled<P>) {
     const float factor = score_factor(shape);
     each_lane(lanes, [=](int64_t i) { s[i] *= factor; });
   }
@@ -266,14 +272,15 @@ inline void softmax_columns(float *scores, int64_t keys, Span seen, float *maxim
   esp::store(shrink, smaller);
 }
 
-template <typename T>
+/* Of activations T, whose products are made of P. */
+template <typename T, typename P>
 void forward_tile(const Shape &shape, const T *q, const T *k, const T *v, T *out, float *lse, int64_t first,
                   int64_t queries) {
   const int64_t d = shape.head_dim;
-  T q_columns[kMaxHeadDim * kTile]; /* [d, queries] */
+  P q_columns[kMaxHeadDim * kTile]; /* [d, queries] */
   float scores[kTile * kTile];      /* [keys, queries]: a query is a lane, its maximum needs no shuffle */
   float sums[kTile * kMaxHeadDim];  /* [queries, d] */
-  T v_rows[kTile * kMaxHeadDim], copy[kTile * kMaxHeadDim], p[kTile * kTile], p_words[kTile * kTile];
+  P v_rows[kTile * kMaxHeadDim], copy[kTile * kMaxHeadDim], p[kTile * kTile], p_words[kTile * kTile];
   float maximum[kTile], total[kTile], shrink[kTile];
   transpose(q + first * shape.ld_q, shape.ld_q, queries, d, q_columns);
   scale_columns(q_columns, shape);
@@ -283,14 +290,14 @@ void forward_tile(const Shape &shape, const T *q, const T *k, const T *v, T *out
 
   for (int64_t key = shape.first_key(first) / kTile * kTile; key < first + queries; key += kTile) {
     const int64_t keys = std::min(kTile, shape.seq_len - key);
-    const RowTile<T> k_rows = rows_in_words(k + key * shape.ld_kv, shape.ld_kv, keys, d, copy);
-    esp::tile_product<Layout::kRows>(keys, kTile, words_of<T>(d), k_rows.at, k_rows.ld, q_columns, kLine<T>, scores,
+    const RowTile<P> k_rows = rows_in_words(k + key * shape.ld_kv, shape.ld_kv, keys, d, copy);
+    esp::tile_product<Layout::kRows>(keys, kTile, words_of<P>(d), k_rows.at, k_rows.ld, q_columns, kLine<P>, scores,
                                      kTile, false, key == first ? Part::kColumnsFromRow : Part::kAll);
     const bool all_seen = key + keys <= first + 1 && shape.first_key(first + queries - 1) <= key;
-    for (int64_t j = 0; j < (all_seen && !kScaled<T> && shape.softcap == 0 ? 0 : keys); j++) {
+    for (int64_t j = 0; j < (all_seen && !kScaled<P> && shape.softcap == 0 ? 0 : keys); j++) {
       float *row = scores + j * kTile;
       const Span seen = queries_seeing(shape, first, key + j), wide = seen.widened();
-      scale_scores<T>(row, wide, shape);
+      scale_scores<P>(row, wide, shape);
       if (shape.softcap > 0) cap_scores(row, wide, shape.softcap, nullptr);
       fill_outside(row, seen, wide, 2 * kMasked);
     }
@@ -304,8 +311,8 @@ void forward_tile(const Shape &shape, const T *q, const T *k, const T *v, T *out
       for (int64_t c = 0; c < d; c++) row[c] *= shrink[i];
     }
     gather(v + key * shape.ld_kv, shape.ld_kv, keys, d, v_rows);
-    const T *weights = factors_transposed(factors(scores, keys, p), keys, p_words);
-    esp::tile_product<Layout::kTransposed>(queries, d, words_of<T>(keys), weights, kLine<T>, v_rows, d * kTerms<T>,
+    const P *weights = factors_transposed(factors(scores, keys, p), keys, p_words);
+    esp::tile_product<Layout::kTransposed>(queries, d, words_of<P>(keys), weights, kLine<P>, v_rows, d * kTerms<P>,
                                            sums, d, true, key == first ? Part::kTermsToRow : Part::kAll);
   }
   for (int64_t i = 0; i < queries; i++) {
@@ -386,14 +393,14 @@ struct Sums {
 /* dk and dv of a tile of keys, and what it adds to dq: the queries of all heads of the group are streamed, from the
  * last to the first, so that the next tile of keys can follow closely. head: of all sequences' the group's first. d_q:
  * rows ld_d_q apart, of heads that lie as in q. */
-template <typename T>
+template <typename T, typename P>
 void key_tile(const Shape &shape, const T *q, const T *k, const T *v, const T *d_out, const float *lse,
               const float *delta, float *d_q, int64_t ld_d_q, T *d_k, T *d_v, int64_t first, int64_t keys, int64_t head,
               Turns &turns) {
-  const int64_t d = shape.head_dim, words = words_of<T>(d), tile = first / kTile;
-  T k_columns[kMaxHeadDim * kTile], v_columns[kMaxHeadDim * kTile]; /* [d, keys] */
-  T k_rows[kTile * kMaxHeadDim], q_rows[kTile * kMaxHeadDim], d_out_rows[kTile * kMaxHeadDim];
-  T copy[kTile * kMaxHeadDim], p[kTile * kTile], ds[kTile * kTile], turned[kTile * kTile];
+  const int64_t d = shape.head_dim, words = words_of<P>(d), tile = first / kTile;
+  P k_columns[kMaxHeadDim * kTile], v_columns[kMaxHeadDim * kTile]; /* [d, keys] */
+  P k_rows[kTile * kMaxHeadDim], q_rows[kTile * kMaxHeadDim], d_out_rows[kTile * kMaxHeadDim];
+  P copy[kTile * kMaxHeadDim], p[kTile * kTile], ds[kTile * kTile], turned[kTile * kTile];
   float scores[kTile * kTile], gradients[kTile * kTile]; /* [queries, keys] */
   k += first * shape.ld_kv, v += first * shape.ld_kv;
   transpose(k, shape.ld_kv, keys, d, k_columns);
@@ -408,11 +415,11 @@ void key_tile(const Shape &shape, const T *q, const T *k, const T *v, const T *d
       const int64_t query = query_tile * kTile, queries = std::min(kTile, shape.seq_len - query);
       const bool diagonal = query_tile == tile;
       const Part columns = diagonal ? Part::kColumnsToRow : Part::kAll;
-      const auto product = [&](const T *source, int64_t ld, T *gathered, const T *with, float *result) {
+      const auto product = [&](const T *source, int64_t ld, P *gathered, const P *with, float *result) {
         gather(source, ld, queries, d, gathered);
         /* Floats that were gathered are rows, too, and in cache. */
-        const RowTile<T> rows = kTerms<T> == 1 ? RowTile<T>{gathered, d} : rows_in_words(source, ld, queries, d, copy);
-        esp::tile_product<Layout::kRows>(queries, kTile, words, rows.at, rows.ld, with, kLine<T>, result, kTile, false,
+        const RowTile<P> rows = kTerms<P> == 1 ? RowTile<P>{gathered, d} : rows_in_words(source, ld, queries, d, copy);
+        esp::tile_product<Layout::kRows>(queries, kTile, words, rows.at, rows.ld, with, kLine<P>, result, kTile, false,
                                          columns);
       };
       product(q + query * shape.ld_q + member * d, shape.ld_q, q_rows, k_columns, scores);
@@ -420,22 +427,22 @@ void key_tile(const Shape &shape, const T *q, const T *k, const T *v, const T *d
       for (int64_t i = 0; i < queries; i++) {
         const Span seen = keys_seen(shape, first, query + i), wide = seen.widened();
         const int64_t statistics = (query + i) * shape.n_heads + member;
-        scale_scores<T>(scores + i * kTile, wide, shape);
+        scale_scores<P>(scores + i * kTile, wide, shape);
         gradient_row(scores + i * kTile, gradients + i * kTile, wide, shape, lse[statistics], delta[statistics]);
         fill_outside(scores + i * kTile, seen, kAllLanes, 0);
         fill_outside(gradients + i * kTile, seen, kAllLanes, 0);
       }
-      const T *weights = factors(scores, queries, p), *score_gradients = factors(gradients, queries, ds);
-      const auto add = [&](const T *with, const T *gathered, Sums<T> &sums) {
-        esp::tile_product<Layout::kTransposed>(keys, d, words_of<T>(queries), factors_transposed(with, queries, turned),
-                                               kLine<T>, gathered, d * kTerms<T>, sums.at(), sums.ld(), accumulate,
+      const P *weights = factors(scores, queries, p), *score_gradients = factors(gradients, queries, ds);
+      const auto add = [&](const P *with, const P *gathered, Sums<T> &sums) {
+        esp::tile_product<Layout::kTransposed>(keys, d, words_of<P>(queries), factors_transposed(with, queries, turned),
+                                               kLine<P>, gathered, d * kTerms<P>, sums.at(), sums.ld(), accumulate,
                                                diagonal ? Part::kTermsFromRow : Part::kAll);
       };
       add(weights, d_out_rows, v_sums);
       add(score_gradients, q_rows, k_sums);
       accumulate = true;
       turns.wait(head + member, query_tile, tile);
-      esp::tile_product<Layout::kRows>(queries, d, words_of<T>(keys), score_gradients, kTile, k_rows, d * kTerms<T>,
+      esp::tile_product<Layout::kRows>(queries, d, words_of<P>(keys), score_gradients, kTile, k_rows, d * kTerms<P>,
                                        d_q + query * ld_d_q + member * d, ld_d_q,
                                        tile > Turns::first(shape, query_tile),
                                        diagonal ? Part::kTermsToRow : Part::kAll);
@@ -456,6 +463,18 @@ float *query_sums([[maybe_unused]] T *d_q, [[maybe_unused]] int64_t size) {
     if (sums.size() < static_cast<size_t>(size)) sums.resize(static_cast<size_t>(size));
     return sums.data();
   }
+}
+
+/* body(T{}, P{}) for the type of activations and that which products are made of. */
+template <typename Body>
+int32_t with_types(int32_t dtype, const Body &body) {
+  return esp::with_type(dtype, [&](auto type) {
+    using T = decltype(type);
+    if constexpr (!std::is_same_v<T, float>) {
+      if (esp::bfloat16_as_floats()) return body(type, float{});
+    }
+    body(type, type);
+  });
 }
 
 int32_t check(const Shape &shape) {
@@ -484,8 +503,9 @@ int32_t esp_attention_forward(const void *q_, int64_t ld_q, const void *k_, cons
                               int32_t dtype) {
   const Shape shape{batch, seq_len, n_heads, n_kv_heads, head_dim, ld_q, ld_kv, ld_out, scale, softcap, window};
   if (int32_t status = check(shape)) return status;
-  return esp::with_type(dtype, [&](auto type) {
+  return with_types(dtype, [&](auto type, auto operand) {
     using T = decltype(type);
+    using P = decltype(operand);
     const auto *q = static_cast<const T *>(q_), *k = static_cast<const T *>(k_), *v = static_cast<const T *>(v_);
     auto *out = static_cast<T *>(out_);
     const int64_t tiles = shape.tiles();
@@ -493,9 +513,9 @@ int32_t esp_attention_forward(const void *q_, int64_t ld_q, const void *k_, cons
       const int64_t first = (tiles - 1 - task / (batch * n_heads)) * kTile, lane = task % (batch * n_heads);
       const int64_t head = lane % n_heads, row = lane / n_heads * seq_len;
       const int64_t kv = head / shape.group() * head_dim;
-      forward_tile(shape, q + row * ld_q + head * head_dim, k + row * ld_kv + kv, v + row * ld_kv + kv,
-                   out + row * shape.ld_out + head * head_dim, lse + row * n_heads + head, first,
-                   std::min(kTile, seq_len - first));
+      forward_tile<T, P>(shape, q + row * ld_q + head * head_dim, k + row * ld_kv + kv, v + row * ld_kv + kv,
+                         out + row * shape.ld_out + head * head_dim, lse + row * n_heads + head, first,
+                         std::min(kTile, seq_len - first));
     });
   });
 }
@@ -509,8 +529,9 @@ int32_t esp_attention_backward(const void *q_, int64_t ld_q, const void *k_, con
                     scale, softcap, window};
   if (int32_t status = check(shape)) return status;
   ESP_REQUIRE(ld_out >= shape.ld_out, "ld_out=%ld is shorter than a row of %ld", ld_out, shape.ld_out);
-  return esp::with_type(dtype, [&](auto type) {
+  return with_types(dtype, [&](auto type, auto operand) {
     using T = decltype(type);
+    using P = decltype(operand);
     const auto *q = static_cast<const T *>(q_), *k = static_cast<const T *>(k_), *v = static_cast<const T *>(v_);
     const auto *out = static_cast<const T *>(out_), *d_out = static_cast<const T *>(d_out_);
     auto *d_q = static_cast<T *>(d_q_), *d_k = static_cast<T *>(d_k_), *d_v = static_cast<T *>(d_v_);
@@ -532,9 +553,10 @@ int32_t esp_attention_backward(const void *q_, int64_t ld_q, const void *k_, con
       const int64_t first = task / lanes * kTile, kv_head = task % n_kv_heads, sequence = task % lanes / n_kv_heads;
       const int64_t row = sequence * seq_len, head = kv_head * shape.group();
       const int64_t kv = row * ld_kv + kv_head * head_dim;
-      key_tile(shape, q + row * ld_q + head * head_dim, k + kv, v + kv, d_out + row * shape.ld_out + head * head_dim,
-               lse + row * n_heads + head, delta + row * n_heads + head, sums + row * ld_sums + head * head_dim,
-               ld_sums, d_k + kv, d_v + kv, first, std::min(kTile, seq_len - first), sequence * n_heads + head, turns);
+      key_tile<T, P>(shape, q + row * ld_q + head * head_dim, k + kv, v + kv,
+                     d_out + row * shape.ld_out + head * head_dim, lse + row * n_heads + head,
+                     delta + row * n_heads + head, sums + row * ld_sums + head * head_dim, ld_sums, d_k + kv, d_v + kv,
+                     first, std::min(kTile, seq_len - first), sequence * n_heads + head, turns);
     });
     if constexpr (!std::is_same_v<T, float>) {
       esp::parallel_rows(batch * seq_len, ld_sums,

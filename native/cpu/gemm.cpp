@@ -381,6 +381,8 @@ template void products(int64_t, int64_t, float, const Product<float> *, int64_t,
 template void products(int64_t, int64_t, float, const Product<bf16> *, int64_t, bf16 *, int64_t);
 template void products(int64_t, int64_t, float, const Product<bf16> *, int64_t, float *, int64_t);
 
+bool bfloat16_as_floats() { return bfloat16_products() == With::kFloats; }
+
 int32_t check_product(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb,
                       int64_t ldc) {
   ESP_REQUIRE(m >= 0 && n >= 0 && k >= 0, "sizes must not be negative: m=%ld n=%ld k=%ld", m, n, k);

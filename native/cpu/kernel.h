@@ -92,6 +92,9 @@ struct Product {
 template <typename T, typename C>
 void products(int64_t m, int64_t n, float beta, const Product<T> *terms, int64_t count, C *c, int64_t ldc);
 
+/* Whether products of bfloat16 are made of floats on this processor. */
+bool bfloat16_as_floats();
+
 /* What esp_gemm asks of sizes. */
 int32_t check_product(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb,
                       int64_t ldc);
