@@ -17,8 +17,13 @@
  * An element of c is one chain of multiply-adds for each piece of k, and pieces are cut by k alone. So its bits depend
  * neither on how many threads there are nor on m, n or where in c it lies.
  *
- * Of bfloat16 the same loops take words of two terms (register_tile.h). Sums are float32; a c in bfloat16 that takes
- * more than one of them is summed up elsewhere and rounded once.
+ * With AVX-512 (Emerald Rapids, one core beside other guests, fastest of 25): 1024 x 256 x 1536 makes 185 (OpenBLAS
+ * 168), 1024 x 1536 x 256 with b not transposed 201 (169), 1024 x 256 x 16 152 (102), 256 x 1024 x 16 with a transposed
+ * 76 (81).
+ *
+ * Of bfloat16 the same loops take words of two terms (register_tile.h), tiles of AMX (amx.h), or copies that are
+ * floats: bfloat16_products. Sums are float32; a c in bfloat16 that takes more than one of them is summed up elsewhere
+ * and rounded once.
  */
 #include <climits>
 #include <cstdlib>

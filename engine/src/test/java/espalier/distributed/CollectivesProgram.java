@@ -10,6 +10,7 @@ import java.lang.foreign.ValueLayout;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.stream.Stream;
 
 /**
  * What each rank of a job does in {@link MpiTest} and others: every collective, checked against
@@ -28,6 +29,7 @@ public final class CollectivesProgram {
       run(ranks, device);
       if (device.isHost()) {
         common(ranks);
+        threads(ranks, device);
       }
       ranks.gather(new byte[] {1}); // all have come this far
       if (ranks.isFirst()) {
@@ -48,6 +50,23 @@ public final class CollectivesProgram {
     }
     replayed(ranks, device);
     gathers(ranks);
+  }
+
+  /** The ranks of a machine have no more threads together than it has processors, or one each. */
+  private static void threads(Ranks ranks, Device device) {
+    int sum = 0;
+    for (byte threads : ranks.gather(new byte[] {(byte) device.kernels().threads()})) {
+      sum += threads;
+    }
+    long processors;
+    try (Stream<String> lines = Files.lines(Path.of("/proc/cpuinfo"))) {
+      processors = lines.filter(line -> line.startsWith("processor")).count();
+    } catch (IOException e) {
+      throw new UncheckedIOException(e);
+    }
+    if (sum > Math.max(processors, ranks.size())) {
+      throw new AssertionError(sum + " threads on " + processors + " processors");
+    }
   }
 
   private static float value(int rank, long i) {
