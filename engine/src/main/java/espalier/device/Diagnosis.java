@@ -37,7 +37,7 @@ public record Diagnosis(Map<String, String> findings, boolean usable) {
           "bf16",
           switch (esp_has_products(ElementType.BF16.code())) {
             case 0 -> "not on this CPU: it has neither AMX nor AVX512-BF16";
-            case 1 -> "by vectors (AVX512-BF16)";
+            case 1 -> "by vectors";
             default -> "by AMX";
           });
     }
