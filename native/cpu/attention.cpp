@@ -172,11 +172,7 @@ RowTile<P> rows_in_words(const T *source, int64_t ld, int64_t rows, int64_t cols
   if constexpr (std::is_same_v<T, P>) {
     if (length == cols) return {source, ld};
   }
-  for (int64_t r = 0; r < rows; r++) {
-#pragma omp simd
-    for (int64_t c = 0; c < cols; c++) copy[r * length + c] = static_cast<P>(source[r * ld + c]);
-    std::fill(copy + r * length + cols, copy + (r + 1) * length, P(0.0f));
-  }
+  esp::copy_rows(source, ld, rows, cols, copy, length, length);
   return {copy, length};
 }
 
@@ -294,7 +290,8 @@ void forward_tile(const Shape &shape, const T *q, const T *k, const T *v, T *out
     esp::tile_product<Layout::kRows>(keys, kTile, words_of<P>(d), k_rows.at, k_rows.ld, q_columns, kLine<P>, scores,
                                      kTile, false, key == first ? Part::kColumnsFromRow : Part::kAll);
     const bool all_seen = key + keys <= first + 1 && shape.first_key(first + queries - 1) <= key;
-    for (int64_t j = 0; j < (all_seen && !kScaled<P> && shape.softcap == 0 ? 0 : keys); j++) {
+    const bool as_they_are = all_seen && !kScaled<P> && shape.softcap == 0;
+    for (int64_t j = 0; j < keys && !as_they_are; j++) {
       float *row = scores + j * kTile;
       const Span seen = queries_seeing(shape, first, key + j), wide = seen.widened();
       scale_scores<P>(row, wide, shape);

@@ -14,12 +14,12 @@
  * (83). With a LoRA rank as one side, 1024 x 768 x 16 95 (49), 1024 x 16 x 768 76 (42), 768 x 1024 x 16 with a
  * transposed 62 (48).
  *
- * An element of c is one chain of multiply-adds for each piece of k, and pieces are cut by k alone. So its bits depend
- * neither on how many threads there are nor on m, n or where in c it lies.
+ * With AVX-512 (Emerald Rapids, one core, beside other guests, fastest calls of several runs): 1024 x 256 x 1536 makes
+ * 185 (169), 1024 x 1536 x 256 with b not transposed 201 (169), 1024 x 256 x 16 153 (102), 256 x 1024 x 16 with a
+ * transposed 76 (111).
  *
- * With AVX-512 (Emerald Rapids, one core beside other guests, fastest of 25): 1024 x 256 x 1536 makes 185 (OpenBLAS
- * 168), 1024 x 1536 x 256 with b not transposed 201 (169), 1024 x 256 x 16 152 (102), 256 x 1024 x 16 with a transposed
- * 76 (81).
+ * An element of c is one chain of multiply-adds (with AMX those of amx.h) for each piece of k, and pieces are cut by k
+ * alone. So its bits depend neither on how many threads there are nor on m, n or where in c it lies.
  *
  * Of bfloat16 the same loops take words of two terms (register_tile.h), tiles of AMX (amx.h), or copies that are
  * floats: bfloat16_products. Sums are float32; a c in bfloat16 that takes more than one of them is summed up elsewhere
@@ -49,8 +49,11 @@ constexpr int64_t kMostProducts = 1 + ESP_LARGEST_TERMS;
 /* Below this many multiplications, about 20 us, the calling thread does all: see kParallelWork. */
 constexpr int64_t kOneTask = 1 << 20;
 
-/* Rows this many bytes apart, or a multiple of it, fall into the same few places of a cache. */
-constexpr int64_t kAliasing = 4096;
+/* Whether rows fall into the same few places of a cache. */
+template <typename T>
+bool scattered(const Matrix<T> &a) {
+  return a.ld * static_cast<int64_t>(sizeof(T)) % 4096 == 0;
+}
 
 /* What a thread copies to, once it has had a product. In words, of whatever type. */
 struct Copies {
@@ -114,18 +117,11 @@ Rows<P> rows_of(const Matrix<T> &a, int64_t m, int64_t k, int64_t readable, P *c
     pack_strips(a.at, a.ld, k, m, readable, copy);
     return {copy, strip_length(length / word) * word, word, kTileRows * word};
   }
-  const int64_t bytes = a.ld * static_cast<int64_t>(sizeof(T));
   if constexpr (std::is_same_v<T, P>) {
-    if (bytes % kAliasing != 0 && length == k) return {a.at, a.ld * kTileRows, a.ld, word};
+    if (!scattered(a) && length == k) return {a.at, a.ld * kTileRows, a.ld, word};
   }
   const int64_t ld = length + kApart * word;
-  for (int64_t i = 0; i < m; i++) {
-    const T *row = a.at + i * a.ld;
-    P *target = copy + i * ld;
-#pragma omp simd
-    for (int64_t term = 0; term < k; term++) target[term] = static_cast<P>(row[term]);
-    std::fill(target + k, target + length, P(0.0f));
-  }
+  copy_rows(a.at, a.ld, m, k, copy, ld, length);
   return {copy, ld * kTileRows, ld, word};
 }
 
@@ -178,9 +174,7 @@ struct ByVectors {
   }
 
   /* What a thread holds meanwhile: nothing. */
-  struct Session {
-    Session() {}
-  };
+  struct Session {};
 };
 
 #if defined(ESPALIER_AMX)
@@ -236,16 +230,12 @@ struct ByMatrixUnit {
   static Rows<T> whole_rows(const Matrix<T> &a, int64_t m, int64_t k, int64_t readable, T *copy) {
     constexpr int64_t word = kTerms<T>;
     const int64_t length = words(k) * word, tall = pieces(m, amx::kRows) * amx::kRows;
-    const bool apart = a.ld * static_cast<int64_t>(sizeof(T)) % kAliasing != 0;
-    if (!a.transposed && apart && length == k && tall == m) return {a.at, a.ld * kTileRows, a.ld, word};
+    if (!a.transposed && !scattered(a) && length == k && tall == m) return {a.at, a.ld * kTileRows, a.ld, word};
     const int64_t ld = length + kApart * word;
     for (int64_t i = 0; a.transposed && i < m; i += amx::kRows) {
       pack_rows_turned(a.at + i, a.ld, k, length / word, std::min(amx::kRows, m - i), readable - i, copy + i * ld, ld);
     }
-    for (int64_t i = 0; !a.transposed && i < m; i++) {
-      std::copy_n(a.at + i * a.ld, k, copy + i * ld);
-      std::fill(copy + i * ld + k, copy + i * ld + length, T(0.0f));
-    }
+    if (!a.transposed) copy_rows(a.at, a.ld, m, k, copy, ld, length);
     for (int64_t i = m; i < tall; i++) std::fill_n(copy + i * ld, length, T(0.0f));
     return {copy, ld * kTileRows, ld, word};
   }
@@ -267,7 +257,7 @@ typename Way::Operand *pack_panels(const Matrix<T> &b, int64_t n, int64_t terms,
 template <typename Way, typename T, typename C>
 void sum_of_terms(int64_t m, int64_t i, int64_t height, int64_t begin, int64_t end, float beta, const Product<T> *terms,
                   int64_t count, C *c, int64_t ldc) {
-  [[maybe_unused]] const typename Way::Session session;
+  [[maybe_unused]] const typename Way::Session session{};
   using P = typename Way::Operand;
   P *const panels = reinterpret_cast<P *>(copies().panels);
   /* Of some columns of a term the terms [first, first + length) of k to all rows. */
@@ -288,8 +278,8 @@ void sum_of_terms(int64_t m, int64_t i, int64_t height, int64_t begin, int64_t e
 
   int64_t words = 0;
   for (int64_t p = 0; p < count; p++) words += Way::words(terms[p].k);
-  if (count > 1 &&
-      words <= kDepth) { /* all panels at once, and all terms to a block while it is in the level-1 cache */
+  if (count > 1 && words <= kDepth) {
+    /* All panels at once, and all terms to a block while it is in the level-1 cache. */
     const P *packed[kMostProducts];
     P *at = panels;
     for (int64_t p = 0; p < count; p++) {
@@ -322,7 +312,7 @@ void sum_of_terms(int64_t m, int64_t i, int64_t height, int64_t begin, int64_t e
  * multiply-adds of floats. */
 enum class With { kMatrixUnit, kWords, kFloats };
 
-/* The fastest that there is. ESPALIER_BF16 in the environment says otherwise: amx, words or floats. */
+/* The fastest that there is, unless ESPALIER_BF16 in the environment is words or floats. */
 With bfloat16_products() {
   static const With with = [] {
     const char *const named = std::getenv("ESPALIER_BF16");

@@ -131,6 +131,17 @@ inline void pack_rows_turned(const T *a, int64_t lda, int64_t k, int64_t all, in
   }
 }
 
+/* m rows of `cols` elements, as P, in rows of `length`, filled up with 0, ld_target apart. */
+template <typename T, typename P>
+inline void copy_rows(const T *source, int64_t ld, int64_t m, int64_t cols, P *target, int64_t ld_target,
+                      int64_t length) {
+  for (int64_t r = 0; r < m; r++, source += ld, target += ld_target) {
+#pragma omp simd
+    for (int64_t c = 0; c < cols; c++) target[c] = static_cast<P>(source[c]);
+    std::fill(target + cols, target + length, P(0.0f));
+  }
+}
+
 /* Strips lie this many words further apart than they are long, lest they fall into the same few places of a cache. */
 constexpr int64_t kApart = 16;
 
