@@ -99,9 +99,12 @@ inline void with_rows(int64_t rows, const Body &body) {
 template <Layout layout, typename T>
 inline void tile_product(int64_t m, int64_t n, int64_t k, const T *a, int64_t lda, const T *b, int64_t ldb, float *c,
                          int64_t ldc, bool accumulate, Part part) {
-  for (int64_t i = 0; i < m; i += kTileRows) {
-    with_rows(std::min<int64_t>(kTileRows, m - i), [=](auto rows) {
-      part_block<layout, decltype(rows)::value>(i, n, k, a, lda, b, ldb, c, ldc, accumulate, part);
+  for (int64_t i = 0, rows; i < m; i += rows) {
+    /* What is more than one block and less than two is halved: a few rows would not keep the multiply-adds busy. */
+    const int64_t left = m - i;
+    rows = left <= kTileRows ? left : left < 2 * kTileRows ? (left + 1) / 2 : kTileRows;
+    with_rows(rows, [=](auto count) {
+      part_block<layout, decltype(count)::value>(i, n, k, a, lda, b, ldb, c, ldc, accumulate, part);
     });
   }
 }
