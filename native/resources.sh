@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Compiles native/cuda with nvcc for every architecture and writes what each kernel takes to native/cuda/resources.txt.
+# Compiles native/cuda with nvcc for every architecture that the library has machine code for, and writes what each kernel takes
+# to native/cuda/resources.txt.
 #   native/resources.sh           rewrites it
 #   native/resources.sh --check   fails if a kernel spills registers that the file does not know of; says so, and goes on,
 #                                 where only registers or shared memory changed: another nvcc counts differently
@@ -9,7 +10,8 @@ recorded=cuda/resources.txt
 log=target/resources/build.log
 found=target/resources/found.txt
 
-cmake --preset cuda -B target/resources -DCMAKE_CUDA_FLAGS=-Xptxas=-v >/dev/null
+# PTX alone takes nothing.
+cmake --preset cuda -B target/resources -DCMAKE_CUDA_FLAGS=-Xptxas=-v "-DESPALIER_CUDA_ARCHITECTURES=80-real;90a-real" >/dev/null
 cmake --build target/resources --target espalier_cuda --clean-first --parallel "$(nproc)" -- --output-sync=target \
   >"$log" 2>&1 || {
   grep -E 'error|warning' "$log" >&2 || tail -n 30 "$log" >&2
