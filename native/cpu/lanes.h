@@ -2,25 +2,41 @@
 #ifndef ESPALIER_CPU_LANES_H
 #define ESPALIER_CPU_LANES_H
 
+#include <immintrin.h>
+
 #include <cstdint>
 
 #include "bf16.h"
 
 namespace esp {
 
-#if defined(ESPALIER_LANES)
-constexpr int kLanes = ESPALIER_LANES;
-#elif defined(__AVX512F__)
-constexpr int kLanes = 16;
+#if !defined(ESPALIER_LANES)
+#if defined(__AVX512F__)
+#define ESPALIER_LANES 16
 #else
-constexpr int kLanes = 8;
+#define ESPALIER_LANES 8
 #endif
+#endif
+constexpr int kLanes = ESPALIER_LANES;
 
 /* kLanes floats at any alignment (a GCC and Clang vector type). */
 typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float)), may_alias));
 
 inline Lanes load(const float *p) { return *reinterpret_cast<const Lanes *>(p); }
 inline void store(float *p, Lanes x) { *reinterpret_cast<Lanes *>(p) = x; }
+
+/* Bit i: whether a[i] > b[i]. */
+inline uint32_t bits_above(Lanes a, Lanes b) {
+#if ESPALIER_LANES == 16 && defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
+#elif ESPALIER_LANES == 8 && defined(__AVX__)
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)));
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < kLanes; i++) bits |= static_cast<uint32_t>(a[i] > b[i]) << i;
+  return bits;
+#endif
+}
 
 /* As many numbers of 32 bits, and of 16 at any alignment. */
 typedef uint32_t Words __attribute__((vector_size(kLanes * sizeof(uint32_t))));

@@ -56,7 +56,6 @@ int32_t esp_sae_encode_silent(const void *x_, const void *w_enc_, const float *b
         if (keep == nullptr || keep[t] == 0) {
           for (int64_t i = 0; i < found; i++) row[i] += b_enc[latents[i]];
           esp::select_topk(row, found, k, entries);
-          esp::finish_topk(k, entries);
           for (int64_t j = 0; j < entries.count; j++) entries.index[j] = latents[entries.index[j]];
         }
         count[t] = static_cast<int32_t>(entries.count);

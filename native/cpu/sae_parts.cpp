@@ -3,9 +3,10 @@
  * parts side by side.
  *
  * Bound by memory: 8 to 12 bytes an entry, 8 an element of the columns (4 in bfloat16), little beside what ranks send
- * each other. The k largest of a token are kept in a heap, in the list itself, as the encoder does.
+ * each other. The k largest of a token are found as the encoder does it.
  */
 #include <climits>
+#include <cmath>
 #include <cstring>
 
 #include "bf16.h"
@@ -51,16 +52,11 @@ int64_t merge(const Parts &parts, int64_t t, int64_t k, esp::Entries &entries) {
     nan = parts.walk(t, [&](int32_t latent, float value) { entries.add(latent, value, value); });
     for (int64_t p = 0; p < parts.parts; p++) needed += parts.count(p, t);
   } else {
-    esp::Heap heap{entries.index, entries.value};
-    nan = parts.walk(t, [&](int32_t latent, float value) {
-      if (heap.count < k) {
-        heap.push(latent, value);
-      } else if (value > heap.value[0]) {
-        heap.replace_root(latent, value);
-      }
-    });
-    needed = entries.count = heap.count;
-    if (!nan) esp::finish_topk(k, entries);
+    esp::Largest largest(k, -INFINITY);
+    nan = parts.walk(t, [&](int32_t latent, float value) { largest.add(latent, value); });
+    largest.reduce();
+    needed = largest.count();
+    for (int64_t j = 0; j < needed; j++) entries.add(largest.index()[j], largest.value()[j], largest.value()[j]);
   }
   if (!nan) return needed;
   entries.count = 0;

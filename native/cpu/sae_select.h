@@ -2,10 +2,12 @@
 #ifndef ESPALIER_CPU_SAE_SELECT_H
 #define ESPALIER_CPU_SAE_SELECT_H
 
-#include <cmath>
-#include <utility>
+#include <algorithm>
+#include <functional>
+#include <vector>
 
-#include "bf16.h"
+#include "kernel.h"
+#include "lanes.h"
 
 namespace esp {
 
@@ -46,88 +48,97 @@ struct Entries {
   }
 };
 
-/* Whether z[i] > bar for an i < n. */
-inline bool any_above(const float *z, float bar, int64_t n) {
-  int found = 0;
-#pragma omp simd reduction(| : found)
-  for (int64_t i = 0; i < n; i++) found |= z[i] > bar ? 1 : 0;
-  return found != 0;
-}
-
-/* Whether z[i] - bar[i] > offset for an i < n. */
-inline bool any_above(const float *z, const float *bar, float offset, int64_t n) {
-  int found = 0;
-#pragma omp simd reduction(| : found)
-  for (int64_t i = 0; i < n; i++) found |= z[i] - bar[i] > offset ? 1 : 0;
-  return found != 0;
+/* body(i) for every i < n with z[i] - bar[i] > offset, in ascending order; without bars, with z[i] > offset. offset may
+ * rise meanwhile, which is seen from the next kSelectBlock on. */
+template <typename Body>
+inline void each_above(const float *z, const float *bar, const float &offset, int64_t n, const Body &body) {
+  const auto among = [&](int64_t first, uint64_t bits) {
+    for (; bits != 0; bits &= bits - 1) body(first + __builtin_ctzll(bits));
+  };
+  int64_t block = 0;
+  for (; block + kSelectBlock <= n; block += kSelectBlock) {
+    const Lanes all = Lanes{} + offset;
+    uint64_t bits = 0;
+    for (int64_t i = 0; i < kSelectBlock; i += kLanes) {
+      const Lanes some = load(z + block + i);
+      bits |= uint64_t{bits_above(bar == nullptr ? some : some - load(bar + block + i), all)} << i;
+    }
+    among(block, bits);
+  }
+  for (int64_t i = block; i < n; i++) among(i, (bar == nullptr ? z[i] : z[i] - bar[i]) > offset ? 1 : 0);
 }
 
 inline void select_relu(const float *z, int64_t m, Entries &entries) {
-  for (int64_t block = 0; block < m; block += kSelectBlock) {
-    const int64_t n = std::min(kSelectBlock, m - block);
-    const float *part = z + block;
-    if (!any_above(part, 0, n)) continue;
-    for (int64_t i = 0; i < n; i++) {
-      if (part[i] > 0) entries.add(block + i, part[i], part[i]);
-    }
-  }
+  each_above(z, nullptr, 0, m, [&](int64_t i) { entries.add(i, z[i], z[i]); });
 }
 
 inline void select_jumprelu(const float *z, const float *threshold, float margin, int64_t m, Entries &entries) {
-  const float below = margin > 0 ? margin : 0;
-  for (int64_t block = 0; block < m; block += kSelectBlock) {
-    const int64_t n = std::min(kSelectBlock, m - block);
-    const float *part = z + block, *theta = threshold + block;
-    if (!any_above(part, theta, -below, n)) continue;
-    for (int64_t i = 0; i < n; i++) {
-      const bool active = part[i] > theta[i];
-      if (!active && !(std::fabs(part[i] - theta[i]) < margin)) continue;
-      entries.add(block + i, active && part[i] > 0 ? part[i] : 0.0f, part[i]);
-    }
-  }
+  each_above(z, threshold, -std::max(margin, 0.0f), m,
+             [&](int64_t i) { entries.add(i, z[i] > threshold[i] && z[i] > 0 ? z[i] : 0.0f, z[i]); });
 }
 
-/* The k largest positive z as a heap whose root is the worst entry: the smallest value, of equal ones the higher
- * index. */
-struct Heap {
-  int32_t *index;
-  float *value;
-  int64_t count = 0;
+/* The k largest of what is added, in that order: of equal ones the first. More than k are kept for a while, lest each
+ * new one be put in its place. In memory of the calling thread, one at a time. */
+class Largest {
+ public:
+  /* What is not above the bar counts for nothing. */
+  Largest(int64_t k, float bar) : k_(k), bar_(bar) {
+    if (memory().index.size() < static_cast<size_t>(k + kMore)) memory().resize(static_cast<size_t>(k + kMore));
+    index_ = memory().index.data();
+    value_ = memory().value.data();
+  }
 
-  bool worse(int64_t a, int64_t b) const {
-    return value[a] < value[b] || (value[a] == value[b] && index[a] > index[b]);
+  const float &bar() const { return bar_; }
+  void raise_bar(float bar) { bar_ = std::max(bar_, bar); }
+  int64_t count() const { return count_; }
+  const int32_t *index() const { return index_; }
+  const float *value() const { return value_; }
+
+  void add(int32_t i, float v) {
+    if (count_ == k_ + kMore) reduce();
+    if (!(v > bar_)) return;
+    index_[count_] = i;
+    value_[count_++] = v;
   }
-  void swap(int64_t a, int64_t b) {
-    std::swap(index[a], index[b]);
-    std::swap(value[a], value[b]);
-  }
-  void push(int32_t i, float v) {
-    index[count] = i;
-    value[count] = v;
-    for (int64_t at = count++; at > 0 && worse(at, (at - 1) / 2); at = (at - 1) / 2) swap(at, (at - 1) / 2);
-  }
-  void replace_root(int32_t i, float v) {
-    index[0] = i;
-    value[0] = v;
-    sift(0, count, [this](int64_t a, int64_t b) { return worse(a, b); });
-  }
-  template <typename Before>
-  void sift(int64_t at, int64_t end, const Before &before) {
-    for (int64_t child = 2 * at + 1; child < end; at = child, child = 2 * at + 1) {
-      if (child + 1 < end && before(child + 1, child)) child++;
-      if (!before(child, at)) return;
-      swap(child, at);
+
+  /* To the k largest, where there are more. */
+  void reduce() {
+    if (count_ <= k_) return;
+    float *const ranked = memory().ranked.data();
+    std::copy_n(value_, count_, ranked);
+    std::nth_element(ranked, ranked + k_ - 1, ranked + count_, std::greater<>());
+    bar_ = ranked[k_ - 1];
+    int64_t ties = k_ - std::count_if(ranked, ranked + k_, [this](float v) { return v > bar_; }), kept = 0;
+    for (int64_t j = 0; j < count_; j++) {
+      if (value_[j] < bar_ || (value_[j] == bar_ && ties-- <= 0)) continue;
+      index_[kept] = index_[j];
+      value_[kept++] = value_[j];
     }
+    count_ = kept;
   }
-  /* Heapsort. */
-  void sort_by_index() {
-    const auto later = [this](int64_t a, int64_t b) { return index[a] > index[b]; };
-    for (int64_t at = count / 2 - 1; at >= 0; at--) sift(at, count, later);
-    for (int64_t end = count - 1; end > 0; end--) {
-      swap(0, end);
-      sift(0, end, later);
+
+ private:
+  static constexpr int64_t kMore = 256;
+
+  struct Memory {
+    std::vector<int32_t> index;
+    std::vector<float> value, ranked;
+
+    void resize(size_t size) {
+      index.resize(size);
+      value.resize(size);
+      ranked.resize(size);
     }
+  };
+  static Memory &memory() {
+    static thread_local Memory mine;
+    return mine;
   }
+
+  int64_t k_, count_ = 0;
+  float bar_;
+  int32_t *index_;
+  float *value_;
 };
 
 /* A number that at least k of z exceed and few others do, or 0: of kSlots maxima of elements kSlots apart, each of
@@ -154,37 +165,22 @@ inline float below_largest(const float *z, int64_t m, int64_t k) {
   return low;
 }
 
-/* Until finish_topk, the list is a heap, and count that of the candidates there have been. */
+/* The list has the k largest of the panels before. */
 inline void select_topk(const float *z, int64_t m, int64_t k, Entries &entries) {
-  const int64_t room = std::min(k, entries.capacity);
-  int64_t positive = entries.count;
-  Heap heap{entries.index, entries.value, std::min(room, positive)};
-  /* A candidate must be above: of k found the smallest, or what k will be found above. */
-  float bar = std::max(heap.count == k ? heap.value[0] : 0, below_largest(z, m, k));
-  for (int64_t block = 0; block < m; block += kSelectBlock) {
-    const int64_t n = std::min(kSelectBlock, m - block);
-    const float *part = z + block;
-    if (!any_above(part, bar, n)) continue;
-    for (int64_t i = 0; i < n; i++) {
-      if (!(part[i] > bar)) continue;
-      positive++;
-      if (heap.count < room) {
-        heap.push(static_cast<int32_t>(entries.first + block + i), part[i]);
-        if (heap.count == k) bar = std::max(bar, heap.value[0]);
-      } else if (room == k) {
-        heap.replace_root(static_cast<int32_t>(entries.first + block + i), part[i]);
-        bar = heap.value[0];
-      }
-    }
-  }
-  entries.count = positive;
-}
-
-inline void finish_topk(int64_t k, Entries &entries) {
-  Heap heap{entries.index, entries.value, std::min({k, entries.capacity, entries.count})};
-  heap.sort_by_index();
-  if (entries.pre != nullptr) std::copy(heap.value, heap.value + heap.count, entries.pre);
-  entries.count = std::min(k, entries.count);
+  const int64_t before = std::min(entries.count, entries.capacity);
+  Largest largest(k, 0);
+  for (int64_t j = 0; j < before; j++) largest.add(entries.index[j], entries.value[j]);
+  if (before == k) largest.raise_bar(*std::min_element(entries.value, entries.value + k));
+  largest.raise_bar(below_largest(z, m, k));
+  each_above(z, nullptr, largest.bar(), m,
+             [&](int64_t i) { largest.add(static_cast<int32_t>(entries.first + i), z[i]); });
+  largest.reduce();
+  /* Of a list without room for k, some are only counted. */
+  const int64_t listed = std::min(largest.count(), entries.capacity);
+  std::copy_n(largest.index(), listed, entries.index);
+  std::copy_n(largest.value(), listed, entries.value);
+  if (entries.pre != nullptr) std::copy_n(largest.value(), listed, entries.pre);
+  entries.count = std::min(k, entries.count - before + largest.count());
 }
 
 inline void select_groupmax(const float *z, int64_t m, int64_t size, Entries &entries) {
