@@ -10,10 +10,6 @@
 
 #include "lanes.h"
 
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
-
 namespace esp {
 
 /* Rows and vectors of a full tile. */

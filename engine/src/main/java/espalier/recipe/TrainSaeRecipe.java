@@ -104,7 +104,7 @@ public final class TrainSaeRecipe {
   }
 
   /** Refuses to train SAEs in another type. */
-  static void requireFloat32(ElementType type) {
+  public static void requireFloat32(ElementType type) {
     if (type != ElementType.F32) {
       throw new InputException("--dtype: SAEs are trained in f32");
     }

@@ -1,6 +1,7 @@
 package espalier.cli;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import espalier.Golden;
@@ -151,6 +152,16 @@ class ReproduceTest {
     Outcome refused = Outcome.of(command("rank", foreign, "--plan", PLAN));
     assertEquals(2, refused.code());
     assertTrue(refused.err().contains("letter.txt"), refused.err());
+  }
+
+  /** Where there is no bfloat16 at all, as where SAEs are not trained in it. */
+  @Test
+  void refusesBfloat16BeforeAnythingIsWritten() {
+    Path out = temp.resolve("bf16");
+    Outcome refused = Outcome.of(command("rank", out, "--plan", PLAN, "--dtype", "bf16"));
+    assertEquals(2, refused.code());
+    assertTrue(refused.err().contains("--dtype"), refused.err());
+    assertFalse(Files.exists(out));
   }
 
   @Test

@@ -2,6 +2,7 @@ package espalier.recipe.reproduce;
 
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.device.DeviceChoice;
 import espalier.format.AtomicFiles;
 import espalier.format.InputException;
 import espalier.format.StrictJson;
@@ -9,6 +10,7 @@ import espalier.recipe.Console;
 import espalier.recipe.RunFolder;
 import espalier.recipe.SaeSpec;
 import espalier.recipe.SettingsJson;
+import espalier.recipe.TrainSaeRecipe;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -43,8 +45,11 @@ public final class ReproduceRecipe {
     folders = new Folders(settings.out());
     setup = Setup.of(settings);
     checkData();
-    // Whatever cannot become cells is refused before anything is written.
-    Cells.of(setup, settings.plan().orElse(Budget.ANY));
+    // Whatever cannot become cells, or cannot be trained, is refused before anything is written.
+    List<Cell> cells = Cells.of(setup, settings.plan().orElse(Budget.ANY));
+    if (cells.stream().anyMatch(cell -> cell.task() instanceof Task.TrainSae)) {
+      TrainSaeRecipe.requireFloat32(DeviceChoice.current().type());
+    }
   }
 
   private void checkData() {
