@@ -107,13 +107,14 @@ class Largest {
     float *const ranked = memory().ranked.data();
     std::copy_n(value_, count_, ranked);
     std::nth_element(ranked, ranked + k_ - 1, ranked + count_, std::greater<>());
-    bar_ = ranked[k_ - 1];
-    int64_t ties = k_ - std::count_if(ranked, ranked + k_, [this](float v) { return v > bar_; }), kept = 0;
+    const float least = ranked[k_ - 1];
+    int64_t ties = k_ - std::count_if(ranked, ranked + k_, [least](float v) { return v > least; }), kept = 0;
     for (int64_t j = 0; j < count_; j++) {
-      if (value_[j] < bar_ || (value_[j] == bar_ && ties-- <= 0)) continue;
+      if (value_[j] < least || (value_[j] == least && ties-- <= 0)) continue;
       index_[kept] = index_[j];
       value_[kept++] = value_[j];
     }
+    raise_bar(least);
     count_ = kept;
   }
 

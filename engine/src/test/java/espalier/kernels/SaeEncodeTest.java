@@ -17,7 +17,6 @@ import java.util.stream.IntStream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
-import org.junit.jupiter.params.provider.ValueSource;
 
 class SaeEncodeTest extends KernelTest {
 
@@ -425,11 +424,20 @@ class SaeEncodeTest extends KernelTest {
     assertRow(first, 0, new int[] {0, 1, 2}, new float[] {1, 1, 1});
   }
 
-  /** With ties at the border, and with fewer positive ones than k. */
+  /** With ties at the border, and with fewer positive ones than k; in one product, and in three. */
   @ParameterizedTest
-  @ValueSource(ints = {1, 5, 100, 128, 129, 2000})
-  void theLargestOfMany(int k) {
-    int m = 3000;
+  @CsvSource({
+    "1, 3000",
+    "5, 3000",
+    "100, 3000",
+    "128, 3000",
+    "129, 3000",
+    "2000, 3000",
+    "40, 20000",
+    "300, 20000",
+    "2000, 20000"
+  })
+  void theLargestOfMany(int k, int m) {
     float[] z = wholeNumbers(m, 9);
     float[] x = {1, -1};
     Encoded e = run(exact(TOPK, z, null, 0, k), x, null, k);
