@@ -104,10 +104,7 @@ int32_t esp_sae_encode(const void *x_, const void *w_enc_, const float *b_enc, c
             select(z + r * latents, kind, threshold == nullptr ? nullptr : threshold + from, margin, k, latents, m,
                    entries);
           }
-          if (from + latents == m && entries.count == kNaN) {
-            entries.count = entries.first = 0;
-            entries.add(0, __builtin_nanf(""), __builtin_nanf(""));
-          }
+          if (from + latents == m && entries.count == kNaN) entries.replace_by_nan();
           count[t] = static_cast<int32_t>(entries.count);
         });
       }

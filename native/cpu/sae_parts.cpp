@@ -56,11 +56,10 @@ int64_t merge(const Parts &parts, int64_t t, int64_t k, esp::Entries &entries) {
     nan = parts.walk(t, [&](int32_t latent, float value) { largest.add(latent, value); });
     largest.reduce();
     needed = largest.count();
-    for (int64_t j = 0; j < needed; j++) entries.add(largest.index()[j], largest.value()[j], largest.value()[j]);
+    entries.replace(largest);
   }
   if (!nan) return needed;
-  entries.count = 0;
-  entries.add(0, __builtin_nanf(""), __builtin_nanf(""));
+  entries.replace_by_nan();
   return 1;
 }
 

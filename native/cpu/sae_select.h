@@ -29,54 +29,6 @@ inline const T *less_bias(const T *x, const float *b_pre, int64_t rows, int64_t 
 
 constexpr int64_t kSelectBlock = 64;
 
-/* A row's list while it is filled, a panel of latents after another. Entries beyond capacity are counted but not
- * stored. */
-struct Entries {
-  int32_t *index;
-  float *value;
-  float *pre; /* or NULL */
-  int64_t capacity, count = 0;
-  int64_t first = 0; /* of the panel's latents */
-
-  void add(int64_t i, float v, float z) {
-    if (count < capacity) {
-      index[count] = static_cast<int32_t>(first + i);
-      value[count] = v;
-      if (pre != nullptr) pre[count] = z;
-    }
-    count++;
-  }
-};
-
-/* body(i) for every i < n with z[i] - bar[i] > offset, in ascending order; without bars, with z[i] > offset. offset may
- * rise meanwhile, which is seen from the next kSelectBlock on. */
-template <typename Body>
-inline void each_above(const float *z, const float *bar, const float &offset, int64_t n, const Body &body) {
-  const auto among = [&](int64_t first, uint64_t bits) {
-    for (; bits != 0; bits &= bits - 1) body(first + __builtin_ctzll(bits));
-  };
-  int64_t block = 0;
-  for (; block + kSelectBlock <= n; block += kSelectBlock) {
-    const Lanes all = Lanes{} + offset;
-    uint64_t bits = 0;
-    for (int64_t i = 0; i < kSelectBlock; i += kLanes) {
-      const Lanes some = load(z + block + i);
-      bits |= uint64_t{bits_above(bar == nullptr ? some : some - load(bar + block + i), all)} << i;
-    }
-    among(block, bits);
-  }
-  for (int64_t i = block; i < n; i++) among(i, (bar == nullptr ? z[i] : z[i] - bar[i]) > offset ? 1 : 0);
-}
-
-inline void select_relu(const float *z, int64_t m, Entries &entries) {
-  each_above(z, nullptr, 0, m, [&](int64_t i) { entries.add(i, z[i], z[i]); });
-}
-
-inline void select_jumprelu(const float *z, const float *threshold, float margin, int64_t m, Entries &entries) {
-  each_above(z, threshold, -std::max(margin, 0.0f), m,
-             [&](int64_t i) { entries.add(i, z[i] > threshold[i] && z[i] > 0 ? z[i] : 0.0f, z[i]); });
-}
-
 /* The k largest of what is added, in that order: of equal ones the first. More than k are kept for a while, lest each
  * new one be put in its place. In memory of the calling thread, one at a time. */
 class Largest {
@@ -142,6 +94,69 @@ class Largest {
   float *value_;
 };
 
+/* A row's list while it is filled, a panel of latents after another. Entries beyond capacity are counted but not
+ * stored. */
+struct Entries {
+  int32_t *index;
+  float *value;
+  float *pre; /* or NULL */
+  int64_t capacity, count = 0;
+  int64_t first = 0; /* of the panel's latents */
+
+  void add(int64_t i, float v, float z) {
+    if (count < capacity) {
+      index[count] = static_cast<int32_t>(first + i);
+      value[count] = v;
+      if (pre != nullptr) pre[count] = z;
+    }
+    count++;
+  }
+
+  /* These, whose numbers are not the panel's but all latents', in the place of what there was. */
+  void replace(const Largest &largest) {
+    count = largest.count();
+    const int64_t listed = std::min(count, capacity);
+    std::copy_n(largest.index(), listed, index);
+    std::copy_n(largest.value(), listed, value);
+    if (pre != nullptr) std::copy_n(largest.value(), listed, pre);
+  }
+
+  /* What a row is that has a NaN: the one entry (0, NaN). */
+  void replace_by_nan() {
+    count = first = 0;
+    add(0, __builtin_nanf(""), __builtin_nanf(""));
+  }
+};
+
+/* body(i) for every i < n with z[i] - bar[i] > offset, in ascending order; without bars, with z[i] > offset. offset may
+ * rise meanwhile, which is seen from the next kSelectBlock on. */
+template <typename Body>
+inline void each_above(const float *z, const float *bar, const float &offset, int64_t n, const Body &body) {
+  const auto among = [&](int64_t first, uint64_t bits) {
+    for (; bits != 0; bits &= bits - 1) body(first + __builtin_ctzll(bits));
+  };
+  int64_t block = 0;
+  for (; block + kSelectBlock <= n; block += kSelectBlock) {
+    const Lanes all = Lanes{} + offset;
+    uint64_t bits = 0;
+    for (int64_t i = 0; i < kSelectBlock; i += kLanes) {
+      const Lanes some = load(z + block + i);
+      bits |= uint64_t{bits_above(bar == nullptr ? some : some - load(bar + block + i), all)} << i;
+    }
+    among(block, bits);
+  }
+  for (int64_t i = block; i < n; i++) among(i, (bar == nullptr ? z[i] : z[i] - bar[i]) > offset ? 1 : 0);
+}
+
+inline void select_relu(const float *z, int64_t m, Entries &entries) {
+  each_above(z, nullptr, 0, m, [&](int64_t i) { entries.add(i, z[i], z[i]); });
+}
+
+inline void select_jumprelu(const float *z, const float *threshold, float margin, int64_t m, Entries &entries) {
+  each_above(z, threshold, -std::max(margin, 0.0f), m,
+             [&](int64_t i) { entries.add(i, z[i] > threshold[i] && z[i] > 0 ? z[i] : 0.0f, z[i]); });
+}
+
 /* A number that at least k of z exceed and few others do, or 0: of kSlots maxima of elements kSlots apart, each of
  * another element, k are above it. Found by halving an interval, which no branch has to guess. */
 inline float below_largest(const float *z, int64_t m, int64_t k) {
@@ -176,12 +191,9 @@ inline void select_topk(const float *z, int64_t m, int64_t k, Entries &entries) 
   each_above(z, nullptr, largest.bar(), m,
              [&](int64_t i) { largest.add(static_cast<int32_t>(entries.first + i), z[i]); });
   largest.reduce();
-  /* Of a list without room for k, some are only counted. */
-  const int64_t listed = std::min(largest.count(), entries.capacity);
-  std::copy_n(largest.index(), listed, entries.index);
-  std::copy_n(largest.value(), listed, entries.value);
-  if (entries.pre != nullptr) std::copy_n(largest.value(), listed, entries.pre);
-  entries.count = std::min(k, entries.count - before + largest.count());
+  const int64_t unlisted = entries.count - before; /* of a list without room for k */
+  entries.replace(largest);
+  entries.count = std::min(k, unlisted + entries.count);
 }
 
 inline void select_groupmax(const float *z, int64_t m, int64_t size, Entries &entries) {
