@@ -25,40 +25,24 @@
 #include "sanitizer.h"
 #include "warpgroup.h"
 
-extern "C" void esp_emulator_switch(void **save, void *resume);
+#ifdef __AVX512F__
+#define ESP_EMULATOR_AVX512_REGISTERS                                                                           \
+  , "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", \
+      "xmm28", "xmm29", "xmm30", "xmm31", "k1", "k2", "k3", "k4", "k5", "k6", "k7"
+#else
+#define ESP_EMULATOR_AVX512_REGISTERS
+#endif
 
-/* Saves what a call must keep, stores the stack, takes the other one. */
-asm(R"(
-.text
-.type esp_emulator_switch, @function
-esp_emulator_switch:
-  pushq %rbp
-  pushq %rbx
-  pushq %r12
-  pushq %r13
-  pushq %r14
-  pushq %r15
-  movq %rsp, (%rdi)
-  movq %rsi, %rsp
-  popq %r15
-  popq %r14
-  popq %r13
-  popq %r12
-  popq %rbx
-  popq %rbp
-  ret
-.size esp_emulator_switch, .-esp_emulator_switch
-)");
-
-__thread const emulator::Place *esp_emulated_place;
+[[gnu::tls_model("initial-exec")]] __thread const emulator::Place *esp_emulated_place;
 
 namespace emulator {
 namespace {
 
 constexpr size_t kPage = 4096;
-constexpr size_t kStack = sanitizer::kAddress ? 256 << 10 : 64 << 10; /* its lowest page is never mapped */
-constexpr size_t kSharedBytes = 227 << 10;                            /* a block of Hopper may have as much */
-constexpr size_t kSharedStride = 228 << 10;                           /* from a block's to the next one's */
+/* A stack's lowest page is never mapped. Not a power of two: what fibers keep would share a few sets of the cache. */
+constexpr size_t kStack = (sanitizer::kAddress ? 256 << 10 : 64 << 10) + kPage;
+constexpr size_t kSharedBytes = 227 << 10;  /* a block of Hopper may have as much */
+constexpr size_t kSharedStride = 228 << 10; /* from a block's to the next one's */
 
 enum class State { kReady, kAtBlock, kAtGroup, kAtWarp, kAtCluster, kDone };
 
@@ -69,25 +53,35 @@ struct Copy {
 
 struct Fiber {
   void *stack_pointer = nullptr;
-  void *fake_stack = nullptr; /* AddressSanitizer's */
   State state = State::kReady;
-  Place place{};
   /* the collective it waits at */
-  const char *collective = "";
   uint32_t mask = 0;
   void *mine = nullptr;
   Combine combine = nullptr;
-  /* cp.async: copies of the group that is open, and the groups that are not waited for yet */
-  std::vector<Copy> open;
-  std::deque<std::vector<Copy>> groups;
+  const char *collective = "";
+
+  Place place{};
+  void *fake_stack = nullptr; /* AddressSanitizer's */
+  Groups<Copy> copies;        /* cp.async's */
   bool hidden_copies = false; /* made, and not shown to the tensor cores */
-  WarpgroupProducts products;
+  Groups<WarpgroupProduct> products;
 };
 
 std::atomic<int> schedule{[] {
   const char *chosen = std::getenv("ESPALIER_EMULATOR_SCHEDULE");
   return chosen == nullptr ? 0 : std::atoi(chosen);
 }()};
+
+/* A launch under way. */
+struct Run {
+  const Launch *launch;
+  uint64_t number; /* from 1 on */
+  int schedule;
+
+  bool by_warp() const { return schedule >= 2 && schedule % 2 == 1; }
+};
+
+std::atomic<uint64_t> launches{0};
 
 std::mutex fault_mutex;
 std::string first_fault;
@@ -111,6 +105,9 @@ struct Block {
 
   const Library *library = nullptr; /* whose variables these are */
   Range variables{};
+  uint64_t poisoned = 0;      /* the number of the launch for which all of them were */
+  bool known_written = false; /* since then: by its first block */
+  Range written{};
   std::vector<char> kept; /* the variables, while another block of the cluster runs */
   char *dynamic = nullptr;
 };
@@ -135,8 +132,8 @@ struct Cluster {
 thread_local Cluster owned_cluster;
 
 /* owned_cluster, without its check for initialisation, and the block of it that runs. */
-__thread Cluster *cluster;
-__thread Block *block;
+[[gnu::tls_model("initial-exec")]] __thread Cluster *cluster;
+[[gnu::tls_model("initial-exec")]] __thread Block *block;
 
 bool is_done(const Block &one) { return one.done == one.fibers.size(); }
 
@@ -146,13 +143,36 @@ char *stack_of(unsigned thread) { return block->stacks + thread * kStack; }
 
 /* ---- switching ---- */
 
+/* Stores this stack and goes on where `resume` was stored. The compiler keeps nothing in registers meanwhile. Inline,
+ * and without `ret`: the processor takes a return for one to where the last call was, and of threads that wait in turn
+ * at the same place it is then right. */
+[[gnu::always_inline]] inline void switch_stack(void **save, void *resume) {
+  asm volatile(
+      "leaq -128(%%rsp), %%rsp\n\t" /* what lies below the stack pointer may be in use */
+      "pushq %%rbp\n\t"
+      "leaq 1f(%%rip), %%rax\n\t"
+      "pushq %%rax\n\t"
+      "movq %%rsp, (%0)\n\t"
+      "movq %1, %%rsp\n\t"
+      "popq %%rax\n\t"
+      "jmp *%%rax\n"
+      "1:\n\t"
+      "popq %%rbp\n\t"
+      "leaq 128(%%rsp), %%rsp"
+      : "+D"(save), "+S"(resume)
+      :
+      : "memory", "cc", "rax", "rbx", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "xmm0",
+        "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13",
+        "xmm14", "xmm15" ESP_EMULATOR_AVX512_REGISTERS);
+}
+
 void resume(unsigned thread) {
   Fiber &fiber = block->fibers[thread];
   block->running = &fiber;
   esp_emulated_place = &fiber.place;
   races::run(thread);
   sanitizer::leave(&block->scheduler_fake_stack, stack_of(thread), kStack);
-  esp_emulator_switch(&block->scheduler, fiber.stack_pointer);
+  switch_stack(&block->scheduler, fiber.stack_pointer);
   sanitizer::enter(block->scheduler_fake_stack, nullptr, nullptr);
   esp_emulated_place = nullptr;
 }
@@ -161,13 +181,12 @@ void yield() {
   Fiber *self = block->running;
   void **kept = self->state == State::kDone ? nullptr : &self->fake_stack;
   sanitizer::leave(kept, block->scheduler_stack, block->scheduler_stack_bytes);
-  esp_emulator_switch(&self->stack_pointer, block->scheduler);
+  switch_stack(&self->stack_pointer, block->scheduler);
   sanitizer::enter(self->fake_stack, nullptr, nullptr);
 }
 
 [[noreturn]] void end() {
-  const WarpgroupProducts &products = block->running->products;
-  if (!products.open.empty() || !products.groups.empty()) fault("it ends before wgmma that it has not waited for");
+  if (!block->running->products.items.empty()) fault("it ends before wgmma that it has not waited for");
   block->running->state = State::kDone;
   block->done++;
   yield();
@@ -180,12 +199,13 @@ void yield() {
   end();
 }
 
-/* A stack on which a switch "returns" into run_fiber: six registers, the address, and the alignment a call would leave.
- */
-void *fresh_stack(char *base) {
-  auto *top = reinterpret_cast<void **>(base + kStack) - 1;
+/* A stack on which a switch goes to run_fiber, aligned as a call would leave it. Each begins at another line of its
+ * page, for the cache. */
+void *fresh_stack(unsigned thread) {
+  constexpr size_t kLine = 64;
+  auto *top = reinterpret_cast<void **>(stack_of(thread) + kStack - thread * kLine % kPage) - 1;
   *--top = reinterpret_cast<void *>(run_fiber);
-  return top - 6;
+  return top;
 }
 
 /* ---- faults ---- */
@@ -270,10 +290,13 @@ bool release_cluster() {
   return true;
 }
 
-/* Those who wait with this fiber, lane by lane; false while one of them is missing. */
+/* Those who wait with this fiber, lane by lane; false while one of them is missing. The next lane is looked at first:
+ * most often that is the one. */
 bool gather(const Fiber &fiber, Fiber *(&lanes)[kWarp]) {
-  const unsigned first = index_of(&fiber) / kWarp * kWarp, threads = static_cast<unsigned>(block->fibers.size());
-  for (unsigned lane = 0; lane < kWarp; lane++) {
+  const unsigned own = index_of(&fiber), first = own / kWarp * kWarp;
+  const unsigned threads = static_cast<unsigned>(block->fibers.size());
+  for (unsigned i = 1; i <= kWarp; i++) {
+    const unsigned lane = (own + i) % kWarp;
     lanes[lane] = nullptr;
     if ((fiber.mask >> lane & 1u) == 0 || first + lane >= threads) continue;
     Fiber &other = block->fibers[first + lane];
@@ -343,7 +366,23 @@ void reserve(size_t threads) {
   for (unsigned i = 0; i < threads; i++) mprotect(stack_of(i), kPage, PROT_NONE);
 }
 
-void prepare(const Launch &launch, unsigned rank, dim3 index, int chosen, uint64_t seed) {
+/* The variables are half a megabyte, nearly all of it other kernels': what the launch's first block on this host thread
+ * has not written, later ones are taken not to write, either. */
+void poison_variables(uint64_t launch) {
+  const Library &library = *block->library;
+  if (block->poisoned != launch || cluster->size > 1) {
+    library.poison(block->variables);
+    block->poisoned = launch;
+    block->known_written = false;
+    return;
+  }
+  if (!block->known_written) block->written = library.written(block->variables);
+  block->known_written = true;
+  library.poison(block->written);
+}
+
+void prepare(const Run &run, unsigned rank, dim3 index, uint64_t seed) {
+  const Launch &launch = *run.launch;
   const dim3 shape = launch.block;
   const unsigned threads = shape.x * shape.y * shape.z;
   block = &cluster->blocks[rank];
@@ -353,25 +392,23 @@ void prepare(const Launch &launch, unsigned rank, dim3 index, int chosen, uint64
   block->fibers.resize(threads);
   for (unsigned i = 0; i < threads; i++) {
     Fiber &fiber = block->fibers[i];
-    fiber.stack_pointer = fresh_stack(stack_of(i));
+    fiber.stack_pointer = fresh_stack(i);
     fiber.state = State::kReady;
-    fiber.open.clear();
-    fiber.groups.clear();
+    fiber.copies.clear();
     fiber.hidden_copies = false;
-    fiber.products = {};
+    fiber.products.clear();
     fiber.place = {launch.grid, shape, index, dim3(i % shape.x, i / shape.x % shape.y, i / (shape.x * shape.y))};
   }
-  const bool by_warp = chosen >= 2 && chosen % 2 == 1;
-  block->order.resize(by_warp ? (threads + kWarp - 1) / kWarp : threads);
+  block->order.resize(run.by_warp() ? (threads + kWarp - 1) / kWarp : threads);
   std::iota(block->order.begin(), block->order.end(), 0u);
-  if (chosen == 1) std::reverse(block->order.begin(), block->order.end());
+  if (run.schedule == 1) std::reverse(block->order.begin(), block->order.end());
   block->random.seed(seed);
 
   if (block->library != launch.library) {
     block->library = launch.library;
     block->variables = launch.library->shared_variables();
   }
-  launch.library->poison(block->variables);
+  poison_variables(run.number);
   if (cluster->size > 1) block->kept.assign(block->variables.begin, block->variables.end);
   sanitizer::allow(block->dynamic, kSharedBytes);
   std::memset(block->dynamic, 0xff, launch.shared_bytes);
@@ -423,11 +460,11 @@ bool round_of_warps() {
 }
 
 /* Runs the block until none of its threads can go on; false if none could from the start. */
-bool run_block(int chosen) {
+bool run_block(const Run &run) {
   bool went = false;
   for (bool moved = true; moved && !faulted;) {
-    if (chosen >= 2) std::shuffle(block->order.begin(), block->order.end(), block->random);
-    moved = chosen >= 2 && chosen % 2 == 1 ? round_of_warps() : round_of_threads();
+    if (run.schedule >= 2) std::shuffle(block->order.begin(), block->order.end(), block->random);
+    moved = run.by_warp() ? round_of_warps() : round_of_threads();
     moved = moved || (!faulted && block->done < block->fibers.size() && release_after_ends());
     went = went || moved;
   }
@@ -435,22 +472,22 @@ bool run_block(int chosen) {
 }
 
 /* Runs the blocks of which that at `index` is the first, from their start to their end. */
-void run_cluster(const Launch &launch, dim3 index, int chosen, uint64_t seed) {
-  form_cluster(launch.cluster);
+void run_cluster(const Run &run, dim3 index, uint64_t seed) {
+  form_cluster(run.launch->cluster);
   std::vector<unsigned> order(cluster->size);
   for (unsigned rank = 0; rank < cluster->size; rank++) {
-    prepare(launch, rank, dim3(index.x + rank, index.y, index.z), chosen, seed + rank);
+    prepare(run, rank, dim3(index.x + rank, index.y, index.z), seed + rank);
     order[rank] = rank;
   }
-  if (chosen == 1) std::reverse(order.begin(), order.end());
+  if (run.schedule == 1) std::reverse(order.begin(), order.end());
   const auto first = cluster->blocks.begin(), last = first + cluster->size;
   while (!std::all_of(first, last, is_done) && !faulted) {
-    if (chosen >= 2) std::shuffle(order.begin(), order.end(), block->random);
+    if (run.schedule >= 2) std::shuffle(order.begin(), order.end(), block->random);
     bool went = false;
     for (const unsigned rank : order) {
       if (faulted) break;
       select(rank);
-      went = run_block(chosen) || went;
+      went = run_block(run) || went;
     }
     if (went || faulted || release_cluster()) continue;
     select(static_cast<unsigned>(std::find_if_not(first, last, is_done) - first));
@@ -546,32 +583,28 @@ void async_copy(void *shared, const void *source) {
   races::write(shared, 16);
   if (source != nullptr) races::read(source, 16);
   std::memset(shared, 0xff, 16);
-  block->running->open.push_back({shared, source});
+  block->running->copies.items.push_back({shared, source});
 }
 
-void async_commit() {
-  Fiber *self = block->running;
-  self->groups.push_back(std::move(self->open));
-  self->open.clear();
-}
+void async_commit() { block->running->copies.end_group(); }
 
 void async_wait(int groups_left) {
   Fiber *self = block->running;
-  while (self->groups.size() > static_cast<size_t>(groups_left)) {
-    for (const Copy &copy : self->groups.front()) {
-      races::write(copy.target, 16);
-      if (copy.source == nullptr) {
-        std::memset(copy.target, 0, 16);
-      } else {
-        std::memcpy(copy.target, copy.source, 16);
-      }
-      self->hidden_copies = true;
+  const size_t due = self->copies.due(groups_left);
+  for (size_t i = 0; i < due; i++) {
+    const Copy &copy = self->copies.items[i];
+    races::write(copy.target, 16);
+    if (copy.source == nullptr) {
+      std::memset(copy.target, 0, 16);
+    } else {
+      std::memcpy(copy.target, copy.source, 16);
     }
-    self->groups.pop_front();
+    self->hidden_copies = true;
   }
+  self->copies.forget_due(groups_left);
 }
 
-WarpgroupProducts &running_products() { return block->running->products; }
+Groups<WarpgroupProduct> &running_products() { return block->running->products; }
 
 bool has_hidden_copies() {
   return std::any_of(block->fibers.begin(), block->fibers.end(),
@@ -602,20 +635,21 @@ int capability() {
 bool run(const Launch &launch) {
   const uint64_t x = launch.grid.x / launch.cluster, y = launch.grid.y, clusters = x * y * launch.grid.z;
   faulted = false;
-  const int chosen = schedule;
+  const Run run{&launch, ++launches, schedule};
   std::vector<uint64_t> order(clusters);
   std::iota(order.begin(), order.end(), uint64_t{0});
+  const auto chosen = static_cast<uint64_t>(run.schedule);
   if (chosen == 1) std::reverse(order.begin(), order.end());
-  if (chosen >= 2) std::shuffle(order.begin(), order.end(), std::mt19937_64(static_cast<uint64_t>(chosen)));
+  if (chosen >= 2) std::shuffle(order.begin(), order.end(), std::mt19937_64(chosen));
   races::start_launch();
   /* Each host thread has stacks for as many blocks as it ever ran together: of clusters one thread has enough. */
 #pragma omp parallel for schedule(dynamic, 1) if (clusters > 1 && launch.cluster == 1 && !races::kDetected)
   for (uint64_t i = 0; i < clusters; i++) {
     if (faulted) continue;
-    const uint64_t c = order[i], seed = c * launch.cluster + (static_cast<uint64_t>(chosen) << 32);
+    const uint64_t c = order[i], seed = c * launch.cluster + (chosen << 32);
     const dim3 index(static_cast<unsigned>(c % x * launch.cluster), static_cast<unsigned>(c / x % y),
                      static_cast<unsigned>(c / (x * y)));
-    run_cluster(launch, index, chosen, seed);
+    run_cluster(run, index, seed);
   }
   return !faulted;
 }

@@ -22,6 +22,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 struct dim3 {
   unsigned x, y, z;
@@ -45,9 +46,36 @@ struct Range {
 /* A library of kernels; shared_variables.cpp makes it, a copy in each library. */
 struct Library {
   Range (*shared_variables)(); /* this host thread's copy of all __shared__ variables */
-  void (*poison)(Range);       /* fills them with 0xFF */
+  void (*poison)(Range);       /* fills a part of them with 0xFF */
+  Range (*written)(Range);     /* a part of them, whole pages, outside which all bytes are still 0xFF */
 };
 extern const Library library;
+
+/* What a thread has asked for and is done when it waits for it, in groups that it waits for in order. */
+template <typename T>
+struct Groups {
+  std::vector<T> items;     /* of all groups, then of the one that is open */
+  std::vector<size_t> ends; /* of the groups, in `items` */
+
+  void end_group() { ends.push_back(items.size()); }
+  /* How many items are to be done when all but the last `left` groups are waited for. */
+  size_t due(int left) const {
+    const auto kept = static_cast<size_t>(left);
+    return ends.size() > kept ? ends[ends.size() - kept - 1] : 0;
+  }
+  void forget_due(int left) {
+    const auto kept = static_cast<size_t>(left);
+    if (ends.size() <= kept) return;
+    const size_t gone = due(left);
+    items.erase(items.begin(), items.begin() + static_cast<std::ptrdiff_t>(gone));
+    ends.erase(ends.begin(), ends.end() - static_cast<std::ptrdiff_t>(kept));
+    for (size_t &end : ends) end -= gone;
+  }
+  void clear() {
+    items.clear();
+    ends.clear();
+  }
+};
 
 struct Launch {
   const char *kernel;
@@ -106,14 +134,14 @@ void async_commit();
 void async_wait(int groups_left);
 
 /* wgmma's, of the running thread. */
-struct WarpgroupProducts;
-WarpgroupProducts &running_products();
+struct WarpgroupProduct;
+Groups<WarpgroupProduct> &running_products();
 /* Whether a thread of the block has made copies that shared_is_written() does not follow. */
 bool has_hidden_copies();
 
 }  // namespace emulator
 
 /* Of the fiber that runs on this host thread; NULL where none does. */
-extern __thread const emulator::Place *esp_emulated_place;
+[[gnu::tls_model("initial-exec")]] extern __thread const emulator::Place *esp_emulated_place;
 
 #endif

@@ -6,8 +6,11 @@
  */
 #include <link.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "block.h"
 #include "espalier.h"
@@ -40,16 +43,43 @@ Range shared_variables() {
   return range;
 }
 
+constexpr char kUnwritten = static_cast<char>(0xff);
+
+/* The text of esp_last_error(), which lies among the variables and is none: meanwhile it looks unwritten. */
+class ErrorText {
+ public:
+  ErrorText() : text(const_cast<char *>(esp_last_error())), kept(text) {
+    std::memset(text, kUnwritten, kept.size() + 1);
+  }
+  ~ErrorText() { std::memcpy(text, kept.c_str(), kept.size() + 1); }
+  ErrorText(const ErrorText &) = delete;
+  ErrorText &operator=(const ErrorText &) = delete;
+
+ private:
+  char *text;
+  std::string kept;
+};
+
 void poison(Range range) {
-  char *error = const_cast<char *>(esp_last_error());
-  const std::string kept(error);
-  std::memset(range.begin, 0xff, static_cast<size_t>(range.end - range.begin));
-  kept.copy(error, kept.size());
-  error[kept.size()] = 0;
+  const ErrorText none;
+  std::memset(range.begin, kUnwritten, static_cast<size_t>(range.end - range.begin));
+}
+
+Range written(Range range) {
+  const ErrorText none;
+  constexpr std::ptrdiff_t kPage = 4096;
+  static const std::vector<char> unwritten(kPage, kUnwritten);
+  const auto is_unwritten = [](const char *begin, const char *end) {
+    return std::memcmp(begin, unwritten.data(), static_cast<size_t>(end - begin)) == 0;
+  };
+  const auto step = [&] { return std::min<std::ptrdiff_t>(range.end - range.begin, kPage); };
+  while (range.begin < range.end && is_unwritten(range.begin, range.begin + step())) range.begin += step();
+  while (range.begin < range.end && is_unwritten(range.end - step(), range.end)) range.end -= step();
+  return range;
 }
 
 }  // namespace
 
-const Library library = {shared_variables, poison};
+const Library library = {shared_variables, poison, written};
 
 }  // namespace emulator

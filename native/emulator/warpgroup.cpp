@@ -15,8 +15,8 @@ constexpr int kInner = 16, kRows = 16, kMostColumns = 256;
 constexpr uint64_t kSwizzle128 = 1;
 
 struct Wait {
-  WarpgroupProducts *products;
-  size_t left;
+  Groups<WarpgroupProduct> *products;
+  int left;
 };
 
 struct Operand {
@@ -53,7 +53,7 @@ struct Operand {
 float widened(uint16_t bits) { return bits_as<float>(static_cast<uint32_t>(bits) << 16); }
 
 const WarpgroupProduct &of(void *const *lanes, int lane, size_t i) {
-  return static_cast<Wait *>(lanes[lane])->products->groups.front()[i];
+  return static_cast<Wait *>(lanes[lane])->products->items[i];
 }
 
 void multiply(void *const *lanes, size_t i) {
@@ -120,17 +120,17 @@ void run(void *const *lanes) {
     if (lanes[lane] == nullptr) fault("a lane of the warp has ended before wgmma");
   }
   const Wait &first = *static_cast<Wait *>(lanes[0]);
-  while (first.products->groups.size() > first.left) {
-    const size_t products = first.products->groups.front().size();
-    for (int lane = 1; lane < 32; lane++) {
-      const Wait &own = *static_cast<Wait *>(lanes[lane]);
-      if (own.left != first.left || own.products->groups.size() != first.products->groups.size() ||
-          own.products->groups.front().size() != products) {
-        fault("lanes wait for different wgmma");
-      }
+  for (int lane = 1; lane < 32; lane++) {
+    const Wait &own = *static_cast<Wait *>(lanes[lane]);
+    if (own.left != first.left || own.products->ends != first.products->ends) {
+      fault("lanes wait for different wgmma");
     }
-    for (size_t i = 0; i < products; i++) multiply(lanes, i);
-    for (int lane = 0; lane < 32; lane++) static_cast<Wait *>(lanes[lane])->products->groups.pop_front();
+  }
+  const size_t due = first.products->due(first.left);
+  for (size_t i = 0; i < due; i++) multiply(lanes, i);
+  for (int lane = 0; lane < 32; lane++) {
+    const Wait &own = *static_cast<Wait *>(lanes[lane]);
+    own.products->forget_due(own.left);
   }
 }
 
@@ -148,18 +148,14 @@ void warpgroup_product(float *c, int columns, const uint32_t *a, uint64_t a_desc
                        bool adds) {
   WarpgroupProduct product{c, columns, a != nullptr, {}, a_descriptor, b, b_by_columns, adds};
   if (a != nullptr) std::memcpy(product.registers, a, sizeof product.registers);
-  running_products().open.push_back(product);
+  running_products().items.push_back(product);
 }
 
-void products_end() {
-  WarpgroupProducts &own = running_products();
-  own.groups.push_back(std::move(own.open));
-  own.open.clear();
-}
+void products_end() { running_products().end_group(); }
 
 void products_wait(int groups_left) {
   if (has_hidden_copies()) fault("wgmma beside copies to shared memory that shared_is_written() does not follow");
-  Wait mine{&running_products(), static_cast<size_t>(groups_left)};
+  Wait mine{&running_products(), groups_left};
   collective("wgmma", kAll, &mine, run);
 }
 

@@ -3,8 +3,6 @@
 #define ESPALIER_EMULATOR_WARPGROUP_H
 
 #include <cstdint>
-#include <deque>
-#include <vector>
 
 namespace emulator {
 
@@ -16,12 +14,6 @@ struct WarpgroupProduct {
   uint32_t registers[4];
   uint64_t a, b; /* descriptors */
   bool b_by_columns, adds;
-};
-
-/* Of a thread: the group that is open, and the groups that are not waited for yet. */
-struct WarpgroupProducts {
-  std::vector<WarpgroupProduct> open;
-  std::deque<std::vector<WarpgroupProduct>> groups;
 };
 
 /* Descriptors: as on a GPU, with addresses relative to the block's dynamic shared memory; a tile in a __shared__
