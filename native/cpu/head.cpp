@@ -88,23 +88,18 @@ struct Row {
   Statistics statistics;
 };
 
-/* KL of a row; gradient [n], if given, receives scale * d(kl) / d(logits before the cap), and may be the student's z.
+/* KL of a row; gradient [n] receives scale * d(kl) / d(logits before the cap), and may be the student's z. Nobody may
+ * want it: but in a loop of its own the compiler would round the KL otherwise.
  */
 float kl_row(const Row &student, const Row &teacher, int64_t n, float cap, float *gradient, float scale) {
   const float shift = static_cast<float>(student.statistics.log_sum_exp() - teacher.statistics.log_sum_exp());
   const float s_inverse = static_cast<float>(1 / student.statistics.sum);
   const float t_inverse = static_cast<float>(1 / teacher.statistics.sum);
   const float inverse_cap = cap > 0 ? 1 / cap : 0;
-  const auto entry_of = [=](int64_t i) {
-    const float q = student.powers[i] * s_inverse, p = teacher.powers[i] * t_inverse;
-    return entry(p, q, (student.z[i] - teacher.z[i]) - shift);
-  };
-  if (gradient == nullptr) {
-    return static_cast<float>(sum_of(n, [=](int64_t i) { return entry_of(i).divergence; }));
-  }
   return static_cast<float>(sum_of(n, [=](int64_t i) {
+    const float q = student.powers[i] * s_inverse, p = teacher.powers[i] * t_inverse;
+    const Entry e = entry(p, q, (student.z[i] - teacher.z[i]) - shift);
     const float ratio = student.z[i] * inverse_cap;
-    const Entry e = entry_of(i);
     gradient[i] = scale * e.difference * (1.0f - ratio * ratio);
     return e.divergence;
   }));
@@ -187,8 +182,7 @@ int32_t esp_head_kl(const void *student_, const void *teacher_, const void *head
           ce_student[first + r] = cross_entropy(zs, s, targets[first + r]);
           ce_teacher[first + r] = cross_entropy(zt, t, targets[first + r]);
         }
-        kl[first + r] =
-            kl_row({zs, ps, s}, {zt, pt, t}, vocab, softcap, d_student != nullptr ? zs : nullptr, grad_scale);
+        kl[first + r] = kl_row({zs, ps, s}, {zt, pt, t}, vocab, softcap, zs, grad_scale);
         if (d_student != nullptr) round_in_place<T>(zs, vocab);
       });
       if (d_student != nullptr) {
