@@ -39,16 +39,18 @@ final class ActivationReference {
   }
 
   /**
-   * The exponential's argument is rounded, which makes its result relatively off by |argument| eps.
-   * Where half of erf is subtracted from 1/2 down to 0.08, its roundings weigh five times as much:
-   * those of the polynomial, of x / sqrt 2 and of the product. 9 EPS are a relative 1.07e-6.
+   * What the exponential's argument is off by, its result is relatively off by. Where half of erf
+   * is subtracted from 1/2 down to 0.08, its roundings weigh five times as much: those of the
+   * polynomial, of x / sqrt 2 and of the product. 9 EPS are a relative 1.07e-6.
    */
   static double valueBound(int activation, double x) {
     return switch (activation) {
       case RELU -> 0;
       case GELU_ERF -> 9 * KernelTest.EPS * Math.abs(value(activation, x)) + 1e-37 * Math.abs(x);
       default ->
-          KernelTest.EPS * (6 + Math.abs(argument(activation, x))) * Math.abs(value(activation, x))
+          KernelTest.EPS
+                  * (6 + argumentRoundings(activation, x) * Math.abs(argument(activation, x)))
+                  * Math.abs(value(activation, x))
               + UNDERFLOW * Math.abs(x);
     };
   }
@@ -72,6 +74,18 @@ final class ActivationReference {
   /** What the sigmoid inside is taken of. */
   private static double argument(int activation, double x) {
     return activation == SILU ? x : 2 * inner(x);
+  }
+
+  /**
+   * What the argument may be off by, relatively, in EPS: half of one for each rounding. SiLU's is
+   * rounded when it becomes that of a power of two, by a factor that is rounded, too. Of GELU's 2
+   * sqrt(2 / pi) x (1 + 0.044715 x^2) the factor in front, two products and the sum are, and the
+   * cubic term's share three times more.
+   */
+  private static double argumentRoundings(int activation, double x) {
+    if (activation == SILU) return 1;
+    double cubic = 0.044715 * x * x;
+    return 2 + 1.5 * cubic / (1 + cubic);
   }
 
   private static double inner(double x) {

@@ -98,6 +98,7 @@ record AttentionReference(
         }
         f.lse[row] = Math.log(sum);
         for (int j = 0; j < seqLen; j++) {
+          if (!sees(t - start, j)) continue;
           f.p[row * seqLen + j] = storage.keep(f.p[row * seqLen + j] / sum);
           for (int c = 0; c < d; c++) {
             double term = f.p[row * seqLen + j] * v[kvAt(start + j, h, c)];

@@ -14,7 +14,7 @@ import espalier.device.ElementType;
 import espalier.device.Kernels;
 import java.lang.foreign.MemorySegment;
 import java.util.Arrays;
-import java.util.Random;
+import java.util.SplittableRandom;
 import java.util.function.Function;
 import java.util.function.IntToDoubleFunction;
 import java.util.function.Supplier;
@@ -40,7 +40,7 @@ abstract class KernelTest {
   static Kernels kernels;
 
   final TestBuffers buffers = new TestBuffers(device);
-  private final Random random = new Random(20240607);
+  private final SplittableRandom random = new SplittableRandom(20240607);
 
   /**
    * The implementation under test: system property {@code espalier.device}. With {@code

@@ -145,18 +145,26 @@ final class TestBuffers implements AutoCloseable {
       long start = buffer.content.address() - buffer.guarded.address();
       long end = start + buffer.content.byteSize();
       MemorySegment guarded = Transfer.onHost(buffer.guarded);
-      for (long i = 0; i < guarded.byteSize(); i++) {
-        if (i >= start && i < end) continue;
-        byte found = guarded.get(ValueLayout.JAVA_BYTE, i);
-        long at = i - start;
-        assertEquals(
-            POISON, found, () -> "written outside a buffer of " + (end - start) + " at byte " + at);
-      }
+      verifyGuard(guarded.asSlice(0, start), -start, end - start);
+      verifyGuard(guarded.asSlice(end), end - start, end - start);
       if (buffer.original != null) {
         MemorySegment original = MemorySegment.ofArray(buffer.original);
         assertEquals(
             -1, original.mismatch(guarded.asSlice(start, end - start)), "an input was written to");
       }
+    }
+  }
+
+  /**
+   * @param at where the guard begins, from the buffer's first byte on
+   */
+  private static void verifyGuard(MemorySegment guard, long at, long bufferBytes) {
+    for (long i = 0; i < guard.byteSize(); i++) {
+      long place = at + i;
+      assertEquals(
+          POISON,
+          guard.get(ValueLayout.JAVA_BYTE, i),
+          () -> "written outside a buffer of " + bufferBytes + " at byte " + place);
     }
   }
 
