@@ -16,6 +16,14 @@ public final class WideSae {
    * @param k of TopK, else unused
    */
   public static void write(Path folder, Activation activation, int d, int m, int k) {
+    write(folder, activation, d, m, k, 1);
+  }
+
+  /**
+   * @param thresholds the deviation of JumpReLU's, of whose sizes it has them; else unused
+   */
+  public static void write(
+      Path folder, Activation activation, int d, int m, int k, double thresholds) {
     Random random = new Random(7);
     try (Device device = Device.open()) {
       Tensor encoder = gaussians(device, random, d, m, 0.3);
@@ -28,7 +36,7 @@ public final class WideSae {
       }
       Tensor threshold = Tensor.allocate(device, 1, m);
       for (int i = 0; i < m; i++) {
-        threshold.set(0, i, Math.abs((float) random.nextGaussian()));
+        threshold.set(0, i, (float) (thresholds * Math.abs(random.nextGaussian())));
       }
       SaeLensWriter.write(
           folder,
