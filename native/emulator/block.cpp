@@ -131,7 +131,9 @@ struct Cluster {
 
 thread_local Cluster owned_cluster;
 
-/* owned_cluster, without its check for initialisation, and the block of it that runs. */
+/* owned_cluster, without its check for initialisation, and the block of it that runs. Like esp_emulated_place at a
+ * fixed distance from the thread's own data, where the loader has room for a few more: finding them was a call each
+ * time. */
 [[gnu::tls_model("initial-exec")]] __thread Cluster *cluster;
 [[gnu::tls_model("initial-exec")]] __thread Block *block;
 

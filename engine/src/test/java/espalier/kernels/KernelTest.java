@@ -40,7 +40,10 @@ abstract class KernelTest {
   static Kernels kernels;
 
   final TestBuffers buffers = new TestBuffers(device);
-  private final SplittableRandom random = new SplittableRandom(20240607);
+
+  /** Other inputs by system property {@code espalier.seed}: bounds must hold for all. */
+  private final SplittableRandom random =
+      new SplittableRandom(Long.getLong("espalier.seed", 20240607));
 
   /**
    * The implementation under test: system property {@code espalier.device}. With {@code
