@@ -2,7 +2,8 @@
  * Dense products: c = alpha * op(a) op(b) + beta * c, 2 m n k FLOPs.
  *
  * Around the tile in registers (register_tile.h) are the loops of Goto and van de Geijn, "Anatomy of High-Performance
- * Matrix Multiplication" (2008): a thread's task is some columns of c, cut in
+ * Matrix Multiplication" (2008): a task is some columns of c, and of these all rows or a piece of them (rows_of_task),
+ * cut in
  *
  *   pieces of k, at most kDepth    the task's columns of op(b) are copied to panels, which stay in the level-2 cache
  *   blocks of kBlockRows rows      op(a) is read where it lies, unless its strips would be scattered
@@ -17,6 +18,9 @@
  * With AVX-512 (Emerald Rapids, one core, beside other guests, fastest calls of several runs): 1024 x 256 x 1536 makes
  * 185 (169), 1024 x 1536 x 256 with b not transposed 201 (169), 1024 x 256 x 16 153 (102), 256 x 1024 x 16 with a
  * transposed 76 (111).
+ *
+ * Two threads of it, in tasks that end together (by columns alone in brackets): 512 x 1536 x 576 makes 355 (332), 512 x
+ * 960 x 576 with b not transposed 359 (332), 1024 x 256 x 704 340 (311).
  *
  * An element of c is one chain of multiply-adds (with AMX those of amx.h) for each piece of k, and pieces are cut by k
  * alone. So its bits depend neither on how many threads there are nor on m, n or where in c it lies.
@@ -327,15 +331,44 @@ With bfloat16_products() {
   return with;
 }
 
+/* How long the threads take for c [m, n] in tasks of `width` columns and, of its rows, one of `pieces_of_rows`: 1 is
+ * one thread's time for `width` columns of all rows. Tasks are taken in order, those of the last columns, which may be
+ * fewer, at the end. */
+double duration(int64_t m, int64_t n, int64_t width, int64_t pieces_of_rows) {
+  constexpr double kCopied = 24; /* copying op(b), once for each piece, takes as long as so many rows */
+  const int64_t users = threads(), whole = pieces_of_rows * (n / width), idle = (users - whole % users) % users;
+  const double part = static_cast<double>(n % width) / static_cast<double>(width);
+  /* Of the fewer columns: what threads do that have none of the last whole tasks meanwhile, and what is left then. */
+  const int64_t narrow = part == 0 ? 0 : pieces_of_rows;
+  const int64_t left = part == 0 ? 0 : narrow - std::min(narrow, idle * static_cast<int64_t>(1 / part));
+  const double tasks = static_cast<double>(pieces(whole, users)) + part * static_cast<double>(pieces(left, users));
+  return tasks * (1 / static_cast<double>(pieces_of_rows) + kCopied / static_cast<double>(m));
+}
+
+/* How many rows a task has: there are two tasks for each thread, or more where the threads then end sooner, because
+ * together. */
+int64_t rows_of_task(int64_t m, int64_t n, int64_t width) {
+  const int64_t fewest = pieces(2 * threads(), pieces(n, width));
+  int64_t best = piece(m, fewest, kBlockRows);
+  double least = duration(m, n, width, pieces(m, best));
+  for (int64_t cuts = fewest + 1; cuts <= 4 * fewest; cuts++) {
+    const int64_t height = piece(m, cuts, kBlockRows);
+    const double time = duration(m, n, width, pieces(m, height));
+    if (time >= least) continue;
+    best = height;
+    least = time;
+  }
+  return best;
+}
+
 /* See kernel.h. */
 template <typename Way, typename T, typename C>
 void products_by(int64_t m, int64_t n, float beta, const Product<T> *terms, int64_t count, C *c, int64_t ldc) {
   int64_t work = 0;
   for (int64_t p = 0; p < count; p++) work += m * terms[p].n * terms[p].k;
-  /* Two tasks for each thread, if need be by rows: op(b) is then copied more than once. */
   const bool alone = work < kOneTask;
   const int64_t width = piece(n, pieces(n, kBlockColumns), kPanelColumns), columns = pieces(n, width);
-  const int64_t height = alone ? m : piece(m, pieces(2 * threads(), columns), kBlockRows), rows = pieces(m, height);
+  const int64_t height = alone ? m : rows_of_task(m, n, width), rows = pieces(m, height);
   const bool in_place =
       std::is_same_v<C, float> || (count == 1 && terms[0].k <= depth_of<typename Way::Operand>(terms[0].k));
   const auto task = [&](int64_t index) {
