@@ -31,6 +31,7 @@
  */
 #include <climits>
 #include <cstdlib>
+#include <limits>
 #include <memory>
 #include <string_view>
 #include <vector>
@@ -349,9 +350,9 @@ double duration(int64_t m, int64_t n, int64_t width, int64_t pieces_of_rows) {
  * together. */
 int64_t rows_of_task(int64_t m, int64_t n, int64_t width) {
   const int64_t fewest = pieces(2 * threads(), pieces(n, width));
-  int64_t best = piece(m, fewest, kBlockRows);
-  double least = duration(m, n, width, pieces(m, best));
-  for (int64_t cuts = fewest + 1; cuts <= 4 * fewest; cuts++) {
+  int64_t best = m;
+  double least = std::numeric_limits<double>::infinity();
+  for (int64_t cuts = fewest; cuts <= 4 * fewest; cuts++) {
     const int64_t height = piece(m, cuts, kBlockRows);
     const double time = duration(m, n, width, pieces(m, height));
     if (time >= least) continue;

@@ -105,9 +105,8 @@ struct Block {
 
   const Library *library = nullptr; /* whose variables these are */
   Range variables{};
-  uint64_t poisoned = 0;      /* the number of the launch for which all of them were */
-  bool known_written = false; /* since then: by its first block */
-  Range written{};
+  uint64_t poisoned = 0;  /* the number of the launch for which all of them were */
+  Range written{};        /* since then, by its first block; NULL until a second one comes */
   std::vector<char> kept; /* the variables, while another block of the cluster runs */
   char *dynamic = nullptr;
 };
@@ -188,7 +187,7 @@ void yield() {
 }
 
 [[noreturn]] void end() {
-  if (!block->running->products.items.empty()) fault("it ends before wgmma that it has not waited for");
+  if (!block->running->products.empty()) fault("it ends before wgmma that it has not waited for");
   block->running->state = State::kDone;
   block->done++;
   yield();
@@ -375,11 +374,10 @@ void poison_variables(uint64_t launch) {
   if (block->poisoned != launch || cluster->size > 1) {
     library.poison(block->variables);
     block->poisoned = launch;
-    block->known_written = false;
+    block->written = {};
     return;
   }
-  if (!block->known_written) block->written = library.written(block->variables);
-  block->known_written = true;
+  if (block->written.begin == nullptr) block->written = library.written(block->variables);
   library.poison(block->written);
 }
 

@@ -57,6 +57,7 @@ struct Groups {
   std::vector<T> items;     /* of all groups, then of the one that is open */
   std::vector<size_t> ends; /* of the groups, in `items` */
 
+  bool empty() const { return items.empty() && ends.empty(); }
   void end_group() { ends.push_back(items.size()); }
   /* How many items are to be done when all but the last `left` groups are waited for. */
   size_t due(int left) const {

@@ -216,7 +216,7 @@ class SaeEncodeTest extends KernelTest {
       keep[3] = 1;
     }
     Encoded expected = run(e, x, keep, capacity);
-    assertTrue(Arrays.stream(expected.count).sum() > 0, "there is something to find");
+    assertTrue(Arrays.stream(expected.count).sum() > tokens, "there is something to find");
     for (boolean aligned : new boolean[] {true, false}) {
       buffers.alignTo16(aligned);
       Encoded actual = run(ElementType.BF16, e, x, keep, capacity);
