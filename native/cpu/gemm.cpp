@@ -12,15 +12,19 @@
  *
  * Measured (Zen 3, one core, 102 GFLOP/s possible; in brackets OpenBLAS 0.3.31 in one call), [m, k] x [k, n] with k in
  * the middle: 1024 x 256 x 1536 makes 93 (90), 1024 x 1536 x 256 with b not transposed 96 (90), 256 x 576 x 49152 85
- * (83). With a LoRA rank as one side, 1024 x 768 x 16 95 (49), 1024 x 16 x 768 76 (42), 768 x 1024 x 16 with a
- * transposed 62 (48).
+ * (83). With a LoRA rank as one side, 1024 x 768 x 16 95 (49), 1024 x 16 x 768 76 (42).
  *
  * With AVX-512 (Emerald Rapids, one core, beside other guests, fastest calls of several runs): 1024 x 256 x 1536 makes
- * 185 (169), 1024 x 1536 x 256 with b not transposed 201 (169), 1024 x 256 x 16 153 (102), 256 x 1024 x 16 with a
- * transposed 76 (111).
+ * 185 (169), 1024 x 1536 x 256 with b not transposed 201 (169), 1024 x 256 x 16 153 (102).
  *
  * Two threads of it, in tasks that end together (by columns alone in brackets): 512 x 1536 x 576 makes 355 (332), 512 x
  * 960 x 576 with b not transposed 359 (332), 1024 x 256 x 704 340 (311).
+ *
+ * Where c has few rows or columns and a is transposed narrow_product.h takes the place of these loops. Sums of a map
+ * begin with its low-rank term, while they are in registers, where there is one that begins and ends with panels.
+ * (Measured as above on two threads, beside the map alone: 1024 x 256 x 1536 with two terms of rank 16 takes 1.07 to
+ * 1.08 times as long, and 1.09 to 1.12 if terms are added to a block of c in the level-1 cache; 512 x 576 x 3072 1.01
+ * to 1.02, and 1.05.)
  *
  * An element of c is one chain of multiply-adds (with AMX those of amx.h) for each piece of k, and pieces are cut by k
  * alone. So its bits depend neither on how many threads there are nor on m, n or where in c it lies.
@@ -38,6 +42,7 @@
 
 #include "amx.h"
 #include "kernel.h"
+#include "narrow_product.h"
 #include "pack.h"
 
 namespace esp {
@@ -47,6 +52,9 @@ namespace {
 constexpr int64_t kDepth = 640;
 constexpr int64_t kBlockRows = 48, kBlockColumns = 128;
 static_assert(kBlockRows % kTileRows == 0 && kBlockColumns % kPanelColumns == 0, "blocks are whole strips and panels");
+
+/* The most words of k that a low-rank term has whose sums a map's begin with. */
+constexpr int64_t kLowDepth = 64;
 
 /* Of a map and its low-rank terms. */
 constexpr int64_t kMostProducts = 1 + ESP_LARGEST_TERMS;
@@ -63,7 +71,9 @@ bool scattered(const Matrix<T> &a) {
 /* What a thread copies to, once it has had a product. In words, of whatever type. */
 struct Copies {
   alignas(64) float panels[kDepth * kBlockColumns];
+  alignas(64) float low_panels[kLowDepth * kBlockColumns];
   alignas(64) float rows[(kDepth + kApart) * kBlockRows];
+  alignas(64) float low_rows[(kLowDepth + kApart) * kBlockRows];
   std::vector<float> sums; /* of a task's part of c */
 };
 
@@ -91,26 +101,53 @@ struct Rows {
   int64_t strip, row, step;
 };
 
-/* c[kRows, kVectors * kLanes] = alpha * a panel + beta * c, a as Rows has it, k in words. */
+/* alpha * sum + beta * c, which is not read if beta is 0: a vector and a number are rounded alike. */
+template <typename C>
+inline Lanes combined(float alpha, Lanes sum, float beta, const C *c) {
+  return beta == 0 ? alpha * sum : fused_multiply_add(Lanes{} + alpha, sum, beta * load(c));
+}
+
+template <typename C>
+inline float combined(float alpha, float sum, float beta, const C *c) {
+  return beta == 0 ? alpha * sum : fused_multiply_add(alpha, sum, beta * static_cast<float>(*c));
+}
+
+/* A low-rank term of one panel's columns, of k words: element (r, i) of its a at a[r * row + i * kTerms<P>]. */
+template <typename P>
+struct LowRank {
+  int64_t k = 0;
+  float alpha = 0;
+  const P *a = nullptr;
+  int64_t row = 0;
+  const P *panel = nullptr;
+};
+
+/* c[kRows, kVectors * kLanes] = alpha * (low + a panel) + beta * c, a as Rows has it, k in words. An element's chain
+ * begins with the low-rank term, if there is one. */
 template <int kVectors, int kRows, typename T, typename C>
-inline void tile(int64_t k, float alpha, const T *a, int64_t row, int64_t step, const T *panel, float beta, C *c,
-                 int64_t ldc) {
-  const RegisterTile<T, kRows, kVectors> tile(k, a, row, step, panel, kVectors * kLanes * kTerms<T>);
-  tile.store_to(
-      c, ldc, [=](Lanes sum, const C *before) { return beta == 0 ? alpha * sum : alpha * sum + beta * load(before); });
+inline void tile(const LowRank<T> &low, int64_t k, float alpha, const T *a, int64_t row, int64_t step, const T *panel,
+                 float beta, C *c, int64_t ldc) {
+  constexpr int64_t kColumns = kVectors * kLanes * kTerms<T>;
+  RegisterTile<T, kRows, kVectors> tile;
+  if (low.k > 0) {
+    tile.add(low.k, low.a, low.row, kTerms<T>, low.panel, kColumns);
+    tile.scale(low.alpha);
+  }
+  tile.add(k, a, row, step, panel, kColumns);
+  tile.store_to(c, ldc, [=](Lanes sum, const C *before) { return combined(alpha, sum, beta, before); });
 }
 
 /* tile<rows>, rows <= kMost. (By a lambda, as in tile_product.h, addresses in the loop fall out of registers.) */
 template <int kVectors, int kMost, typename T, typename C>
-inline void tile_of(int64_t rows, int64_t k, float alpha, const T *a, int64_t row, int64_t step, const T *panel,
-                    float beta, C *c, int64_t ldc) {
+inline void tile_of(int64_t rows, const LowRank<T> &low, int64_t k, float alpha, const T *a, int64_t row, int64_t step,
+                    const T *panel, float beta, C *c, int64_t ldc) {
   constexpr int64_t word = kTerms<T>;
   if (rows == kMost) {
     /* A step that the compiler knows is an address for free. */
-    if (step == word) return tile<kVectors, kMost>(k, alpha, a, row, word, panel, beta, c, ldc);
-    return tile<kVectors, kMost>(k, alpha, a, word, kTileRows * word, panel, beta, c, ldc);
+    if (step == word) return tile<kVectors, kMost>(low, k, alpha, a, row, word, panel, beta, c, ldc);
+    return tile<kVectors, kMost>(low, k, alpha, a, word, kTileRows * word, panel, beta, c, ldc);
   }
-  if constexpr (kMost > 1) tile_of<kVectors, kMost - 1>(rows, k, alpha, a, row, step, panel, beta, c, ldc);
+  if constexpr (kMost > 1) tile_of<kVectors, kMost - 1>(rows, low, k, alpha, a, row, step, panel, beta, c, ldc);
 }
 
 /* Where the rows [0, m) of op(a) lie for terms [0, k); copied if need be. readable: rows that there are. */
@@ -132,47 +169,67 @@ Rows<P> rows_of(const Matrix<T> &a, int64_t m, int64_t k, int64_t readable, P *c
 
 /* c[rows, width] by a tile, of whatever is in c's place that does not end there. */
 template <int kVectors, typename T, typename C>
-void edge_tile(int64_t rows, int64_t width, int64_t k, float alpha, const T *a, int64_t row, int64_t step,
-               const T *panel, float beta, C *c, int64_t ldc) {
+void edge_tile(int64_t rows, int64_t width, const LowRank<T> &low, int64_t k, float alpha, const T *a, int64_t row,
+               int64_t step, const T *panel, float beta, C *c, int64_t ldc) {
   constexpr int64_t kColumns = kVectors * kLanes;
-  if (width == kColumns) return tile_of<kVectors, kTileRows>(rows, k, alpha, a, row, step, panel, beta, c, ldc);
+  if (width == kColumns) return tile_of<kVectors, kTileRows>(rows, low, k, alpha, a, row, step, panel, beta, c, ldc);
   float whole[kTileRows * kColumns];
-  tile_of<kVectors, kTileRows>(rows, k, alpha, a, row, step, panel, 0, whole, kColumns);
+  tile_of<kVectors, kTileRows>(rows, low, k, 1, a, row, step, panel, 0, whole, kColumns);
   for (int64_t r = 0; r < rows; r++) {
     for (int64_t l = 0; l < width; l++) {
-      C &element = c[r * ldc + l];
-      const float product = whole[r * kColumns + l];
-      element = static_cast<C>(beta == 0 ? product : product + beta * element);
+      C *target = c + r * ldc + l;
+      *target = static_cast<C>(combined(alpha, whole[r * kColumns + l], beta, target));
     }
   }
 }
+
+/* Where a panel of a low-rank term is; no term: nowhere. */
+template <typename T, typename P>
+struct LowPanel {
+  const Product<T> *term = nullptr;
+  const P *panel = nullptr;
+};
 
 /* Products of T by the instructions for vectors (register_tile.h), copied as P: itself, or floats. */
 template <typename T, typename P = T>
 struct ByVectors {
   using Operand = P;
 
+  /* Whether sums may begin with a low-rank term. */
+  static constexpr bool kTakesLowRank = true;
+
   /* Words that a panel has for k terms. */
   static int64_t words(int64_t k) { return words_of<P>(k); }
 
   /* c[m, n] for m <= kBlockRows, n <= kBlockColumns and one piece of k. readable: rows of op(a) that there are from a
-   * on. */
+   * on. low: of each panel the low-rank term that sums begin with, row: where its rows begin; or null. */
   template <typename C>
   static void row_block(int64_t m, int64_t n, int64_t terms, float alpha, const Matrix<T> &a, int64_t readable,
-                        const P *panels, float beta, C *c, int64_t ldc) {
+                        const P *panels, const LowPanel<T, P> *low, int64_t row, float beta, C *c, int64_t ldc) {
     const int64_t length = words(terms);
     const Rows<P> rows = rows_of(a, m, terms, readable, reinterpret_cast<P *>(copies().rows));
+    Rows<P> low_rows{};
     for (int64_t j = 0; j < n; j += kPanelColumns) {
       const P *panel = panels + j * length * kTerms<P>;
+      LowRank<P> of_panel;
+      const LowPanel<T, P> *const begin = low == nullptr ? nullptr : low + j / kPanelColumns;
+      if (begin != nullptr && begin->term != nullptr) {
+        const Product<T> &term = *begin->term;
+        if (j == 0 || begin[-1].term != &term) {
+          low_rows = rows_of(term.a.from(row, 0), m, term.k, readable, reinterpret_cast<P *>(copies().low_rows));
+        }
+        of_panel = {words(term.k), term.alpha, low_rows.at, low_rows.row, begin->panel};
+      }
       for (int64_t i = 0; i < m; i += kTileRows) {
         const int64_t height = std::min<int64_t>(kTileRows, m - i);
         const P *strip = rows.at + i / kTileRows * rows.strip;
         C *target = c + i * ldc + j;
+        of_panel.a = low_rows.at + i * low_rows.row;
         if (n - j <= kLanes) { /* of two vectors one would be zeros */
-          edge_tile<1>(height, n - j, length, alpha, strip, rows.row, rows.step, panel, beta, target, ldc);
+          edge_tile<1>(height, n - j, of_panel, length, alpha, strip, rows.row, rows.step, panel, beta, target, ldc);
         } else {
-          edge_tile<kTileVectors>(height, std::min<int64_t>(kPanelColumns, n - j), length, alpha, strip, rows.row,
-                                  rows.step, panel, beta, target, ldc);
+          edge_tile<kTileVectors>(height, std::min<int64_t>(kPanelColumns, n - j), of_panel, length, alpha, strip,
+                                  rows.row, rows.step, panel, beta, target, ldc);
         }
       }
     }
@@ -187,6 +244,7 @@ struct ByVectors {
 struct ByMatrixUnit {
   using T = bf16;
   using Operand = bf16;
+  static constexpr bool kTakesLowRank = false; /* in the matrix unit sums cannot be scaled */
   static_assert(kLanes == amx::kWords && kBlockRows % amx::kRows == 0, "tiles are as wide as vectors");
 
   /* In whole tiles; terms that are not there are zeros. */
@@ -195,7 +253,7 @@ struct ByMatrixUnit {
   /* As ByVectors has it. */
   template <typename C>
   static void row_block(int64_t m, int64_t n, int64_t terms, float alpha, const Matrix<T> &a, int64_t readable,
-                        const T *panels, float beta, C *c, int64_t ldc) {
+                        const T *panels, const LowPanel<T, T> *, int64_t, float beta, C *c, int64_t ldc) {
     constexpr int64_t kDown = 2 * amx::kRows;
     const int64_t length = words(terms);
     const Rows<T> rows = whole_rows(a, m, terms, readable, reinterpret_cast<T *>(copies().rows));
@@ -214,12 +272,8 @@ struct ByMatrixUnit {
           const float *sum = sums + r * across * kLanes;
           C *target = c + (i + r) * ldc + j;
           int64_t l = 0;
-          for (; l + kLanes <= width; l += kLanes) {
-            const Lanes scaled = alpha * load(sum + l);
-            store(target + l, beta == 0 ? scaled : scaled + beta * load(target + l));
-          }
-          for (; l < width; l++)
-            target[l] = static_cast<C>(beta == 0 ? alpha * sum[l] : alpha * sum[l] + beta * target[l]);
+          for (; l + kLanes <= width; l += kLanes) store(target + l, combined(alpha, load(sum + l), beta, target + l));
+          for (; l < width; l++) target[l] = static_cast<C>(combined(alpha, sum[l], beta, target + l));
         }
       }
     }
@@ -257,21 +311,30 @@ typename Way::Operand *pack_panels(const Matrix<T> &b, int64_t n, int64_t terms,
   return panels + pieces(n, kPanelColumns) * kPanelColumns * length;
 }
 
-/* Rows [i, i + height) and columns [begin, end) of products; a c in bfloat16 for one product of one piece of k alone.
- */
+/* Whether the sums of map's first piece of k begin with those of a low-rank term, in c with n columns: by sizes alone,
+ * so that no task's borders tell in the result. */
+template <typename Way, typename T>
+bool begins_with(const Product<T> &map, const Product<T> &term, int64_t n) {
+  const int64_t end = term.from + term.n;
+  return Way::kTakesLowRank && map.alpha == 1 && !map.a.transposed && !term.a.transposed && term.k > 0 &&
+         Way::words(term.k) <= kLowDepth && term.from % kPanelColumns == 0 && (end % kPanelColumns == 0 || end == n);
+}
+
+/* Rows [i, i + height) and columns [begin, end) of products with m rows and n columns; a c in bfloat16 for one product
+ * of one piece of k alone. */
 template <typename Way, typename T, typename C>
-void sum_of_terms(int64_t m, int64_t i, int64_t height, int64_t begin, int64_t end, float beta, const Product<T> *terms,
-                  int64_t count, C *c, int64_t ldc) {
+void sum_of_terms(int64_t m, int64_t n, int64_t i, int64_t height, int64_t begin, int64_t end, float beta,
+                  const Product<T> *terms, int64_t count, C *c, int64_t ldc) {
   [[maybe_unused]] const typename Way::Session session{};
   using P = typename Way::Operand;
   P *const panels = reinterpret_cast<P *>(copies().panels);
   /* Of some columns of a term the terms [first, first + length) of k to all rows. */
-  const auto add = [=](const Product<T> &term, const P *packed, int64_t first, int64_t length, float scale, int64_t top,
-                       int64_t rows) {
+  const auto add = [=](const Product<T> &term, const P *packed, const LowPanel<T, P> *low, int64_t first,
+                       int64_t length, float scale, int64_t top, int64_t rows) {
     const int64_t from = std::max(begin, term.from), to = std::min(end, term.from + term.n);
     for (int64_t row = top; row < top + rows; row += kBlockRows) {
       Way::row_block(std::min(kBlockRows, top + rows - row), to - from, length, term.alpha, term.a.from(row, first),
-                     m - row, packed, scale, c + (row - i) * ldc + from - begin, ldc);
+                     m - row, packed, low, row, scale, c + (row - i) * ldc + from - begin, ldc);
     }
   };
   const auto columns = [=](const Product<T> &term) {
@@ -281,33 +344,49 @@ void sum_of_terms(int64_t m, int64_t i, int64_t height, int64_t begin, int64_t e
     return pack_panels<Way>(term.b.from(first, std::max(begin, term.from) - term.from), columns(term), length, at);
   };
 
-  int64_t words = 0;
-  for (int64_t p = 0; p < count; p++) words += Way::words(terms[p].k);
-  if (count > 1 && words <= kDepth) {
+  LowPanel<T, P> low[kBlockColumns / kPanelColumns];
+  const Product<T> *apart[kMostProducts]; /* the terms that are not among these */
+  int64_t others = 0, words = 0;
+  P *at = reinterpret_cast<P *>(copies().low_panels);
+  for (int64_t p = 0; p < count; p++) {
+    const Product<T> &term = terms[p];
+    if (columns(term) == 0) continue;
+    if (p == 0 || !begins_with<Way>(terms[0], term, n)) {
+      apart[others++] = &term;
+      words += Way::words(term.k);
+      continue;
+    }
+    P *const end_of_panels = panels_of(term, 0, term.k, at);
+    for (LowPanel<T, P> *of = low + std::max<int64_t>(0, term.from - begin) / kPanelColumns; at < end_of_panels;
+         at += kPanelColumns * Way::words(term.k) * kTerms<P>) {
+      *of++ = {&term, at};
+    }
+  }
+  if (others > 1 && words <= kDepth) {
     /* All panels at once, and all terms to a block while it is in the level-1 cache. */
     const P *packed[kMostProducts];
-    P *at = panels;
-    for (int64_t p = 0; p < count; p++) {
-      packed[p] = at;
-      if (columns(terms[p]) > 0) at = panels_of(terms[p], 0, terms[p].k, at);
+    P *next = panels;
+    for (int64_t p = 0; p < others; p++) {
+      packed[p] = next;
+      next = panels_of(*apart[p], 0, apart[p]->k, next);
     }
     for (int64_t top = i; top < i + height; top += kBlockRows) {
       const int64_t rows = std::min(kBlockRows, i + height - top);
-      for (int64_t p = 0; p < count; p++) {
-        if (columns(terms[p]) > 0) add(terms[p], packed[p], 0, terms[p].k, p == 0 ? beta : 1, top, rows);
+      for (int64_t p = 0; p < others; p++) {
+        add(*apart[p], packed[p], p == 0 ? low : nullptr, 0, apart[p]->k, p == 0 ? beta : 1, top, rows);
       }
     }
     return;
   }
-  for (int64_t p = 0; p < count; p++) { /* while c is in cache */
-    const Product<T> &term = terms[p];
-    if (columns(term) == 0) continue;
+  for (int64_t p = 0; p < others; p++) { /* while c is in cache */
+    const Product<T> &term = *apart[p];
     const int64_t depth = depth_of<P>(term.k);
     int64_t first = 0;
     do { /* once where k is 0: c is beta c then */
+      const bool at_first = p == 0 && first == 0;
       const int64_t length = std::min(depth, term.k - first);
       panels_of(term, first, length, panels);
-      add(term, panels, first, length, p == 0 && first == 0 ? beta : 1, i, height);
+      add(term, panels, at_first ? low : nullptr, first, length, at_first ? beta : 1, i, height);
       first += depth;
     } while (first < term.k);
   }
@@ -362,9 +441,53 @@ int64_t rows_of_task(int64_t m, int64_t n, int64_t width) {
   return best;
 }
 
+/* c[m, n] = alpha * a^T b + beta * c, of which one has few columns. */
+template <typename T, typename C>
+void narrow_product(int64_t m, int64_t n, int64_t k, float alpha, const T *a, int64_t lda, const T *b, int64_t ldb,
+                    float beta, C *c, int64_t ldc) {
+  const bool turned = n < m;
+  if (turned) {
+    std::swap(a, b);
+    std::swap(lda, ldb);
+  }
+  const int64_t narrow = std::min(m, n), wide = std::max(m, n), depth = depth_of<float>(k);
+  const int64_t width = std::min(kWide, piece(wide, 2 * threads(), kPanelColumns));
+  const auto task = [=](int64_t index) {
+    const int64_t j = index * width, count = std::min(width, wide - j);
+    NarrowProduct product(narrow, count);
+    int64_t first = 0;
+    do { /* once where k is 0 */
+      product.set(std::min(depth, k - first), a + first * lda, lda, b + first * ldb + j, ldb);
+      const float scale = first == 0 ? beta : 1;
+      for (int64_t i = 0; i < narrow; i++) {
+        const float *sums = product.row(i);
+        C *const target = turned ? c + j * ldc + i : c + i * ldc + j;
+        const int64_t step = turned ? ldc : 1;
+        for (int64_t l = 0; l < count; l++) {
+          target[l * step] = static_cast<C>(combined(alpha, sums[l], scale, target + l * step));
+        }
+      }
+      first += depth;
+    } while (first < k);
+  };
+  const int64_t tasks = pieces(wide, width);
+  if (m * n * k < kOneTask) {
+    for (int64_t index = 0; index < tasks; index++) task(index);
+  } else {
+    parallel_tasks(tasks, task);
+  }
+}
+
 /* See kernel.h. */
 template <typename Way, typename T, typename C>
 void products_by(int64_t m, int64_t n, float beta, const Product<T> *terms, int64_t count, C *c, int64_t ldc) {
+  if constexpr (std::is_same_v<typename Way::Operand, float>) {
+    const Product<T> &only = terms[0];
+    if (count == 1 && only.a.transposed && !only.b.transposed && std::min(m, n) <= kNarrow &&
+        (std::is_same_v<C, float> || only.k <= depth_of<float>(only.k))) {
+      return narrow_product(m, n, only.k, only.alpha, only.a.at, only.a.ld, only.b.at, only.b.ld, beta, c, ldc);
+    }
+  }
   int64_t work = 0;
   for (int64_t p = 0; p < count; p++) work += m * terms[p].n * terms[p].k;
   const bool alone = work < kOneTask;
@@ -375,12 +498,12 @@ void products_by(int64_t m, int64_t n, float beta, const Product<T> *terms, int6
   const auto task = [&](int64_t index) {
     const int64_t i = index % rows * height, j = index / rows * width;
     const int64_t bottom = std::min(i + height, m), right = std::min(j + width, n);
-    if (in_place) return sum_of_terms<Way>(m, i, bottom - i, j, right, beta, terms, count, c + i * ldc + j, ldc);
+    if (in_place) return sum_of_terms<Way>(m, n, i, bottom - i, j, right, beta, terms, count, c + i * ldc + j, ldc);
     std::vector<float> &sums = copies().sums;
     sums.resize(static_cast<size_t>(height * width));
     for (int64_t r = i; beta != 0 && r < bottom; r++)
       std::copy(c + r * ldc + j, c + r * ldc + right, &sums[(r - i) * width]);
-    sum_of_terms<Way>(m, i, bottom - i, j, right, beta, terms, count, sums.data(), width);
+    sum_of_terms<Way>(m, n, i, bottom - i, j, right, beta, terms, count, sums.data(), width);
     for (int64_t r = i; r < bottom; r++) {
       round_row(&sums[static_cast<size_t>((r - i) * width)], c + r * ldc + j, right - j);
     }

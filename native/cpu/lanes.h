@@ -25,6 +25,26 @@ typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float)), aligned(
 inline Lanes load(const float *p) { return *reinterpret_cast<const Lanes *>(p); }
 inline void store(float *p, Lanes x) { *reinterpret_cast<Lanes *>(p) = x; }
 
+/* a * b + c, rounded once where the processor can. (Of two products in a sum the compiler would choose one.) */
+inline float fused_multiply_add(float a, float b, float c) {
+#if defined(__FMA__)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+inline Lanes fused_multiply_add(Lanes a, Lanes b, Lanes c) {
+#if ESPALIER_LANES == 16 && defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif ESPALIER_LANES == 8 && defined(__FMA__)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  for (int i = 0; i < kLanes; i++) c[i] = fused_multiply_add(a[i], b[i], c[i]);
+  return c;
+#endif
+}
+
 /* Bit i: whether a[i] > b[i]. */
 inline uint32_t bits_above(Lanes a, Lanes b) {
 #if ESPALIER_LANES == 16 && defined(__AVX512F__)

@@ -2,7 +2,8 @@
  * A linear map and its low-rank terms, in one of two ways:
  *
  *   ESP_SEPARATE       y = beta y + x op(w), then y[:, from .. from + n) += scale u op(v): 2 m n k + sum of 2 m n_p r_p
- *                      FLOPs. All terms are added to some columns of y while these are in cache
+ *                      FLOPs. Sums begin with their term, or terms are added to some columns of y while these are
+ *                      in cache
  *   ESP_EXTRA_COLUMNS  one product with k + sum of r_p terms a sum: 2 m n (k + sum of r_p) FLOPs
  */
 #include <climits>

@@ -84,12 +84,30 @@ template <typename T, int kRows, int kVectors>
 struct RegisterTile {
   Lanes sum[kRows][kVectors];
 
-  RegisterTile(int64_t k, const T *a, int64_t row, int64_t step, const T *b, int64_t ldb) {
+  /* Zeros. */
+  RegisterTile() {
 #pragma GCC unroll 12
     for (int r = 0; r < kRows; r++) {
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; v++) sum[r][v] = Lanes{};
     }
+  }
+
+  RegisterTile(int64_t k, const T *a, int64_t row, int64_t step, const T *b, int64_t ldb) : RegisterTile() {
+    add(k, a, row, step, b, ldb);
+  }
+
+  /* sum = c */
+  void load_from(const float *c, int64_t ldc) {
+#pragma GCC unroll 12
+    for (int r = 0; r < kRows; r++) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; v++) sum[r][v] = load(c + r * ldc + v * kLanes);
+    }
+  }
+
+  /* sum += a[kRows, k] b[k, kVectors * kLanes] */
+  void add(int64_t k, const T *a, int64_t row, int64_t step, const T *b, int64_t ldb) {
     for (int64_t i = 0; i < k; i++) {
       Lanes line[kVectors];
 #pragma GCC unroll 2
@@ -100,6 +118,14 @@ struct RegisterTile {
 #pragma GCC unroll 2
         for (int v = 0; v < kVectors; v++) sum[r][v] = multiply_add<T>(factor, line[v], sum[r][v]);
       }
+    }
+  }
+
+  void scale(float factor) {
+#pragma GCC unroll 12
+    for (int r = 0; r < kRows; r++) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; v++) sum[r][v] = factor * sum[r][v];
     }
   }
 

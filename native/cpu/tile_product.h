@@ -95,18 +95,24 @@ inline void with_rows(int64_t rows, const Body &body) {
   if constexpr (kMost > 1) with_rows<kMost - 1>(rows, body);
 }
 
-/* c[m, n] (+)= a[m, k] b[k, n], or part of it, on the calling thread; k in words, of b as rows of n of them. */
-template <Layout layout, typename T>
-inline void tile_product(int64_t m, int64_t n, int64_t k, const T *a, int64_t lda, const T *b, int64_t ldb, float *c,
-                         int64_t ldc, bool accumulate, Part part) {
+/* body(first, count), as with_rows, for the rows of [0, m) in blocks. */
+template <typename Body>
+inline void for_rows(int64_t m, const Body &body) {
   for (int64_t i = 0, rows; i < m; i += rows) {
     /* What is more than one block and less than two is halved: a few rows would not keep the multiply-adds busy. */
     const int64_t left = m - i;
     rows = left <= kTileRows ? left : left < 2 * kTileRows ? (left + 1) / 2 : kTileRows;
-    with_rows(rows, [=](auto count) {
-      part_block<layout, decltype(count)::value>(i, n, k, a, lda, b, ldb, c, ldc, accumulate, part);
-    });
+    with_rows(rows, [&body, i](auto count) { body(i, count); });
   }
+}
+
+/* c[m, n] (+)= a[m, k] b[k, n], or part of it, on the calling thread; k in words, of b as rows of n of them. */
+template <Layout layout, typename T>
+inline void tile_product(int64_t m, int64_t n, int64_t k, const T *a, int64_t lda, const T *b, int64_t ldb, float *c,
+                         int64_t ldc, bool accumulate, Part part) {
+  for_rows(m, [=](int64_t i, auto count) {
+    part_block<layout, decltype(count)::value>(i, n, k, a, lda, b, ldb, c, ldc, accumulate, part);
+  });
 }
 
 }  // namespace esp

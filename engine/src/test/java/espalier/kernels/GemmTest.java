@@ -31,7 +31,9 @@ class GemmTest extends KernelTest {
     "80, 1300, 31",
     "49, 135, 1300",
     "50, 24, 1024",
-    "1024, 20, 30"
+    "1024, 20, 30",
+    "48, 49, 1300",
+    "200, 48, 97"
   })
   void equalsThePlainLoop(int m, int n, int k) {
     for (int flags = 0; flags < 4; flags++) {
@@ -92,8 +94,13 @@ class GemmTest extends KernelTest {
 
   @ParameterizedTest
   @CsvSource({
-    "false, true, 512, 960, 576", "false, true, 80, 3000, 576", "false, false, 512, 576, 960",
-    "true, false, 16, 576, 512", "true, false, 576, 16, 512", "false, true, 512, 16, 576",
+    "false, true, 512, 960, 576",
+    "false, true, 80, 3000, 576",
+    "false, false, 512, 576, 960",
+    "true, false, 16, 576, 512",
+    "true, false, 576, 16, 512",
+    "true, false, 900, 40, 1300",
+    "false, true, 512, 16, 576",
     "false, false, 80, 64, 5000"
   })
   void isTheSameForAnyThreads(boolean transA, boolean transB, int m, int n, int k) {
@@ -156,26 +163,33 @@ class GemmTest extends KernelTest {
     MemorySegment b = buffers.input(random(n * k));
     int lda = transA ? m : k;
     int ldb = transB ? k : n;
-    MemorySegment whole = buffers.floats(m * n);
-    kernels.gemm(transA, transB, m, n, k, 1, a, lda, b, ldb, 0, whole, n);
+    float alpha = 0.7f;
+    float beta = 0.3f;
+    float[] before = random(m * n);
+    MemorySegment whole = buffers.changing(before);
+    kernels.gemm(transA, transB, m, n, k, alpha, a, lda, b, ldb, beta, whole, n);
     float[] expected = TestBuffers.toFloats(whole);
     int row = 7;
     int column = 21;
     int rows = 90;
     int columns = 33;
-    MemorySegment part = buffers.floats(rows * columns);
+    float[] ofPart = new float[rows * columns];
+    for (int i = 0; i < rows; i++) {
+      System.arraycopy(before, (row + i) * n + column, ofPart, i * columns, columns);
+    }
+    MemorySegment part = buffers.changing(ofPart);
     kernels.gemm(
         transA,
         transB,
         rows,
         columns,
         k,
-        1,
+        alpha,
         a.asSlice(4L * (transA ? row : row * k)),
         lda,
         b.asSlice(4L * (transB ? column * k : column)),
         ldb,
-        0,
+        beta,
         part,
         columns);
     float[] actual = TestBuffers.toFloats(part);

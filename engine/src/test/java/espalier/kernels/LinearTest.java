@@ -18,6 +18,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.ValueSource;
 
 class LinearTest extends KernelTest {
 
@@ -184,6 +185,10 @@ class LinearTest extends KernelTest {
       holds(type, way, map(type, transposed, 33, 20, 17, 1, 3, 9, 4), 3);
       holds(type, way, map(type, transposed, 30, 96, 48, 0, 0, 32, 8, 32, 32, 8, 64, 32, 16), 0);
       holds(type, way, map(type, transposed, 1, 40, 16, 0.5f, 8, 16, 64), 8);
+      /* Sums over several pieces of k, terms of many and of few ranks, within panels and not. */
+      holds(
+          type, way, map(type, transposed, 50, 224, 1400, 1, 0, 96, 16, 96, 64, 8, 160, 64, 70), 0);
+      holds(type, way, map(type, transposed, 130, 200, 50, 0.5f, 32, 100, 8, 160, 40, 24), 4);
     }
   }
 
@@ -441,9 +446,11 @@ class LinearTest extends KernelTest {
     assertSameBits(TestBuffers.toFloats(y), TestBuffers.toFloats(one), "y");
   }
 
-  @Test
-  void isTheSameForAnyThreads() {
-    Map map = map(ElementType.F32, true, 300, 500, 128, 0, 0, 250, 16, 250, 250, 16);
+  /** With terms that end between panels, and within one. */
+  @ParameterizedTest
+  @ValueSource(ints = {256, 250})
+  void isTheSameForAnyThreads(int end) {
+    Map map = map(ElementType.F32, true, 300, 500, 128, 0, 0, end, 16, end, 500 - end, 16);
     assertSameForAnyThreads(
         () -> TestBuffers.toFloats(run(ElementType.F32, LinearWay.BY_SHAPE, map, 0)));
   }
