@@ -126,7 +126,12 @@ void cross_entropy_gradient(float *z, const Statistics &s, int64_t n, int32_t ta
   z[target] -= scale * (1.0f - target_ratio * target_ratio);
 }
 
-/* A row of float as T, from where it begins on: rows are kTerms<T> times their length apart then. */
+/* From one row of logits to the next. Rows a power of two apart, as they are in many a vocabulary, fall into the same
+ * few places of a cache, and the product that reads them would copy them first: 1024 x 4096 x 256 takes 7 ms from rows
+ * of 4096 and 6 ms from rows of 4112 (Emerald Rapids, two threads, fastest calls). */
+int64_t row_length(int64_t vocab) { return vocab + 16; }
+
+/* A row of float as T, from where it begins on: rows are kTerms<T> times as far apart then. */
 template <typename T>
 void round_in_place(float *row, int64_t n) {
   if constexpr (!std::is_same_v<T, float>) {
@@ -165,13 +170,14 @@ int32_t esp_head_kl(const void *student_, const void *teacher_, const void *head
     const auto *student = static_cast<const T *>(student_), *teacher = static_cast<const T *>(teacher_);
     const auto *head = static_cast<const T *>(head_);
     auto *d_student = static_cast<T *>(d_student_);
-    float *student_logits = scratch, *teacher_logits = scratch + chunk * vocab;
+    const int64_t ld = row_length(vocab);
+    float *student_logits = scratch, *teacher_logits = scratch + chunk * ld;
     for (int64_t first = 0; first < tokens; first += chunk) {
       const int64_t rows = std::min(chunk, tokens - first);
-      esp::gemm(false, true, rows, vocab, d, 1, student + first * d, d, head, d, 0, student_logits, vocab);
-      esp::gemm(false, true, rows, vocab, d, 1, teacher + first * d, d, head, d, 0, teacher_logits, vocab);
+      esp::gemm(false, true, rows, vocab, d, 1, student + first * d, d, head, d, 0, student_logits, ld);
+      esp::gemm(false, true, rows, vocab, d, 1, teacher + first * d, d, head, d, 0, teacher_logits, ld);
       esp::parallel_rows(rows, 64 * vocab, [=](int64_t r) {
-        float *zs = student_logits + r * vocab, *zt = teacher_logits + r * vocab;
+        float *zs = student_logits + r * ld, *zt = teacher_logits + r * ld;
         cap_logits(zs, vocab, softcap);
         cap_logits(zt, vocab, softcap);
         static thread_local std::vector<float> powers;
@@ -186,7 +192,7 @@ int32_t esp_head_kl(const void *student_, const void *teacher_, const void *head
         if (d_student != nullptr) round_in_place<T>(zs, vocab);
       });
       if (d_student != nullptr) {
-        esp::gemm(false, false, rows, d, vocab, 1, reinterpret_cast<const T *>(student_logits), esp::kTerms<T> * vocab,
+        esp::gemm(false, false, rows, d, vocab, 1, reinterpret_cast<const T *>(student_logits), esp::kTerms<T> * ld,
                   head, d, 0, d_student + first * d, d);
       }
     }
@@ -204,11 +210,12 @@ int32_t esp_head_ce(const void *hidden_, const void *head_, float softcap, const
     auto *d_hidden = static_cast<T *>(d_hidden_);
     const bool gradient = d_hidden != nullptr || d_head != nullptr;
     const T *gradients = reinterpret_cast<const T *>(scratch);
+    const int64_t ld = row_length(vocab);
     for (int64_t first = 0; first < tokens; first += chunk) {
       const int64_t rows = std::min(chunk, tokens - first);
-      esp::gemm(false, true, rows, vocab, d, 1, hidden + first * d, d, head, d, 0, scratch, vocab);
+      esp::gemm(false, true, rows, vocab, d, 1, hidden + first * d, d, head, d, 0, scratch, ld);
       esp::parallel_rows(rows, 32 * vocab, [=](int64_t r) {
-        float *z = scratch + r * vocab;
+        float *z = scratch + r * ld;
         const int32_t target = targets[first + r];
         cap_logits(z, vocab, softcap);
         const Statistics s = softmax_statistics(z, vocab, nullptr);
@@ -218,12 +225,10 @@ int32_t esp_head_ce(const void *hidden_, const void *head_, float softcap, const
         round_in_place<T>(z, vocab);
       });
       if (d_hidden != nullptr) {
-        esp::gemm(false, false, rows, d, vocab, 1, gradients, esp::kTerms<T> * vocab, head, d, 0, d_hidden + first * d,
-                  d);
+        esp::gemm(false, false, rows, d, vocab, 1, gradients, esp::kTerms<T> * ld, head, d, 0, d_hidden + first * d, d);
       }
       if (d_head != nullptr) {
-        esp::gemm(true, false, vocab, d, rows, 1, gradients, esp::kTerms<T> * vocab, hidden + first * d, d, 1, d_head,
-                  d);
+        esp::gemm(true, false, vocab, d, rows, 1, gradients, esp::kTerms<T> * ld, hidden + first * d, d, 1, d_head, d);
       }
     }
   });

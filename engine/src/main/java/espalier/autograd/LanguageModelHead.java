@@ -2,6 +2,7 @@ package espalier.autograd;
 
 import espalier.device.Device;
 import espalier.device.ElementType;
+import espalier.device.Kernels;
 import java.lang.foreign.MemorySegment;
 
 /**
@@ -85,7 +86,7 @@ public final class LanguageModelHead {
     Var kl = tape.value(1, tokens);
     Var ceStudent = withTargets ? tape.value(1, tokens) : null;
     Var ceTeacher = withTargets ? tape.value(1, tokens) : null;
-    Var scratch = tape.value(2 * chunk, vocab);
+    Var scratch = tape.value(2 * chunk, vocab + Kernels.LOGITS_ROOM);
     Op op = tape.op("headKl").reads(student, teacher).writes(kl, scratch).givesInForward(student);
     if (withTargets) {
       op.writes(ceStudent, ceTeacher);
@@ -135,7 +136,7 @@ public final class LanguageModelHead {
     long vocab = head.rows();
     long chunk = chunk(tape.device(), tokens, vocab, 1);
     Var ce = tape.value(1, tokens);
-    Var scratch = tape.value(chunk, vocab);
+    Var scratch = tape.value(chunk, vocab + Kernels.LOGITS_ROOM);
     tape.op("headCe")
         .reads(hidden)
         .writes(ce, scratch)

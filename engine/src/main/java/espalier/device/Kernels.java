@@ -21,6 +21,9 @@ import java.lang.foreign.ValueLayout;
  */
 public final class Kernels extends SaeTrainingKernels {
 
+  /** What a row of logits takes in scratch memory beside them, in floats. */
+  public static final int LOGITS_ROOM = 16;
+
   /**
    * The library must be loaded: see {@link Device}.
    *
@@ -1074,7 +1077,7 @@ public final class Kernels extends SaeTrainingKernels {
       floats(kernel, "ce_teacher", ceTeacher, tokens);
     }
     elementsOrNull(kernel, "d_student", dStudent, tokens, d);
-    floats(kernel, "scratch", scratch, 2 * chunk, vocab);
+    floats(kernel, "scratch", scratch, 2 * chunk, vocab + LOGITS_ROOM);
     begin(0, elementBytes * (vocab + 3.0 * tokens) * d);
     products(2, false, true, tokens, vocab, d);
     products(flag(isGiven(dStudent)), false, false, tokens, d, vocab);
@@ -1108,7 +1111,7 @@ public final class Kernels extends SaeTrainingKernels {
     floats(kernel, "ce", ce, tokens);
     elementsOrNull(kernel, "d_hidden", dHidden, tokens, d);
     floatsOrNull(kernel, "d_head", dHead, vocab, d);
-    floats(kernel, "scratch", scratch, chunk, vocab);
+    floats(kernel, "scratch", scratch, chunk, vocab + LOGITS_ROOM);
     begin(0, elementBytes * (vocab + 2.0 * tokens) * d);
     products(1, false, true, tokens, vocab, d);
     products(flag(isGiven(dHidden)), false, false, tokens, d, vocab);

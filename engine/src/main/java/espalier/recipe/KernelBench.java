@@ -311,7 +311,8 @@ public final class KernelBench {
       k.fillUniform(head, 0.03f, 3, vocab * d);
       MemorySegment gradient = rates.random(tokens * d, 4);
       MemorySegment kl = device.allocate(tokens * Float.BYTES);
-      MemorySegment scratch = device.allocate(2 * chunk * vocab * Float.BYTES);
+      MemorySegment scratch =
+          device.allocate(2 * chunk * (vocab + Kernels.LOGITS_ROOM) * Float.BYTES);
       MemorySegment none = MemorySegment.NULL;
       double fused =
           rates.seconds(

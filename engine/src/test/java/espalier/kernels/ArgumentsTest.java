@@ -33,7 +33,7 @@ class ArgumentsTest extends KernelTest {
             kernels.attentionForward(
                 six, 2, six, six, 2, six, 2 * 1, five, 1, 3, 2, 2, 1, 1, 0, 0));
     assertRefused(
-        "esp_head_kl: scratch needs 32 bytes, given 24",
+        "esp_head_kl: scratch needs 288 bytes, given 24",
         () -> kernels.headKl(six, six, six, 0, NULL, six, NULL, NULL, NULL, 1, six, 2, 1, 2, 2));
     assertRefused(
         "esp_adamw: control needs 48 bytes, given 24",

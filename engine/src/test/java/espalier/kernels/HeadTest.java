@@ -5,6 +5,7 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import espalier.bindings.NativeException;
+import espalier.device.Kernels;
 import java.lang.foreign.MemorySegment;
 import java.util.Arrays;
 import org.junit.jupiter.api.Test;
@@ -42,7 +43,7 @@ class HeadTest extends KernelTest {
         ceTeacher,
         dStudent,
         scale,
-        buffers.floats(2 * chunk * vocab),
+        buffers.floats(2 * chunk * (vocab + Kernels.LOGITS_ROOM)),
         chunk,
         tokens,
         d,
@@ -79,7 +80,7 @@ class HeadTest extends KernelTest {
         dHidden,
         dHead,
         scale,
-        buffers.floats(chunk * vocab),
+        buffers.floats(chunk * (vocab + Kernels.LOGITS_ROOM)),
         chunk,
         tokens,
         d,

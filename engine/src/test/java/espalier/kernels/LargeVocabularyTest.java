@@ -51,7 +51,7 @@ class LargeVocabularyTest extends TypedKernelTest {
         ceTeacher,
         dStudent,
         SCALE,
-        buffers.floats(2 * chunk * vocab),
+        buffers.floats(2 * chunk * (vocab + Kernels.LOGITS_ROOM)),
         chunk,
         tokens,
         DIM,

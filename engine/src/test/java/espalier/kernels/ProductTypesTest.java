@@ -161,7 +161,7 @@ class ProductTypesTest extends TypedKernelTest {
           NULL,
           dStudent,
           0.1f,
-          buffers.floats(2 * chunk * VOCAB),
+          buffers.floats(2 * chunk * (VOCAB + Kernels.LOGITS_ROOM)),
           chunk,
           TOKENS,
           DIM,
@@ -226,7 +226,7 @@ class ProductTypesTest extends TypedKernelTest {
       float softcap) {
     MemorySegment kl = buffers.floats(3);
     MemorySegment gradient = buffers.output(type, 3 * DIM);
-    MemorySegment scratch = buffers.floats(2 * 2 * VOCAB);
+    MemorySegment scratch = buffers.floats(2 * 2 * (VOCAB + Kernels.LOGITS_ROOM));
     kernels.headKl(
         buffers.input(type, student),
         buffers.input(type, teacher),
@@ -270,7 +270,7 @@ class ProductTypesTest extends TypedKernelTest {
         dHidden,
         dHead,
         0.1f,
-        buffers.floats(chunk * VOCAB),
+        buffers.floats(chunk * (VOCAB + Kernels.LOGITS_ROOM)),
         chunk,
         TOKENS,
         DIM,
