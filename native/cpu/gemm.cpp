@@ -6,7 +6,8 @@
  * cut in
  *
  *   pieces of k, at most kDepth    the task's columns of op(b) are copied to panels, which stay in the level-2 cache
- *   blocks of kBlockRows rows      op(a) is read where it lies, unless its strips would be scattered
+ *   blocks of kBlockRows rows      op(a) is read where it lies, unless its strips would be scattered: then from a copy,
+ *                                  made once if several tasks read the same rows
  *   panels                         stay in the level-1 cache where they fit, and come from the second one otherwise
  *   strips
  *
@@ -18,7 +19,8 @@
  * 185 (169), 1024 x 1536 x 256 with b not transposed 201 (169), 1024 x 256 x 16 153 (102).
  *
  * Two threads of it, in tasks that end together (by columns alone in brackets): 512 x 1536 x 576 makes 355 (332), 512 x
- * 960 x 576 with b not transposed 359 (332), 1024 x 256 x 704 340 (311).
+ * 960 x 576 with b not transposed 359 (332), 1024 x 256 x 704 340 (311). From scattered rows (copied for each task in
+ * brackets), one core, medians: 512 x 2048 x 2048 154 (144), 512 x 8192 x 2048 163 (150).
  *
  * Where c has few rows or columns and a is transposed narrow_product.h takes the place of these loops. Sums of a map
  * begin with its low-rank term, while they are in registers, where there is one that begins and ends with panels.
@@ -74,7 +76,8 @@ struct Copies {
   alignas(64) float low_panels[kLowDepth * kBlockColumns];
   alignas(64) float rows[(kDepth + kApart) * kBlockRows];
   alignas(64) float low_rows[(kLowDepth + kApart) * kBlockRows];
-  std::vector<float> sums; /* of a task's part of c */
+  std::vector<float> sums;   /* of a task's part of c */
+  std::vector<float> spread; /* an operand: spread_rows */
 };
 
 Copies &copies() {
@@ -478,6 +481,18 @@ void narrow_product(int64_t m, int64_t n, int64_t k, float alpha, const T *a, in
   }
 }
 
+/* Rows of a in a copy of the calling thread, apart so that they are not scattered. */
+template <typename T>
+Matrix<T> spread_rows(const Matrix<T> &a, int64_t m, int64_t k) {
+  const int64_t ld = k + kApart * kTerms<T>;
+  std::vector<float> &copy = copies().spread;
+  const size_t floats = static_cast<size_t>(m * ld) * sizeof(T) / sizeof(float) + 1;
+  if (copy.size() < floats) copy.resize(floats);
+  T *const rows = reinterpret_cast<T *>(copy.data());
+  parallel_rows(m, k, [=](int64_t r) { std::copy_n(a.at + r * a.ld, k, rows + r * ld); });
+  return {rows, ld, false};
+}
+
 /* See kernel.h. */
 template <typename Way, typename T, typename C>
 void products_by(int64_t m, int64_t n, float beta, const Product<T> *terms, int64_t count, C *c, int64_t ldc) {
@@ -493,17 +508,23 @@ void products_by(int64_t m, int64_t n, float beta, const Product<T> *terms, int6
   const bool alone = work < kOneTask;
   const int64_t width = piece(n, pieces(n, kBlockColumns), kPanelColumns), columns = pieces(n, width);
   const int64_t height = alone ? m : rows_of_task(m, n, width), rows = pieces(m, height);
+  Product<T> own[kMostProducts];
+  std::copy(terms, terms + count, own);
+  Matrix<T> &a = own[0].a;
+  if (std::is_same_v<T, typename Way::Operand> && !alone && columns > 1 && !a.transposed && scattered(a)) {
+    a = spread_rows(a, m, own[0].k); /* once, and not for the columns of each task */
+  }
   const bool in_place =
       std::is_same_v<C, float> || (count == 1 && terms[0].k <= depth_of<typename Way::Operand>(terms[0].k));
   const auto task = [&](int64_t index) {
     const int64_t i = index % rows * height, j = index / rows * width;
     const int64_t bottom = std::min(i + height, m), right = std::min(j + width, n);
-    if (in_place) return sum_of_terms<Way>(m, n, i, bottom - i, j, right, beta, terms, count, c + i * ldc + j, ldc);
+    if (in_place) return sum_of_terms<Way>(m, n, i, bottom - i, j, right, beta, own, count, c + i * ldc + j, ldc);
     std::vector<float> &sums = copies().sums;
     sums.resize(static_cast<size_t>(height * width));
     for (int64_t r = i; beta != 0 && r < bottom; r++)
       std::copy(c + r * ldc + j, c + r * ldc + right, &sums[(r - i) * width]);
-    sum_of_terms<Way>(m, n, i, bottom - i, j, right, beta, terms, count, sums.data(), width);
+    sum_of_terms<Way>(m, n, i, bottom - i, j, right, beta, own, count, sums.data(), width);
     for (int64_t r = i; r < bottom; r++) {
       round_row(&sums[static_cast<size_t>((r - i) * width)], c + r * ldc + j, right - j);
     }

@@ -189,6 +189,8 @@ class LinearTest extends KernelTest {
       holds(
           type, way, map(type, transposed, 50, 224, 1400, 1, 0, 96, 16, 96, 64, 8, 160, 64, 70), 0);
       holds(type, way, map(type, transposed, 130, 200, 50, 0.5f, 32, 100, 8, 160, 40, 24), 4);
+      /* Rows that fall into the same places of a cache. */
+      holds(type, way, map(type, transposed, 40, 160, 2048, 1, 0, 160, 8), 0);
     }
   }
 
