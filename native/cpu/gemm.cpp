@@ -22,11 +22,11 @@
  * 960 x 576 with b not transposed 359 (332), 1024 x 256 x 704 340 (311). From scattered rows (copied for each task in
  * brackets), one core, medians: 512 x 2048 x 2048 154 (144), 512 x 8192 x 2048 163 (150).
  *
- * Where c has few rows or columns and a is transposed narrow_product.h takes the place of these loops. Sums of a map
- * begin with its low-rank term, while they are in registers, where there is one that begins and ends with panels.
- * (Measured as above on two threads, beside the map alone: 1024 x 256 x 1536 with two terms of rank 16 takes 1.07 to
- * 1.08 times as long, and 1.09 to 1.12 if terms are added to a block of c in the level-1 cache; 512 x 576 x 3072 1.01
- * to 1.02, and 1.05.)
+ * Where c has few rows or columns and a is transposed narrow_product.h takes the place of these loops, but for words of
+ * bfloat16. Sums of a map begin with its low-rank term, while they are in registers, where there is one that begins and
+ * ends with panels. (Measured as above on two threads, beside the map alone: 1024 x 256 x 1536 with two terms of rank
+ * 16 takes 1.07 to 1.08 times as long, and 1.09 to 1.12 if terms are added to a block of c in the level-1 cache; 512 x
+ * 576 x 3072 1.01 to 1.02, and 1.05.)
  *
  * An element of c is one chain of multiply-adds (with AMX those of amx.h) for each piece of k, and pieces are cut by k
  * alone. So its bits depend neither on how many threads there are nor on m, n or where in c it lies.
@@ -55,7 +55,7 @@ constexpr int64_t kDepth = 640;
 constexpr int64_t kBlockRows = 48, kBlockColumns = 128;
 static_assert(kBlockRows % kTileRows == 0 && kBlockColumns % kPanelColumns == 0, "blocks are whole strips and panels");
 
-/* The most words of k that a low-rank term has whose sums a map's begin with. */
+/* The most words of k of a low-rank term that a map's sums begin with. */
 constexpr int64_t kLowDepth = 64;
 
 /* Of a map and its low-rank terms. */
@@ -115,7 +115,7 @@ inline float combined(float alpha, float sum, float beta, const C *c) {
   return beta == 0 ? alpha * sum : fused_multiply_add(alpha, sum, beta * static_cast<float>(*c));
 }
 
-/* A low-rank term of one panel's columns, of k words: element (r, i) of its a at a[r * row + i * kTerms<P>]. */
+/* A low-rank term of one panel's columns, of k words (0: none): word (r, i) of its a at a[r * row + i * kTerms<P>]. */
 template <typename P>
 struct LowRank {
   int64_t k = 0;
@@ -186,7 +186,7 @@ void edge_tile(int64_t rows, int64_t width, const LowRank<T> &low, int64_t k, fl
   }
 }
 
-/* Where a panel of a low-rank term is; no term: nowhere. */
+/* The low-rank term of a panel's columns, if there is one, and its own panel. */
 template <typename T, typename P>
 struct LowPanel {
   const Product<T> *term = nullptr;
@@ -218,7 +218,7 @@ struct ByVectors {
       const LowPanel<T, P> *const begin = low == nullptr ? nullptr : low + j / kPanelColumns;
       if (begin != nullptr && begin->term != nullptr) {
         const Product<T> &term = *begin->term;
-        if (j == 0 || begin[-1].term != &term) {
+        if (j == 0 || begin[-1].term != &term) { /* otherwise its rows are there */
           low_rows = rows_of(term.a.from(row, 0), m, term.k, readable, reinterpret_cast<P *>(copies().low_rows));
         }
         of_panel = {words(term.k), term.alpha, low_rows.at, low_rows.row, begin->panel};
@@ -444,7 +444,15 @@ int64_t rows_of_task(int64_t m, int64_t n, int64_t width) {
   return best;
 }
 
-/* c[m, n] = alpha * a^T b + beta * c, of which one has few columns. */
+/* task(i) for every i in [0, count), `work` multiplications in all. */
+template <typename Task>
+void run_tasks(int64_t count, int64_t work, const Task &task) {
+  if (work >= kOneTask) return parallel_tasks(count, task);
+  for (int64_t index = 0; index < count; index++) task(index);
+}
+
+/* c[m, n] = alpha * a^T b + beta * c, a and b as they are stored, [k, m] and [k, n], one of them of at most kNarrow
+ * columns. */
 template <typename T, typename C>
 void narrow_product(int64_t m, int64_t n, int64_t k, float alpha, const T *a, int64_t lda, const T *b, int64_t ldb,
                     float beta, C *c, int64_t ldc) {
@@ -473,12 +481,7 @@ void narrow_product(int64_t m, int64_t n, int64_t k, float alpha, const T *a, in
       first += depth;
     } while (first < k);
   };
-  const int64_t tasks = pieces(wide, width);
-  if (m * n * k < kOneTask) {
-    for (int64_t index = 0; index < tasks; index++) task(index);
-  } else {
-    parallel_tasks(tasks, task);
-  }
+  run_tasks(pieces(wide, width), m * n * k, task);
 }
 
 /* Rows of a in a copy of the calling thread, apart so that they are not scattered. */
@@ -529,11 +532,7 @@ void products_by(int64_t m, int64_t n, float beta, const Product<T> *terms, int6
       round_row(&sums[static_cast<size_t>((r - i) * width)], c + r * ldc + j, right - j);
     }
   };
-  if (alone) {
-    for (int64_t index = 0; index < rows * columns; index++) task(index);
-  } else {
-    parallel_tasks(rows * columns, task);
-  }
+  run_tasks(rows * columns, work, task);
 }
 
 }  // namespace

@@ -185,11 +185,11 @@ class LinearTest extends KernelTest {
       holds(type, way, map(type, transposed, 33, 20, 17, 1, 3, 9, 4), 3);
       holds(type, way, map(type, transposed, 30, 96, 48, 0, 0, 32, 8, 32, 32, 8, 64, 32, 16), 0);
       holds(type, way, map(type, transposed, 1, 40, 16, 0.5f, 8, 16, 64), 8);
-      /* Sums over several pieces of k, terms of many and of few ranks, within panels and not. */
+      // Sums over several pieces of k, terms of high and low ranks, within panels and not.
       holds(
           type, way, map(type, transposed, 50, 224, 1400, 1, 0, 96, 16, 96, 64, 8, 160, 64, 70), 0);
       holds(type, way, map(type, transposed, 130, 200, 50, 0.5f, 32, 100, 8, 160, 40, 24), 4);
-      /* Rows that fall into the same places of a cache. */
+      // Rows that fall into the same places of a cache.
       holds(type, way, map(type, transposed, 40, 160, 2048, 1, 0, 160, 8), 0);
     }
   }
