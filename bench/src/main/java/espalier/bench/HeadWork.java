@@ -1,6 +1,7 @@
 package espalier.bench;
 
 import espalier.device.Device;
+import espalier.device.Kernels;
 import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
@@ -20,8 +21,8 @@ final class HeadWork {
   private final Tensor teacher; // [tokens, d]
   private final Tensor head; // [vocab, d]
   private final long chunk;
-  private final Tensor chunkScratch; // [2 * chunk, vocab]
-  private Tensor whole; // [2 * tokens, vocab]: logits of the student, then of the teacher
+  private final Tensor chunkScratch;
+  private Tensor wholeScratch;
   final Tensor kl; // [1, tokens]
   final Tensor dStudent; // [tokens, d], of the sum of kl
 
@@ -37,7 +38,7 @@ final class HeadWork {
     teacher = operands.random(tokens, d, 1);
     head = operands.random(vocab, d, 1 / Math.sqrt(d));
     this.chunk = chunk;
-    chunkScratch = operands.floats(2 * chunk, vocab);
+    chunkScratch = scratch(chunk);
     kl = operands.floats(1, tokens);
     dStudent = operands.empty(tokens, d);
   }
@@ -48,7 +49,7 @@ final class HeadWork {
 
   void whole() {
     requireWhole();
-    kernel(whole, student.rows());
+    kernel(wholeScratch, student.rows());
   }
 
   private void kernel(Tensor scratch, long rows) {
@@ -77,6 +78,7 @@ final class HeadWork {
     operands.requireHost();
     requireWhole();
     long tokens = student.rows();
+    Tensor whole = Tensor.of(wholeScratch.data(), 2 * tokens, head.rows());
     Tensor ofStudent = whole.rows(0, tokens);
     Tensor ofTeacher = whole.rows(tokens, tokens);
     operands.productTransposed(student, head, 1, 0, ofStudent);
@@ -87,9 +89,14 @@ final class HeadWork {
   }
 
   private void requireWhole() {
-    if (whole == null) {
-      whole = operands.floats(2 * student.rows(), head.rows());
+    if (wholeScratch == null) {
+      wholeScratch = scratch(student.rows());
     }
+  }
+
+  /** For the logits of both models at a time. */
+  private Tensor scratch(long tokens) {
+    return operands.floats(2 * tokens, head.rows() + Kernels.LOGITS_ROOM);
   }
 
   /**
