@@ -205,29 +205,26 @@ struct ByVectors {
   static int64_t words(int64_t k) { return words_of<P>(k); }
 
   /* c[m, n] for m <= kBlockRows, n <= kBlockColumns and one piece of k. readable: rows of op(a) that there are from a
-   * on. low: of each panel the low-rank term that sums begin with, row: where its rows begin; or null. */
+   * on. low: of each panel the low-rank term that sums begin with, row: where its rows begin. */
   template <typename C>
   static void row_block(int64_t m, int64_t n, int64_t terms, float alpha, const Matrix<T> &a, int64_t readable,
                         const P *panels, const LowPanel<T, P> *low, int64_t row, float beta, C *c, int64_t ldc) {
     const int64_t length = words(terms);
     const Rows<P> rows = rows_of(a, m, terms, readable, reinterpret_cast<P *>(copies().rows));
     Rows<P> low_rows{};
-    for (int64_t j = 0; j < n; j += kPanelColumns) {
+    for (int64_t j = 0; j < n; j += kPanelColumns, low++) {
       const P *panel = panels + j * length * kTerms<P>;
       LowRank<P> of_panel;
-      const LowPanel<T, P> *const begin = low == nullptr ? nullptr : low + j / kPanelColumns;
-      if (begin != nullptr && begin->term != nullptr) {
-        const Product<T> &term = *begin->term;
-        if (j == 0 || begin[-1].term != &term) { /* otherwise its rows are there */
-          low_rows = rows_of(term.a.from(row, 0), m, term.k, readable, reinterpret_cast<P *>(copies().low_rows));
+      if (const Product<T> *const term = low->term; term != nullptr) {
+        if (j == 0 || low[-1].term != term) { /* otherwise its rows are there */
+          low_rows = rows_of(term->a.from(row, 0), m, term->k, readable, reinterpret_cast<P *>(copies().low_rows));
         }
-        of_panel = {words(term.k), term.alpha, low_rows.at, low_rows.row, begin->panel};
+        of_panel = {words(term->k), term->alpha, low_rows.at, low_rows.row, low->panel};
       }
-      for (int64_t i = 0; i < m; i += kTileRows) {
+      for (int64_t i = 0; i < m; i += kTileRows, of_panel.a += kTileRows * of_panel.row) {
         const int64_t height = std::min<int64_t>(kTileRows, m - i);
         const P *strip = rows.at + i / kTileRows * rows.strip;
         C *target = c + i * ldc + j;
-        of_panel.a = low_rows.at + i * low_rows.row;
         if (n - j <= kLanes) { /* of two vectors one would be zeros */
           edge_tile<1>(height, n - j, of_panel, length, alpha, strip, rows.row, rows.step, panel, beta, target, ldc);
         } else {
@@ -348,6 +345,7 @@ void sum_of_terms(int64_t m, int64_t n, int64_t i, int64_t height, int64_t begin
   };
 
   LowPanel<T, P> low[kBlockColumns / kPanelColumns];
+  const LowPanel<T, P> none[kBlockColumns / kPanelColumns];
   const Product<T> *apart[kMostProducts]; /* the terms that are not among these */
   int64_t others = 0, words = 0;
   P *at = reinterpret_cast<P *>(copies().low_panels);
@@ -376,7 +374,7 @@ void sum_of_terms(int64_t m, int64_t n, int64_t i, int64_t height, int64_t begin
     for (int64_t top = i; top < i + height; top += kBlockRows) {
       const int64_t rows = std::min(kBlockRows, i + height - top);
       for (int64_t p = 0; p < others; p++) {
-        add(*apart[p], packed[p], p == 0 ? low : nullptr, 0, apart[p]->k, p == 0 ? beta : 1, top, rows);
+        add(*apart[p], packed[p], p == 0 ? low : none, 0, apart[p]->k, p == 0 ? beta : 1, top, rows);
       }
     }
     return;
@@ -389,7 +387,7 @@ void sum_of_terms(int64_t m, int64_t n, int64_t i, int64_t height, int64_t begin
       const bool at_first = p == 0 && first == 0;
       const int64_t length = std::min(depth, term.k - first);
       panels_of(term, first, length, panels);
-      add(term, panels, at_first ? low : nullptr, first, length, at_first ? beta : 1, i, height);
+      add(term, panels, at_first ? low : none, first, length, at_first ? beta : 1, i, height);
       first += depth;
     } while (first < term.k);
   }
@@ -499,11 +497,11 @@ Matrix<T> spread_rows(const Matrix<T> &a, int64_t m, int64_t k) {
 /* See kernel.h. */
 template <typename Way, typename T, typename C>
 void products_by(int64_t m, int64_t n, float beta, const Product<T> *terms, int64_t count, C *c, int64_t ldc) {
+  const Product<T> &first = terms[0];
+  const bool in_place = std::is_same_v<C, float> || (count == 1 && first.k <= depth_of<typename Way::Operand>(first.k));
   if constexpr (std::is_same_v<typename Way::Operand, float>) {
-    const Product<T> &only = terms[0];
-    if (count == 1 && only.a.transposed && !only.b.transposed && std::min(m, n) <= kNarrow &&
-        (std::is_same_v<C, float> || only.k <= depth_of<float>(only.k))) {
-      return narrow_product(m, n, only.k, only.alpha, only.a.at, only.a.ld, only.b.at, only.b.ld, beta, c, ldc);
+    if (count == 1 && in_place && first.a.transposed && !first.b.transposed && std::min(m, n) <= kNarrow) {
+      return narrow_product(m, n, first.k, first.alpha, first.a.at, first.a.ld, first.b.at, first.b.ld, beta, c, ldc);
     }
   }
   int64_t work = 0;
@@ -517,8 +515,6 @@ void products_by(int64_t m, int64_t n, float beta, const Product<T> *terms, int6
   if (std::is_same_v<T, typename Way::Operand> && !alone && columns > 1 && !a.transposed && scattered(a)) {
     a = spread_rows(a, m, own[0].k); /* once, and not for the columns of each task */
   }
-  const bool in_place =
-      std::is_same_v<C, float> || (count == 1 && terms[0].k <= depth_of<typename Way::Operand>(terms[0].k));
   const auto task = [&](int64_t index) {
     const int64_t i = index % rows * height, j = index / rows * width;
     const int64_t bottom = std::min(i + height, m), right = std::min(j + width, n);

@@ -21,7 +21,7 @@ import java.lang.foreign.ValueLayout;
  */
 public final class Kernels extends SaeTrainingKernels {
 
-  /** What a row of logits takes in scratch memory beside them, in floats. */
+  /** What a row of logits takes in scratch memory beside them, in floats: see esp_head_kl. */
   public static final int LOGITS_ROOM = 16;
 
   /**

@@ -98,6 +98,7 @@ class GemmTest extends KernelTest {
     "false, true, 512, 960, 576",
     "false, true, 80, 3000, 576",
     "false, false, 512, 576, 960",
+    "false, false, 90, 300, 2048",
     "true, false, 16, 576, 512",
     "true, false, 576, 16, 512",
     "true, false, 900, 40, 1300",
