@@ -15,8 +15,8 @@
  * thread keeps the maximum of what it has seen and the sum of e^(z - maximum), in float64 between packs.
  *
  * The gradient is stored in the type that the next product takes. A bfloat16 row starts where its row of float32 logits
- * starts and takes half of it (so that rows are 2 vocab elements apart): threads meet between reading packs and storing
- * them, and what is stored lies before what is still to be read.
+ * starts and takes half of it (so that rows are twice as many elements apart): threads meet between reading packs and
+ * storing them, and what is stored lies before what is still to be read.
  *
  * KL(p || q) is summed as p (e^d - 1 - d), d = log q - log p: every term is positive and of second order in d, so
  * nothing cancels where student and teacher nearly agree, and equal inputs give exactly 0. It is the usual sum of -p d,
@@ -96,8 +96,8 @@ template <typename T, int N>
 __global__ void __launch_bounds__(kRowThreads, kRowBlocks) kl_rows(KlRows rows) {
   const int64_t r = blockIdx.x, vocab = rows.vocab;
   const Scale<T> scale(rows.softcap);
-  float *zs = rows.student + r * vocab;
-  const float *zt = rows.teacher + r * vocab;
+  float *zs = rows.student + r * rows.ld;
+  const float *zt = rows.teacher + r * rows.ld;
   Statistics<T> s{kNothing, 0}, t{kNothing, 0};
   for (int64_t i = threadIdx.x * N; i < vocab; i += kRowThreads * N) {
     s.add(levels<N>(zs, i, scale));
@@ -143,11 +143,11 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) kl_rows(KlRows rows) 
 template <typename T, int N>
 __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
     cross_entropy_rows(float *logits, Softcap softcap, const int32_t *targets, float *ce, bool gradient,
-                       float grad_scale, int64_t vocab) {
+                       float grad_scale, int64_t vocab, int64_t ld) {
   const int64_t r = blockIdx.x;
   const Scale<T> scale(softcap);
   const int32_t target = targets[r];
-  float *row = logits + r * vocab;
+  float *row = logits + r * ld;
   Statistics<T> s{kNothing, 0};
   for (int64_t i = threadIdx.x * N; i < vocab && target >= 0; i += kRowThreads * N) s.add(levels<N>(row, i, scale));
   s = together(s);
@@ -192,19 +192,20 @@ int32_t esp_head_kl(const void *student, const void *teacher, const void *head, 
   if (int32_t status = check("esp_head_kl", chunk, tokens, d, vocab)) return status;
   ESP_REQUIRE((targets == nullptr) == (ce_student == nullptr) && (targets == nullptr) == (ce_teacher == nullptr),
               "targets, ce_student and ce_teacher must be all given or all NULL");
-  float *student_logits = scratch, *teacher_logits = scratch + chunk * vocab;
+  const int64_t ld = row_stride(vocab);
+  float *student_logits = scratch, *teacher_logits = scratch + chunk * ld;
   return esp::with_packs(dtype, vocab, {student_logits, teacher_logits}, [&](auto type, auto width) -> int32_t {
     using T = decltype(type);
     constexpr int N = decltype(width)::value;
-    constexpr int64_t kSpread = sizeof(float) / sizeof(T); /* rows of the gradient are so many times vocab apart */
+    constexpr int64_t kSpread = sizeof(float) / sizeof(T); /* rows of the gradient are so many times ld apart */
     const bool by_clusters = std::is_same_v<T, esp::bf16> && N > 1 && suits_clusters(vocab);
     for (int64_t first = 0; first < tokens; first += chunk) {
       const int64_t count = std::min(chunk, tokens - first);
       int32_t status = esp::gemm(false, true, count, vocab, d, 1, row_of<T>(student, first, d), d, head, d, 0,
-                                 student_logits, vocab, ESP_F32, dtype);
+                                 student_logits, ld, ESP_F32, dtype);
       if (status != ESP_OK) return status;
       status = esp::gemm(false, true, count, vocab, d, 1, row_of<T>(teacher, first, d), d, head, d, 0, teacher_logits,
-                         vocab, ESP_F32, dtype);
+                         ld, ESP_F32, dtype);
       if (status != ESP_OK) return status;
       const bool wanted = targets != nullptr;
       const KlRows rows{student_logits,
@@ -216,11 +217,12 @@ int32_t esp_head_kl(const void *student, const void *teacher, const void *head, 
                         wanted ? ce_teacher + first : nullptr,
                         d_student != nullptr,
                         grad_scale,
-                        vocab};
+                        vocab,
+                        ld};
       status = by_clusters ? kl_by_clusters(rows, count) : ESP_LAUNCH((kl_rows<T, N>), count, kRowThreads, rows);
       if (status != ESP_OK) return status;
       if (d_student == nullptr) continue;
-      status = esp::gemm(false, false, count, d, vocab, 1, student_logits, kSpread * vocab, head, d, 0,
+      status = esp::gemm(false, false, count, d, vocab, 1, student_logits, kSpread * ld, head, d, 0,
                          static_cast<T *>(d_student) + first * d, d, dtype, dtype);
       if (status != ESP_OK) return status;
     }
@@ -233,6 +235,7 @@ int32_t esp_head_ce(const void *hidden, const void *head, float softcap, const i
                     int64_t d, int64_t vocab, int32_t dtype) {
   if (int32_t status = check("esp_head_ce", chunk, tokens, d, vocab)) return status;
   ESP_REQUIRE(targets != nullptr, "targets is NULL");
+  const int64_t ld = row_stride(vocab);
   const bool gradient = d_hidden != nullptr || d_head != nullptr;
   return esp::with_packs(dtype, vocab, {scratch}, [&](auto type, auto width) -> int32_t {
     using T = decltype(type);
@@ -241,17 +244,16 @@ int32_t esp_head_ce(const void *hidden, const void *head, float softcap, const i
     for (int64_t first = 0; first < tokens; first += chunk) {
       const int64_t rows = std::min(chunk, tokens - first);
       const T *in = row_of<T>(hidden, first, d);
-      int32_t status = esp::gemm(false, true, rows, vocab, d, 1, in, d, head, d, 0, scratch, vocab, ESP_F32, dtype);
+      int32_t status = esp::gemm(false, true, rows, vocab, d, 1, in, d, head, d, 0, scratch, ld, ESP_F32, dtype);
       if (status != ESP_OK) return status;
       status = ESP_LAUNCH((cross_entropy_rows<T, N>), rows, kRowThreads, scratch, Softcap{softcap}, targets + first,
-                          ce + first, gradient, grad_scale, vocab);
+                          ce + first, gradient, grad_scale, vocab, ld);
       if (status == ESP_OK && d_hidden != nullptr) {
-        status = esp::gemm(false, false, rows, d, vocab, 1, scratch, kSpread * vocab, head, d, 0,
+        status = esp::gemm(false, false, rows, d, vocab, 1, scratch, kSpread * ld, head, d, 0,
                            static_cast<T *>(d_hidden) + first * d, d, dtype, dtype);
       }
       if (status == ESP_OK && d_head != nullptr) {
-        status =
-            esp::gemm(true, false, vocab, d, rows, 1, scratch, kSpread * vocab, in, d, 1, d_head, d, ESP_F32, dtype);
+        status = esp::gemm(true, false, vocab, d, rows, 1, scratch, kSpread * ld, in, d, 1, d_head, d, ESP_F32, dtype);
       }
       if (status != ESP_OK) return status;
     }

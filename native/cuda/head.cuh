@@ -83,16 +83,20 @@ __device__ inline T *gradient_row(float *logits) {
   return reinterpret_cast<T *>(logits);
 }
 
+/* How far apart rows of logits lie, in floats, so that those of a gradient in bfloat16, which start where they do, are
+ * aligned for cuBLAS, too: it takes slower products where rows do not start at multiples of 16 bytes. */
+inline int64_t row_stride(int64_t vocab) { return (vocab + 7) / 8 * 8; }
+
 /* A chunk of rows of KL: pointers are of its first row, those of targets and their losses NULL where not wanted. */
 struct KlRows {
-  float *student; /* [rows, vocab] logits, over which the gradient goes */
+  float *student; /* [rows, vocab] logits, rows ld apart, over which the gradient goes */
   const float *teacher;
   Softcap softcap;
   const int32_t *targets;
   float *kl, *ce_student, *ce_teacher;
   bool gradient;
   float grad_scale;
-  int64_t vocab;
+  int64_t vocab, ld;
 };
 
 /* Whether clusters take such rows, beside products in bfloat16 (head_cluster.cu says which). */

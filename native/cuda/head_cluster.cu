@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) kl_rows_by_clusters(K
   const int steps = kept > thread ? (kept - thread + kRowThreads - 1) / kRowThreads : 0;
   const int to_spare = kept + kRowThreads - 1 - 2 * thread; /* from the thread's first pack to its first spare one */
   const int spares = (packs - kept + thread) / kRowThreads;
-  const float *next_student = rows.student + blockIdx.x / cut.blocks * rows.vocab + 4 * (first + thread);
+  const float *next_student = rows.student + blockIdx.x / cut.blocks * rows.ld + 4 * (first + thread);
   const float *next_teacher = rows.teacher + (next_student - rows.student);
   Quad spare[kSpare] = {};
   auto fetch = [&](int step) {
@@ -198,8 +198,8 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) kl_rows_by_clusters(K
     const int32_t target = tells && rows.targets != nullptr ? rows.targets[r] : -1;
     float student_level = 0, teacher_level = 0; /* of the target, before gradients lie there */
     if (target >= 0 && target < rows.vocab) {
-      student_level = scale.level(rows.student[r * rows.vocab + target]);
-      teacher_level = scale.level(rows.teacher[r * rows.vocab + target]);
+      student_level = scale.level(rows.student[r * rows.ld + target]);
+      teacher_level = scale.level(rows.teacher[r * rows.ld + target]);
     }
 
     sums = sums.over_warp();
@@ -223,7 +223,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) kl_rows_by_clusters(K
 
     const float shift = RowScale::kNats * (s.maximum - t.maximum) + logf(s.sum / t.sum);
     const float s_inverse = 1 / s.sum, t_inverse = 1 / t.sum;
-    bf16 *const out = gradient_row<bf16>(rows.student + r * rows.vocab) + 4 * (first + thread);
+    bf16 *const out = gradient_row<bf16>(rows.student + r * rows.ld) + 4 * (first + thread);
     float divergence = 0;
     auto finish = [&](int j, Quad z, const Quad &other) {
 #pragma unroll
@@ -238,8 +238,8 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) kl_rows_by_clusters(K
     };
     /* Where a pack has been read for the last time the next row's goes. */
     const bool fetches = r + clusters < count;
-    next_student += clusters * rows.vocab;
-    next_teacher += clusters * rows.vocab;
+    next_student += clusters * rows.ld;
+    next_teacher += clusters * rows.ld;
 #pragma unroll
     for (int e = 0; e < kSpare; e++) {
       if (e >= spares) continue;

@@ -307,7 +307,7 @@ ESP_API int32_t esp_gated_backward(const void *gate_up, int32_t activation, cons
 /* kl[t] = KL(softmax(z_teacher) || softmax(z_student)) in nats; ce_*[t] = -log softmax(z)[targets[t]] (0 without a
  * target). d_student [tokens, d] = grad_scale * d(sum of kl) / d(student), overwritten, or NULL.
  * targets, ce_student, ce_teacher: all given or all NULL. scratch: 2 * chunk * (vocab + 16) floats, so that rows of
- * logits need not lie a power of two apart. */
+ * logits need neither lie a power of two apart nor start anywhere. */
 ESP_API int32_t esp_head_kl(const void *student, const void *teacher, const void *head, float softcap,
                             const int32_t *targets, float *kl, float *ce_student, float *ce_teacher, void *d_student,
                             float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab,

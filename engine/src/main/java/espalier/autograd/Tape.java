@@ -6,7 +6,10 @@ import espalier.device.Kernels;
 import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
+import java.util.Collections;
+import java.util.IdentityHashMap;
 import java.util.List;
+import java.util.Set;
 
 /**
  * A computation, recorded once and replayed at every step.
@@ -31,7 +34,7 @@ public final class Tape {
   private final List<Var> outputs = new ArrayList<>();
   private final List<Growing> growing = new ArrayList<>();
   private boolean recordsBeside;
-  private Beside beside;
+  Beside beside; // for tests, too
   private MemoryPlan plan;
 
   /** Lists of an operation that may turn out too short. */
@@ -113,21 +116,35 @@ public final class Tape {
   }
 
   /**
-   * Whether what is recorded from now on may run beside all that is recorded otherwise between the
-   * first such operation and the last. Neither may read what the other computes meanwhile, and
-   * nothing beside has a backward pass. A device that would not gain from it runs all in order.
+   * Whether what is recorded from now on may run beside all that is recorded otherwise, from the
+   * first such operation on and until one reads what such operations compute. Between the first and
+   * the last of them neither may read what the other computes, and nothing beside has a backward
+   * pass. A device that would not gain from it runs all in order.
    */
   public void beside(boolean now) {
     recordsBeside = now;
   }
 
-  /** The operations from the first beside others to the last; with none, an empty range. */
+  /**
+   * The operations from the first beside others to the last that may run while those do: the next
+   * one reads what one of them computes. With none beside others, an empty range.
+   */
   record Beside(int first, int last) {
     private static Beside of(List<Op> ops) {
       int[] indices = ops.stream().filter(op -> op.beside).mapToInt(op -> op.index).toArray();
-      return indices.length == 0
-          ? new Beside(ops.size(), ops.size() - 1)
-          : new Beside(indices[0], indices[indices.length - 1]);
+      if (indices.length == 0) {
+        return new Beside(ops.size(), ops.size() - 1);
+      }
+      int first = indices[0];
+      int end = indices[indices.length - 1] + 1;
+      Set<Var> computedBeside = Collections.newSetFromMap(new IdentityHashMap<>());
+      ops.subList(first, end).stream()
+          .filter(op -> op.beside)
+          .forEach(op -> computedBeside.addAll(op.writes));
+      while (end < ops.size() && Collections.disjoint(ops.get(end).reads, computedBeside)) {
+        end++;
+      }
+      return new Beside(first, end - 1);
     }
   }
 

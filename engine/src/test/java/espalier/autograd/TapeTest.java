@@ -278,6 +278,30 @@ class TapeTest {
   }
 
   @Test
+  void whatRunsBesideEndsWhereItIsRead() {
+    assumeTrue(device.worksBeside(), "the CPU runs all in order");
+    Tape tape = new Tape(device);
+    Tensor ones = Tensor.allocate(device, 4, 16);
+    device.kernels().fill(ones.data(), 1, 64);
+    Var x = tape.constant(ones);
+    Var before = Elementwise.scale(tape, x, 3);
+    tape.beside(true);
+    Var beside = Elementwise.scale(tape, x, 2);
+    tape.beside(false);
+    Var inOrder = before;
+    for (int i = 0; i < 4; i++) { // whose memory must not be what `beside` lies in
+      inOrder = Elementwise.scale(tape, inOrder, 0.5f);
+    }
+    Var sum = tape.output(Elementwise.residual(tape, inOrder, beside));
+    tape.bind(poisoned(tape.bytes()));
+    assertEquals(new Tape.Beside(1, 5), tape.beside);
+    tape.forward();
+    float[] expected = new float[64];
+    Arrays.fill(expected, 3 / 16f + 2);
+    assertArrayEquals(expected, sum.value().toArray());
+  }
+
+  @Test
   void gradientsAreTheSlopeOfTheLoss() {
     for (float dropout : new float[] {0, 0.25f}) {
       Network network = new Network(dropout, true);
