@@ -22,6 +22,8 @@ public record Push(Tensor direction, float strength) {
     }
     long tokens = x.rows();
     long d = x.cols();
+    Tensor one = Tensor.allocate(tape.device(), 1, 1);
+    one.copyFrom(1);
     Var out = tape.value(tokens, d, false);
     Var ones = tape.value(tokens, 1, false);
     Var where = tape.value(tokens, 1, false); // 1 at kept positions; ones keeps the others
@@ -30,7 +32,7 @@ public record Push(Tensor direction, float strength) {
         .writes(out, ones, where)
         .forward(
             k -> {
-              k.fill(ones.data(), 1, tokens);
+              k.fillRows(one.data(), ones.data(), tokens, 1);
               k.keepRows(ones.data(), keep, where.data(), tokens, 1);
               k.axpy(-1, where.data(), ones.data(), tokens);
               k.copy(x.data(), out.data(), tokens * d);
