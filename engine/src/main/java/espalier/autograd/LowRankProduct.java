@@ -38,8 +38,8 @@ final class LowRankProduct {
   private final float dropout;
   private final float scale; // of the first update; of all where xa lies right of x
   private final long stream;
-  private final Var dropped; // [tokens, in]; null without dropout
-  private final Var dDropped; // [tokens, in]; null without dropout
+  private final Var dropped; // [tokens, in]: x masked, forward; null without dropout
+  private final Var dDropped; // [tokens, in]: x masked again, then the gradient of that; likewise
 
   /** One update: its columns of y, and its columns of x A^T. */
   private record Part(LowRank lowRank, long from, Var.Columns y, Var.Columns xa, Var.Columns dXa) {}
@@ -138,7 +138,7 @@ final class LowRankProduct {
   }
 
   Var[] backwardValues() {
-    return Stream.of(dXa, dropped, dDropped).filter(Objects::nonNull).toArray(Var[]::new);
+    return Stream.of(dXa, dDropped).filter(Objects::nonNull).toArray(Var[]::new);
   }
 
   /**
@@ -148,7 +148,7 @@ final class LowRankProduct {
    */
   int forward(Kernels k, LowRankTerms terms, int at) {
     float alpha = apart == null ? scale : 1;
-    gemm(k, false, true, x.rows(), a.rows(), x.cols(), alpha, input(k), a, 0, xa.value());
+    gemm(k, false, true, x.rows(), a.rows(), x.cols(), alpha, input(k, dropped), a, 0, xa.value());
     for (int i = 0; i < parts.size(); i++) {
       Part part = parts.get(i);
       LowRank lr = part.lowRank;
@@ -193,7 +193,8 @@ final class LowRankProduct {
       gemm(k, false, false, tokens, b.cols(), b.rows(), scale, y.gradient(), b, 0, dXa.value());
     }
     if (gradientA != null) {
-      gemm(k, true, false, a.rows(), a.cols(), tokens, 1, dXa.value(), input(k), 1, gradientA);
+      Tensor read = input(k, dDropped);
+      gemm(k, true, false, a.rows(), a.cols(), tokens, 1, dXa.value(), read, 1, gradientA);
     }
   }
 
@@ -218,24 +219,14 @@ final class LowRankProduct {
     }
   }
 
-  /**
-   * What A is applied to: x, or its masked copy, drawn again in the backward pass rather than kept.
-   */
-  private Tensor input(Kernels k) {
-    if (dropped == null) {
+  /** What A is applied to: x, or its masked copy, drawn into {@code copy}. */
+  private Tensor input(Kernels k, Var copy) {
+    if (copy == null) {
       return x.value();
     }
     Tensor from = x.value();
     k.dropout(
-        from.data(),
-        from.stride(),
-        dropped.data(),
-        x.rows(),
-        x.cols(),
-        dropout,
-        seed,
-        stream,
-        false);
-    return dropped.value();
+        from.data(), from.stride(), copy.data(), x.rows(), x.cols(), dropout, seed, stream, false);
+    return copy.value();
   }
 }

@@ -317,6 +317,41 @@ class TapeTest {
     assertTrue(lowRankOnly.tape.bytes() <= everything.tape.bytes());
   }
 
+  /** Masked copies of inputs are drawn again: what they take does not grow with the network. */
+  @Test
+  void maskedInputsAreNotKept() {
+    assertEquals(takenByDropout(2), takenByDropout(6));
+  }
+
+  private static long takenByDropout(int maps) {
+    return bytesOfMaps(maps, 0.25f) - bytesOfMaps(maps, 0);
+  }
+
+  private static long bytesOfMaps(int maps, float dropout) {
+    ParameterSet set =
+        new ParameterSet(
+            device,
+            List.of(
+                new ParameterSet.Shape("a", RANK, HIDDEN),
+                new ParameterSet.Shape("b", HIDDEN, RANK)));
+    Tape tape = new Tape(device);
+    Var x = tape.value(TOKENS, HIDDEN, true);
+    tape.op("given").writes(x).backward(List.of(), List.of(), k -> {});
+    Parameter weight = Parameter.frozen("w", Tensor.allocate(device, HIDDEN, HIDDEN));
+    for (int i = 0; i < maps; i++) {
+      LowRank update = new LowRank(set.get("a"), set.get("b"), 1, dropout, i);
+      x =
+          LinearMap.apply(
+              tape,
+              x,
+              weight,
+              null,
+              List.of(new LinearMap.Update(0, update)),
+              device.allocate(Long.BYTES));
+    }
+    return tape.bytes();
+  }
+
   @Test
   void stackedAdaptersGiveWhatSeparateOnesGive() {
     Network stacked = new Network(0, false);
