@@ -29,7 +29,8 @@
  * 576 x 3072 1.01 to 1.02, and 1.05.)
  *
  * An element of c is one chain of multiply-adds (with AMX those of amx.h) for each piece of k, and pieces are cut by k
- * alone. So its bits depend neither on how many threads there are nor on m, n or where in c it lies.
+ * alone. So its bits depend neither on how many threads there are nor on m, n or where in c it lies. (Of a map with
+ * low-rank terms they depend on n: whether a chain begins with a term's.)
  *
  * Of bfloat16 the same loops take words of two terms (register_tile.h), tiles of AMX (amx.h), or copies that are
  * floats: bfloat16_products. Sums are float32; a c in bfloat16 that takes more than one of them is summed up elsewhere
@@ -63,6 +64,9 @@ constexpr int64_t kMostProducts = 1 + ESP_LARGEST_TERMS;
 
 /* Below this many multiplications, about 20 us, the calling thread does all: see kParallelWork. */
 constexpr int64_t kOneTask = 1 << 20;
+
+/* The most elements of rows that are spread at once: 64 MB of floats. */
+constexpr int64_t kMostSpread = 1 << 24;
 
 /* Whether rows fall into the same few places of a cache. */
 template <typename T>
@@ -513,6 +517,13 @@ void products_by(int64_t m, int64_t n, float beta, const Product<T> *terms, int6
   std::copy(terms, terms + count, own);
   Matrix<T> &a = own[0].a;
   if (std::is_same_v<T, typename Way::Operand> && !alone && columns > 1 && !a.transposed && scattered(a)) {
+    if (const int64_t most = std::max(kBlockRows, kMostSpread / std::max<int64_t>(1, own[0].k)); m > most) {
+      for (int64_t i = 0; i < m; i += most) {
+        products_by<Way>(std::min(most, m - i), n, beta, own, count, c + i * ldc, ldc);
+        for (int64_t p = 0; p < count; p++) own[p].a = own[p].a.from(most, 0);
+      }
+      return;
+    }
     a = spread_rows(a, m, own[0].k); /* once, and not for the columns of each task */
   }
   const auto task = [&](int64_t index) {

@@ -156,7 +156,8 @@ inline void pack_strips(const T *a, int64_t lda, int64_t k, int64_t m, int64_t r
   constexpr int64_t terms = kTerms<P>;
   const int64_t all = words_of<P>(k), length = strip_length(all) * terms;
   /* What a vector writes beyond its strip's row, the next row overwrites; what it reads beyond must be there. */
-  const int64_t whole = (readable < m + kLanes ? m - 1 : m) / kTileRows * kTileRows;
+  const int64_t vectors = readable < kLanes ? 0 : (readable - kLanes) / kTileRows + 1;
+  const int64_t whole = std::min(m / kTileRows, vectors) * kTileRows;
   for (int64_t i = 0; i < all; i++) { /* rows outside: they are read as they lie */
     const T *row = a + i * terms * lda;
     P *target = strips + i * kTileRows * terms;

@@ -11,7 +11,8 @@
  *     vectors of weights (norms, biases, thresholds), values of latents, gradients of parameters, optimizer state.
  *     Arithmetic on bfloat16 is in float32 (float64 where said), rounded once when stored.
  *   - `tokens` counts rows of a packed batch: batch sequences of seq_len tokens each, one after another.
- *   - Pointers are device memory of the library's kind. No kernel allocates or frees; scratch is the caller's.
+ *   - Pointers are device memory of the library's kind. Scratch is the caller's; the CPU's kernels have copies of parts
+ * of operands and sums of their own, which the calling thread keeps.
  *   - `accumulate`: 0 overwrites the output, 1 adds to it. Gradients of parameters (d_weight, d_table, ...) are
  *     always added to, so that micro-batches accumulate.
  *   - NULL is allowed only where a contract says "or NULL". Outputs do not overlap inputs unless a contract says so.
@@ -112,7 +113,7 @@ typedef enum {
 /* y[m, n] = x op(w) + beta * y + the terms; op(w) is [k, n]. w and all v are transposed if the flag is 1: w is then
  * [n, k], a term's v [n, r]; else [k, n] and [r, n]. beta = 0 never reads y. terms: `count` of them in the host's
  * memory, at most ESP_LARGEST_TERMS, read before the call returns; their columns do not overlap. y is rounded after
- * each product (ESP_SEPARATE), or once.
+ * each product (ESP_CUDA, ESP_SEPARATE), or once.
  * ESP_EXTRA_COLUMNS is y = [x u_1 u_2 ..] op([w v_1 v_2 ..]) + beta * y. Each u lies right of the one before, the first
  * right of x (u_1 = x + k, ld_u = ldx >= k + all r); each v at its term's columns of the result, in the rows of op(w)'s
  * memory that follow w: to the right if transposed (v_p = w + from_p * ldw + k + the ranks before, ld_v = ldw), else

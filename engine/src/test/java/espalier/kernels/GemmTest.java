@@ -3,6 +3,7 @@ package espalier.kernels;
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 
+import espalier.device.ElementType;
 import espalier.device.Transfer;
 import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
@@ -15,6 +16,7 @@ import java.util.concurrent.Future;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.EnumSource;
 
 class GemmTest extends KernelTest {
 
@@ -199,6 +201,60 @@ class GemmTest extends KernelTest {
       for (int j = 0; j < columns; j++) {
         assertEquals(expected[(row + i) * n + column + j], actual[i * columns + j], i + ", " + j);
       }
+    }
+  }
+
+  @ParameterizedTest
+  @EnumSource(ElementType.class)
+  void readsNothingBehindItsOperands(ElementType type) {
+    onTheCpuOnly("the memory of a GPU has no such edge");
+    for (int m : new int[] {1, 7, 12, 13, 15, 25, 49, 55, 61, 62, 63}) {
+      for (int n : new int[] {1, 17, 61}) {
+        for (int k : new int[] {40, 41}) {
+          for (int flags = 0; flags < 4; flags++) {
+            readsNothingBehind(type, (flags & 1) != 0, (flags & 2) != 0, m, n, k);
+          }
+        }
+      }
+    }
+  }
+
+  private void readsNothingBehind(
+      ElementType type, boolean transA, boolean transB, int m, int n, int k) {
+    MemorySegment a = buffers.input(type, random(m * k));
+    MemorySegment b = buffers.input(type, random(n * k));
+    MemorySegment c = buffers.output(type, m * n);
+    int lda = transA ? m : k;
+    int ldb = transB ? k : n;
+    kernels(type).gemm(transA, transB, m, n, k, 1, a, lda, b, ldb, 0, c, n);
+    try (EdgeOfMemory edge = new EdgeOfMemory()) {
+      MemorySegment atEdge = edge.allocate(c.byteSize());
+      kernels(type)
+          .gemm(transA, transB, m, n, k, 1, edge.copy(a), lda, edge.copy(b), ldb, 0, atEdge, n);
+      assertEquals(-1, c.mismatch(atEdge));
+    }
+  }
+
+  /** Rows that lie a power of two apart are copied so many at a time: 64 MB of them. */
+  @Test
+  void isTheSameFromMoreScatteredRowsThanAreCopiedAtOnce() {
+    onTheCpuOnly("a GPU's rows are read in place");
+    int m = 300;
+    int n = 130;
+    int k = 1 << 16;
+    int apart = k + 16;
+    try (Arena arena = Arena.ofShared()) {
+      MemorySegment scattered = arena.allocate(4L * m * k, 64);
+      MemorySegment spread = arena.allocate(4L * m * apart, 64);
+      MemorySegment b = arena.allocate(4L * n * k, 64);
+      kernels.fillUniform(scattered, k, 1, 5, m, k);
+      kernels.fillUniform(spread, apart, 1, 5, m, k);
+      kernels.fillUniform(b, k, 1, 6, n, k);
+      MemorySegment expected = buffers.floats(m * n);
+      MemorySegment c = buffers.floats(m * n);
+      kernels.gemm(false, true, m, n, k, 1, spread, apart, b, k, 0, expected, n);
+      kernels.gemm(false, true, m, n, k, 1, scattered, k, b, k, 0, c, n);
+      assertArrayEquals(TestBuffers.toFloats(expected), TestBuffers.toFloats(c));
     }
   }
 
