@@ -15,6 +15,7 @@
 #include <atomic>
 #include <climits>
 #include <cstdlib>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -112,6 +113,18 @@ void work(Pool &p, int64_t own) {
   }
 }
 
+/* One more thread; false where the system has a limit on them. */
+bool start_worker(Pool &p) {
+  try {
+    std::thread worker([&p, own = p.workers + 1] { serve(p, own); });
+    pthread_setname_np(worker.native_handle(), "espalier");
+    worker.detach();
+    return true;
+  } catch (const std::system_error &) {
+    return false;
+  }
+}
+
 /* As many as OMP_NUM_THREADS says, which other libraries of a process go by as well; else one for each processor. */
 int usual_threads() {
   const char *const said = std::getenv("OMP_NUM_THREADS");
@@ -148,11 +161,7 @@ void run(int64_t n, Share share, void (*body)(const void *context, int64_t i), c
     p.part[static_cast<size_t>(i)].next.store(n * i / parts, std::memory_order_relaxed);
     p.part[static_cast<size_t>(i)].end = n * (i + 1) / parts;
   }
-  for (; p.workers < users - 1; p.workers++) {
-    std::thread worker([&p, own = p.workers + 1] { serve(p, own); });
-    pthread_setname_np(worker.native_handle(), "espalier");
-    worker.detach();
-  }
+  while (p.workers < users - 1 && start_worker(p)) p.workers++; /* however many there are, they take all parts */
   p.gate.store(kOpen, std::memory_order_release);
   p.calls.fetch_add(1);
   if (p.sleepers.load() > 0) wake(p.calls, INT_MAX);
