@@ -17,7 +17,7 @@ import java.lang.foreign.ValueLayout;
  *
  * <p>Every method checks that its segments hold what the shape needs and throws an {@link
  * IllegalArgumentException} that names kernel, argument, needed and given; what the library itself
- * refuses is an {@link NativeException}. No call allocates.
+ * refuses is an {@link NativeException}. No call allocates Java memory.
  */
 public final class Kernels extends SaeTrainingKernels {
 
@@ -1015,7 +1015,7 @@ public final class Kernels extends SaeTrainingKernels {
   /**
    * {@code out = act(gate) * up}.
    *
-   * @param activation one of {@code esp_activation}: 0 SiLU, 1 GELU in its tanh form
+   * @param activation one of {@code esp_activation}
    */
   public void gatedForward(
       MemorySegment gateUp, int activation, MemorySegment out, long ldOut, long rows, long d) {

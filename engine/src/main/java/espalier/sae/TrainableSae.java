@@ -35,6 +35,9 @@ public record TrainableSae(
     Tensor silent,
     Tensor batchThreshold) {
 
+  /** All rows together may be more than an array holds. */
+  private static final int ROWS_AT_ONCE = 4096;
+
   /** Magnitudes of a gated SAE, each {@code [1, m]}: relu(exp(r_mag) wEnc (x - bPre) + b_mag). */
   public record Gates(Parameter rMag, Parameter bMag) {}
 
@@ -128,11 +131,14 @@ public record TrainableSae(
     }
     sae.bDec().value().copyFrom(bias);
     Parameter wDec = sae.wDec();
-    float[] directions = new float[Math.toIntExact(wDec.value().size())];
-    for (int i = 0; i < directions.length; i++) {
-      directions[i] = (float) random.nextGaussian();
+    for (long i = 0; i < sae.latents(); i += ROWS_AT_ONCE) {
+      Tensor rows = wDec.value().rows(i, Math.min(ROWS_AT_ONCE, sae.latents() - i));
+      float[] directions = new float[Math.toIntExact(rows.size())];
+      for (int j = 0; j < directions.length; j++) {
+        directions[j] = (float) random.nextGaussian();
+      }
+      rows.copyFrom(directions);
     }
-    wDec.value().copyFrom(directions);
     trainable.normalizeDecoder(device);
     // Half of all latents of a ReLU are active: W_dec^T relu(W_dec x) is about m / (2 d) x.
     boolean all = design.architecture().listed() == Activation.RELU;
@@ -273,17 +279,20 @@ public record TrainableSae(
     float[] rMag = gates.rMag.value().toArray();
     float[] bMag = gates.bMag.value().toArray();
     float[] bGate = sae.bEnc().value().toArray();
-    float[] encoder = target.wEnc().value().toArray();
     float[] threshold = new float[rMag.length];
     int d = Math.toIntExact(sae.inputs());
-    for (int i = 0; i < rMag.length; i++) {
-      double g = Math.exp(rMag[i]);
-      threshold[i] = (float) (bMag[i] - g * bGate[i]);
-      for (int c = 0; c < d; c++) {
-        encoder[i * d + c] *= (float) g;
+    for (int first = 0; first < rMag.length; first += ROWS_AT_ONCE) {
+      Tensor rows = target.wEnc().value().rows(first, Math.min(ROWS_AT_ONCE, rMag.length - first));
+      float[] encoder = rows.toArray();
+      for (int i = 0; i < rows.rows(); i++) {
+        double g = Math.exp(rMag[first + i]);
+        threshold[first + i] = (float) (bMag[first + i] - g * bGate[first + i]);
+        for (int c = 0; c < d; c++) {
+          encoder[i * d + c] *= (float) g;
+        }
       }
+      rows.copyFrom(encoder);
     }
-    target.wEnc().value().copyFrom(encoder);
     target.bEnc().value().copyFrom(bMag);
     target.threshold().value().copyFrom(threshold);
   }
