@@ -75,6 +75,7 @@ int32_t esp_sae_encode(const void *x_, const void *w_enc_, const float *b_enc, c
   const bool counted = kind == ESP_TOPK || kind == ESP_GROUPMAX;
   ESP_REQUIRE(!counted || (k > 0 && k <= m), "k must be in [1, %ld], got %ld", m, k);
   ESP_REQUIRE(kind != ESP_GROUPMAX || m % k == 0, "%ld latents do not make %ld equal groups", m, k);
+  ESP_REQUIRE(dtype == ESP_F32 || b_pre == nullptr, "in bfloat16 b_pre belongs into b_enc: esp_sae_fold_bias");
   const int64_t panel = whole_groups(kind == ESP_GROUPMAX ? m / k : 1, esp::kPanel);
   const int64_t chunk = std::clamp<int64_t>(esp::kChunkRows * esp::kPanel / panel, 1, esp::kChunkRows);
   return esp::with_type(dtype, [=](auto type) -> int32_t {
@@ -84,7 +85,7 @@ int32_t esp_sae_encode(const void *x_, const void *w_enc_, const float *b_enc, c
     int64_t longest = 0;
     for (int64_t first = 0; first < tokens; first += chunk) {
       const int64_t rows = std::min(chunk, tokens - first);
-      const T *input = esp::less_bias(x + first * d, b_pre, rows, d, reinterpret_cast<T *>(scratch));
+      const T *input = esp::less_bias(x + first * d, b_pre, rows, d, scratch);
       for (int64_t from = 0; from < m; from += panel) {
         const int64_t latents = std::min(panel, m - from);
         esp::gemm(false, true, rows, latents, d, 1, input, d, w_enc + from * d, d, 0, z, latents);

@@ -19,6 +19,7 @@ int32_t esp_sae_encode_silent(const void *x_, const void *w_enc_, const float *b
                               int64_t m, int32_t dtype) {
   ESP_REQUIRE(tokens >= 0 && d > 0 && m > 0, "bad sizes: tokens=%ld d=%ld m=%ld", tokens, d, m);
   ESP_REQUIRE(k > 0 && k <= m && capacity >= k, "k must be in [1, %ld], got %ld", std::min(m, capacity), k);
+  ESP_REQUIRE(dtype == ESP_F32 || b_pre == nullptr, "in bfloat16 b_pre belongs into b_enc: esp_sae_fold_bias");
   /* scratch: gathered rows [kGather, d], numbers of the silent latents [m], and for each row of a chunk x - b_pre and z
    */
   int32_t *latents = reinterpret_cast<int32_t *>(scratch + kGather * d);
@@ -40,7 +41,7 @@ int32_t esp_sae_encode_silent(const void *x_, const void *w_enc_, const float *b
     T *gathered = reinterpret_cast<T *>(scratch);
     for (int64_t first = 0; first < tokens; first += chunk) {
       const int64_t rows = std::min(chunk, tokens - first);
-      const T *input = esp::less_bias(x + first * d, b_pre, rows, d, reinterpret_cast<T *>(rest));
+      const T *input = esp::less_bias(x + first * d, b_pre, rows, d, rest);
       for (int64_t from = 0; from < found; from += kGather) {
         const int64_t n = std::min(kGather, found - from);
         for (int64_t i = 0; i < n; i++) {

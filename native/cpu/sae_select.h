@@ -14,17 +14,21 @@ namespace esp {
 /* Rows of x and latents of a product: 16 MB of z, whatever m. */
 constexpr int64_t kChunkRows = 512, kPanel = 8192;
 
-/* Rows of x without b_pre: in `centred`, unless nothing is to be subtracted. */
+/* Rows of x without b_pre: in `centred`, unless nothing is to be subtracted, as ever in bfloat16. */
 template <typename T>
-inline const T *less_bias(const T *x, const float *b_pre, int64_t rows, int64_t d, T *centred) {
-  if (b_pre == nullptr) return x;
-  parallel_rows(rows, d, [=](int64_t r) {
-    const T *__restrict row = x + r * d;
-    T *__restrict target = centred + r * d;
+inline const T *less_bias(const T *x, [[maybe_unused]] const float *b_pre, [[maybe_unused]] int64_t rows,
+                          [[maybe_unused]] int64_t d, [[maybe_unused]] float *centred) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (b_pre == nullptr) return x;
+    parallel_rows(rows, d, [=](int64_t r) {
+      const float *__restrict row = x + r * d;
+      float *__restrict target = centred + r * d;
 #pragma omp simd
-    for (int64_t c = 0; c < d; c++) target[c] = static_cast<T>(row[c] - b_pre[c]);
-  });
-  return centred;
+      for (int64_t c = 0; c < d; c++) target[c] = row[c] - b_pre[c];
+    });
+    return centred;
+  }
+  return x;
 }
 
 constexpr int64_t kSelectBlock = 64;

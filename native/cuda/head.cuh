@@ -86,6 +86,7 @@ __device__ inline T *gradient_row(float *logits) {
 /* How far apart rows of logits lie, in floats, so that those of a gradient in bfloat16, which start where they do, are
  * aligned for cuBLAS, too: it takes slower products where rows do not start at multiples of 16 bytes. */
 inline int64_t row_stride(int64_t vocab) { return (vocab + 7) / 8 * 8; }
+static_assert(ESP_LOGITS_ROOM >= 7, "rows begin within the room that the caller leaves");
 
 /* A chunk of rows of KL: pointers are of its first row, those of targets and their losses NULL where not wanted. */
 struct KlRows {

@@ -8,9 +8,7 @@
  * took 15 ps on an H200 (d = 2304, 262144 and 1048576 latents, selection included), where a product of 1024 rows takes
  * 6. Selections that need whole rows of z get fewer rows, but at least 256.
  *
- * b_pre: a float row has it subtracted before the product, as on the CPU. A bfloat16 row would lose more than it gains
- * by another rounding, so that z = w_enc x + (b_enc - w_enc b_pre): the bracket is made once a call, in float32, for
- * 2 d m bytes; the products of bfloat16 numbers are exact in it.
+ * b_pre: a float row has it subtracted before the product, as on the CPU.
  */
 #ifndef ESPALIER_CUDA_SAE_DENSE_CUH
 #define ESPALIER_CUDA_SAE_DENSE_CUH
@@ -48,7 +46,6 @@ inline Chunk chunk_of(int64_t m, int64_t unit) {
 
 /* Parts of the caller's scratch memory, each 256 bytes aligned. */
 struct Scratch {
-  float *bias;    /* [m] */
   float *centred; /* [kChunkRows, d] */
   float *z;       /* [chunk_floats] */
   uint32_t *words;
@@ -63,7 +60,6 @@ struct Scratch {
       floats += (n + 63) / 64 * 64;
       return part;
     };
-    bias = take(m);
     centred = take(kChunkRows * d);
     words = reinterpret_cast<uint32_t *>(take(chunk_floats(m) / 32));
     z = take(chunk_floats(m));
@@ -82,21 +78,6 @@ __global__ void subtract_row(const float *x, const float *row, float *out, int64
   }
 }
 
-/* bias = b_enc - w_enc b_pre, a warp a latent. */
-template <int N>
-__global__ void fold_bias(const bf16 *w_enc, const float *b_pre, const float *b_enc, float *bias, int64_t d,
-                          int64_t m) {
-  const int64_t latent = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
-  if (latent >= m) return; /* the whole warp */
-  float dot = 0;
-  for (int64_t c = lane_index() * N; c < d; c += 32 * N) {
-    const Pack<N> w = load<N>(w_enc + latent * d + c), b = load<N>(b_pre + c);
-    for (int i = 0; i < N; i++) dot += w[i] * b[i];
-  }
-  dot = warp_sum(dot);
-  if (lane_index() == 0) bias[latent] = b_enc[latent] - dot;
-}
-
 /* An encoder and the rows it reads. */
 struct Encoder {
   const void *x, *w_enc;
@@ -109,23 +90,10 @@ struct Encoder {
   const void *weights(const Slice &slice) const {
     return static_cast<const uint8_t *>(w_enc) + slice.first * row_bytes();
   }
-  bool folds() const { return dtype == ESP_BF16 && b_pre != nullptr; }
-  /* What is added to the product. */
-  const float *bias(const Scratch &scratch) const { return folds() ? scratch.bias : b_enc; }
-
-  int32_t prepare(const Scratch &scratch) const {
-    if (!folds()) return ESP_OK;
-    const int64_t blocks = (m + kThreads / 32 - 1) / (kThreads / 32);
-    const auto *w = static_cast<const bf16 *>(w_enc);
-    return in_packs<bf16>(d, {w_enc, b_pre})
-               ? ESP_LAUNCH(fold_bias<kPack<bf16>>, blocks, kThreads, w, b_pre, b_enc, scratch.bias, d, m)
-               : ESP_LAUNCH(fold_bias<1>, blocks, kThreads, w, b_pre, b_enc, scratch.bias, d, m);
-  }
-
   /* n rows from `first` on as the product has them. */
   int32_t centre(const Scratch &scratch, int64_t first, int64_t n, const void *&input) const {
     input = row(first);
-    if (dtype != ESP_F32 || b_pre == nullptr) return ESP_OK;
+    if (b_pre == nullptr) return ESP_OK;
     constexpr int N = kPack<float>;
     const auto *in = static_cast<const float *>(input);
     input = scratch.centred;

@@ -60,10 +60,10 @@ int32_t encode_fused(const esp::Encoder &encoder, const esp::Scratch &scratch, c
                      int64_t rows, const esp::Slice &slice, const esp::Lists &lists) {
   const esp::Rows z = scratch.rows(slice.latents);
   const int64_t tiles = (rows + esp::kTile - 1) / esp::kTile * ((slice.latents + esp::kTile - 1) / esp::kTile);
-  const int32_t status = ESP_LAUNCH_SHARED(
-      esp::encode_tile, tiles, esp::kTileThreads, esp::kTileBytes, static_cast<const esp::bf16 *>(encoder.row(first)),
-      static_cast<const esp::bf16 *>(encoder.weights(slice)), encoder.bias(scratch) + slice.first,
-      gate.from(slice.first), z, rows, encoder.d);
+  const int32_t status = ESP_LAUNCH_SHARED(esp::encode_tile, tiles, esp::kTileThreads, esp::kTileBytes,
+                                           static_cast<const esp::bf16 *>(encoder.row(first)),
+                                           static_cast<const esp::bf16 *>(encoder.weights(slice)),
+                                           encoder.b_enc + slice.first, gate.from(slice.first), z, rows, encoder.d);
   if (status != ESP_OK) return status;
   return ESP_LAUNCH(esp::list_marked, rows, esp::kThreads, esp::Marked{z, nullptr, gate.from(slice.first), slice},
                     lists);
@@ -113,11 +113,11 @@ int32_t esp_sae_encode(const void *x, const void *w_enc, const float *b_enc, con
   const bool counted = kind == ESP_TOPK || kind == ESP_GROUPMAX;
   ESP_REQUIRE(!counted || (k > 0 && k <= m), "k must be in [1, %ld], got %ld", m, k);
   ESP_REQUIRE(kind != ESP_GROUPMAX || m % k == 0, "%ld latents do not make %ld equal groups", m, k);
+  ESP_REQUIRE(dtype == ESP_F32 || b_pre == nullptr, "in bfloat16 b_pre belongs into b_enc: esp_sae_fold_bias");
   const esp::Encoder encoder{x, w_enc, b_enc, b_pre, d, m, dtype};
   const esp::Scratch parts(scratch, d, m);
   const Selection selection{kind, {threshold, kind == ESP_JUMPRELU ? margin : 0}, k};
   const esp::Lists lists{index, value, pre, count, keep, capacity, overflow};
-  if (const int32_t status = encoder.prepare(parts)) return status;
   const void *input = nullptr;
   return esp::for_chunks(tokens, m, unit_of(selection, m), [&](int64_t first, int64_t rows, const esp::Slice &slice) {
     const esp::Lists own = lists.from(first);
@@ -125,6 +125,6 @@ int32_t esp_sae_encode(const void *x, const void *w_enc, const float *b_enc, con
     int32_t status = slice.begins ? encoder.centre(parts, first, rows, input) : ESP_OK;
     if (status == ESP_OK) status = encoder.multiply(parts, input, rows, slice);
     if (status != ESP_OK) return status;
-    return select(selection, parts.rows(slice.latents), encoder.bias(parts) + slice.first, m, rows, slice, own);
+    return select(selection, parts.rows(slice.latents), encoder.b_enc + slice.first, m, rows, slice, own);
   });
 }

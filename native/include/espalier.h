@@ -301,20 +301,25 @@ ESP_API int32_t esp_gated_backward(const void *gate_up, int32_t activation, cons
 
 /* ---- language-model head with its losses, fused over chunks of tokens --------------------------------------- */
 
+/* Floats that a row of logits takes in scratch beside them: rows need neither lie a power of two apart nor start
+ * anywhere. */
+enum { ESP_LOGITS_ROOM = 16 };
+
 /* Logits are z = softcap(h head^T), head: [vocab, d]; softcap(z) = cap * tanh(z / cap) if cap > 0, else z.
  * They exist for `chunk` tokens at a time only. targets[t] in [0, vocab), or negative for "no target": such rows
  * count nothing. ESP_CPU refuses a target that is too large; of ESP_CUDA, which cannot look, its loss is NaN. */
 
 /* kl[t] = KL(softmax(z_teacher) || softmax(z_student)) in nats; ce_*[t] = -log softmax(z)[targets[t]] (0 without a
  * target). d_student [tokens, d] = grad_scale * d(sum of kl) / d(student), overwritten, or NULL.
- * targets, ce_student, ce_teacher: all given or all NULL. scratch: 2 * chunk * (vocab + 16) floats, so that rows of
- * logits need neither lie a power of two apart nor start anywhere. */
+ * targets, ce_student, ce_teacher: all given or all NULL. scratch: 2 * chunk * (vocab + ESP_LOGITS_ROOM)
+ * floats. */
 ESP_API int32_t esp_head_kl(const void *student, const void *teacher, const void *head, float softcap,
                             const int32_t *targets, float *kl, float *ce_student, float *ce_teacher, void *d_student,
                             float grad_scale, float *scratch, int64_t chunk, int64_t tokens, int64_t d, int64_t vocab,
                             int32_t dtype);
 /* ce[t] as above. d_hidden [tokens, d] = grad_scale * d(sum of ce) / d(hidden), overwritten, or NULL;
- * d_head [vocab, d] += grad_scale * d(sum of ce) / d(head), or NULL. scratch: chunk * (vocab + 16) floats. */
+ * d_head [vocab, d] += grad_scale * d(sum of ce) / d(head), or NULL. scratch: chunk * (vocab +
+ * ESP_LOGITS_ROOM) floats. */
 ESP_API int32_t esp_head_ce(const void *hidden, const void *head, float softcap, const int32_t *targets, float *ce,
                             void *d_hidden, float *d_head, float grad_scale, float *scratch, int64_t chunk,
                             int64_t tokens, int64_t d, int64_t vocab, int32_t dtype);
@@ -329,7 +334,8 @@ ESP_API int32_t esp_head_ce(const void *hidden, const void *head, float softcap,
 
 typedef enum { ESP_RELU = 0, ESP_JUMPRELU = 1, ESP_TOPK = 2, ESP_GROUPMAX = 3 } esp_sae_kind;
 
-/* z = w_enc (x - b_pre) + b_enc; b_pre [d] or NULL (nothing is subtracted).
+/* z = w_enc (x - b_pre) + b_enc; b_pre [d] or NULL (nothing is subtracted), which it is in bfloat16: there x - b_pre
+ * would lose more by its rounding than it gains, and esp_sae_fold_bias makes a b_enc of both.
  *   ESP_RELU      entries with z > 0, value z
  *   ESP_JUMPRELU  entries with z > threshold[i], value relu(z). With margin > 0 also the entries with
  *                 |z - threshold[i]| < margin (straight-through gradients need them); value 0 unless z > threshold.
@@ -347,6 +353,9 @@ ESP_API int32_t esp_sae_encode(const void *x, const void *w_enc, const float *b_
                                const float *threshold, float margin, int64_t k, const uint8_t *keep, int32_t *index,
                                float *value, float *pre, int32_t *count, int64_t capacity, int32_t *overflow,
                                float *scratch, int64_t tokens, int64_t d, int64_t m, int32_t dtype);
+/* bias = b_enc - w_enc b_pre, summed in float64: z = w_enc x + bias. [m], but b_pre: [d]; bias may be b_enc. */
+ESP_API int32_t esp_sae_fold_bias(const void *w_enc, const float *b_enc, const float *b_pre, float *bias, int64_t d,
+                                  int64_t m, int32_t dtype);
 /* Latents that slices keep together, where none may part the `group` latents of one of ESP_GROUPMAX (else 1): z of
  * the latents of a slice [a, b) has the bits that it has where all are encoded, if a and b are multiples of it, or the
  * number of latents. ESP_CUDA promises that of its own kernel (bfloat16, ESP_RELU and ESP_JUMPRELU, d <= 1024) alone:

@@ -22,7 +22,7 @@ import java.lang.foreign.ValueLayout;
 public final class Kernels extends SaeTrainingKernels {
 
   /** What a row of logits takes in scratch memory beside them, in floats: see esp_head_kl. */
-  public static final int LOGITS_ROOM = 16;
+  public static final int LOGITS_ROOM = ESP_LOGITS_ROOM();
 
   /**
    * The library must be loaded: see {@link Device}.

@@ -166,6 +166,28 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     return true;
   }
 
+  /**
+   * {@code bias = bEnc - wEnc bPre}, for encoding x where x - bPre was to be; it may be {@code
+   * bEnc}.
+   */
+  public void saeFoldBias(
+      MemorySegment wEnc,
+      MemorySegment bEnc,
+      MemorySegment bPre,
+      MemorySegment bias,
+      long d,
+      long m) {
+    String kernel = "esp_sae_fold_bias";
+    positive(kernel, "d", d);
+    positive(kernel, "m", m);
+    elements(kernel, "w_enc", wEnc, m, d);
+    floats(kernel, "b_enc", bEnc, m);
+    floats(kernel, "b_pre", bPre, d);
+    floats(kernel, "bias", bias, m);
+    begin(2.0 * m * d, elementBytes * (double) m * d);
+    check(kernel, esp_sae_fold_bias(wEnc, bEnc, bPre, bias, d, m, dtype));
+  }
+
   /** {@code out[t] = sum of value * wDec[index] + bDec}, or x[t] where keep[t]. */
   public void saeDecode(
       MemorySegment index,

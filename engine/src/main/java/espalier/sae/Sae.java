@@ -19,7 +19,7 @@ import java.util.stream.Stream;
  * @param wEnc {@code [m, dIn]}
  * @param bEnc {@code [1, m]}
  * @param bPre {@code [1, dIn]}, taken off the input before encoding; may be {@code bDec} itself;
- *     null for nothing
+ *     null for nothing, or where {@code bEnc} makes up for it
  * @param wDec {@code [m, dOut]}
  * @param bDec {@code [1, dOut]}
  * @param threshold {@code [1, m]} for {@link Activation#JUMPRELU}, else null

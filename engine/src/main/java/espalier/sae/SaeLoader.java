@@ -218,15 +218,21 @@ public final class SaeLoader {
 
   private static Sae sae(
       Device device, SaeWeights w, Parameter encoder, Parameter decoder, Shard shard) {
+    Parameter bEnc = vector(device, "b_enc", w.bEnc());
     Parameter bDec = vector(device, "b_dec", w.bDec());
     boolean tied = w.bPre() != null && Arrays.equals(w.bPre(), w.bDec());
+    Parameter bPre = tied ? bDec : vector(device, "b_pre", w.bPre());
+    if (bPre != null && device.type() == ElementType.BF16) {
+      fold(device, encoder, shard == null ? 0 : shard.firstLatent(), bEnc, bPre);
+      bPre = null;
+    }
     return new Sae(
         site(w),
         w.activation(),
         w.k(),
         encoder,
-        vector(device, "b_enc", w.bEnc()),
-        tied ? bDec : vector(device, "b_pre", w.bPre()),
+        bEnc,
+        bPre,
         decoder,
         bDec,
         vector(device, "threshold", w.threshold()),
@@ -234,6 +240,21 @@ public final class SaeLoader {
         w.normalisation(),
         w.restoresScale(),
         shard);
+  }
+
+  /** x - bPre in bfloat16 would be rounded once more: see esp_sae_encode. */
+  private static void fold(
+      Device device, Parameter encoder, long firstLatent, Parameter bEnc, Parameter bPre) {
+    MemorySegment bias = bEnc.value().data().asSlice(firstLatent * Float.BYTES);
+    device
+        .kernels()
+        .saeFoldBias(
+            encoder.value().data(),
+            bias,
+            bPre.value().data(),
+            bias,
+            encoder.cols(),
+            encoder.rows());
   }
 
   /** Most SAEs are of the residual stream: so is one that does not say. */

@@ -78,13 +78,22 @@ class SaeEncodeTest extends KernelTest {
     MemorySegment count = buffers.ints(tokens);
     MemorySegment overflow = buffers.changing(0); // whose bits are those of the integer
     int scratch = Math.toIntExact(kernels.saeEncodeScratch(e.d, e.m));
+    MemorySegment weights = buffers.input(type, e.w);
+    MemorySegment bias = buffers.input(e.b);
+    MemorySegment centre = e.bPre == null ? NULL : buffers.input(e.bPre);
+    if (e.bPre != null && type == ElementType.BF16) {
+      MemorySegment folded = buffers.floats(e.m);
+      kernels(type).saeFoldBias(weights, bias, centre, folded, e.d, e.m);
+      bias = folded;
+      centre = NULL;
+    }
     boolean fits =
         kernels(type)
             .saeEncode(
                 buffers.input(type, x),
-                buffers.input(type, e.w),
-                buffers.input(e.b),
-                e.bPre == null ? NULL : buffers.input(e.bPre),
+                weights,
+                bias,
+                centre,
                 e.kind,
                 e.threshold == null ? NULL : buffers.input(e.threshold),
                 e.margin,
@@ -347,6 +356,62 @@ class SaeEncodeTest extends KernelTest {
     assertTrue(plainError > 0, "nothing was found");
     assertTrue(ownError <= bound, "error " + ownError + ", of a plain computation " + plainError);
     assertTrue(wrongSide <= bound, "on the wrong side by " + wrongSide);
+  }
+
+  /** x - bPre would be rounded once more than a bias that makes up for bPre. */
+  @Test
+  void nothingIsSubtractedInBfloat16() {
+    int d = 8;
+    MemorySegment scratch = buffers.floats(Math.toIntExact(kernels.saeEncodeScratch(d, 5)));
+    NativeException refused =
+        assertThrows(
+            NativeException.class,
+            () ->
+                kernels(ElementType.BF16)
+                    .saeEncode(
+                        buffers.input(ElementType.BF16, random(d)),
+                        buffers.input(ElementType.BF16, random(5 * d)),
+                        buffers.input(random(5)),
+                        buffers.input(random(d)),
+                        RELU,
+                        NULL,
+                        0,
+                        0,
+                        NULL,
+                        buffers.ints(5),
+                        buffers.floats(5),
+                        NULL,
+                        buffers.ints(1),
+                        5,
+                        NULL,
+                        scratch,
+                        1,
+                        d,
+                        5));
+    assertTrue(refused.getMessage().contains("esp_sae_fold_bias"), refused.getMessage());
+  }
+
+  @ParameterizedTest
+  @CsvSource({"F32, 1, 1", "F32, 40, 333", "BF16, 40, 333", "F32, 67, 50", "BF16, 67, 50"})
+  void foldsTheBias(ElementType type, int d, int m) {
+    buffers.alignTo16(d % 8 == 0);
+    float[] w = random(type, m * d, 1);
+    float[] b = random(m);
+    float[] bPre = random(d);
+    MemorySegment weights = buffers.input(type, w);
+    MemorySegment bias = buffers.changing(b);
+    MemorySegment centre = buffers.input(bPre);
+    kernels(type).saeFoldBias(weights, bias, centre, bias, d, m);
+    double[] expected = new double[m];
+    double[] bound = new double[m];
+    for (int i = 0; i < m; i++) {
+      expected[i] = b[i];
+      for (int c = 0; c < d; c++) {
+        expected[i] -= (double) w[i * d + c] * bPre[c];
+      }
+      bound[i] = EPS * Math.abs(expected[i]) + 1e-14 * d; // one rounding, and those of float64
+    }
+    assertNear("folded", expected, TestBuffers.toFloats(bias), bound);
   }
 
   private static double plain(Encoder e, float[] x, int t, int i) {

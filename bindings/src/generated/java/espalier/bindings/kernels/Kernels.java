@@ -826,7 +826,7 @@ public class Kernels {
     private static final int ESP_LARGEST_TERMS = (int)8L;
     /**
      * {@snippet lang=c :
-     * enum enum (unnamed at ./../native/include/espalier.h:98:1).ESP_LARGEST_TERMS = 8
+     * enum enum (unnamed at ./../native/include/espalier.h:102:1).ESP_LARGEST_TERMS = 8
      * }
      */
     public static int ESP_LARGEST_TERMS() {
@@ -3363,6 +3363,15 @@ public class Kernels {
            throw new AssertionError("should not reach here", ex$);
         }
     }
+    private static final int ESP_LOGITS_ROOM = (int)16L;
+    /**
+     * {@snippet lang=c :
+     * enum enum (unnamed at ./../native/include/espalier.h:306:1).ESP_LOGITS_ROOM = 16
+     * }
+     */
+    public static int ESP_LOGITS_ROOM() {
+        return ESP_LOGITS_ROOM;
+    }
 
     private static class esp_head_kl {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
@@ -3675,6 +3684,70 @@ public class Kernels {
                 traceDowncall("esp_sae_encode", x, w_enc, b_enc, b_pre, kind, threshold, margin, k, keep, index, value, pre, count, capacity, overflow, scratch, tokens, d, m, dtype);
             }
             return (int)mh$.invokeExact(x, w_enc, b_enc, b_pre, kind, threshold, margin, k, keep, index, value, pre, count, capacity, overflow, scratch, tokens, d, m, dtype);
+        } catch (Throwable ex$) {
+           throw new AssertionError("should not reach here", ex$);
+        }
+    }
+
+    private static class esp_sae_fold_bias {
+        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
+            Kernels.C_INT,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_POINTER,
+            Kernels.C_LONG,
+            Kernels.C_LONG,
+            Kernels.C_INT
+        );
+
+        public static final MemorySegment ADDR = Kernels.findOrThrow("esp_sae_fold_bias");
+
+        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
+    }
+
+    /**
+     * Function descriptor for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_fold_bias(const void *w_enc, const float *b_enc, const float *b_pre, float *bias, int64_t d, int64_t m, int32_t dtype)
+     * }
+     */
+    public static FunctionDescriptor esp_sae_fold_bias$descriptor() {
+        return esp_sae_fold_bias.DESC;
+    }
+
+    /**
+     * Downcall method handle for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_fold_bias(const void *w_enc, const float *b_enc, const float *b_pre, float *bias, int64_t d, int64_t m, int32_t dtype)
+     * }
+     */
+    public static MethodHandle esp_sae_fold_bias$handle() {
+        return esp_sae_fold_bias.HANDLE;
+    }
+
+    /**
+     * Address for:
+     * {@snippet lang=c :
+     * int32_t esp_sae_fold_bias(const void *w_enc, const float *b_enc, const float *b_pre, float *bias, int64_t d, int64_t m, int32_t dtype)
+     * }
+     */
+    public static MemorySegment esp_sae_fold_bias$address() {
+        return esp_sae_fold_bias.ADDR;
+    }
+
+    /**
+     * {@snippet lang=c :
+     * int32_t esp_sae_fold_bias(const void *w_enc, const float *b_enc, const float *b_pre, float *bias, int64_t d, int64_t m, int32_t dtype)
+     * }
+     */
+    public static int esp_sae_fold_bias(MemorySegment w_enc, MemorySegment b_enc, MemorySegment b_pre, MemorySegment bias, long d, long m, int dtype) {
+        var mh$ = esp_sae_fold_bias.HANDLE;
+        try {
+            if (TRACE_DOWNCALLS) {
+                traceDowncall("esp_sae_fold_bias", w_enc, b_enc, b_pre, bias, d, m, dtype);
+            }
+            return (int)mh$.invokeExact(w_enc, b_enc, b_pre, bias, d, m, dtype);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
