@@ -21,10 +21,11 @@ import random_models
 from compare_families import LAYER, WIDTH, compare_adapt, compare_evaluate, make_adapter
 from compare_live import DRAWS, drawn
 from family_models import Family
-from spliced import place
+from spliced import attention_name, blocks_path, place
 
 ACTIVE = 9
-SITES = ["attn.hook_z", "hook_attn_out", "hook_mlp_out", "hook_resid_post"]
+# by TransformerLens's names, and modules of transformers, which end before Gemma's second norms
+SITES = ["attn.hook_z", "hook_attn_out", "hook_mlp_out", "hook_resid_post", "attention", "mlp"]
 NORMALISATIONS = ["none", "constant_norm_rescale", "layer_norm"]
 KINDS = ["jumprelu", "topk", "standard"]
 
@@ -46,6 +47,9 @@ def activations(model, ids: torch.Tensor, site: str) -> torch.Tensor:
 
 @torch.no_grad()
 def make_sae(model, ids: torch.Tensor, seed: int, kind: str, site: str, normalize: str, folder: Path) -> None:
+    is_module = site in ("attention", "mlp")
+    if site == "attention":
+        site = attention_name(model)
     x = activations(model, ids, site)
     if normalize == "constant_norm_rescale":
         x = x * x.shape[1] ** 0.5 / x.norm(dim=1, keepdim=True)
@@ -53,7 +57,7 @@ def make_sae(model, ids: torch.Tensor, seed: int, kind: str, site: str, normaliz
         x = (x - x.mean(1, keepdim=True)) / (x.std(1, keepdim=True) + 1e-5)
     sae = random_models.sae(torch.Generator().manual_seed(seed), kind, WIDTH, x, ACTIVE)
     sae.site, sae.normalize = site, normalize
-    sae.save(folder, LAYER)
+    sae.save(folder, LAYER, blocks=blocks_path(model) if is_module else "blocks")
 
 
 def compare(family: Family, folder: Path, seed: int, kind: str, site: str, normalize: str, launcher: str) -> list[bool]:

@@ -8,6 +8,7 @@
 With normalize_activations, x is normalised before, each row by itself, and y brought back to its scale.
 """
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -50,7 +51,7 @@ class Step(torch.autograd.Function):
 
 class Sae(nn.Module):
     """W_enc [d, m], b_enc [m], W_dec [m, d], b_dec [d], and for jumprelu threshold [m]; frozen unless told otherwise.
-    bandwidth is the eps of a threshold's straight-through gradient. site: the last part of TransformerLens's hook name.
+    bandwidth is the eps of a threshold's straight-through gradient. site: what a hook's name has behind the block's number.
     normalize: none, constant_norm_rescale or layer_norm."""
 
     def __init__(self, architecture: str, tensors: dict[str, Tensor], k: int | None = None,
@@ -68,15 +69,16 @@ class Sae(nn.Module):
         tensors = load_file(Path(folder) / "sae_weights.safetensors")
         return Sae(cfg["architecture"], {n: t.float() for n, t in tensors.items()},
                    cfg.get("k"), cfg["apply_b_dec_to_input"],
-                   cfg["metadata"]["hook_name"].split(".", 2)[2], cfg["normalize_activations"])
+                   re.fullmatch(r"[a-z_.]+\.\d+\.(.+)", cfg["metadata"]["hook_name"])[1], cfg["normalize_activations"])
 
-    def save(self, folder: str | Path, layer: int, model_name: str = "random") -> None:
+    def save(self, folder: str | Path, layer: int, model_name: str = "random", blocks: str = "blocks") -> None:
+        """blocks: what comes before the block's number, TransformerLens's name or transformers'"""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         cfg = dict(d_in=self.W_enc.shape[0], d_sae=self.W_enc.shape[1], dtype="float32",
                    device="cpu", apply_b_dec_to_input=self.apply_b_dec_to_input,
                    normalize_activations=self.normalize, reshape_activations="none",
-                   metadata=dict(model_name=model_name, hook_name=f"blocks.{layer}.{self.site}"))
+                   metadata=dict(model_name=model_name, hook_name=f"{blocks}.{layer}.{self.site}"))
         if self.architecture == "topk":
             cfg.update(k=self.k, rescale_acts_by_decoder_norm=False)
         (folder / "cfg.json").write_text(json.dumps(cfg | dict(architecture=self.architecture)))

@@ -25,12 +25,24 @@ def blocks(model: PreTrainedModel) -> torch.nn.ModuleList:
     return base.h if hasattr(base, "h") else base.layers
 
 
+def blocks_path(model: PreTrainedModel) -> str:
+    """Their name in transformers, such as model.layers."""
+    return f"{model.base_model_prefix}.{'h' if hasattr(model.base_model, 'h') else 'layers'}"
+
+
+def attention_name(model: PreTrainedModel) -> str:
+    return next(n for n in ("self_attn", "attn", "attention") if hasattr(blocks(model)[0], n))
+
+
 def place(model: PreTrainedModel, layer: int, site: str) -> tuple[torch.nn.Module, bool]:
     """The module that computes an activation, and whether it is its input that is meant; site as TransformerLens calls
-    it. Gemma's second norms belong to what attention and MLP give."""
+    it, whose hooks of what attention and MLP give are behind Gemma's second norms, or the name of a module in the block,
+    which gives what it gives."""
     block = blocks(model)[layer]
-    attention = next(getattr(block, n) for n in ("self_attn", "attn", "attention") if hasattr(block, n))
+    attention = getattr(block, attention_name(model))
     gemma = hasattr(block, "post_feedforward_layernorm")
+    if site in dict(block.named_children()):
+        return getattr(block, site), False
     if site == "hook_resid_post":
         return block, False
     if site == "attn.hook_z":

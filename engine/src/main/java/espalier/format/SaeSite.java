@@ -20,12 +20,19 @@ public record SaeSite(Kind kind, int layer) {
     EMBEDDING,
     /** The heads side by side: what the attention's output projection reads. */
     ATTENTION_HEADS,
+    /**
+     * What the attention module gives, before Gemma's norm of it: {@link #ATTENTION_OUT} where the
+     * family has no such norm.
+     */
+    ATTENTION_MODULE_OUT,
     /** What attention adds to the stream, behind Gemma's norm of it. */
     ATTENTION_OUT,
     /** The stream between attention and MLP. */
     RESIDUAL_MID,
     /** What the MLP reads, behind its norm. */
     MLP_IN,
+    /** What the MLP's module gives, likewise before Gemma's norm. */
+    MLP_MODULE_OUT,
     /** What the MLP adds to the stream, behind Gemma's norm of it. */
     MLP_OUT,
     /** The stream after the block. */
@@ -48,6 +55,10 @@ public record SaeSite(Kind kind, int layer) {
     }
   }
 
+  /**
+   * Not post_attention_layernorm: what attention adds in Gemma, in Llama what the MLP reads, and a
+   * name does not say of which.
+   */
   private static final List<Name> NAMES =
       List.of(
           Name.of("blocks\\.(\\d{1,6})\\.hook_resid_post", Kind.RESIDUAL),
@@ -60,12 +71,15 @@ public record SaeSite(Kind kind, int layer) {
           Name.of(
               BLOCK + "\\.(?:self_attn\\.o_proj|attn\\.c_proj|attention\\.dense)\\.input",
               Kind.ATTENTION_HEADS),
-          Name.of(BLOCK + "\\.(?:self_attn|attn|attention)(?:\\.output)?", Kind.ATTENTION_OUT),
-          Name.of(BLOCK + "\\.(?:mlp|post_feedforward_layernorm)(?:\\.output)?", Kind.MLP_OUT),
+          Name.of(
+              BLOCK + "\\.(?:self_attn|attn|attention)(?:\\.output)?", Kind.ATTENTION_MODULE_OUT),
+          Name.of(BLOCK + "\\.mlp(?:\\.output)?", Kind.MLP_MODULE_OUT),
+          Name.of(BLOCK + "\\.post_feedforward_layernorm(?:\\.output)?", Kind.MLP_OUT),
           Name.of(BLOCK + "\\.(?:mlp\\.input|pre_feedforward_layernorm\\.output)", Kind.MLP_IN),
           Name.of("resid_post_layer_(\\d{1,6})", Kind.RESIDUAL),
-          Name.of("att(?:entio)?n_out_layer_(\\d{1,6})", Kind.ATTENTION_OUT),
-          Name.of("mlp_out_layer_(\\d{1,6})", Kind.MLP_OUT),
+          // dictionary_learning's are of torch modules.
+          Name.of("att(?:entio)?n_out_layer_(\\d{1,6})", Kind.ATTENTION_MODULE_OUT),
+          Name.of("mlp_out_layer_(\\d{1,6})", Kind.MLP_MODULE_OUT),
           Name.of("layer_(\\d{1,6})", Kind.UNNAMED));
 
   /** A block's input is the output of the block before it. */

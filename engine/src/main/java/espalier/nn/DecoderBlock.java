@@ -29,7 +29,8 @@ public record DecoderBlock(
     Var attentionIn = attentionNorm.forward(tape, x);
     // Both norms first: contributions to x's gradient come after the branches have read theirs.
     Var parallelIn = parallel ? mlpNorm.forward(tape, x) : null;
-    Var projected = attention.forward(tape, attentionIn, seqLen, adapters, taps);
+    Var projected =
+        taps.attentionModuleOut(attention.forward(tape, attentionIn, seqLen, adapters, taps));
     Var attended = taps.attentionOut(normed(tape, attentionOutNorm, projected));
     if (parallel) {
       Var transformed = mlpOut(tape, parallelIn, adapters, taps);
@@ -41,7 +42,8 @@ public record DecoderBlock(
   }
 
   private Var mlpOut(Tape tape, Var x, Adapters adapters, Taps taps) {
-    return taps.mlpOut(normed(tape, mlpOutNorm, mlp.forward(tape, x, adapters)));
+    Var transformed = taps.mlpModuleOut(mlp.forward(tape, x, adapters));
+    return taps.mlpOut(normed(tape, mlpOutNorm, transformed));
   }
 
   private static Var normed(Tape tape, Norm norm, Var branch) {

@@ -16,12 +16,22 @@ public interface Taps {
     return x;
   }
 
-  /** What attention adds to the residual stream, after its own norm where the family has one. */
+  /** What attention's output projection gives, before its own norm where the family has one. */
+  default Var attentionModuleOut(Var x) {
+    return x;
+  }
+
+  /** What attention adds to the residual stream, after that norm. */
   default Var attentionOut(Var x) {
     return x;
   }
 
-  /** What the MLP adds to the residual stream, likewise. */
+  /** What the MLP's last layer gives, before its own norm where the family has one. */
+  default Var mlpModuleOut(Var x) {
+    return x;
+  }
+
+  /** What the MLP adds to the residual stream, after that norm. */
   default Var mlpOut(Var x) {
     return x;
   }

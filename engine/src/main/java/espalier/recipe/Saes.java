@@ -117,7 +117,8 @@ record Saes(SortedMap<Integer, Sae> byLayer, SortedMap<Integer, Double> expected
     }
     long width =
         switch (site.orElse(Kind.RESIDUAL)) {
-          case RESIDUAL, UNNAMED, ATTENTION_OUT, MLP_OUT -> config.hiddenSize();
+          case RESIDUAL, UNNAMED, ATTENTION_MODULE_OUT, ATTENTION_OUT, MLP_MODULE_OUT, MLP_OUT ->
+              config.hiddenSize();
           case ATTENTION_HEADS -> (long) config.numHeads() * config.headDim();
           case EMBEDDING, RESIDUAL_MID, MLP_IN ->
               throw new InputException(

@@ -288,8 +288,18 @@ final class Streams {
     }
 
     @Override
+    public Var attentionModuleOut(Var x) {
+      return at(SaeSite.Kind.ATTENTION_MODULE_OUT, x);
+    }
+
+    @Override
     public Var attentionOut(Var x) {
       return at(SaeSite.Kind.ATTENTION_OUT, x);
+    }
+
+    @Override
+    public Var mlpModuleOut(Var x) {
+      return at(SaeSite.Kind.MLP_MODULE_OUT, x);
     }
 
     @Override

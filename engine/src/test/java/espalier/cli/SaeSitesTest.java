@@ -91,6 +91,7 @@ class SaeSitesTest {
   @CsvSource({
     "gemma2, blocks.1.attn.hook_z, 24", "gemma2, blocks.1.hook_attn_out, 16",
     "gemma2, blocks.1.hook_mlp_out, 16", "gemma2, blocks.1.hook_resid_post, 16",
+    "gemma2, model.layers.1.self_attn, 16", "gemma3_text, model.layers.1.mlp.output, 16",
     "llama, model.layers.1.self_attn.o_proj.input, 24", "llama, model.layers.1.mlp, 16",
     "gpt_neox, blocks.1.hook_attn_out, 16", "gpt2, transformer.h.1.mlp, 16"
   })
@@ -107,6 +108,24 @@ class SaeSitesTest {
     assertEquals(nothing.get("ce_abl").doubleValue(), nothing.get("ce_sae").doubleValue(), 1e-9);
     double harm = nothing.get("ce_sae").doubleValue() - nothing.get("ce_base").doubleValue();
     assertTrue(Math.abs(harm) > 1e-3, "the site matters: " + harm);
+  }
+
+  /** Twice as much is the same to Gemma's norm behind a module, and not to the stream. */
+  @ParameterizedTest
+  @CsvSource({
+    "gemma2, model.layers.1.mlp, true",
+    "gemma2, blocks.1.hook_mlp_out, false",
+    "gemma2, model.layers.1.post_feedforward_layernorm.output, false",
+    "gemma3_text, model.layers.1.self_attn, true",
+    "gemma3_text, blocks.1.hook_attn_out, false",
+    "llama, model.layers.1.mlp, false",
+    "gpt2, transformer.h.1.attn, false"
+  })
+  void modulesEndBeforeTheirNorm(String family, String hook, boolean normed) throws IOException {
+    JsonNode twice = json(evaluate(family, "1=" + sae(hook, HIDDEN, 2)));
+    double kl = twice.get("kl_sae").doubleValue();
+    assertEquals(normed, kl < 1e-6, hook + ": KL " + kl);
+    assertTrue(normed || kl > 1e-3, hook + ": KL " + kl);
   }
 
   @Test

@@ -31,10 +31,11 @@ class SaeSiteTest {
     "gpt_neox.layers.9, RESIDUAL, 9",
     "transformer.h.9, RESIDUAL, 9",
     "h.9, RESIDUAL, 9",
-    "layers.5.mlp, MLP_OUT, 5",
-    "layers.5.self_attn, ATTENTION_OUT, 5",
-    "transformer.h.5.attn, ATTENTION_OUT, 5",
-    "gpt_neox.layers.2.attention, ATTENTION_OUT, 2",
+    "layers.5.mlp, MLP_MODULE_OUT, 5",
+    "model.layers.5.mlp.output, MLP_MODULE_OUT, 5",
+    "layers.5.self_attn, ATTENTION_MODULE_OUT, 5",
+    "transformer.h.5.attn, ATTENTION_MODULE_OUT, 5",
+    "gpt_neox.layers.2.attention, ATTENTION_MODULE_OUT, 2",
     "model.layers.5.self_attn.o_proj.input, ATTENTION_HEADS, 5",
     "transformer.h.5.attn.c_proj.input, ATTENTION_HEADS, 5",
     "model.layers.5.pre_feedforward_layernorm.output, MLP_IN, 5",
@@ -42,8 +43,8 @@ class SaeSiteTest {
     "embed_tokens, EMBEDDING, -1",
     "transformer.wte, EMBEDDING, -1",
     "resid_post_layer_3, RESIDUAL, 3",
-    "attention_out_layer_3, ATTENTION_OUT, 3",
-    "mlp_out_layer_3, MLP_OUT, 3",
+    "attention_out_layer_3, ATTENTION_MODULE_OUT, 3",
+    "mlp_out_layer_3, MLP_MODULE_OUT, 3",
     "layer_7, UNNAMED, 7"
   })
   void mapsEveryNameToOneAddress(String hook, Kind kind, int layer) {
@@ -59,7 +60,8 @@ class SaeSiteTest {
         "blocks.x.hook_resid_post",
         "blocks.5.mlp.hook_post",
         "layers",
-        "model.layers.5.self_attn.q_proj"
+        "model.layers.5.self_attn.q_proj",
+        "model.layers.5.post_attention_layernorm" // of Gemma or of Llama: two places
       })
   void leavesOtherPlacesAlone(String hook) {
     assertEquals(Optional.empty(), SaeSite.parse(hook));

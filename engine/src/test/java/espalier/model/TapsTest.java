@@ -4,6 +4,7 @@ import static espalier.Golden.assertClose;
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 
+import espalier.autograd.Elementwise;
 import espalier.autograd.Tape;
 import espalier.autograd.Var;
 import espalier.data.TokenRows;
@@ -16,7 +17,9 @@ import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.function.UnaryOperator;
 import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 /** The places inside a block: after Gemma's own norms, in sequential and in parallel blocks. */
@@ -54,6 +57,40 @@ class TapsTest {
       }
     }
     assertClose(family, run.out, sum, 1e-6);
+  }
+
+  /** Twice what a module gives is the same to the norm behind it, and twice the same to others. */
+  @ParameterizedTest
+  @CsvSource({"llama, 2", "gemma2, 1", "gpt_neox, 2"})
+  void modulesEndBeforeTheirNorm(String family, float gain) {
+    List<Var> once = new ArrayList<>();
+    List<Var> twice = new ArrayList<>();
+    Run plain = run(family, once, tape -> mlp(once, tape, x -> x));
+    Run doubled = run(family, twice, tape -> mlp(twice, tape, x -> Elementwise.scale(tape, x, 2)));
+    assertArrayEquals(plain.tapped.getFirst(), doubled.tapped.getFirst());
+    float[] expected = plain.tapped.getLast().clone();
+    for (int i = 0; i < expected.length; i++) {
+      expected[i] *= gain;
+    }
+    // The norm adds eps to the mean square, by which twice as much is less than the same.
+    assertClose(family, doubled.tapped.getLast(), expected, 1e-4);
+  }
+
+  /** Taps of what an MLP gives and what is added of it. */
+  private static Taps mlp(List<Var> seen, Tape tape, UnaryOperator<Var> change) {
+    return new Taps() {
+      @Override
+      public Var mlpModuleOut(Var x) {
+        seen.add(tape.output(x));
+        return change.apply(x);
+      }
+
+      @Override
+      public Var mlpOut(Var x) {
+        seen.add(tape.output(x));
+        return x;
+      }
+    };
   }
 
   @ParameterizedTest

@@ -44,7 +44,9 @@ class SiteGradientTest {
     for (SaeSite.Kind site :
         List.of(
             SaeSite.Kind.ATTENTION_HEADS,
+            SaeSite.Kind.ATTENTION_MODULE_OUT,
             SaeSite.Kind.ATTENTION_OUT,
+            SaeSite.Kind.MLP_MODULE_OUT,
             SaeSite.Kind.MLP_OUT,
             SaeSite.Kind.RESIDUAL)) {
       // Not LAYER_NORM: dividing by std + 1e-5 and multiplying by std does change something.

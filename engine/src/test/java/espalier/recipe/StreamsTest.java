@@ -29,7 +29,7 @@ class StreamsTest {
   @ParameterizedTest
   @EnumSource(
       value = SaeSite.Kind.class,
-      names = {"RESIDUAL", "ATTENTION_OUT", "MLP_OUT"})
+      names = {"RESIDUAL", "ATTENTION_MODULE_OUT", "ATTENTION_OUT", "MLP_MODULE_OUT", "MLP_OUT"})
   void variantsPartWhereTheyDiffer(SaeSite.Kind site) {
     try (Device device = Device.open()) {
       LanguageModel model = Golden.model(device, "llama");
