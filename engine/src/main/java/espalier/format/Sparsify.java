@@ -5,6 +5,7 @@ import java.nio.file.Path;
 import java.util.HashSet;
 import java.util.OptionalDouble;
 import java.util.Set;
+import java.util.regex.Pattern;
 
 /**
  * EleutherAI sparsify: {@code cfg.json} and {@code sae.safetensors} in a folder named after the
@@ -14,6 +15,12 @@ import java.util.Set;
 final class Sparsify {
 
   static final String WEIGHTS = "sae.safetensors";
+
+  private static final Pattern SEED = Pattern.compile("seed\\d+");
+
+  /** Any module in a block may be trained on, also where no SAE can be applied. */
+  private static final Pattern MODULE =
+      Pattern.compile("(?:\\w+\\.)*(?:layers|h|blocks)\\.\\d+(?:\\.\\w+)*");
 
   private Sparsify() {}
 
@@ -47,10 +54,7 @@ final class Sparsify {
     if (skip) {
       sae.skipOfOutputs("W_skip");
     }
-    String name = folder.toAbsolutePath().normalize().getFileName().toString();
-    if (SaeSite.parse(name).isPresent()) {
-      sae.at(name);
-    }
+    place(sae);
     if (transcode) {
       sae.transcoder = true;
       sae.siteOut = sae.site;
@@ -60,6 +64,25 @@ final class Sparsify {
       }
     }
     return sae.finish();
+  }
+
+  /**
+   * The folder is named after the module, or lies in one that is where several seeds were trained.
+   * A name of another kind says nothing.
+   */
+  private static void place(SaeDraft sae) {
+    Path folder = sae.path.toAbsolutePath().normalize();
+    if (folder.getParent() != null && SEED.matcher(name(folder)).matches()) {
+      folder = folder.getParent();
+    }
+    String name = name(folder);
+    if (SaeSite.parse(name).isPresent() || MODULE.matcher(name).matches()) {
+      sae.at(name);
+    }
+  }
+
+  private static String name(Path folder) {
+    return folder.getFileName() == null ? "" : folder.getFileName().toString();
   }
 
   private static int k(StrictJson cfg, long dSae, boolean groups) {

@@ -226,4 +226,18 @@ class SaeSitesTest {
     assertEquals(2, outcome.code(), outcome.err());
     assertTrue(outcome.err().contains("hook_pattern"), outcome.err());
   }
+
+  /** sparsify trains on any submodule, and names the folder after it. */
+  @Test
+  void refusesModulesThatAreNoPlace() throws IOException {
+    Path folder = temp.resolve("layers.1.mlp.down_proj");
+    Path from = SAES.resolve("sparsify_skip/sae/layers.3.mlp");
+    Files.createDirectories(folder);
+    for (String file : List.of("cfg.json", "sae.safetensors")) {
+      Files.copy(from.resolve(file), folder.resolve(file));
+    }
+    assertRefused(
+        evaluate("llama", "1=" + folder),
+        "--sae 1=%s: hook layers.1.mlp.down_proj is not known".formatted(folder));
+  }
 }

@@ -173,6 +173,33 @@ class SaeFileTest {
     assertRefused(folder.resolve("cfg.json"), () -> SaeFile.open(folder), fault);
   }
 
+  /** What sparsify names after modules, and what somebody named as he liked. */
+  @ParameterizedTest
+  @CsvSource({
+    "layers.1.mlp, layers.1.mlp, MLP_MODULE_OUT",
+    "layers.1.mlp/seed0, layers.1.mlp, MLP_MODULE_OUT",
+    "layers.4/seed12, layers.4, RESIDUAL",
+    "layers.1.mlp.down_proj, layers.1.mlp.down_proj,",
+    "h.1.mlp.c_fc/seed0, h.1.mlp.c_fc,",
+    "best, '',",
+    "v1.0, '',",
+    "mine/seed0, '',",
+    "seed0, '',"
+  })
+  void takesSparsifysPlaceFromItsFolder(String path, String hook, SaeSite.Kind site)
+      throws IOException {
+    sparsify("{}", "");
+    Path target = folder.resolve(path);
+    Files.createDirectories(target);
+    for (String file : List.of("cfg.json", "sae.safetensors")) {
+      Files.copy(folder.resolve(file), target.resolve(file));
+    }
+    try (SaeFile file = SaeFile.open(target)) {
+      assertEquals(hook, file.weights().hook());
+      assertEquals(Optional.ofNullable(site), file.weights().site().map(SaeSite::kind));
+    }
+  }
+
   @Test
   void refusesSparsifyTensors() throws IOException {
     Path file = folder.resolve("sae.safetensors");
