@@ -142,10 +142,7 @@ final class DictionaryLearning {
 
   private static SaeDraft draft(
       Path folder, TensorFile file, String architecture, String encoder, boolean columns) {
-    long[] shape = file.tensor(encoder).shape();
-    if (shape.length != 2) {
-      throw new InputException(file.file(), "tensor " + encoder + " is no matrix");
-    }
+    long[] shape = SaeDraft.matrix(file, encoder);
     long dIn = shape[columns ? 0 : 1];
     long dSae = shape[columns ? 1 : 0];
     return new SaeDraft(folder, file, "dictionary_learning", architecture, dIn, dIn, dSae);

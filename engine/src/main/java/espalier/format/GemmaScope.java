@@ -27,11 +27,7 @@ final class GemmaScope {
     SaeFile.requireOnly(file, Set.of(encoder, decoder, "b_enc", "b_dec", "threshold"));
     long dSae = file.tensor("b_enc").size();
     long dOut = file.tensor("b_dec").size();
-    TensorEntry weights = file.tensor(encoder);
-    if (weights.shape().length != 2) {
-      throw new InputException(file.file(), "tensor " + encoder + " is no matrix");
-    }
-    long dIn = weights.shape()[0];
+    long dIn = SaeDraft.matrix(file, encoder)[0];
     Names names = Names.of(folder);
     transcoder |= names.site.equals("transcoders");
     SaeDraft sae =

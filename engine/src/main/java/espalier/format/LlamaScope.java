@@ -37,13 +37,10 @@ final class LlamaScope {
         throw cfg.fault(flag, "is true, which is not supported");
       }
     }
-    TensorEntry encoder = file.tensor("encoder.weight");
-    if (encoder.shape().length != 2) {
-      throw new InputException(file.file(), "tensor encoder.weight is no matrix");
-    }
-    long dSae = encoder.shape()[0];
-    long dIn = encoder.shape()[1];
-    long dOut = file.tensor("decoder.weight").shape()[0];
+    long[] encoder = SaeDraft.matrix(file, "encoder.weight");
+    long dSae = encoder[0];
+    long dIn = encoder[1];
+    long dOut = SaeDraft.matrix(file, "decoder.weight")[0];
     String in = cfg.text("hook_point_in");
     String out = cfg.text("hook_point_out", in);
     requireOnly(file, cfg, in, out, distilled);
@@ -110,6 +107,9 @@ final class LlamaScope {
       case "topk" -> {
         sae.activation = Activation.TOPK;
         sae.k = cfg.positive("top_k");
+        if (sae.k > sae.dSae) {
+          throw cfg.fault("top_k", "is " + sae.k + " of " + sae.dSae + " latents");
+        }
       }
       default -> throw cfg.fault("act_fn", "is " + cfg.text("act_fn") + ", which is not supported");
     }

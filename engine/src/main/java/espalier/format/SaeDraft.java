@@ -52,9 +52,26 @@ final class SaeDraft {
     this.file = file;
     this.format = format;
     this.architecture = architecture;
-    dIn = in;
-    dOut = out;
-    dSae = m;
+    dIn = size("width of the input", in);
+    dOut = size("width of the output", out);
+    dSae = size("number of latents", m);
+  }
+
+  private long size(String what, long value) {
+    if (value < 1 || value > Integer.MAX_VALUE) {
+      throw new InputException(
+          file.file(), "the SAE's %s is %d, not in [1, 2^31)".formatted(what, value));
+    }
+    return value;
+  }
+
+  /** Rows and columns of a matrix that has whatever size. */
+  static long[] matrix(TensorFile file, String name) {
+    long[] shape = file.tensor(name).shape();
+    if (shape.length != 2) {
+      throw new InputException(file.file(), "tensor " + name + " is no matrix");
+    }
+    return shape;
   }
 
   /** Of which the rows in the file are latents. */

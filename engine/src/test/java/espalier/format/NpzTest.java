@@ -142,4 +142,17 @@ class NpzTest {
     Path longer = write(whole);
     assertRefused(longer, () -> Npz.open(longer), "unpacks to something else");
   }
+
+  @Test
+  void refusesSaesWithoutLatents() throws IOException {
+    Map<String, byte[]> members = new LinkedHashMap<>();
+    members.put("W_enc.npy", array("<f4", "False", "2, 0", 0));
+    members.put("W_dec.npy", array("<f4", "False", "0, 2", 0));
+    members.put("b_enc.npy", array("<f4", "False", "0,", 0));
+    members.put("b_dec.npy", array("<f4", "False", "2,", 8));
+    members.put("threshold.npy", array("<f4", "False", "0,", 0));
+    Path file = folder.resolve("params.npz");
+    Files.write(file, zip(members, ZipEntry.STORED));
+    assertRefused(file, () -> SaeFile.open(folder), "number of latents is 0, not in [1, 2^31)");
+  }
 }
