@@ -364,7 +364,7 @@ final class ModelConfigReader {
   private boolean[] windowed(int layers) {
     boolean[] windowed = new boolean[layers];
     JsonNode types = json.raw("layer_types");
-    if (types.isArray() && family != ModelFamily.LLAMA && family != ModelFamily.MISTRAL) {
+    if (types.isArray() && family != ModelFamily.LLAMA) {
       if (types.size() != layers) {
         throw json.fault("layer_types", "names %d of %d layers".formatted(types.size(), layers));
       }

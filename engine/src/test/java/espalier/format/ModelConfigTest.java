@@ -99,6 +99,21 @@ class ModelConfigTest {
     assertEquals(Set.of(1, 2), ModelConfig.read(file).specialIds());
   }
 
+  /** AutoModel of transformers takes a Mistral with this key for a Ministral. */
+  @Test
+  void ministralsLayersSeeWhatTheirTypeSays() throws IOException {
+    String types = "\"full_attention\", \"sliding_attention\", \"full_attention\"";
+    assertEquals(
+        List.of(0, 16, 0, 0, 16, 0),
+        windows(
+            family(
+                "mistral",
+                ", \"sliding_window\": 16, \"layer_types\": [%s, %s]".formatted(types, types))));
+    assertEquals(
+        List.of(16, 16, 16, 16, 16, 16),
+        windows(family("mistral", ", \"sliding_window\": 16, \"layer_types\": null")));
+  }
+
   @ParameterizedTest
   @ValueSource(
       strings = {
@@ -181,6 +196,7 @@ class ModelConfigTest {
           gemma2      | "layer_types": ["full_attention"]     | layer_types names 1 of 6 layers
           gemma3_text | "sliding_window": 0                   | sliding_window is 0
           gemma3_text | "rope_parameters": {"full_attention": {"rope_type": "yarn"}} | rope_type is yarn
+          mistral     | "layer_types": ["full_attention"]     | layer_types names 1 of 6 layers
           mistral     | "attention_bias": true                | attention_bias is true, which the family does not have
           qwen3       | "mlp_bias": true                      | mlp_bias is true, which the family does not have
           gpt_neox    | "rotary_pct": 0.1                     | rotary_pct is 0.1: 1 of a head's 16 elements
