@@ -16,6 +16,7 @@ import java.util.regex.Pattern;
  * @param allLinear every linear layer but the output head
  * @param included by {@code target_modules}
  * @param excluded by {@code exclude_modules}
+ * @param paths whole paths that {@code target_modules} lists, whatever their block
  * @param blocks numbers of blocks; empty for all
  * @param blockNames what a block's number follows in a path; empty for anything
  */
@@ -23,6 +24,7 @@ record PeftTargets(
     boolean allLinear,
     Predicate<String> included,
     Predicate<String> excluded,
+    Set<String> paths,
     Set<Integer> blocks,
     List<String> blockNames) {
 
@@ -51,7 +53,8 @@ record PeftTargets(
         config.has("exclude_modules") && !isEmpty(config.raw("exclude_modules"))
             ? modules(config, "exclude_modules")
             : path -> false;
-    return new PeftTargets(allLinear, included, excluded, blocks, blockNames(config));
+    Set<String> paths = value.isArray() ? names(config, "target_modules") : Set.of();
+    return new PeftTargets(allLinear, included, excluded, paths, blocks, blockNames(config));
   }
 
   /** The choice that a list of names and of blocks makes. */
@@ -60,6 +63,7 @@ record PeftTargets(
         false,
         suffixes(names),
         path -> false,
+        names,
         blocks,
         blockName == null ? List.of() : List.of(blockName));
   }
@@ -68,7 +72,7 @@ record PeftTargets(
   boolean choose(String path) {
     return !excluded.test(path)
         && included.test(path)
-        && (blocks.isEmpty() || blocks.contains(block(path)));
+        && (blocks.isEmpty() || paths.contains(path) || blocks.contains(block(path)));
   }
 
   /** The number of the block that a module lies in; -1 for none. */
@@ -93,8 +97,12 @@ record PeftTargets(
     if (value.isTextual()) {
       return PythonRegex.whole(config, key, value.textValue())::matches;
     }
+    return suffixes(names(config, key));
+  }
+
+  private static Set<String> names(StrictJson config, String key) {
     Set<String> names = new TreeSet<>();
-    for (JsonNode name : value) {
+    for (JsonNode name : config.raw(key)) {
       if (!name.isTextual()) {
         throw config.fault(key, "is not a list of names");
       }
@@ -103,7 +111,7 @@ record PeftTargets(
     if (names.isEmpty()) {
       throw config.fault(key, "names no modules");
     }
-    return suffixes(names);
+    return names;
   }
 
   private static Predicate<String> suffixes(Set<String> names) {

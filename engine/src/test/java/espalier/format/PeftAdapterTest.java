@@ -153,6 +153,8 @@ class PeftAdapterTest {
         "{\"layers_to_transform\": 3}",
         "{\"layers_to_transform\": [3, 77]}",
         "{\"layers_pattern\": null}",
+        "{\"target_modules\": [\"model.layers.3.self_attn.q_proj\", \"model.layers.3.mlp.up_proj\"],"
+            + " \"layers_to_transform\": [2]}",
         "{\"layers_pattern\": [\"blocks\", \"layers\"]}",
         "{\"target_modules\": [\"q_proj\", \"up_proj\", \"down_proj\"], \"exclude_modules\": [\"down_proj\"]}",
         "{\"target_modules\": [\"q_proj\", \"up_proj\", \"down_proj\"], \"exclude_modules\": \".*down.*\"}",
