@@ -6,6 +6,7 @@ import java.util.List;
 import java.util.OptionalInt;
 import java.util.Set;
 import java.util.TreeSet;
+import java.util.function.Consumer;
 
 /**
  * What {@code config.json} says of a language model, whatever its family calls it.
@@ -47,6 +48,9 @@ public record ModelConfig(
     boolean parallelResidual,
     ObjectNode source) {
 
+  /** The key of {@code tieWordEmbeddings}. */
+  static final String TIED = "tie_word_embeddings";
+
   /** The function of the MLP. */
   public enum MlpActivation {
     SILU,
@@ -65,13 +69,16 @@ public record ModelConfig(
    */
   public record Layer(int window, RopeConfig rope) {}
 
-  public static ModelConfig read(Path file) {
-    return ModelConfigReader.read(StrictJson.read(file));
+  /**
+   * @param warn told of what is odd but can be used
+   */
+  public static ModelConfig read(Path file, Consumer<String> warn) {
+    return ModelConfigReader.read(StrictJson.read(file), warn);
   }
 
   /** A configuration made here; {@code name} is what faults would be reported of. */
   public static ModelConfig of(Path name, ObjectNode json) {
-    return ModelConfigReader.read(StrictJson.parse(name, json.toString()));
+    return ModelConfigReader.read(StrictJson.parse(name, json.toString()), warning -> {});
   }
 
   public int numLayers() {

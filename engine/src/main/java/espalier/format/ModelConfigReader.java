@@ -7,6 +7,7 @@ import espalier.format.ModelConfig.MlpActivation;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.OptionalInt;
+import java.util.function.Consumer;
 import java.util.function.IntFunction;
 import java.util.stream.IntStream;
 
@@ -18,14 +19,16 @@ final class ModelConfigReader {
 
   private final StrictJson json;
   private final ModelFamily family;
+  private final Consumer<String> warn;
 
-  private ModelConfigReader(StrictJson json) {
+  private ModelConfigReader(StrictJson json, Consumer<String> warn) {
     this.json = json;
+    this.warn = warn;
     family = family(json);
   }
 
-  static ModelConfig read(StrictJson json) {
-    ModelConfigReader reader = new ModelConfigReader(json);
+  static ModelConfig read(StrictJson json, Consumer<String> warn) {
+    ModelConfigReader reader = new ModelConfigReader(json, warn);
     if (json.has("quantization_config")) {
       throw json.fault("quantization_config", "is set; quantized weights are not supported");
     }
@@ -89,7 +92,7 @@ final class ModelConfigReader {
         vocab,
         eps("rms_norm_eps", 1e-6),
         positions,
-        json.flag("tie_word_embeddings", false),
+        json.flag(ModelConfig.TIED, false),
         first(ids("bos_token_id", special ? 1 : -1, vocab)),
         ids("eos_token_id", special ? 2 : -1, vocab),
         activation("hidden_act", "silu", true),
@@ -131,7 +134,7 @@ final class ModelConfigReader {
         vocab,
         eps("rms_norm_eps", 1e-6),
         positions,
-        json.flag("tie_word_embeddings", true),
+        json.flag(ModelConfig.TIED, true),
         first(ids("bos_token_id", 2, vocab)),
         ids("eos_token_id", 1, vocab),
         gated("hidden_activation", activation),
@@ -169,7 +172,7 @@ final class ModelConfigReader {
         vocab,
         eps("layer_norm_epsilon", 1e-5),
         positions("n_positions", 1024),
-        json.flag("tie_word_embeddings", true),
+        json.flag(ModelConfig.TIED, true),
         first(ids("bos_token_id", 50_256, vocab)),
         ids("eos_token_id", 50_256, vocab),
         activation("activation_function", "gelu_new", false),
@@ -211,7 +214,7 @@ final class ModelConfigReader {
         vocab,
         eps("layer_norm_eps", 1e-5),
         positions,
-        json.flag("tie_word_embeddings", false),
+        json.flag(ModelConfig.TIED, false),
         first(ids("bos_token_id", 0, vocab)),
         ids("eos_token_id", 2, vocab),
         activation("hidden_act", "gelu", false),
@@ -400,7 +403,8 @@ final class ModelConfigReader {
   }
 
   /**
-   * One id or a list; null for none.
+   * One id or a list; null for none. So are ids that no token has: transformers writes its default
+   * of 50256 for a GPT-2 of whatever vocabulary, and -1 is common.
    *
    * @param absent transformers' choice where the key is absent; negative for none
    */
@@ -414,10 +418,16 @@ final class ModelConfigReader {
     }
     List<Integer> ids = new ArrayList<>();
     for (JsonNode id : value.isArray() ? value : JsonNodeFactory.instance.arrayNode().add(value)) {
-      if (!id.isInt() || id.intValue() < 0 || id.intValue() >= vocab) {
-        throw json.fault(key, "is " + id + ", no id of a vocabulary of " + vocab);
+      if (!id.isIntegralNumber()) {
+        throw json.fault(key, "is " + id + ", no id of a token");
       }
-      ids.add(id.intValue());
+      if (!id.isInt() || id.intValue() < 0 || id.intValue() >= vocab) {
+        warn.accept(
+            json.remark(
+                key, "is %s, no id of a vocabulary of %d: taken for none".formatted(id, vocab)));
+      } else {
+        ids.add(id.intValue());
+      }
     }
     return ids;
   }

@@ -9,6 +9,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.TreeMap;
+import java.util.function.Consumer;
 import java.util.regex.Pattern;
 
 /**
@@ -30,23 +31,32 @@ public final class ModelFolder implements AutoCloseable {
           ".*\\.rotary_emb\\.inv_freq|(.*\\.)?\\d+\\.(attn|attention)\\.(masked_)?bias");
 
   private final Path folder;
-  private final ModelConfig config;
+  private ModelConfig config;
   private final List<Safetensors> files = new ArrayList<>();
   private final Map<String, TensorEntry> tensors = new TreeMap<>();
   private final Set<String> taken = new HashSet<>();
 
-  private ModelFolder(Path folder) {
+  private ModelFolder(Path folder, Consumer<String> warn) {
     this.folder = folder;
-    config = ModelConfig.read(folder.resolve(CONFIG));
+    config = ModelConfig.read(folder.resolve(CONFIG), warn);
   }
 
+  /** For whoever has been told before what is odd about it. */
   public static ModelFolder open(Path folder) {
+    return open(folder, warning -> {});
+  }
+
+  /**
+   * @param warn told of what is odd but can be used
+   */
+  public static ModelFolder open(Path folder, Consumer<String> warn) {
     if (!Files.isDirectory(folder)) {
       throw new InputException(folder, "no such folder");
     }
-    ModelFolder result = new ModelFolder(folder);
+    ModelFolder result = new ModelFolder(folder, warn);
     try {
       result.openFiles();
+      result.untie(warn);
     } catch (RuntimeException e) {
       result.close();
       throw e;
@@ -58,6 +68,7 @@ public final class ModelFolder implements AutoCloseable {
     return folder;
   }
 
+  /** What {@code config.json} says, but of a head that is not tied to the embedding. */
   public ModelConfig config() {
     return config;
   }
@@ -87,6 +98,27 @@ public final class ModelFolder implements AutoCloseable {
     String base = config.family().names().base();
     boolean bare = tensors.keySet().stream().noneMatch(other -> other.startsWith(base));
     return bare && name.startsWith(base) ? name.substring(base.length()) : name;
+  }
+
+  /**
+   * A head that the files hold beside the embedding is used, unless it is the same: so does
+   * transformers 5, whatever the configuration says.
+   */
+  private void untie(Consumer<String> warn) {
+    ModelFamily.TensorNames names = config.family().names();
+    TensorEntry embedding = tensors.get(nameInFiles(names.embedding() + ".weight"));
+    TensorEntry head = tensors.get(names.head() + ".weight");
+    if (!config.tieWordEmbeddings()
+        || embedding == null
+        || head == null
+        || head.holdsTheSameAs(embedding)) {
+      return;
+    }
+    Path file = folder.resolve(CONFIG);
+    warn.accept(
+        "%s: %s is true, but tensors %s and %s differ: not tied"
+            .formatted(file, ModelConfig.TIED, embedding.name(), head.name()));
+    config = ModelConfig.of(file, config.source().deepCopy().put(ModelConfig.TIED, false));
   }
 
   /**

@@ -11,6 +11,7 @@ import java.util.Set;
 import java.util.SortedMap;
 import java.util.TreeMap;
 import java.util.TreeSet;
+import java.util.function.Consumer;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import java.util.stream.Collectors;
@@ -43,14 +44,22 @@ public final class PeftAdapter implements AutoCloseable {
   private final PeftConfig config;
   private final SortedMap<String, Layer> layers = new TreeMap<>();
 
-  private PeftAdapter(Safetensors file, PeftConfig config) {
+  private PeftAdapter(Safetensors file, PeftConfig config, Consumer<String> warn) {
     this.file = file;
     this.config = config;
     readLayers();
-    config.requirePatternsFit(layers.keySet());
+    config.remarkIdlePatterns(layers.keySet(), warn);
   }
 
+  /** For whoever has been told before what is odd about it. */
   public static PeftAdapter open(Path folder) {
+    return open(folder, warning -> {});
+  }
+
+  /**
+   * @param warn told of what is odd but can be used
+   */
+  public static PeftAdapter open(Path folder, Consumer<String> warn) {
     PeftConfig config = PeftConfig.read(folder.resolve(PeftConfig.FILE));
     Path pickle = folder.resolve("adapter_model.bin");
     if (Files.exists(pickle) && !Files.exists(folder.resolve(WEIGHTS))) {
@@ -59,7 +68,7 @@ public final class PeftAdapter implements AutoCloseable {
     }
     Safetensors file = Safetensors.open(folder.resolve(WEIGHTS));
     try {
-      return new PeftAdapter(file, config);
+      return new PeftAdapter(file, config, warn);
     } catch (RuntimeException e) {
       file.close();
       throw e;

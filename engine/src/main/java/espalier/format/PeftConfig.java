@@ -6,6 +6,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
 import java.util.Set;
+import java.util.function.Consumer;
 
 /**
  * What {@code adapter_config.json} says of a LoRA adapter: which modules it changes, and by which
@@ -84,14 +85,14 @@ final class PeftConfig {
     return value(alphas, path).orElse(alpha);
   }
 
-  /** Refuses patterns that fit none of the adapted layers: PEFT would leave them out. */
-  void requirePatternsFit(Set<String> paths) {
+  /** Patterns that fit none of the adapted layers change nothing: PEFT warns of them, too. */
+  void remarkIdlePatterns(Set<String> paths, Consumer<String> warn) {
     List.of(ranks, alphas)
         .forEach(
             list -> {
               for (Rule e : list) {
                 if (paths.stream().noneMatch(e.paths::matches)) {
-                  throw json.fault(e.key, "fits no layer that the adapter changes");
+                  warn.accept(json.remark(e.key, "fits no layer that the adapter changes"));
                 }
               }
             });

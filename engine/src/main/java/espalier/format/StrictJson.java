@@ -136,6 +136,11 @@ public final class StrictJson {
     return node.hasNonNull(key);
   }
 
+  /** A fault of a key that can be lived with, in the words of {@link #fault}. */
+  String remark(String key, String remark) {
+    return fault(key, remark).getMessage();
+  }
+
   /** Everything that is in it. */
   public ObjectNode copy() {
     return node.deepCopy();

@@ -8,6 +8,7 @@ import java.lang.foreign.ValueLayout;
 import java.nio.ByteOrder;
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.stream.LongStream;
 
 /**
  * A tensor in a file: its name, type and shape, and its bytes where the file is mapped (any
@@ -71,6 +72,19 @@ public record TensorEntry(
       case I8 -> data.get(ValueLayout.JAVA_BYTE, index);
       default -> throw new InputException(file, "tensor " + name + " holds no integers: " + dtype);
     };
+  }
+
+  /** Whether another has the same shape and values; bytes are compared where types are equal. */
+  boolean holdsTheSameAs(TensorEntry other) {
+    if (!Arrays.equals(shape, other.shape)) {
+      return false;
+    }
+    if (dtype == other.dtype) {
+      return data.mismatch(other.data) == -1;
+    }
+    return dtype.isFloat()
+        && other.dtype.isFloat()
+        && LongStream.range(0, size()).allMatch(i -> value(i) == other.value(i));
   }
 
   /** Refuses any other shape, and types that hold no real numbers. */

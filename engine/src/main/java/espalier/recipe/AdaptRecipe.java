@@ -79,7 +79,7 @@ public final class AdaptRecipe {
       ranks = parallel.ranks().on(device);
       Inputs inputs;
       Plan plan;
-      try (ModelFolder files = ModelFolder.open(settings.model())) {
+      try (ModelFolder files = ModelFolder.open(settings.model(), console::warn)) {
         inputs = read(device, files);
         plan = plan(device, inputs);
         inputs.model.read(device, files); // all memory is there by now
@@ -109,7 +109,12 @@ public final class AdaptRecipe {
     int positions = Math.max(rows.context(), evalRows.map(TokenRows::context).orElse(0));
     LanguageModel model =
         LanguageModel.allocate(
-            device, config, positions, Adaptation.ranks(config, settings), ranks, console::warn);
+            device,
+            config,
+            positions,
+            Adaptation.ranks(config, settings, console::warn),
+            ranks,
+            console::warn);
     Adaptation adaptation = Adaptation.begin(device, model, saes.byLayer(), settings);
     return new Inputs(model, saes, adaptation, rows, evalRows);
   }

@@ -27,6 +27,7 @@ import java.util.SortedSet;
 import java.util.SplittableRandom;
 import java.util.TreeMap;
 import java.util.TreeSet;
+import java.util.function.Consumer;
 import java.util.stream.Collectors;
 
 /**
@@ -110,15 +111,20 @@ record Adaptation(
     return settings.rank().orElse(AdaptSettings.DEFAULT_RANK);
   }
 
-  /** Of the low-rank updates that a run will train, by path of the layer. */
-  static Map<String, Integer> ranks(ModelConfig config, AdaptSettings settings) {
+  /**
+   * Of the low-rank updates that a run will train, by path of the layer.
+   *
+   * @param warn told of what is odd about the adapter that it begins with
+   */
+  static Map<String, Integer> ranks(
+      ModelConfig config, AdaptSettings settings, Consumer<String> warn) {
     if (!AdaptTarget.parse(settings.train()).hasLora()) {
       return Map.of();
     }
     if (settings.initAdapter().isEmpty()) {
       return newAdapter(config, settings).ranks();
     }
-    try (PeftAdapter file = PeftAdapter.open(settings.initAdapter().get())) {
+    try (PeftAdapter file = PeftAdapter.open(settings.initAdapter().get(), warn)) {
       return LoraSettings.of(file, settings.dropout()).ranks();
     }
   }

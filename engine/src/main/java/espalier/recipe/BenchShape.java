@@ -29,7 +29,7 @@ public final class BenchShape {
         throw new InputException(
             "--shape %s: no such file, and none of %s".formatted(name, String.join(", ", NAMES)));
       }
-      return ModelConfig.read(file);
+      return ModelConfig.read(file, warning -> {});
     }
     String resource = "/espalier/shapes/" + name + ".json";
     try (InputStream in = BenchShape.class.getResourceAsStream(resource)) {

@@ -56,7 +56,7 @@ public final class EvaluateRecipe {
     try (Device device = Device.open()) {
       ranks = started.on(device);
       Inputs in;
-      try (ModelFolder files = ModelFolder.open(settings.model())) {
+      try (ModelFolder files = ModelFolder.open(settings.model(), console::warn)) {
         in = read(device, files);
       }
       Evaluator evaluator = in.evaluator;
@@ -113,7 +113,7 @@ public final class EvaluateRecipe {
         new Evaluator(device, ranks, model, saes.byLayer(), student, rows, settings.metrics()));
   }
 
-  private static Optional<Streams.Variant> load(
+  private Optional<Streams.Variant> load(
       Device device, LanguageModel model, SortedMap<Integer, Sae> saes, Path path) {
     if (OutputAdapterFile.isIn(path)) {
       return Optional.of(
@@ -125,7 +125,7 @@ public final class EvaluateRecipe {
               Map.of(),
               OutputAdapters.load(device, path, saes)));
     }
-    try (PeftAdapter file = PeftAdapter.open(path)) {
+    try (PeftAdapter file = PeftAdapter.open(path, console::warn)) {
       return Evaluator.adapted(saes, LoraAdapter.load(device, model, file, 0).adapters());
     }
   }

@@ -47,7 +47,7 @@ public final class GenerateRecipe {
       LanguageModel model;
       SortedMap<Integer, Sae> saes;
       Adapters adapters = Adapters.NONE;
-      try (ModelFolder files = ModelFolder.open(settings.model())) {
+      try (ModelFolder files = ModelFolder.open(settings.model(), console::warn)) {
         config = files.config();
         SaeSpec.check(settings.saes(), config.numLayers());
         saes = Saes.load(device, settings.saes(), config, console).byLayer();
@@ -72,8 +72,8 @@ public final class GenerateRecipe {
     }
   }
 
-  private static Adapters adapters(Device device, LanguageModel model, Path path) {
-    try (PeftAdapter file = PeftAdapter.open(path)) {
+  private Adapters adapters(Device device, LanguageModel model, Path path) {
+    try (PeftAdapter file = PeftAdapter.open(path, console::warn)) {
       return LoraAdapter.load(device, model, file, 0).adapters().frozen();
     }
   }

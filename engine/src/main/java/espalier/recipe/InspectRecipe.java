@@ -68,7 +68,7 @@ public final class InspectRecipe {
     if (settings.latents().isPresent()) {
       throw new InputException("--latents: " + path + " is a model, not an SAE");
     }
-    try (ModelFolder folder = ModelFolder.open(path)) {
+    try (ModelFolder folder = ModelFolder.open(path, console::warn)) {
       ModelConfig config = folder.config();
       settings.input().ifPresent(input -> ModelProbe.run(folder, input, settings));
       ObjectNode json = JsonNodeFactory.instance.objectNode();
@@ -82,8 +82,8 @@ public final class InspectRecipe {
     }
   }
 
-  private static ObjectNode adapter(Path path) {
-    try (PeftAdapter file = PeftAdapter.open(path)) {
+  private ObjectNode adapter(Path path) {
+    try (PeftAdapter file = PeftAdapter.open(path, console::warn)) {
       ObjectNode json = JsonNodeFactory.instance.objectNode();
       json.put("kind", "adapter");
       json.put("format", "PEFT LoRA");

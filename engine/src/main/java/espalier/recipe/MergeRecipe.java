@@ -67,8 +67,8 @@ public final class MergeRecipe {
       throw new InputException("--out " + settings.out() + ": holds other files");
     }
     try (Device device = Device.openCpu();
-        ModelFolder model = ModelFolder.open(settings.model());
-        PeftAdapter adapter = PeftAdapter.open(settings.adapter())) {
+        ModelFolder model = ModelFolder.open(settings.model(), console::warn);
+        PeftAdapter adapter = PeftAdapter.open(settings.adapter(), console::warn)) {
       Map<TensorEntry, MergedWeight> merged = merged(model, adapter);
       long tensors = model.files().stream().mapToLong(file -> file.tensors().size()).sum();
       try (Console.Progress progress = console.progress("merge", tensors)) {
@@ -143,12 +143,14 @@ public final class MergeRecipe {
       AtomicFiles.write(folder.resolve(ModelFolder.INDEX), json);
     }
     Path config = model.folder().resolve(ModelFolder.CONFIG);
-    if (!settings.toF32()) {
+    ObjectNode json = model.config().source().deepCopy();
+    if (settings.toF32()) {
+      json.put(json.has("torch_dtype") ? "torch_dtype" : "dtype", "float32");
+    }
+    if (json.equals(StrictJson.read(config).toObjectNode())) {
       AtomicFiles.copy(config, folder.resolve(ModelFolder.CONFIG));
       return;
     }
-    ObjectNode json = StrictJson.read(config).toObjectNode();
-    json.put(json.has("torch_dtype") ? "torch_dtype" : "dtype", "float32");
     AtomicFiles.write(folder.resolve(ModelFolder.CONFIG), json);
   }
 

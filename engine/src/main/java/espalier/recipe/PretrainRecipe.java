@@ -44,7 +44,7 @@ public final class PretrainRecipe {
 
   public TrainingLoop.End run() {
     RunFolder folder = RunFolder.check(settings.out(), settings.resume());
-    ModelConfig config = ModelConfig.read(settings.config());
+    ModelConfig config = ModelConfig.read(settings.config(), console::warn);
     Path beside = settings.config().toAbsolutePath().getParent();
     TokenCache cache = TokenCache.of(System.getenv(), console::warn);
     TokenRows rows = TokenRows.read(settings.data(), config, beside, settings.context(), cache);

@@ -117,7 +117,7 @@ public final class TrainSaeRecipe {
       requireFloat32(device.type());
       ranks = parallel.ranks().on(device);
       Inputs inputs;
-      try (ModelFolder files = ModelFolder.open(settings.model())) {
+      try (ModelFolder files = ModelFolder.open(settings.model(), console::warn)) {
         inputs = read(device, files);
       }
       TrainingLoop.End end;

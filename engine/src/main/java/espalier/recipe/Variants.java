@@ -40,7 +40,7 @@ record Variants(
       Optional<Path> adapter,
       int longest,
       Console console) {
-    try (ModelFolder files = ModelFolder.open(folder)) {
+    try (ModelFolder files = ModelFolder.open(folder, console::warn)) {
       ModelConfig config = files.config();
       SaeSpec.check(specs, config.numLayers());
       int positions = Math.min(longest, config.maxPositionEmbeddings());
@@ -52,7 +52,7 @@ record Variants(
         byName.put("sae", new Streams.Variant(saes, Adapters.NONE));
       }
       if (adapter.isPresent()) {
-        try (PeftAdapter file = PeftAdapter.open(adapter.get())) {
+        try (PeftAdapter file = PeftAdapter.open(adapter.get(), console::warn)) {
           Adapters adapters = LoraAdapter.load(device, model, file, 0).adapters().frozen();
           byName.put("adapted", new Streams.Variant(saes, adapters));
           byName.put("adapted_without_sae", new Streams.Variant(new TreeMap<>(), adapters));

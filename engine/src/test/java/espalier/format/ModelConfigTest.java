@@ -13,6 +13,7 @@ import java.lang.reflect.Method;
 import java.lang.reflect.RecordComponent;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.OptionalInt;
 import java.util.Set;
@@ -33,6 +34,8 @@ class ModelConfigTest {
       """;
 
   @TempDir Path folder;
+
+  private final List<String> warnings = new ArrayList<>();
 
   @Test
   void readsWhatTransformers4Wrote() throws IOException {
@@ -96,7 +99,29 @@ class ModelConfigTest {
   void takesAbsentSpecialIdsForOneAndTwo() throws IOException {
     String none = SMALL.replace(", \"bos_token_id\": 1, \"eos_token_id\": 2", "");
     Path file = Files.writeString(folder.resolve("config.json"), none);
-    assertEquals(Set.of(1, 2), ModelConfig.read(file).specialIds());
+    assertEquals(Set.of(1, 2), ModelConfig.read(file, warnings::add).specialIds());
+  }
+
+  /** As transformers saves a GPT-2 of another vocabulary, and as -1 says none. */
+  @Test
+  void takesIdsOfNoTokenForNone() throws IOException {
+    ModelConfig config = read("{\"bos_token_id\": -1, \"eos_token_id\": [2, 100, 4294967298]}");
+    assertEquals(OptionalInt.empty(), config.bos());
+    assertEquals(List.of(2), config.eos());
+    String file = folder.resolve("config.json") + ": ";
+    String none = ", no id of a vocabulary of 100: taken for none";
+    assertEquals(
+        List.of(
+            file + "bos_token_id is -1" + none,
+            file + "eos_token_id is 100" + none,
+            file + "eos_token_id is 4294967298" + none),
+        warnings);
+    assertEquals(Set.of(2), config.specialIds());
+    ModelConfig gpt2 =
+        readText(
+            "{\"model_type\": \"gpt2\", \"n_embd\": 12, \"n_head\": 3, \"n_layer\": 2,"
+                + " \"vocab_size\": 64, \"bos_token_id\": 50256, \"eos_token_id\": 50256}");
+    assertEquals(Set.of(), gpt2.specialIds());
   }
 
   /** AutoModel of transformers takes a Mistral with this key for a Ministral. */
@@ -128,8 +153,8 @@ class ModelConfigTest {
     ModelConfig config = read(changes);
     Path written = folder.resolve("written.json");
     AtomicFiles.write(written, config.toJson());
-    assertSameBut("source", config, ModelConfig.read(written));
-    assertEquals(config.toJson(), ModelConfig.read(written).toJson());
+    assertSameBut("source", config, ModelConfig.read(written, warnings::add));
+    assertEquals(config.toJson(), ModelConfig.read(written, warnings::add).toJson());
   }
 
   /** As transformers fills in what configurations of the Hub leave out. */
@@ -222,7 +247,7 @@ class ModelConfigTest {
   }
 
   private ModelConfig readText(String text) throws IOException {
-    return ModelConfig.read(Files.writeString(folder.resolve("config.json"), text));
+    return ModelConfig.read(Files.writeString(folder.resolve("config.json"), text), warnings::add);
   }
 
   @ParameterizedTest
@@ -252,9 +277,8 @@ class ModelConfigTest {
           {"hidden_act": "mish"}                  | hidden_act is mish, which is not supported
           {"hidden_act": "relu"}                  | hidden_act is relu, which is not supported in a gated MLP
           {"tie_word_embeddings": "yes"}          | tie_word_embeddings is neither true nor false
-          {"bos_token_id": 100}                   | bos_token_id is 100, no id of a vocabulary of 100
-          {"eos_token_id": [2, -1]}               | eos_token_id is -1
-          {"eos_token_id": "2"}                   | eos_token_id is "2"
+          {"bos_token_id": 1.5}                   | bos_token_id is 1.5, no id of a token
+          {"eos_token_id": "2"}                   | eos_token_id is "2", no id of a token
           {"quantization_config": {"bits": 4}}    | quantization_config is set
           {"rope_theta": 0}                       | rope_theta is not positive
           {"rope_scaling": {"rope_type": "yarn", "factor": 2}}                    | rope_scaling.rope_type is yarn; supported are default, linear and llama3
@@ -266,7 +290,7 @@ class ModelConfigTest {
           """)
   void refusesWhatItCannotCompute(String changes, String fault) throws IOException {
     Path file = write(changes);
-    assertRefused(file, () -> ModelConfig.read(file), fault);
+    assertRefused(file, () -> ModelConfig.read(file, warnings::add), fault);
   }
 
   private static void assertSameBut(String left, ModelConfig expected, ModelConfig actual) {
@@ -282,7 +306,7 @@ class ModelConfigTest {
   }
 
   private ModelConfig read(String changes) throws IOException {
-    return ModelConfig.read(write(changes));
+    return ModelConfig.read(write(changes), warnings::add);
   }
 
   /** The small configuration with some keys changed. */

@@ -13,6 +13,7 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.ValueLayout;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.SortedMap;
@@ -174,6 +175,25 @@ class PeftAdapterTest {
     }
   }
 
+  /** As PEFT does, which also warns. */
+  @Test
+  void warnsOfPatternsThatFitNoLayer() throws IOException {
+    change(
+        "{\"rank_pattern\": {\"k_proj\": 4}, \"alpha_pattern\": {\"up_proj\": 5, \"layers.7\": 6}}");
+    List<String> warnings = new ArrayList<>();
+    try (PeftAdapter adapter = PeftAdapter.open(folder, warnings::add)) {
+      adapter.requireFits(LINEAR, OTHERS);
+      assertEquals(2, adapter.layers().get(Q).rank());
+      assertEquals(5, adapter.layers().get(UP).alpha());
+    }
+    String file = folder.resolve("adapter_config.json") + ": ";
+    assertEquals(
+        List.of(
+            file + "rank_pattern.k_proj fits no layer that the adapter changes",
+            file + "alpha_pattern.layers.7 fits no layer that the adapter changes"),
+        warnings);
+  }
+
   @Test
   void theFirstPatternThatFitsCounts() throws IOException {
     change("{\"alpha_pattern\": {\"layers.3.mlp.up_proj\": 3, \".*proj\": 5.5, \"up_proj\": 7}}");
@@ -206,7 +226,6 @@ class PeftAdapterTest {
           {"trainable_token_indices": [1]}            | trainable_token_indices is set
           {"rank_pattern": {"q_proj": 0}}             | rank_pattern.q_proj is 0, not a positive size
           {"rank_pattern": [4]}                       | rank_pattern is not an object
-          {"rank_pattern": {"k_proj": 4}}             | rank_pattern.k_proj fits no layer
           {"alpha_pattern": {"q_proj": "4"}}          | alpha_pattern.q_proj is not a number
           {"alpha_pattern": {"q_(": 4}}               | alpha_pattern.q_( is the regular expression q_(
           {"target_modules": "(?P=x)", "layers_to_transform": null} | target_modules is the regular expression (?P=x): (?P is not supported

@@ -11,13 +11,18 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.Golden;
+import espalier.device.Device;
 import espalier.format.AtomicFiles;
 import espalier.format.DType;
 import espalier.format.InputException;
+import espalier.format.ModelFolder;
 import espalier.format.PeftAdapter;
 import espalier.format.Safetensors;
 import espalier.format.SafetensorsWriter;
+import espalier.format.StrictJson;
 import espalier.format.TensorEntry;
+import espalier.model.LanguageModel;
+import espalier.tensor.Tensor;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.io.PrintStream;
@@ -35,6 +40,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /** The golden Llama and its adapter of blocks 2 and 3, every linear layer, rank 4, alpha 8. */
 class MergeRecipeTest {
@@ -87,6 +93,31 @@ class MergeRecipeTest {
     }
     assertEquals(bytes, index.at("/metadata/total_size").longValue());
     assertFalse(err.toString().contains("WARNING"), err.toString());
+  }
+
+  /**
+   * The golden Llama ties its head; with another in the files it does not, and the result says so.
+   */
+  @ParameterizedTest
+  @ValueSource(booleans = {false, true})
+  void saysThatAHeadOfItsOwnIsNotTied(boolean toF32) throws IOException {
+    Path model = Files.createDirectory(temp.resolve("model"));
+    try (Device device = Device.open()) {
+      LanguageModel golden = Golden.model(device, "llama");
+      List<Safetensors.Output> tensors = new ArrayList<>(golden.tensors());
+      Tensor head = Tensor.allocate(device, golden.head().rows(), golden.head().cols());
+      head.copyFrom(new float[(int) head.size()]);
+      tensors.add(Safetensors.Output.matrix("lm_head.weight", head));
+      ModelFolder.write(model, golden.config(), tensors);
+    }
+    merge(model, toF32);
+    assertTrue(err.toString().contains("lm_head.weight differ: not tied"), err.toString());
+    ObjectNode config = StrictJson.read(model.resolve("config.json")).toObjectNode();
+    assertTrue(config.get("tie_word_embeddings").booleanValue());
+    assertEquals(
+        config.put("tie_word_embeddings", false),
+        StrictJson.read(temp.resolve("out/config.json")).toObjectNode());
+    check(model, DType.F32);
   }
 
   @Test

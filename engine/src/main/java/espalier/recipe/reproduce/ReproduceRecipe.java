@@ -43,7 +43,7 @@ public final class ReproduceRecipe {
     this.settings = settings;
     this.console = console;
     folders = new Folders(settings.out());
-    setup = Setup.of(settings);
+    setup = Setup.of(settings, console::warn);
     checkData();
     // Whatever cannot become cells, or cannot be trained, is refused before anything is written.
     List<Cell> cells = Cells.of(setup, settings.plan().orElse(Budget.ANY));

@@ -7,6 +7,7 @@ import espalier.recipe.DemoModel;
 import espalier.recipe.SaeSpec;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.function.Consumer;
 
 /**
  * What all cells of a run share, nothing left open.
@@ -44,14 +45,14 @@ public record Setup(
   private static final int EXPANSION = 8;
   private static final int RANK = 16;
 
-  static Setup of(ReproduceSettings s) {
+  static Setup of(ReproduceSettings s, Consumer<String> warn) {
     boolean demo = s.model().isEmpty();
     Folders folders = new Folders(s.out());
     int layers = DemoModel.LAYERS;
     int hidden = DemoModel.HIDDEN;
     int longest = DemoModel.CONTEXT;
     if (!demo) {
-      try (ModelFolder files = ModelFolder.open(s.model().get())) {
+      try (ModelFolder files = ModelFolder.open(s.model().get(), warn)) {
         ModelConfig config = files.config();
         layers = config.numLayers();
         hidden = config.hiddenSize();

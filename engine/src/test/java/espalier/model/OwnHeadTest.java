@@ -1,0 +1,82 @@
+package espalier.model;
+
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.device.Device;
+import espalier.format.AtomicFiles;
+import espalier.format.ModelConfig;
+import espalier.format.ModelFolder;
+import espalier.format.Safetensors;
+import espalier.tensor.Tensor;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.ValueSource;
+
+/** A head that the files hold counts, and a configuration that calls it tied is warned about. */
+class OwnHeadTest {
+
+  @TempDir Path temp;
+
+  @ParameterizedTest
+  @ValueSource(
+      strings = {"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gpt2", "gpt_neox"})
+  void isUsedUnlessItIsTheEmbedding(String family) {
+    Path path = Path.of("src/test/resources/families", family, "model");
+    try (Device device = Device.open();
+        ModelFolder folder = ModelFolder.open(path)) {
+      LanguageModel model = LanguageModel.load(device, folder);
+      String head = folder.config().family().names().head() + ".weight";
+      String embedding = folder.config().family().names().embedding() + ".weight";
+      List<Safetensors.Output> tensors = new ArrayList<>(model.tensors());
+      tensors.removeIf(tensor -> tensor.name().equals(head));
+      Tensor same =
+          tensors.stream().filter(t -> t.name().equals(embedding)).findFirst().get().tensor();
+      ObjectNode config = folder.config().toJson().put("tie_word_embeddings", true);
+      write(config, tensors, Safetensors.Output.matrix(head, same));
+      load(device, List.of(), same.toArray(), true);
+
+      Tensor other = Tensor.allocate(device, same.rows(), same.cols());
+      float[] values = same.toArray();
+      values[values.length - 1] += 1;
+      other.copyFrom(values);
+      write(config, tensors, Safetensors.Output.matrix(head, other));
+      String fault = ": tie_word_embeddings is true, but tensors %s and %s differ: not tied";
+      String file = temp.resolve("config.json").toString();
+      ModelConfig untied =
+          load(device, List.of(file + fault.formatted(embedding, head)), values, false);
+
+      // What is written of it says so, and needs no warning.
+      AtomicFiles.write(temp.resolve("config.json"), untied.toJson());
+      load(device, List.of(), values, false);
+    }
+  }
+
+  private void write(ObjectNode config, List<Safetensors.Output> tensors, Safetensors.Output head) {
+    List<Safetensors.Output> all = new ArrayList<>(tensors);
+    all.add(head);
+    Safetensors.write(temp.resolve("model.safetensors"), all, Map.of("format", "pt"));
+    AtomicFiles.write(temp.resolve("config.json"), config);
+  }
+
+  private ModelConfig load(Device device, List<String> expected, float[] head, boolean tied) {
+    List<String> warnings = new ArrayList<>();
+    try (ModelFolder folder = ModelFolder.open(temp, warnings::add)) {
+      LanguageModel model = LanguageModel.load(device, folder);
+      assertEquals(expected, warnings);
+      assertEquals(tied, folder.config().tieWordEmbeddings());
+      assertArrayEquals(head, model.head().value().toArray());
+      assertEquals(
+          tied,
+          model.tensors().stream()
+              .noneMatch(
+                  t -> t.name().equals(folder.config().family().names().head() + ".weight")));
+      return folder.config();
+    }
+  }
+}
