@@ -24,8 +24,8 @@ from family_models import Family
 from spliced import attention_name, blocks_path, place
 
 ACTIVE = 9
-# by TransformerLens's names, and modules of transformers, which end before Gemma's second norms
-SITES = ["attn.hook_z", "hook_attn_out", "hook_mlp_out", "hook_resid_post", "attention", "mlp"]
+SITES = ["attn.hook_z", "hook_attn_out", "hook_mlp_out", "hook_resid_post"]  # by TransformerLens's names
+MODULES = ["attention", "mlp"]  # of transformers; they end before Gemma's second norms, elsewhere where the sites do
 NORMALISATIONS = ["none", "constant_norm_rescale", "layer_norm"]
 KINDS = ["jumprelu", "topk", "standard"]
 
@@ -47,7 +47,7 @@ def activations(model, ids: torch.Tensor, site: str) -> torch.Tensor:
 
 @torch.no_grad()
 def make_sae(model, ids: torch.Tensor, seed: int, kind: str, site: str, normalize: str, folder: Path) -> None:
-    is_module = site in ("attention", "mlp")
+    is_module = site in MODULES
     if site == "attention":
         site = attention_name(model)
     x = activations(model, ids, site)
@@ -88,7 +88,7 @@ def main() -> int:
     passed: list[bool] = []
     with tempfile.TemporaryDirectory() as temporary:
         for i, family in enumerate(families()):
-            for j, site in enumerate(SITES):
+            for j, site in enumerate(SITES + (MODULES if family.model_type.startswith("gemma") else [])):
                 # every site with every normalisation and kind, over the families
                 normalize, kind = NORMALISATIONS[(i + j) % 3], KINDS[(i // 3 + j) % 3]
                 name = f"{family.name}: {kind} at {site}, normalisation {normalize}"
