@@ -78,7 +78,7 @@ record Adaptation(
           if (target.hasSae()) {
             trained.put(
                 layer,
-                TrainableSae.from(device, parameters, prefix(layer), designs.get(layer), sae));
+                TrainableSae.from(device, parameters, prefix(layer), designs.get(layer), sae, 1));
           } else if (!target.hasLora()) {
             OutputAdapter adapter = OutputAdapter.of(parameters, prefix(layer), kind(target));
             adapter.initialise(new SplittableRandom(settings.seed() + layer));

@@ -150,7 +150,7 @@ public final class RandomStep {
             TrainSaeSettings.DEFAULT_DEAD_AFTER);
     ParameterSet parameters =
         new ParameterSet(device, TrainableSae.shapes("sae.", design, sae.inputs()));
-    TrainableSae trained = TrainableSae.from(device, parameters, "sae.", design, sae);
+    TrainableSae trained = TrainableSae.from(device, parameters, "sae.", design, sae, 1);
     SaeObjective objective =
         new SaeObjective(
             device,

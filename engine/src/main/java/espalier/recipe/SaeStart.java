@@ -13,6 +13,7 @@ import espalier.sae.Architecture;
 import espalier.sae.Sae;
 import espalier.sae.SaeDesign;
 import espalier.sae.TrainableSae;
+import espalier.tensor.Tensor;
 import espalier.train.Seeds;
 import java.util.ArrayList;
 import java.util.List;
@@ -20,6 +21,7 @@ import java.util.Locale;
 import java.util.SortedMap;
 import java.util.SplittableRandom;
 import java.util.TreeMap;
+import java.util.stream.LongStream;
 
 /** The SAEs that a run of {@code train-sae} begins with. */
 record SaeStart(
@@ -73,7 +75,7 @@ record SaeStart(
     return new Started(saes, parameters);
   }
 
-  /** Trained ones, to be trained further. */
+  /** Trained ones, to be trained further on activations like those of the first batch. */
   Started from(Saes initial) {
     TrainSaeSettings.Shape shape = settings.shape();
     SortedMap<Integer, SaeDesign> designs = new TreeMap<>();
@@ -96,11 +98,16 @@ record SaeStart(
             });
     ParameterSet parameters = new ParameterSet(device, shapes);
     SortedMap<Integer, TrainableSae> saes = new TreeMap<>();
-    designs.forEach(
-        (layer, design) -> {
-          Sae sae = initial.byLayer().get(layer);
-          saes.put(layer, TrainableSae.from(device, parameters, prefix(layer), design, sae));
-        });
+    samples()
+        .forEach(
+            (layer, sample) -> {
+              Sae sae = initial.byLayer().get(layer);
+              SaeDesign design = designs.get(layer);
+              double variance = sample.variance();
+              saes.put(
+                  layer,
+                  TrainableSae.from(device, parameters, prefix(layer), design, sae, variance));
+            });
     return new Started(saes, parameters);
   }
 
@@ -142,9 +149,20 @@ record SaeStart(
     tape.bind(device);
     tape.forward();
     SortedMap<Integer, ActivationSample> samples = new TreeMap<>();
-    streams.forEach(
-        (layer, stream) ->
-            samples.put(layer, ActivationSample.of(stream.value(), batch::isSpecial)));
+    streams.forEach((layer, stream) -> samples.put(layer, sample(layer, stream.value())));
     return samples;
+  }
+
+  /** Errors are divided by its variance, which must be one. */
+  private ActivationSample sample(int layer, Tensor stream) {
+    if (!LongStream.range(0, batch.tokens()).allMatch(batch::isSpecial)) {
+      ActivationSample sample = ActivationSample.of(stream, batch::isSpecial);
+      if (sample.variance() > 0) {
+        return sample;
+      }
+    }
+    throw new InputException(
+        "--data: activations of layer %d have no variance in the first batch, special tokens aside"
+            .formatted(layer));
   }
 }

@@ -26,8 +26,8 @@ import java.util.List;
 /**
  * One SAE's losses on a tape, and what they are.
  *
- * <p>Means are over all tokens of a batch. The reconstruction error is that of scaled activations,
- * whose variance is 1, divided by the width: the fraction of variance unexplained. Each prefix of a
+ * <p>Means are over all tokens of a batch. The reconstruction error is divided by the width and by
+ * the variance of what the SAE reads: the fraction of variance unexplained. Each prefix of a
  * Matryoshka SAE has one of its own, and they are summed. The whole loss is
  *
  * <pre>
@@ -95,7 +95,7 @@ final class SaeTrainer {
     floats = device.kernels(ElementType.F32);
     sparsity = new Sparsity(device, accumulate);
     course = new Course(device, sae, accumulate, ranks);
-    double perElement = perToken / sae.sae().inputs();
+    double perElement = perToken / tokenVariance();
     double half = loss == SaeLoss.KL_FINETUNE ? 0.5 : 1;
     Var scaled = sae.scale() == 1 ? x : Elementwise.scale(tape, x, 1 / sae.scale());
     splice =
@@ -116,6 +116,11 @@ final class SaeTrainer {
             : null;
   }
 
+  /** What a token's squared error, in the SAE's own scale, is a fraction of: d s^2. */
+  private double tokenVariance() {
+    return sae.sae().inputs() * sae.variance();
+  }
+
   private int auxiliaryLatents() {
     long half = Math.max(1, sae.sae().inputs() / 2);
     long wanted = weights.auxiliaryLatents() > 0 ? weights.auxiliaryLatents() : half;
@@ -134,8 +139,7 @@ final class SaeTrainer {
       student = model.block(tape, i, student, batch, Adapters.NONE);
       if (loss == SaeLoss.E2E_DOWNSTREAM && i < last) {
         double streams = last - 1.0 - layer;
-        double scale = sae.sae().inputs() * (double) sae.scale() * sae.scale();
-        double coefficient = weights.downstream() * perToken / (streams * scale);
+        double coefficient = weights.downstream() * perToken / (streams * streamVariance());
         downstream.add(SquaredError.of(tape, student, teacher.streams.get(i), (float) coefficient));
       }
     }
@@ -151,8 +155,13 @@ final class SaeTrainer {
                 (float) (coefficient * perToken))
             .kl();
     if (loss == SaeLoss.KL_FINETUNE) {
-      splice.balance(kl, (float) (0.5 / sae.sae().inputs()));
+      splice.balance(kl, (float) (0.5 / tokenVariance()));
     }
+  }
+
+  /** The same in the model's scale, which the streams behind the SAE have. */
+  private double streamVariance() {
+    return tokenVariance() * sae.scale() * sae.scale();
   }
 
   int layer() {
@@ -221,18 +230,17 @@ final class SaeTrainer {
   ObjectNode describe(double[] sums, int at, long microBatches) {
     ObjectNode line = JsonNodeFactory.instance.objectNode();
     double tokens = (double) microBatches * batch.tokens();
-    double d = sae.sae().inputs();
-    double elements = sums[at + APPLIED] * d;
-    line.put("fvu", sums[at + ERROR] / elements);
+    double total = sums[at + APPLIED] * tokenVariance();
+    line.put("fvu", sums[at + ERROR] / total);
     if (kl != null) {
       line.put("kl", sums[at + KL] / tokens);
     }
     if (!downstream.isEmpty()) {
-      double scale = (double) sae.scale() * sae.scale() * d;
-      line.put("downstream", sums[at + DOWNSTREAM] / (downstream.size() * tokens * scale));
+      double scale = downstream.size() * tokens * streamVariance();
+      line.put("downstream", sums[at + DOWNSTREAM] / scale);
     }
     if (auxiliary != null) {
-      line.put("auxiliary", sums[at + AUXILIARY] / elements);
+      line.put("auxiliary", sums[at + AUXILIARY] / total);
     }
     line.put("l0", sums[at + ACTIVE] / sums[at + APPLIED]);
     line.put("dead", sums[at + DEAD] / (microBatches * sae.design().latents()));

@@ -113,12 +113,17 @@ public record ActivationSample(float[] values, int d) {
 
   /** Root mean square of all elements around their column's mean. */
   double deviation() {
+    return Math.sqrt(variance());
+  }
+
+  /** Mean square of all elements around their column's mean. */
+  public double variance() {
     double[] mean = mean();
     double squares = 0;
     for (int i = 0; i < values.length; i++) {
       double difference = values[i] - mean[i % d];
       squares += difference * difference;
     }
-    return Math.sqrt(squares / values.length);
+    return squares / values.length;
   }
 }

@@ -19,7 +19,10 @@ import java.util.random.RandomGenerator;
  * @param sae over scaled activations, its parameters trained; of a gated one b_enc is the bias of
  *     its gates
  * @param gates null unless gated
- * @param scale root mean square of the activations around their mean; 1 for an SAE from a file
+ * @param scale what activations are divided by: their root mean square around their mean; 1 for an
+ *     SAE from a file, whose weights keep their units
+ * @param variance mean square around their mean of what the SAE reads, activations so divided: what
+ *     its squared errors are fractions of
  * @param unitDecoder whether decoder rows keep norm 1
  * @param silent {@code [1, m]}: tokens since each latent was active, see esp_sae_activity; as of
  *     the last step, like the threshold ({@link Course})
@@ -31,6 +34,7 @@ public record TrainableSae(
     Sae sae,
     Gates gates,
     float scale,
+    double variance,
     boolean unitDecoder,
     Tensor silent,
     Tensor batchThreshold) {
@@ -76,6 +80,7 @@ public record TrainableSae(
       SaeDesign design,
       boolean subtractsDecoderBias,
       float scale,
+      double variance,
       boolean unitDecoder) {
     boolean gated = design.architecture() == Architecture.GATED;
     boolean jump = design.architecture() == Architecture.JUMPRELU;
@@ -100,6 +105,7 @@ public record TrainableSae(
             ? new Gates(parameters.get(prefix + "r_mag"), parameters.get(prefix + "b_mag"))
             : null,
         scale,
+        variance,
         unitDecoder,
         silent,
         batchThreshold);
@@ -122,7 +128,7 @@ public record TrainableSae(
       ActivationSample.Centre centre,
       RandomGenerator random) {
     float scale = (float) sample.deviation();
-    TrainableSae trainable = over(device, parameters, prefix, design, true, scale, true);
+    TrainableSae trainable = over(device, parameters, prefix, design, true, scale, 1, true);
     Sae sae = trainable.sae;
     double[] start = sample.centre(centre);
     float[] bias = new float[start.length];
@@ -185,14 +191,20 @@ public record TrainableSae(
    *
    * @param parameters that hold {@link #shapes} under the prefix
    * @param design as {@link #designOf} says
+   * @param variance of the activations; any number where no loss is one of the reconstruction
    */
   public static TrainableSae from(
-      Device device, ParameterSet parameters, String prefix, SaeDesign design, Sae from) {
+      Device device,
+      ParameterSet parameters,
+      String prefix,
+      SaeDesign design,
+      Sae from,
+      double variance) {
     if (!canContinue(from)) {
       throw new IllegalArgumentException("only plain SAEs are trained");
     }
     boolean tied = from.subtractsDecoderBias();
-    TrainableSae trainable = over(device, parameters, prefix, design, tied, 1, false);
+    TrainableSae trainable = over(device, parameters, prefix, design, tied, 1, variance, false);
     Sae to = trainable.sae;
     write(device, from.wEnc(), 1, to.wEnc().value());
     write(device, from.bEnc(), 1, to.bEnc().value());

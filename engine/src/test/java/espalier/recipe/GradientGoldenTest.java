@@ -237,7 +237,7 @@ class GradientGoldenTest {
       SaeDesign design = TrainableSae.designOf(from, 0, bandwidth, 1000);
       ParameterSet parameters =
           new ParameterSet(device, TrainableSae.shapes("", design, from.inputs()));
-      TrainableSae trainable = TrainableSae.from(device, parameters, "", design, from);
+      TrainableSae trainable = TrainableSae.from(device, parameters, "", design, from, 1);
       Sparsity sparsity = new Sparsity(device, 1);
       int n = 66;
       if (!endToEnd) {

@@ -1,5 +1,6 @@
 package espalier.recipe;
 
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 
 import com.fasterxml.jackson.databind.JsonNode;
@@ -25,6 +26,8 @@ import espalier.tensor.Tensor;
 import java.io.IOException;
 import java.lang.foreign.MemorySegment;
 import java.nio.file.Path;
+import java.util.Arrays;
+import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.TreeMap;
@@ -42,10 +45,13 @@ class SaeObjectiveGoldenTest {
 
   private static final double GRADIENT = 1e-5;
   private static final double LOSS = 4e-6;
+  private static final int DEAD_AFTER = 1000;
   private static final Path FOLDER = Path.of("src/test/resources/sae-training");
 
   /** Of the fixtures: no auxiliary loss, no aim for L0. */
-  private static final SaeLossWeights WEIGHTS = new SaeLossWeights(0, 1, 0, 0, 0, 0.5, 2.5);
+  private static SaeLossWeights weights(double downstream) {
+    return new SaeLossWeights(0, 1, 0, 0, 0, 0.5, downstream);
+  }
 
   private final Device device = Device.openCpu();
 
@@ -76,12 +82,25 @@ class SaeObjectiveGoldenTest {
     final SaeObjective objective;
 
     Job(String kind, SaeLoss loss, int batchSize, int accumulate) {
+      this(kind, loss, weights(2.5), 1, batchSize, accumulate);
+    }
+
+    Job(
+        String kind,
+        SaeLoss loss,
+        SaeLossWeights weights,
+        double variance,
+        int batchSize,
+        int accumulate) {
       LanguageModel model = Golden.model(device, "llama");
       Sae sae = Golden.sae(device, kind);
       float bandwidth = (float) expected().at("/coefficients/bandwidth").doubleValue();
-      SaeDesign design = TrainableSae.designOf(sae, 0, bandwidth, 1000);
+      SaeDesign design = TrainableSae.designOf(sae, 0, bandwidth, DEAD_AFTER);
       parameters = new ParameterSet(device, TrainableSae.shapes("", design, sae.inputs()));
-      TrainableSae trainable = TrainableSae.from(device, parameters, "", design, sae);
+      TrainableSae trainable = TrainableSae.from(device, parameters, "", design, sae, variance);
+      float[] silent = new float[design.latents()];
+      Arrays.fill(silent, DEAD_AFTER);
+      trainable.silent().copyFrom(silent);
       TokenRows rows = Golden.tokens(model.config());
       TokenBatch batch =
           new TokenBatch(
@@ -92,7 +111,7 @@ class SaeObjectiveGoldenTest {
               model,
               new TreeMap<>(Map.of(Golden.LAYER, trainable)),
               loss,
-              WEIGHTS,
+              weights,
               new BatchSource(rows, RowOrder.sequential(rows.count())),
               batch,
               accumulate,
@@ -130,6 +149,33 @@ class SaeObjectiveGoldenTest {
     }
     // fvu is of the 66 positions that the SAE is applied to, of 72
     close(losses.get("error"), line.get("fvu").doubleValue() * 66 / 72);
+  }
+
+  /**
+   * Errors are fractions of the variance. One of 4, by which floats are divided exactly, leaves a
+   * quarter of each; a downstream weight four times as large makes up for it beside the KL.
+   */
+  @ParameterizedTest
+  @CsvSource({"mse, 2.5, 4", "kl-finetune, 2.5, 4", "e2e+ds, 10, 1"})
+  void errorsAreFractionsOfTheVariance(String objective, double downstream, float smaller) {
+    SaeLoss loss = SaeLoss.parse(objective);
+    SaeLossWeights auxiliary = new SaeLossWeights(0, 1, 0, 0.5, 5, 0.5, 2.5);
+    Job unit = new Job("topk", loss, auxiliary, 1, 3, 1);
+    SaeLossWeights weights = new SaeLossWeights(0, 1, 0, 0.5, 5, 0.5, downstream);
+    Job job = new Job("topk", loss, weights, 4, 3, 1);
+    ObjectNode expected = JsonNodeFactory.instance.objectNode();
+    ObjectNode line = JsonNodeFactory.instance.objectNode();
+    unit.objective.describe(expected, unit.accumulate(0), 1);
+    job.objective.describe(line, job.accumulate(0), 1);
+    for (String error : List.of("fvu", "auxiliary", "downstream")) {
+      assertEquals(expected.path(error).doubleValue() / 4, line.path(error).doubleValue(), error);
+    }
+    assertEquals(loss.hasReconstruction(), expected.path("auxiliary").doubleValue() > 0);
+    float[] gradients = job.parameters.gradients().toArray();
+    for (int i = 0; i < gradients.length; i++) {
+      gradients[i] *= smaller;
+    }
+    assertArrayEquals(unit.parameters.gradients().toArray(), gradients);
   }
 
   private static void close(JsonNode expected, double actual) {

@@ -99,7 +99,7 @@ class TrainingGoldenTest {
               bandwidth,
               expected.at("/sizes/dead_after").intValue());
       parameters = new ParameterSet(device, TrainableSae.shapes("", design, d));
-      sae = TrainableSae.over(device, parameters, "", design, true, 1, true);
+      sae = TrainableSae.over(device, parameters, "", design, true, 1, 1, true);
       for (Parameter parameter : parameters.parameters()) {
         parameter.value().copyFrom(values(name + "/" + parameter.name()));
       }
