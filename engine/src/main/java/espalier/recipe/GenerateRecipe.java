@@ -18,6 +18,7 @@ import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
+import java.util.OptionalInt;
 import java.util.SortedMap;
 import java.util.SplittableRandom;
 import java.util.stream.Collectors;
@@ -78,16 +79,17 @@ public final class GenerateRecipe {
     }
   }
 
-  /** BOS, where the model has one, and the prompt. */
+  /** BOS, where model and tokenizer have one, and the prompt. */
   private int[] prompt(Tokenizer tokenizer, ModelConfig config) {
     int[] text = tokenizer.encode(settings.prompt());
-    if (text.length == 0 && config.bos().isEmpty()) {
+    OptionalInt bos = tokenizer.hasBos() ? config.bos() : OptionalInt.empty();
+    if (text.length == 0 && bos.isEmpty()) {
       throw new InputException("--prompt: is empty, and the model has no BOS to begin with");
     }
     int[] prompt = text;
-    if (config.bos().isPresent()) {
+    if (bos.isPresent()) {
       prompt = new int[text.length + 1];
-      prompt[0] = config.bos().getAsInt();
+      prompt[0] = bos.getAsInt();
       System.arraycopy(text, 0, prompt, 1, text.length);
     }
     if (prompt.length >= config.maxPositionEmbeddings()) {

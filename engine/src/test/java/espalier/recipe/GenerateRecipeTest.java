@@ -1,0 +1,63 @@
+package espalier.recipe;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertNotEquals;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import espalier.Golden;
+import espalier.data.ByteTokenizer;
+import espalier.format.AtomicFiles;
+import espalier.format.InputException;
+import java.io.ByteArrayOutputStream;
+import java.io.IOException;
+import java.io.PrintStream;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.Optional;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+/** A small model with a tokenizer of bytes, of which it knows digits and signs. */
+class GenerateRecipeTest {
+
+  @TempDir private Path temp;
+
+  /**
+   * @param inConfig whether {@code config.json} names a BOS
+   * @param inTokenizer whether the tokenizer has one
+   */
+  private Path model(String name, boolean inConfig, boolean inTokenizer) throws IOException {
+    Path folder = Files.createDirectory(temp.resolve(name));
+    String config = Files.readString(Golden.folder("llama").resolve("config.json"));
+    Files.writeString(
+        folder.resolve("config.json"),
+        inConfig ? config : config.replace("\"bos_token_id\": 1", "\"bos_token_id\": null"));
+    Files.copy(
+        Golden.folder("llama").resolve("model.safetensors"), folder.resolve("model.safetensors"));
+    AtomicFiles.write(folder.resolve("tokenizer.json"), ByteTokenizer.definition());
+    if (!inTokenizer) {
+      Files.writeString(folder.resolve("tokenizer_config.json"), "{\"bos_token\": null}");
+    }
+    return folder;
+  }
+
+  private static String generated(Path model, String prompt) {
+    GenerateSettings settings =
+        new GenerateSettings(model, List.of(), Optional.empty(), List.of(), prompt, 16, 1, 1, 7);
+    return new GenerateRecipe(settings, Console.to(new PrintStream(new ByteArrayOutputStream())))
+        .run();
+  }
+
+  /** As Qwen 2.5 has it: a BOS in the model's configuration that the tokenizer does not have. */
+  @Test
+  void aTokenizerMaySayThatThereIsNoBos() throws IOException {
+    Path disowned = model("disowned", true, false);
+    String without = generated(model("without", false, true), "1 + 2 =");
+    assertNotEquals(without, generated(model("with", true, true), "1 + 2 ="));
+    assertEquals(without, generated(disowned, "1 + 2 ="));
+    InputException refusal = assertThrows(InputException.class, () -> generated(disowned, ""));
+    assertTrue(refusal.getMessage().contains("has no BOS"), refusal.getMessage());
+  }
+}
