@@ -4,6 +4,8 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
 import espalier.Golden;
 import espalier.recipe.reproduce.Experiment;
 import java.io.IOException;
@@ -134,6 +136,25 @@ class ReproduceTest {
       assertEquals(
           List.of("lora-given0-r16", "lora-given1-r16"),
           cells.map(cell -> cell.getFileName().toString()).sorted().toList());
+    }
+  }
+
+  /** Token rows have a length of their own, whatever --context says. */
+  @Test
+  void tokensAreThoseOfTheRows() throws IOException {
+    Path out = temp.resolve("tokens");
+    whole(command("timing", out, "--plan", PLAN));
+    List<String> columns = Arrays.asList(rows(out).getFirst().split(","));
+    for (String row : rows(out).subList(1, rows(out).size())) {
+      String[] fields = row.split(",(?=(?:[^\"]*\"[^\"]*\")*[^\"]*$)", -1);
+      long steps = Long.parseLong(fields[columns.indexOf("step")]);
+      assertEquals(24 * steps, Long.parseLong(fields[columns.indexOf("tokens")]), row);
+    }
+    JsonNode arms =
+        new ObjectMapper().readTree(out.resolve("cells/clock/cell.json").toFile()).get("arms");
+    for (JsonNode arm : arms) {
+      double tokens = arm.get("tokens_per_second").doubleValue() * arm.get("step_ms").doubleValue();
+      assertEquals(24, tokens * 1e-3, 1e-9);
     }
   }
 

@@ -13,6 +13,7 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
+import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -61,6 +62,7 @@ final class Clock {
     json.put("load_before", Load.average());
     Map<String, List<Double>> slices = new LinkedHashMap<>();
     Map<String, List<Double>> steps = new LinkedHashMap<>();
+    Map<String, Long> tokens = new HashMap<>(); // of a step
     List<String> order = new ArrayList<>(arms.keySet());
     Collections.sort(order);
     for (int round = 0; round < rounds; round++) {
@@ -69,6 +71,7 @@ final class Clock {
         if (times.isEmpty()) {
           return Optional.empty();
         }
+        tokens.put(arm, tokensPerStep());
         slices.computeIfAbsent(arm, a -> new ArrayList<>()).add(median(times.get()));
         List<Double> all = steps.computeIfAbsent(arm, a -> new ArrayList<>());
         Arrays.stream(times.get()).forEach(all::add);
@@ -77,12 +80,11 @@ final class Clock {
       progress.step(round + 1, "");
     }
     ObjectNode measured = json.putObject("arms");
-    long tokens = (long) setup.batch() * setup.context();
     steps.forEach(
         (arm, all) -> {
           double ms = median(all.stream().mapToDouble(Double::doubleValue).toArray());
           ObjectNode fields = measured.putObject(arm).put("step_ms", ms);
-          fields.put("tokens_per_second", tokens / ms * 1e3);
+          fields.put("tokens_per_second", tokens.get(arm) / ms * 1e3);
           slices.get(arm).forEach(fields.putArray("slices_ms")::add);
         });
     return Optional.of(json.put("load_after", Load.average()));
@@ -122,6 +124,11 @@ final class Clock {
             .mapToDouble(JsonNode::doubleValue)
             .toArray();
     return Optional.of(times);
+  }
+
+  /** Of the last slice. */
+  private long tokensPerStep() {
+    return MetricsFile.tokens(MetricsFile.steps(scratch), 1);
   }
 
   static double median(double[] values) {

@@ -22,6 +22,19 @@ final class MetricsFile {
     return lines(run, "step_ms");
   }
 
+  /**
+   * Tokens trained on up to a step, whose number depends on the rows of the data.
+   *
+   * @param steps lines of {@link #steps}
+   */
+  static long tokens(List<JsonNode> steps, long step) {
+    return steps.stream()
+        .filter(line -> line.get("step").longValue() <= step)
+        .mapToLong(line -> line.get("tokens").longValue())
+        .max()
+        .orElse(0);
+  }
+
   /** A line for each evaluation. */
   static List<JsonNode> evaluations(Path run) {
     return lines(run, "seconds");

@@ -103,6 +103,7 @@ final class Results {
   private void add(Cell cell) {
     StrictJson result = StrictJson.read(folders.result(cell.name()));
     List<JsonNode> lines = MetricsFile.evaluations(folders.run(cell.name()));
+    List<JsonNode> steps = MetricsFile.steps(folders.run(cell.name()));
     for (JsonNode line : lines) {
       ObjectNode row = rows.addObject();
       row.put("experiment", setup.experiment().label());
@@ -112,7 +113,7 @@ final class Results {
       row.put("last", line == lines.getLast());
       long step = line.get("step").longValue();
       row.put("step", step);
-      row.put("tokens", step * setup.batch() * setup.context());
+      row.put("tokens", MetricsFile.tokens(steps, step));
       row.put("seconds", seconds(cell, step, line));
       row.set("seconds_measured", line.get("seconds"));
       for (String field :
