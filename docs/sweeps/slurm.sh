@@ -9,6 +9,6 @@ cells=$(mktemp -p "${SLURM_SHARED_TMP:-$PWD}" cells.XXXXXX)
 trap 'rm -f "$cells"' EXIT
 "$espalier" reproduce "$@" --list >"$cells"
 sbatch --wait --output="${SLURM_LOGS:-.}/espalier-%A-%a.log" --array="1-$(wc -l <"$cells")" \
-  --wrap "eval \"\$(sed -n \"\${SLURM_ARRAY_TASK_ID}p\" '$cells')\"" ||
+  --wrap "eval \"\$(sed -n \"\${SLURM_ARRAY_TASK_ID}p\" ${cells@Q})\"" ||
   echo "slurm.sh: some cells did not end well, see the logs" >&2
 "$espalier" reproduce "$@" --collect

@@ -4,6 +4,9 @@ import espalier.device.DeviceChoice;
 import espalier.device.DeviceUnavailableException;
 import espalier.device.ElementType;
 import espalier.format.InputException;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Locale;
 import picocli.CommandLine.Option;
 
 /** Options of every command that computes. */
@@ -32,6 +35,21 @@ final class Computing {
       String option = device == Where.CUDA ? "--device cuda" : "--dtype bf16";
       throw new InputException(option + ": " + e.getMessage());
     }
+  }
+
+  /**
+   * The options that ask the same of another process. {@code auto} stays open: a list may be made on
+   * a machine without the GPUs that its work is for.
+   */
+  List<String> options() {
+    List<String> words = new ArrayList<>();
+    if (device != Where.AUTO) {
+      words.addAll(List.of("--device", device.name().toLowerCase(Locale.ROOT)));
+    }
+    if (dtype != ElementType.F32) {
+      words.addAll(List.of("--dtype", dtype.label()));
+    }
+    return words;
   }
 
   private DeviceChoice chosen() {

@@ -126,7 +126,7 @@ final class ReproduceCommand implements Callable<Integer> {
     ReproduceRecipe recipe = new ReproduceRecipe(settings(), Console.standard());
     if (part.list) {
       Optional<List<String>> lines =
-          recipe.list(System.getProperty("espalier.launcher", "espalier"));
+          recipe.list(System.getProperty("espalier.launcher", "espalier"), computing.options());
       lines.ifPresent(all -> all.forEach(System.out::println));
       return lines.isPresent() ? 0 : 1;
     }

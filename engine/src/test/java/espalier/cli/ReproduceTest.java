@@ -7,6 +7,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import espalier.Golden;
+import espalier.device.DeviceChoice;
 import espalier.recipe.reproduce.Experiment;
 import java.io.IOException;
 import java.nio.file.Files;
@@ -136,6 +137,86 @@ class ReproduceTest {
       assertEquals(
           List.of("lora-given0-r16", "lora-given1-r16"),
           cells.map(cell -> cell.getFileName().toString()).sorted().toList());
+    }
+  }
+
+  /** Words of a line, as a shell takes it. */
+  private static List<String> words(String line) throws IOException {
+    Process shell =
+        new ProcessBuilder("sh", "-c", "for word in " + line + "; do echo \"$word\"; done").start();
+    return shell.inputReader().lines().toList();
+  }
+
+  /** What paths may hold, and a shell would take for something else. */
+  @Test
+  void listedCommandLinesCanBePasted() throws IOException, InterruptedException {
+    Path odd = Files.createDirectory(temp.resolve("it's $HOME; * \"here\""));
+    for (String name : List.of("llama", "tokens.npy", "sae-topk")) {
+      new ProcessBuilder("cp", "-r", Golden.folder(name).toString(), odd.toString())
+          .start()
+          .waitFor();
+    }
+    List<String> command =
+        List.of(
+            "reproduce",
+            "rank",
+            "--plan",
+            PLAN,
+            "--latents",
+            "32",
+            "--k",
+            "4",
+            "--out",
+            odd.resolve("run").toString(),
+            "--model",
+            odd.resolve("llama").toString(),
+            "--data",
+            odd.resolve("tokens.npy").toString(),
+            "--eval-data",
+            odd.resolve("tokens.npy").toString(),
+            "--sae",
+            "1=" + odd.resolve("sae-topk"),
+            "--list");
+    String line = whole(command).lines().toList().getFirst();
+    List<String> words = words(line);
+    assertTrue(words.containsAll(command.subList(0, command.size() - 1)), line);
+    whole(words.subList(1, words.size()));
+    assertTrue(Files.exists(odd.resolve("run/cells/lora-given0-r1/cell.json")));
+  }
+
+  /** A line is for another process, perhaps on another machine. */
+  @Test
+  void listedCommandLinesSayWhatWasAskedOfTheDevice() {
+    Path out = temp.resolve("listed");
+    String[] sae = {"--plan", PLAN, "--sae", "1=" + Golden.folder("sae-topk"), "--list"};
+    List<String> command = command("rank", out, sae);
+    String automatic = whole(command);
+    assertFalse(automatic.contains("--device") || automatic.contains("--dtype"), automatic);
+    command.addAll(List.of("--device", "cpu"));
+    assertTrue(whole(command).lines().allMatch(line -> line.contains(" --device cpu ")));
+  }
+
+  /** On a CPU that has no products of bfloat16, those of the tests. */
+  @Test
+  void typesAreNotMixedInOneRun() {
+    Path out = temp.resolve("types");
+    String[] sae = {"--plan", PLAN, "--sae", "1=" + Golden.folder("sae-topk"), "--list"};
+    List<String> command = command("rank", out, sae);
+    DeviceChoice before = DeviceChoice.current();
+    try {
+      System.setProperty("espalier.device", "cpu");
+      System.setProperty("espalier.dtype", "bf16");
+      List<String> rounded = new ArrayList<>(command);
+      rounded.addAll(List.of("--dtype", "bf16"));
+      assertTrue(whole(rounded).lines().allMatch(line -> line.contains(" --dtype bf16 ")));
+      System.clearProperty("espalier.dtype");
+      Outcome refused = Outcome.of(command);
+      assertEquals(2, refused.code());
+      assertTrue(refused.err().contains("holds a run with --dtype bf16"), refused.err());
+    } finally {
+      System.clearProperty("espalier.device");
+      System.clearProperty("espalier.dtype");
+      DeviceChoice.choose(before);
     }
   }
 

@@ -3,6 +3,7 @@ package espalier.recipe.reproduce;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.device.DeviceChoice;
+import espalier.device.ElementType;
 import espalier.format.AtomicFiles;
 import espalier.format.InputException;
 import espalier.format.StrictJson;
@@ -106,14 +107,18 @@ public final class ReproduceRecipe {
                     "--cell %s: there is no such cell; --list lists them".formatted(name)));
   }
 
-  /** A command line for each cell, those that others need first; empty if the user stopped it. */
-  public Optional<List<String>> list(String launcher) {
+  /**
+   * A command line for each cell, those that others need first; empty if the user stopped it.
+   *
+   * @param computing options that say on what and in which type
+   */
+  public Optional<List<String>> list(String launcher, List<String> computing) {
     return plan()
         .map(
             plan -> {
-              String common = commandLine(launcher, plan);
+              String common = commandLine(launcher, computing, plan);
               return Cells.of(setup, plan).stream()
-                  .map(cell -> common + " --cell " + cell.name())
+                  .map(cell -> common + " --cell " + quoted(cell.name()))
                   .toList();
             });
   }
@@ -218,9 +223,13 @@ public final class ReproduceRecipe {
         || !run.raw("settings").equals(StrictJson.parse(run.file(), mine.toString()).copy())) {
       throw new InputException("--out " + settings.out() + ": holds a run with other settings");
     }
+    String type = run.text("dtype", ElementType.F32.label());
+    if (!type.equals(DeviceChoice.current().type().label())) {
+      throw new InputException("--out " + settings.out() + ": holds a run with --dtype " + type);
+    }
   }
 
-  private String commandLine(String launcher, Plan plan) {
+  private String commandLine(String launcher, List<String> computing, Plan plan) {
     List<String> words =
         new ArrayList<>(List.of(launcher, "reproduce", setup.experiment().label()));
     words.addAll(List.of("--out", folders.out().toString()));
@@ -242,6 +251,7 @@ public final class ReproduceRecipe {
     words.addAll(List.of("--lr", String.valueOf(setup.lr())));
     words.addAll(List.of("--sae-lr", String.valueOf(setup.saeLr())));
     words.addAll(List.of("--seed", String.valueOf(setup.seed())));
+    words.addAll(computing);
     words.addAll(List.of("--plan", plan.toString()));
     return String.join(" ", words.stream().map(ReproduceRecipe::quoted).toList());
   }
