@@ -38,8 +38,8 @@ final class Computing {
   }
 
   /**
-   * The options that ask the same of another process. {@code auto} stays open: a list may be made on
-   * a machine without the GPUs that its work is for.
+   * The options that ask the same of another process. {@code auto} stays open: a list may be made
+   * on a machine without the GPUs that its work is for.
    */
   List<String> options() {
     List<String> words = new ArrayList<>();

@@ -16,6 +16,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
@@ -27,10 +28,14 @@ import java.util.Set;
  *
  * @param steps a line for each step of training
  * @param evaluations lines that hold {@code seconds}: of training, up to the evaluation
+ * @param alone evaluations of SAEs that were trained together, each spliced in alone, by layer
  */
-record Metrics(List<JsonNode> steps, List<JsonNode> evaluations) {
+record Metrics(
+    List<JsonNode> steps, List<JsonNode> evaluations, Map<String, List<JsonNode>> alone) {
 
-  static final Metrics NONE = new Metrics(List.of(), List.of());
+  static final Metrics NONE = ofEvaluations(List.of());
+
+  private static final String ALONE = "alone";
 
   /** How Jackson writes numbers that JSON has none for. */
   private static final Set<String> NOT_FINITE = Set.of("NaN", "Infinity", "-Infinity");
@@ -48,6 +53,10 @@ record Metrics(List<JsonNode> steps, List<JsonNode> evaluations) {
           .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
           .build();
 
+  static Metrics ofEvaluations(List<JsonNode> evaluations) {
+    return new Metrics(List.of(), evaluations, Map.of());
+  }
+
   static Metrics read(Path file) {
     List<String> lines;
     try {
@@ -55,12 +64,25 @@ record Metrics(List<JsonNode> steps, List<JsonNode> evaluations) {
     } catch (IOException e) {
       throw new InputException(file, "cannot be read as text");
     }
-    Metrics metrics = new Metrics(new ArrayList<>(), new ArrayList<>());
+    Metrics metrics = new Metrics(new ArrayList<>(), new ArrayList<>(), new LinkedHashMap<>());
     for (int i = 0; i < lines.size(); i++) {
       JsonNode line = parse(file, i + 1, lines.get(i));
-      (line.has("seconds") ? metrics.evaluations : metrics.steps).add(line);
+      if (line.has("seconds") && line.has(ALONE)) {
+        metrics.split(line);
+      } else {
+        (line.has("seconds") ? metrics.evaluations : metrics.steps).add(line);
+      }
     }
     return metrics;
+  }
+
+  private void split(JsonNode line) {
+    for (Map.Entry<String, JsonNode> sae : line.get(ALONE).properties()) {
+      ObjectNode evaluation = line.deepCopy();
+      evaluation.remove(ALONE);
+      evaluation.setAll((ObjectNode) sae.getValue());
+      alone.computeIfAbsent(sae.getKey(), layer -> new ArrayList<>()).add(evaluation);
+    }
   }
 
   /** The one evaluation of a folder in which nothing was trained. */
@@ -74,7 +96,7 @@ record Metrics(List<JsonNode> steps, List<JsonNode> evaluations) {
       }
       evaluation.set(key, value);
     }
-    return new Metrics(List.of(), List.of(evaluation));
+    return ofEvaluations(List.of(evaluation));
   }
 
   private static JsonNode parse(Path file, int number, String text) {
@@ -101,9 +123,17 @@ record Metrics(List<JsonNode> steps, List<JsonNode> evaluations) {
   }
 
   private static boolean isWrong(String field, JsonNode value) {
+    if (field.equals(ALONE)) {
+      return !value.isObject() || value.valueStream().anyMatch(Metrics::isNoEvaluation);
+    }
     return OBJECTS.contains(field)
         ? !value.isObject()
         : isRead(field) && !value.isNumber() && !NOT_FINITE.contains(value.asText());
+  }
+
+  private static boolean isNoEvaluation(JsonNode value) {
+    return !value.isObject()
+        || value.properties().stream().anyMatch(field -> isWrong(field.getKey(), field.getValue()));
   }
 
   private static boolean isRead(String field) {

@@ -88,7 +88,7 @@ record Run(
 
   /**
    * The runs whose metrics are shown: a demo's own are a copy of one of its parts', so they stand
-   * for nothing new.
+   * for nothing new. SAEs that were evaluated each alone stand behind the run that trained them.
    */
   static List<Run> withMetrics(List<Run> runs) {
     return runs.stream()
@@ -96,7 +96,32 @@ record Run(
             run ->
                 Stream.concat(
                     run.results.isPresent() ? Stream.empty() : Stream.of(run), run.parts.stream()))
+        .flatMap(run -> Stream.concat(Stream.of(run), run.alone()))
         .filter(run -> !run.metrics.isEmpty())
         .toList();
+  }
+
+  boolean hasSaesAlone() {
+    return !metrics.alone().isEmpty() || parts.stream().anyMatch(Run::hasSaesAlone);
+  }
+
+  private Stream<Run> alone() {
+    return metrics.alone().entrySet().stream()
+        .map(
+            sae ->
+                new Run(
+                    sae(sae.getKey()),
+                    Optional.empty(),
+                    Metrics.ofEvaluations(sae.getValue()),
+                    Optional.empty(),
+                    Optional.empty(),
+                    Optional.empty(),
+                    List.of()));
+  }
+
+  /** What an SAE of this run is called; the run itself may be that SAE's. */
+  String sae(String layer) {
+    String which = ", layer " + layer;
+    return name.endsWith(which) ? name : name + which;
   }
 }

@@ -65,6 +65,10 @@ final class Tables {
       return "";
     }
     StringBuilder note = new StringBuilder("<p class=\"note\">Measured on the evaluation data.");
+    if (runs.stream().anyMatch(Run::hasSaesAlone)) {
+      note.append(
+          " Of SAEs that were trained together each is spliced in alone; the time is that of all.");
+    }
     if (rows.stream().anyMatch(row -> row.values().containsKey(Column.GAP_CLOSED))) {
       note.append(" Gap closed: the share of the cross-entropy lost to the SAE that is won back");
       if (runs.size() == 1) {
@@ -88,7 +92,7 @@ final class Tables {
     for (Run run : Run.withMetrics(runs)) {
       run.metrics().lastEvaluation().stream()
           .flatMap(line -> line.path("saes").propertyStream())
-          .map(sae -> Row.of(run.name() + ", layer " + sae.getKey(), sae.getValue()))
+          .map(sae -> Row.of(run.sae(sae.getKey()), sae.getValue()))
           .forEach(rows::add);
     }
     return rows;

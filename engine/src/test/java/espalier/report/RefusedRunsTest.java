@@ -35,6 +35,9 @@ class RefusedRunsTest {
         "{\"step\":2,\"kl\":\"low\"}   | kl is not what it should be: \"low\"",
         "{\"step\":2,\"kl\":null}      | kl is not what it should be: null",
         "{\"step\":2,\"saes\":[1]}     | saes is not what it should be: [1]",
+        "{\"step\":2,\"alone\":[1]}    | alone is not what it should be: [1]",
+        "{\"step\":2,\"alone\":{\"6\":1}} | alone is not what it should be: {\"6\":1}",
+        "{\"step\":2,\"alone\":{\"6\":{\"kl\":\"\"}}} | alone is not what it should be: {\"6\":",
       })
   void aLineOfMetrics(String line, String fault) throws IOException {
     put(folder, "metrics.jsonl", GOOD + line + "\n" + GOOD);

@@ -88,6 +88,39 @@ class ReportTest {
     }
   }
 
+  private static final String ALONE =
+      """
+      {"step":%d,"seconds":%s,"alone":{\
+      "6":{"ce_base":2.5,"ce_sae":%s,"kl_sae":0.5,"saes":{"6":{"l0":32.0,"fvu":0.25,"cosine":0.875}}},\
+      "12":{"ce_base":2.5,"ce_sae":%s,"kl_sae":0.75,"saes":{"12":{"l0":31.5,"fvu":0.5,"cosine":0.75}}}}}
+      """;
+
+  /** As {@code train-sae} evaluates the SAEs of several layers. */
+  @Test
+  void saesTrainedTogetherAreShownEachAlone() throws IOException {
+    put(
+        folder.resolve("run"),
+        "metrics.jsonl",
+        ALONE.formatted(0, "0.0", "5.5", "6.5")
+            + "{\"step\":1,\"tokens\":64,\"fvu\":0.375,\"l0\":31.75,\"step_ms\":2.0}\n"
+            + ALONE.formatted(1, "0.002", "3.0", "3.5"));
+    Written page = Written.report(folder.resolve("run"));
+    assertEquals(List.of("run, layer 6", "run, layer 12", "original model"), page.names(CE));
+    assertEquals(List.of(List.of(0.0, 5.5), List.of(0.002, 3.0)), page.curve(CE, "run, layer 6"));
+    assertEquals(List.of(List.of(0.0, 6.5), List.of(0.002, 3.5)), page.curve(CE, "run, layer 12"));
+    assertEquals(
+        List.of("2.5000", "3.0000", "0.5000", "32.0", "0.250", "0.0"),
+        page.row("Results", "run, layer 6"));
+    assertEquals(
+        List.of("2.5000", "3.5000", "0.7500", "31.5", "0.500", "0.0"),
+        page.row("Results", "run, layer 12"));
+    assertEquals(List.of("31.5", "0.500", "0.750"), page.row("SAEs", "run, layer 12"));
+    assertEquals(List.of("1", "64", "0.0"), page.row("Training", "run"));
+    assertEquals(List.of("run"), page.names("SAE reconstruction error"));
+    assertFalse(page.has("<tr><th>run</th><td>2.5"), "the run itself was not evaluated");
+    assertTrue(page.has("each is spliced in alone; the time is that of all."));
+  }
+
   @Test
   void nothingIsLoadedFromElsewhere() throws IOException {
     put(folder, "metrics.jsonl", adapt());
