@@ -57,11 +57,18 @@ final class Budget {
   /**
    * @param saeMs a step, and so on
    * @param rowMs evaluating a row with and without an SAE
-   * @param rows of the evaluation data
    * @param cellMs what a cell takes beside its steps
+   * @param rows of the evaluation data
+   * @param context tokens of each of them
    */
   record Speeds(
-      double saeMs, double adaptMs, double endToEndMs, double rowMs, double cellMs, int rows) {
+      double saeMs,
+      double adaptMs,
+      double endToEndMs,
+      double rowMs,
+      double cellMs,
+      int rows,
+      int context) {
     ObjectNode toJson() {
       return JsonNodeFactory.instance
           .objectNode()
@@ -114,14 +121,22 @@ final class Budget {
     SaeSource source = adapt.saes().getFirst();
     SaeSpec spliced =
         widest.map(task -> new SaeSpec(task.layer(), trained)).orElseGet(() -> source.in(folders));
-    int rows = evalData().count();
+    TokenRows evalData = evalData();
+    int rows = evalData.count();
     // A row takes at least as long as in training, without what training does after two passes.
     double least = adaptMs / setup.batch() / 3;
     double measured = (evaluation(spliced) - cellMs) / Math.min(MEASURED_ROWS, rows);
     double rowMs = Math.max(least, measured);
     Folders.delete(folders.scratch());
     return Optional.of(
-        new Speeds(Clock.median(sae.get()), adaptMs, Clock.median(e2e.get()), rowMs, cellMs, rows));
+        new Speeds(
+            Clock.median(sae.get()),
+            adaptMs,
+            Clock.median(e2e.get()),
+            rowMs,
+            cellMs,
+            rows,
+            evalData.context()));
   }
 
   private static Optional<Task.TrainSae> slowestSae(List<Task> tasks, String objective) {
@@ -193,7 +208,7 @@ final class Budget {
         (int)
             Math.clamp(
                 affordable,
-                Math.min(Math.ceilDiv(LEAST_TOKENS, setup.context()), speeds.rows),
+                Math.min(Math.ceilDiv(LEAST_TOKENS, speeds.context), speeds.rows),
                 speeds.rows);
     double evaluating = evalRows * work.evaluations * speeds.rowMs;
     double tau = Math.max(0, left - evaluating) / work.taus;
