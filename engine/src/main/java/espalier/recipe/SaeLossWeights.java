@@ -9,7 +9,7 @@ package espalier.recipe;
  * @param auxiliary of the auxiliary loss of dead latents
  * @param auxiliaryLatents dead latents that it uses, of a token; 0 for half the width
  * @param kl of the KL beside downstream errors
- * @param downstream of those, in the scale of the SAE's own activations
+ * @param downstream of those, which are divided by the variance of what the SAE reads
  */
 public record SaeLossWeights(
     double l1,
