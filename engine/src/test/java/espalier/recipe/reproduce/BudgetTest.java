@@ -38,7 +38,8 @@ class BudgetTest {
                 Optional.empty(),
                 1,
                 1,
-                Optional.empty()));
+                Optional.empty()),
+            warning -> {});
     Console silent = Console.to(new PrintStream(OutputStream.nullOutputStream()));
     Budget budget = new Budget(setup, new Folders(Path.of("none")), silent);
     Budget.Speeds slow = new Budget.Speeds(1e3, 1e3, 1e3, 1e3, 0, 1000, 16);
