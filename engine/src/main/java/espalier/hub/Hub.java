@@ -4,7 +4,6 @@ import espalier.format.InputException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
-import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
 import java.util.function.LongConsumer;
@@ -61,30 +60,43 @@ public final class Hub {
       return given;
     }
     HubName name = parsed.get();
-    Optional<Path> snapshot = cache.snapshot(name);
-    if (snapshot.isPresent()
-        && (settings.offline()
-            ? Files.exists(snapshot.get().resolve(name.path()))
-            : content.isComplete(snapshot.get(), name))) {
-      return snapshot.get().resolve(name.path());
-    }
+    Optional<HubSnapshot> snapshot = cache.snapshot(name);
     if (settings.offline()) {
-      throw new InputException(
-          name
-              + ": no such file or folder, and not in the Hub's cache "
-              + settings.cache()
-              + "; HF_HUB_OFFLINE forbids to look further");
+      return offline(name, content, snapshot);
     }
-    return download(name, content).resolve(name.path());
+    return snapshot
+        .filter(there -> content.isComplete(there, name))
+        .map(HubSnapshot::folder)
+        .orElseGet(() -> download(name, content))
+        .resolve(name.path());
+  }
+
+  /** What the cache has must do, as long as something can be read from it. */
+  private Path offline(HubName name, HubContent content, Optional<HubSnapshot> snapshot) {
+    Optional<Path> there =
+        snapshot.map(s -> s.folder().resolve(name.path())).filter(path -> Files.exists(path));
+    Optional<List<String>> missing = snapshot.flatMap(s -> content.missing(s, name));
+    if (there.isPresent() && missing.isEmpty()) {
+      return there.get();
+    }
+    String what =
+        missing
+            .map(configurations -> "its weights lie without " + configurations.getFirst())
+            .orElse("no such file or folder, and not");
+    throw new InputException(
+        "%s: %s in the Hub's cache %s; HF_HUB_OFFLINE forbids to look further"
+            .formatted(name, what, settings.cache()));
   }
 
   private Path download(HubName name, HubContent content) {
     // Only now: an HTTP client with TLS takes a tenth of a second to make.
     HubClient client = new HubClient(settings, pause);
     HubListing listing = client.list(name);
-    List<HubFile> files = new ArrayList<>(content.files(name, listing));
+    List<HubFile> files = content.files(name, listing);
+    HubContent.absent(files, listing)
+        .forEach(path -> cache.noteAbsent(name, listing.commit(), path));
     files.forEach(file -> provide(client, name, listing.commit(), file));
-    Path snapshot = cache.snapshot(name, listing.commit());
+    Path snapshot = cache.snapshot(name, listing.commit()).folder();
     if (files.stream().anyMatch(file -> file.path().equals(HubContent.INDEX))) {
       HubContent.shards(name, snapshot.resolve(HubContent.INDEX), listing)
           .forEach(file -> provide(client, name, listing.commit(), file));

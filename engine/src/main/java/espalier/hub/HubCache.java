@@ -33,7 +33,7 @@ final class HubCache {
   }
 
   /** The snapshot that a revision means, if it was ever downloaded. */
-  Optional<Path> snapshot(HubName name) {
+  Optional<HubSnapshot> snapshot(HubName name) {
     Path folder = root.resolve(name.folder());
     String commit = name.revision();
     Path ref = folder.resolve("refs").resolve(name.revision());
@@ -47,13 +47,28 @@ final class HubCache {
     if (!COMMIT.matcher(commit).matches()) {
       return Optional.empty();
     }
-    Path snapshot = folder.resolve("snapshots").resolve(commit);
-    return Files.isDirectory(snapshot) ? Optional.of(snapshot) : Optional.empty();
+    HubSnapshot snapshot = snapshot(name, commit);
+    return Files.isDirectory(snapshot.folder()) ? Optional.of(snapshot) : Optional.empty();
   }
 
-  /** Where a commit's files are linked. */
-  Path snapshot(HubName name, String commit) {
-    return root.resolve(name.folder()).resolve("snapshots").resolve(commit);
+  /** Where a commit's files are, or will be. */
+  HubSnapshot snapshot(HubName name, String commit) {
+    Path folder = root.resolve(name.folder());
+    return new HubSnapshot(
+        folder.resolve("snapshots").resolve(commit), folder.resolve(".no_exist").resolve(commit));
+  }
+
+  /** From now on it is known that the repository has no such file at this commit. */
+  void noteAbsent(HubName name, String commit, String path) {
+    Path mark = snapshot(name, commit).absent().resolve(path);
+    try {
+      Files.createDirectories(mark.getParent());
+      if (!Files.exists(mark)) {
+        Files.write(mark, new byte[0]);
+      }
+    } catch (IOException e) {
+      throw new UncheckedIOException(mark + " cannot be written: " + e.getMessage(), e);
+    }
   }
 
   /** Downloads into the file it is given. */
@@ -69,7 +84,7 @@ final class HubCache {
   void provide(HubName name, String commit, HubFile file, Download download) {
     Path folder = root.resolve(name.folder());
     Path blob = folder.resolve("blobs").resolve(file.blob());
-    Path link = snapshot(name, commit).resolve(file.path());
+    Path link = snapshot(name, commit).folder().resolve(file.path());
     Path lockFile = root.resolve(".locks").resolve(name.folder()).resolve(file.blob() + ".lock");
     try {
       Files.createDirectories(blob.getParent());

@@ -2,9 +2,9 @@ package espalier.hub;
 
 import espalier.format.InputException;
 import espalier.format.StrictJson;
-import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Comparator;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
@@ -24,31 +24,24 @@ public enum HubContent {
       Map.of(MODEL, "model in safetensors", ADAPTER, "PEFT adapter in safetensors", SAE, "SAE");
   private static final String WEIGHTS = "model.safetensors";
   static final String INDEX = "model.safetensors.index.json";
+  private static final String TOKENIZER = "tokenizer.json";
   private static final Set<String> MODEL_FILES =
       Set.of(
           "config.json",
           "generation_config.json",
-          "tokenizer.json",
+          TOKENIZER,
           "tokenizer_config.json",
           "special_tokens_map.json");
   private static final Set<String> ADAPTER_FILES =
       Set.of("adapter_config.json", "adapter_model.safetensors");
 
-  /** Weights of SAEs by the names that readers know, and what may lie beside them. */
-  private static final Set<String> SAE_WEIGHTS =
-      Set.of(
-          "sae_weights.safetensors",
-          "sae.safetensors",
-          "params.npz",
-          "params.safetensors",
-          "checkpoints/final.safetensors",
-          "ae.pt");
-
+  /** What may lie beside an SAE's weights. */
   private static final Set<String> SAE_FILES =
       Set.of("cfg.json", "config.json", "hyperparams.json", "activation_scaler.json");
 
   /**
-   * The files to download, the index of shards not yet read.
+   * The files to download, the index of shards not yet read. Weights come last: they show that the
+   * rest is there, wherever a download broke off.
    *
    * @param path in the repository; empty for its top
    */
@@ -65,7 +58,16 @@ public enum HubContent {
           "%s: the repository holds no %s there that could be read"
               .formatted(name, this == ANY ? "model, adapter or SAE" : LABELS.get(this)));
     }
+    chosen.sort(Comparator.comparing(this::isWeights));
     return chosen;
+  }
+
+  /** What is looked for beside these files and the repository does not have. */
+  static List<String> absent(List<HubFile> chosen, HubListing listing) {
+    Set<String> wanted = new TreeSet<>(Set.of(TOKENIZER));
+    chosen.forEach(file -> wanted.addAll(HubSaeFiles.of(file.path()).configurations()));
+    listing.files().forEach(file -> wanted.remove(file.path()));
+    return List.copyOf(wanted);
   }
 
   private boolean isWeights(HubFile file) {
@@ -99,23 +101,19 @@ public enum HubContent {
       List<HubFile> files = in(listing, named.get().folder(), SAE_FILES);
       files.add(named.get());
       if (named.get().folder().endsWith("checkpoints")) {
-        files.addAll(in(listing, parent(named.get().folder()), SAE_FILES));
+        files.addAll(in(listing, HubSaeFiles.parent(named.get().folder()), SAE_FILES));
       }
       return files;
     }
-    List<HubFile> files = in(listing, name.path(), SAE_WEIGHTS);
+    List<HubFile> files = in(listing, name.path(), Set.copyOf(HubSaeFiles.WEIGHTS));
     files.addAll(in(listing, name.path(), SAE_FILES));
     return files;
-  }
-
-  private static String parent(String folder) {
-    return folder.contains("/") ? folder.substring(0, folder.lastIndexOf('/')) : "";
   }
 
   private static List<HubFile> in(HubListing listing, String folder, Set<String> names) {
     Set<String> paths =
         names.stream()
-            .map(n -> folder.isEmpty() ? n : folder + "/" + n)
+            .map(n -> HubSaeFiles.in(folder, n))
             .collect(Collectors.toCollection(TreeSet::new));
     return new ArrayList<>(
         listing.files().stream().filter(file -> paths.contains(file.path())).toList());
@@ -136,32 +134,44 @@ public enum HubContent {
   }
 
   /** Whether a snapshot holds all that is needed, so that nobody has to be asked. */
-  boolean isComplete(Path snapshot, HubName name) {
-    Path folder = snapshot.resolve(name.path());
+  boolean isComplete(HubSnapshot snapshot, HubName name) {
     return switch (this) {
       case MODEL ->
-          has(folder, "config.json") && has(folder, "tokenizer.json") && hasWeights(folder);
-      case ADAPTER -> ADAPTER_FILES.stream().allMatch(file -> has(folder, file));
+          has(snapshot, name, "config.json")
+              && (has(snapshot, name, TOKENIZER) || snapshot.hasNot(TOKENIZER))
+              && hasWeights(snapshot, name);
+      case ADAPTER -> ADAPTER_FILES.stream().allMatch(file -> has(snapshot, name, file));
       case SAE ->
-          Files.isRegularFile(folder) || SAE_WEIGHTS.stream().anyMatch(file -> has(folder, file));
+          HubSaeFiles.find(snapshot, name.path())
+              .filter(sae -> sae.isComplete(snapshot))
+              .isPresent();
       case ANY -> List.of(MODEL, ADAPTER, SAE).stream().anyMatch(c -> c.isComplete(snapshot, name));
     };
   }
 
-  private static boolean hasWeights(Path folder) {
-    if (has(folder, WEIGHTS)) {
-      return true;
-    }
-    if (!has(folder, INDEX)) {
-      return false;
-    }
-    StrictJson json = StrictJson.read(folder.resolve(INDEX));
-    return json.object("weight_map").stream()
-        .flatMap(map -> map.keys().stream().map(map::text))
-        .allMatch(shard -> HubName.isPlain(shard) && has(folder, shard));
+  /** The configurations of which an SAE's weights in a snapshot need one, and it has none. */
+  Optional<List<String>> missing(HubSnapshot snapshot, HubName name) {
+    return this == SAE || this == ANY
+        ? HubSaeFiles.find(snapshot, name.path())
+            .filter(sae -> !sae.isReadable(snapshot))
+            .map(HubSaeFiles::configurations)
+        : Optional.empty();
   }
 
-  private static boolean has(Path folder, String file) {
-    return Files.isRegularFile(folder.resolve(file));
+  private static boolean hasWeights(HubSnapshot snapshot, HubName name) {
+    if (has(snapshot, name, WEIGHTS)) {
+      return true;
+    }
+    if (!has(snapshot, name, INDEX)) {
+      return false;
+    }
+    StrictJson json = StrictJson.read(snapshot.folder().resolve(name.path()).resolve(INDEX));
+    return json.object("weight_map").stream()
+        .flatMap(map -> map.keys().stream().map(map::text))
+        .allMatch(shard -> HubName.isPlain(shard) && has(snapshot, name, shard));
+  }
+
+  private static boolean has(HubSnapshot snapshot, HubName name, String file) {
+    return snapshot.has(HubSaeFiles.in(name.path(), file));
   }
 }

@@ -14,10 +14,12 @@ import java.security.NoSuchAlgorithmException;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.HashMap;
+import java.util.HashSet;
 import java.util.HexFormat;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.TreeMap;
 
 /** Speaks the Hub's routes for one repository, and misbehaves as told. */
@@ -39,6 +41,9 @@ final class HubServer implements AutoCloseable {
 
   /** Files of which other bytes come than are listed. */
   final Map<String, byte[]> damaged = new HashMap<>();
+
+  /** Files that cannot be had for now. */
+  final Set<String> failing = new HashSet<>();
 
   /** Where a file's content really is, another server; null for here. */
   URI elsewhere;
@@ -97,6 +102,10 @@ final class HubServer implements AutoCloseable {
     if (elsewhere != null) {
       exchange.getResponseHeaders().add("Location", elsewhere + exchange.getRequestURI().getPath());
       exchange.sendResponseHeaders(302, -1);
+      return;
+    }
+    if (failing.contains(path)) {
+      exchange.sendResponseHeaders(503, -1);
       return;
     }
     byte[] content = damaged.getOrDefault(path, files.get(path));

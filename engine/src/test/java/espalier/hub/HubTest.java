@@ -20,6 +20,7 @@ import java.util.Map;
 import java.util.Optional;
 import java.util.Random;
 import java.util.Set;
+import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
@@ -167,6 +168,99 @@ class HubTest {
     assertTrue(sae.endsWith(in), sae.toString());
     assertArrayEquals(weights, Files.readAllBytes(sae.resolve(file)));
     assertEquals(Set.of(in + "/" + file, in + "/cfg.json"), server.downloads().keySet());
+  }
+
+  /** Weights, the configuration they need, and what is named. */
+  private static final String SAES =
+      """
+      x/sae_weights.safetensors,       x/cfg.json,         x
+      x/sae_weights.safetensors,       x/config.json,      x
+      x/sae.safetensors,               x/cfg.json,         x/sae.safetensors
+      x/checkpoints/final.safetensors, x/hyperparams.json, x
+      x/checkpoints/final.safetensors, x/hyperparams.json, x/checkpoints/final.safetensors
+      x/params.safetensors,            x/config.json,      x
+      x/ae.pt,                         x/config.json,      x
+      x/checkpoints/ae_500.pt,         x/config.json,      x/checkpoints/ae_500.pt
+      """;
+
+  @ParameterizedTest
+  @CsvSource(textBlock = SAES)
+  void anSaeIsThereWithItsConfigurationOnly(String file, String configuration, String name) {
+    server.files.put(file, weights);
+    put(configuration, "{\"of\": \"an SAE\"}");
+    locate(MODEL, HubContent.MODEL); // leaves the branch's commit in the cache
+    server.failing.add(configuration);
+    assertRefused(hub(null, false), MODEL + "/" + name, HubContent.SAE, "status 503");
+    assertFalse(server.downloads().containsKey(file), "weights would seem to be all");
+    server.failing.clear();
+    Path sae = locate(MODEL + "/" + name, HubContent.SAE);
+    assertEquals(Set.of(file, configuration), linked("x"));
+    server.requests.clear();
+    assertEquals(sae, locate(MODEL + "/" + name, HubContent.ANY));
+    assertEquals(List.of(), server.requests);
+  }
+
+  /** As a download that broke off left it: with the weights first. */
+  @ParameterizedTest
+  @CsvSource(textBlock = SAES)
+  void completesAnSaeWithoutItsConfiguration(String file, String configuration, String name)
+      throws IOException {
+    server.files.put(file, weights);
+    put(configuration, "{\"of\": \"an SAE\"}");
+    Path snapshot = locate(MODEL, HubContent.MODEL);
+    locate(MODEL + "/" + name, HubContent.SAE);
+    Files.delete(snapshot.resolve(configuration));
+    boolean readable = file.matches(".*(params.safetensors|[.]pt)");
+    if (readable) {
+      assertEquals(
+          snapshot.resolve(name), hub(null, true).locate(Path.of(MODEL, name), HubContent.SAE));
+    } else {
+      String expected = file.contains("sae_weights") ? "x/cfg.json" : configuration;
+      assertRefused(
+          hub(null, true),
+          MODEL + "/" + name,
+          HubContent.SAE,
+          "without " + expected,
+          cache.toString(),
+          "HF_HUB_OFFLINE");
+    }
+    locate(MODEL + "/" + name, HubContent.SAE);
+    assertEquals(Set.of(file, configuration), linked("x"));
+  }
+
+  @ParameterizedTest
+  @ValueSource(strings = {"params.npz", "params.safetensors", "ae.pt", "sae.safetensors"})
+  void asksOnceForAConfigurationThatThereIsNot(String file) throws IOException {
+    server.files.put("x/" + file, weights);
+    Path sae = locate(MODEL + "/x", HubContent.SAE);
+    server.requests.clear();
+    assertEquals(sae, locate(MODEL + "/x", HubContent.SAE));
+    assertEquals(List.of(), server.requests);
+    if (file.equals("ae.pt")) { // where huggingface_hub looks, too
+      Path marks = cache.resolve("models--owner--small-model/.no_exist").resolve(HubServer.COMMIT);
+      assertTrue(Files.exists(marks.resolve("x/config.json")));
+    }
+  }
+
+  @Test
+  void asksOnceForATokenizerThatThereIsNot() {
+    server.files.remove("tokenizer.json");
+    locate(MODEL, HubContent.MODEL);
+    server.requests.clear();
+    locate(MODEL, HubContent.MODEL);
+    assertEquals(List.of(), server.requests);
+  }
+
+  /** What of a folder of the repository is in the snapshot. */
+  private Set<String> linked(String folder) {
+    Path snapshot = cache.resolve("models--owner--small-model/snapshots").resolve(HubServer.COMMIT);
+    try (Stream<Path> all = Files.walk(snapshot.resolve(folder))) {
+      return all.filter(Files::isRegularFile)
+          .map(file -> snapshot.relativize(file).toString())
+          .collect(Collectors.toSet());
+    } catch (IOException e) {
+      throw new AssertionError(e);
+    }
   }
 
   @Test
