@@ -35,16 +35,18 @@ public final class Hub {
   private final Progress progress;
   private final HubCache cache;
   private final Duration pause;
+  private final Duration patience;
 
   public Hub(HubSettings settings, Progress progress) {
-    this(settings, progress, Duration.ofSeconds(1));
+    this(settings, progress, Duration.ofSeconds(1), HubClient.PATIENCE);
   }
 
-  Hub(HubSettings settings, Progress progress, Duration pause) {
+  Hub(HubSettings settings, Progress progress, Duration pause, Duration patience) {
     this.settings = settings;
     this.progress = progress;
     cache = new HubCache(settings.cache());
     this.pause = pause;
+    this.patience = patience;
   }
 
   /**
@@ -90,7 +92,7 @@ public final class Hub {
 
   private Path download(HubName name, HubContent content) {
     // Only now: an HTTP client with TLS takes a tenth of a second to make.
-    HubClient client = new HubClient(settings, pause);
+    HubClient client = new HubClient(settings, pause, patience);
     HubListing listing = client.list(name);
     List<HubFile> files = content.files(name, listing);
     HubContent.absent(files, listing)

@@ -17,6 +17,10 @@ import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
 import java.time.Duration;
 import java.util.Arrays;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
 import java.util.function.LongConsumer;
 import java.util.stream.Collectors;
 
@@ -26,20 +30,25 @@ final class HubClient {
   private static final int ATTEMPTS = 5;
   private static final int REDIRECTS = 5;
   private static final int LARGEST_ANSWER = 64 << 20;
-  private static final Duration PATIENCE = Duration.ofSeconds(60);
+
+  /** How long an answer may be in coming, and every part of it. */
+  static final Duration PATIENCE = Duration.ofSeconds(60);
 
   private final HubSettings settings;
   private final Duration pause;
+  private final Duration patience;
 
   /** Redirects are followed here: the token must not go along. */
   private final HttpClient http;
 
   /**
    * @param pause before the second attempt; it doubles from one to the next
+   * @param patience with a server that says nothing
    */
-  HubClient(HubSettings settings, Duration pause) {
+  HubClient(HubSettings settings, Duration pause, Duration patience) {
     this.settings = settings;
     this.pause = pause;
+    this.patience = patience;
     HttpClient.Builder builder =
         HttpClient.newBuilder()
             .followRedirects(HttpClient.Redirect.NEVER)
@@ -51,7 +60,7 @@ final class HubClient {
   HubListing list(HubName name) {
     String path = "/api/models/%s/revision/%s?blobs=true";
     URI uri = at(path.formatted(name.repository(), encoded(name.revision())));
-    try (InputStream body = answered(name, uri, 0).body()) {
+    try (InputStream body = new PatientStream(answered(name, uri, 0).body(), patience)) {
       byte[] answer = body.readNBytes(LARGEST_ANSWER);
       return HubListing.parse(name, new String(answer, StandardCharsets.UTF_8));
     } catch (IOException e) {
@@ -112,7 +121,7 @@ final class HubClient {
     }
     HttpResponse<InputStream> response = answered(name, uri, there);
     boolean resumed = response.statusCode() == 206;
-    try (InputStream body = response.body();
+    try (InputStream body = new PatientStream(response.body(), patience);
         OutputStream out =
             Files.newOutputStream(
                 target,
@@ -159,8 +168,7 @@ final class HubClient {
   private HttpResponse<InputStream> followed(URI uri, long from) throws IOException {
     URI at = uri;
     for (int i = 0; i <= REDIRECTS; i++) {
-      HttpRequest.Builder request =
-          HttpRequest.newBuilder(at).timeout(PATIENCE).header("User-Agent", "espalier");
+      HttpRequest.Builder request = HttpRequest.newBuilder(at).header("User-Agent", "espalier");
       if (from > 0) {
         request.header("Range", "bytes=" + from + "-");
       }
@@ -189,10 +197,22 @@ final class HubClient {
     throw new IOException("more than " + REDIRECTS + " redirects");
   }
 
+  /**
+   * Waits for the head of an answer. A request's own timeout is that of the whole body from JDK 26
+   * on, and a large file takes its time.
+   */
   private HttpResponse<InputStream> send(HttpRequest request) throws IOException {
+    CompletableFuture<HttpResponse<InputStream>> answer =
+        http.sendAsync(request, HttpResponse.BodyHandlers.ofInputStream());
     try {
-      return http.send(request, HttpResponse.BodyHandlers.ofInputStream());
+      return answer.get(patience.toMillis(), TimeUnit.MILLISECONDS);
+    } catch (TimeoutException e) {
+      answer.cancel(true);
+      throw new IOException("no answer for %.3g s".formatted(patience.toMillis() / 1e3));
+    } catch (ExecutionException e) {
+      throw e.getCause() instanceof IOException fault ? fault : new IOException(e.getCause());
     } catch (InterruptedException e) {
+      answer.cancel(true);
       Thread.currentThread().interrupt();
       throw new InputException("interrupted while downloading");
     }

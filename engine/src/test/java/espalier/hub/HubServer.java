@@ -13,6 +13,7 @@ import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collections;
 import java.util.HashMap;
 import java.util.HashSet;
 import java.util.HexFormat;
@@ -21,6 +22,10 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.TreeMap;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
 
 /** Speaks the Hub's routes for one repository, and misbehaves as told. */
 final class HubServer implements AutoCloseable {
@@ -32,12 +37,18 @@ final class HubServer implements AutoCloseable {
   final Map<String, byte[]> files = new TreeMap<>();
 
   /** What a request was for, with its token, in order. */
-  final List<String> requests = new ArrayList<>();
+  final List<String> requests = Collections.synchronizedList(new ArrayList<>());
 
   final Map<String, String> refs = new HashMap<>(Map.of("main", COMMIT, COMMIT, COMMIT));
 
   /** How many times a file is to be cut off in the middle. */
   final Map<String, Integer> cuts = new HashMap<>();
+
+  /** How many times a file is to stall in the middle, its connection open. */
+  final Map<String, Integer> stalls = new ConcurrentHashMap<>();
+
+  /** Whether requests are answered at all. */
+  boolean silent;
 
   /** Files of which other bytes come than are listed. */
   final Map<String, byte[]> damaged = new HashMap<>();
@@ -56,9 +67,15 @@ final class HubServer implements AutoCloseable {
   boolean ranges = true;
   private final HttpServer server;
 
+  /** Stalled connections must not keep others waiting. */
+  private final ExecutorService threads = Executors.newVirtualThreadPerTaskExecutor();
+
+  private final CountDownLatch closed = new CountDownLatch(1);
+
   HubServer() throws IOException {
     server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 0);
     server.createContext("/", this::answer);
+    server.setExecutor(threads);
     server.start();
   }
 
@@ -72,6 +89,9 @@ final class HubServer implements AutoCloseable {
       String given = exchange.getRequestHeaders().getFirst("Authorization");
       String range = exchange.getRequestHeaders().getFirst("Range");
       requests.add(path + (given == null ? "" : " " + given) + (range == null ? "" : " " + range));
+      if (silent) {
+        awaitClose();
+      }
       if (status != null) {
         exchange.getResponseHeaders().add("X-Error-Code", error);
         exchange.sendResponseHeaders(status, -1);
@@ -114,6 +134,12 @@ final class HubServer implements AutoCloseable {
       from = Integer.parseInt(range.substring("bytes=".length(), range.length() - 1));
     }
     byte[] rest = Arrays.copyOfRange(content, from, content.length);
+    if (stalls.merge(path, -1, Integer::sum) >= 0) {
+      exchange.sendResponseHeaders(from > 0 ? 206 : 200, rest.length);
+      exchange.getResponseBody().write(rest, 0, rest.length / 2);
+      exchange.getResponseBody().flush();
+      awaitClose();
+    }
     if (cuts.merge(path, -1, Integer::sum) >= 0) {
       exchange.sendResponseHeaders(from > 0 ? 206 : 200, rest.length);
       exchange.getResponseBody().write(rest, 0, rest.length / 2);
@@ -121,6 +147,14 @@ final class HubServer implements AutoCloseable {
       return; // closed before its end
     }
     send(exchange, from > 0 ? 206 : 200, rest);
+  }
+
+  private void awaitClose() {
+    try {
+      closed.await();
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+    }
   }
 
   private static void send(HttpExchange exchange, int status, byte[] body) throws IOException {
@@ -174,6 +208,8 @@ final class HubServer implements AutoCloseable {
 
   @Override
   public void close() {
+    closed.countDown();
     server.stop(0);
+    threads.close();
   }
 }

@@ -59,6 +59,10 @@ class HubTest {
   }
 
   private Hub hub(String token, boolean offline) {
+    return hub(token, offline, Duration.ofSeconds(30));
+  }
+
+  private Hub hub(String token, boolean offline, Duration patience) {
     return new Hub(
         new HubSettings(cache, server.uri(), Optional.ofNullable(token), offline, Optional.empty()),
         (file, bytes) ->
@@ -71,7 +75,8 @@ class HubTest {
               @Override
               public void close() {}
             },
-        Duration.ofMillis(1));
+        Duration.ofMillis(1),
+        patience);
   }
 
   private Path locate(String name, HubContent content) {
@@ -290,6 +295,25 @@ class HubTest {
     assertArrayEquals(weights, Files.readAllBytes(model.resolve("model.safetensors")));
     assertEquals(4, server.downloads().get("model.safetensors"));
     assertEquals(3, server.requests.stream().filter(r -> r.contains("bytes=")).count());
+  }
+
+  @Test
+  void goesOnAfterAStall() throws IOException {
+    server.stalls.put("model.safetensors", 2);
+    Path model = hub(null, false, Duration.ofMillis(300)).locate(Path.of(MODEL), HubContent.MODEL);
+    assertArrayEquals(weights, Files.readAllBytes(model.resolve("model.safetensors")));
+    assertEquals(3, server.downloads().get("model.safetensors"));
+    assertEquals(2, server.requests.stream().filter(r -> r.contains("bytes=")).count());
+  }
+
+  @Test
+  void doesNotWaitForEver() {
+    Hub hasty = hub(null, false, Duration.ofMillis(300));
+    server.stalls.put("model.safetensors", 100);
+    server.files.put("model.safetensors", new byte[4]); // of which one does not come at last
+    assertRefused(hasty, MODEL, HubContent.MODEL, "broke off at", "no byte came for 0.300 s");
+    server.silent = true;
+    assertRefused(hasty, MODEL, HubContent.MODEL, "cannot be reached", "no answer for 0.300 s");
   }
 
   @Test
