@@ -13,7 +13,7 @@ import java.io.BufferedReader;
 import java.io.IOException;
 import java.io.InputStreamReader;
 import java.io.Reader;
-import java.io.StringWriter;
+import java.io.StringReader;
 import java.nio.charset.CharacterCodingException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -42,8 +42,7 @@ final class Documents {
     if (!Files.isRegularFile(file)) {
       throw new InputException(file, "no such file");
     }
-    String unpacked = Unpacked.name(file);
-    boolean text = unpacked.endsWith(".txt") || unpacked.endsWith(".jsonl");
+    boolean text = isText(file) || Unpacked.name(file).endsWith(".jsonl");
     if (!text && !name.endsWith(PARQUET)) {
       int dot = name.lastIndexOf('.');
       throw new InputException(
@@ -53,22 +52,35 @@ final class Documents {
     }
   }
 
+  /** Whether a file is one document, which may be read in pieces. */
+  static boolean isText(Path file) {
+    return Unpacked.name(file).endsWith(".txt");
+  }
+
+  /** Reads a document to its end. */
+  interface Use {
+    void accept(Reader document) throws IOException;
+  }
+
   /** Hands each document of a file to {@code use}, in order. */
-  static void read(Path file, Consumer<String> use) {
+  static void read(Path file, Use use) {
     check(file);
     if (file.getFileName().toString().endsWith(PARQUET)) {
-      ParquetTexts.read(file, use);
+      ParquetTexts.read(file, text -> accept(use, text));
       return;
     }
-    try (Reader reader = new InputStreamReader(Unpacked.open(file), UTF_8.newDecoder())) {
-      if (Unpacked.name(file).endsWith(".txt")) {
-        String text = whole(reader);
-        if (text.isEmpty()) {
+    try (BufferedReader reader =
+        new BufferedReader(
+            new InputStreamReader(Unpacked.open(file), UTF_8.newDecoder()), 1 << 16)) {
+      if (isText(file)) {
+        reader.mark(1);
+        if (reader.read() < 0) {
           throw new InputException(file, "is empty");
         }
-        use.accept(text);
+        reader.reset();
+        use.accept(reader);
       } else {
-        readLines(file, new BufferedReader(reader, 1 << 16), use);
+        readLines(file, reader, text -> accept(use, text));
       }
     } catch (CharacterCodingException e) {
       throw new InputException(file, "not UTF-8 text");
@@ -79,10 +91,12 @@ final class Documents {
     }
   }
 
-  private static String whole(Reader reader) throws IOException {
-    StringWriter text = new StringWriter();
-    reader.transferTo(text);
-    return text.toString();
+  private static void accept(Use use, String text) {
+    try {
+      use.accept(new StringReader(text));
+    } catch (IOException e) {
+      throw new IllegalStateException("text in memory can be read", e);
+    }
   }
 
   private static void readLines(Path file, BufferedReader reader, Consumer<String> use)

@@ -11,7 +11,12 @@ public final class Texts {
 
   public static List<String> read(Path file) {
     List<String> texts = new ArrayList<>();
-    Documents.read(file, texts::add);
+    Documents.read(
+        file,
+        document -> {
+          String text = new Pieces(file, document, () -> Cuts.NONE).next();
+          texts.add(text == null ? "" : text);
+        });
     return texts;
   }
 }

@@ -11,6 +11,7 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.OptionalInt;
 import java.util.SplittableRandom;
+import java.util.function.Supplier;
 
 /**
  * A data set as rows of token ids, all of one length, outside the Java heap.
@@ -132,17 +133,17 @@ public final class TokenRows {
       List<Path> files, Tokenizer tokenizer, ModelConfig config, int context) {
     OptionalInt bos = tokenizer.hasBos() ? config.bos() : OptionalInt.empty();
     Packer packer = new Packer(context, bos, config.eos());
+    files.forEach(file -> Pieces.check(file, tokenizer::cuts));
     for (Path file : files) {
+      // Documents that JSON or parquet hold are in memory anyway, and may hold half a surrogate
+      // pair, for which the tokenizer's library converts the whole text in another way.
+      Supplier<Cuts> cuts = Documents.isText(file) ? tokenizer::cuts : () -> Cuts.NONE;
       Documents.read(
           file,
           document -> {
-            for (int id : tokenizer.encode(document)) {
-              if (id >= config.vocabSize()) {
-                throw new InputException(
-                    tokenizer.file(),
-                    "gives id %d, the model's vocabulary has %d".formatted(id, config.vocabSize()));
-              }
-              packer.add(id);
+            Pieces pieces = new Pieces(file, document, cuts);
+            for (String piece = pieces.next(); piece != null; piece = pieces.next()) {
+              add(tokenizer.encode(piece), packer, tokenizer, config);
             }
             packer.endDocument();
           });
@@ -156,6 +157,17 @@ public final class TokenRows {
         Arena.ofAuto().allocate(ValueLayout.JAVA_INT, (long) packer.rows() * context);
     MemorySegment.copy(packer.ids, 0, ids, ValueLayout.JAVA_INT, 0, packer.rows() * context);
     return new TokenRows(ids, packer.rows(), context);
+  }
+
+  private static void add(int[] ids, Packer packer, Tokenizer tokenizer, ModelConfig config) {
+    for (int id : ids) {
+      if (id >= config.vocabSize()) {
+        throw new InputException(
+            tokenizer.file(),
+            "gives id %d, the model's vocabulary has %d".formatted(id, config.vocabSize()));
+      }
+      packer.add(id);
+    }
   }
 
   /** Collects ids into rows. */

@@ -26,6 +26,7 @@ public final class Tokenizer implements AutoCloseable {
   private final Path file;
   private final HuggingFaceTokenizer tokenizer;
   private final boolean bos;
+  private Cuts cuts; // null until somebody asks
 
   private Tokenizer(Path file, HuggingFaceTokenizer tokenizer, boolean bos) {
     this.file = file;
@@ -61,6 +62,14 @@ public final class Tokenizer implements AutoCloseable {
   /** Whether there is a BOS: {@code tokenizer_config.json} can say that there is none. */
   public boolean hasBos() {
     return bos;
+  }
+
+  /** Where texts may be cut without an effect on their ids. */
+  Cuts cuts() {
+    if (cuts == null) {
+      cuts = CutRules.of(StrictJson.read(file));
+    }
+    return cuts;
   }
 
   public int[] encode(String text) {

@@ -10,7 +10,6 @@ import java.io.OutputStream;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.zip.GZIPOutputStream;
@@ -156,8 +155,6 @@ class DocumentsTest {
   }
 
   private static List<String> read(Path file) {
-    List<String> documents = new ArrayList<>();
-    Documents.read(file, documents::add);
-    return documents;
+    return Texts.read(file);
   }
 }

@@ -46,6 +46,21 @@ class TokenRowsTest {
         rows(TokenRows.read(List.of(first, second), config(EOS), folder, 4)));
   }
 
+  /** Larger than a piece: no end of text, and nothing lost, between them. */
+  @Test
+  void aLargeTextIsOneDocument() throws IOException {
+    byte[] text = new byte[700_000];
+    for (int i = 0; i < text.length; i++) {
+      text[i] = (byte) (i % 7 == 0 ? ' ' : 'a' + i % 26);
+    }
+    Path file = Files.write(folder.resolve("a.txt"), text);
+    int[][] rows = rows(TokenRows.read(List.of(file), config(EOS), folder, 51));
+    assertEquals(14_000, rows.length);
+    for (int i = 0; i < text.length; i++) {
+      assertEquals(text[i], rows[i / 50][1 + i % 50], "byte " + i);
+    }
+  }
+
   @Test
   void dropsWhatDoesNotFillARow() throws IOException {
     Path file = Files.writeString(folder.resolve("a.txt"), "abcdef");
