@@ -13,6 +13,9 @@ import java.util.zip.ZipException;
 /** Text files that may be packed: {@code .gz} and {@code .zst}. */
 final class Unpacked {
 
+  /** log2 of bytes: what {@code zstd --long=31} looks back, the most that the format has. */
+  private static final int LARGEST_WINDOW = 31;
+
   private Unpacked() {}
 
   /** The file's name without what says how it is packed. */
@@ -27,7 +30,7 @@ final class Unpacked {
       if (name.endsWith(".gz")) {
         return new GZIPInputStream(bytes, 1 << 16);
       }
-      return name.endsWith(".zst") ? new ZstdInputStream(bytes) : bytes;
+      return name.endsWith(".zst") ? new ZstdInputStream(bytes).setLongMax(LARGEST_WINDOW) : bytes;
     } catch (IOException | RuntimeException e) {
       bytes.close();
       throw e;

@@ -1,9 +1,12 @@
 package espalier.format;
 
+import com.fasterxml.jackson.core.JsonFactory;
 import com.fasterxml.jackson.core.JsonLocation;
 import com.fasterxml.jackson.core.JsonParser;
 import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.core.JsonToken;
+import com.fasterxml.jackson.core.StreamReadConstraints;
+import com.fasterxml.jackson.core.json.JsonReadFeature;
 import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
@@ -31,10 +34,16 @@ public final class StrictJson {
   private static final long LARGEST = 64L << 20;
   private static final Pattern DUPLICATE =
       Pattern.compile("Duplicate field '(.*)'", Pattern.DOTALL);
-  private static final ObjectMapper MAPPER =
-      JsonMapper.builder()
-          .enable(JsonParser.Feature.STRICT_DUPLICATE_DETECTION)
-          .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
+  private static final ObjectMapper MAPPER = mapper(new JsonFactory()).build();
+
+  /** For data: takes the NaN and Infinity of Python's json.dumps, and texts of any length. */
+  private static final ObjectMapper LINES =
+      mapper(
+              JsonFactory.builder()
+                  .streamReadConstraints(
+                      StreamReadConstraints.builder().maxStringLength(Integer.MAX_VALUE).build())
+                  .build())
+          .enable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS)
           .build();
 
   private final Path file;
@@ -45,6 +54,12 @@ public final class StrictJson {
     this.file = file;
     this.path = path;
     this.node = node;
+  }
+
+  private static JsonMapper.Builder mapper(JsonFactory factory) {
+    return JsonMapper.builder(factory)
+        .enable(JsonParser.Feature.STRICT_DUPLICATE_DETECTION)
+        .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS);
   }
 
   /** Reads a whole file that must hold one object. */
@@ -101,7 +116,7 @@ public final class StrictJson {
   public static StrictJson line(Path file, long number, String text) {
     String where = "line " + number + ": ";
     try {
-      JsonNode node = MAPPER.readTree(text);
+      JsonNode node = LINES.readTree(text);
       if (!node.isObject()) {
         throw new InputException(file, where + "no JSON object");
       }

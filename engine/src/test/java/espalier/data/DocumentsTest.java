@@ -11,6 +11,7 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.HexFormat;
 import java.util.List;
 import java.util.zip.GZIPOutputStream;
 import org.junit.jupiter.api.Test;
@@ -36,6 +37,34 @@ class DocumentsTest {
             folder.resolve("a.jsonl"),
             "{\"text\": \"one\\ntwo\", \"id\": 3}\n\n{\"text\": \"\"}\r\n{\"text\": \"\\u00e9\"}");
     assertEquals(List.of("one\ntwo", "", "é"), read(file));
+  }
+
+  /** As Python's json.dumps writes them. */
+  @Test
+  void otherFieldsMayBeNoNumbers() throws IOException {
+    Path file = folder.resolve("a.jsonl");
+    Files.writeString(file, "{\"score\": NaN, \"a\": [-Infinity, Infinity], \"text\": \"one\"}\n");
+    assertEquals(List.of("one"), read(file));
+    Files.writeString(file, "{\"text\": NaN}\n");
+    assertRefused(file, () -> read(file), "line 1: no string field");
+  }
+
+  @Test
+  void aLineMayBeLong() throws IOException {
+    String text = "word ".repeat(4_100_000); // more than the 20 M characters that Jackson takes
+    Path file = Files.writeString(folder.resolve("a.jsonl"), "{\"text\": \"" + text + "\"}");
+    assertEquals(List.of(text), read(file));
+  }
+
+  @ParameterizedTest
+  @ValueSource(ints = {27, 28, 31})
+  void unpacksWhatLooksFarBack(int window) throws IOException {
+    Path file = folder.resolve("a.txt.zst");
+    int exponent = (window - 10) << 3; // of the frame's window, RFC 8878, 3.1.1.1.2
+    Files.write(
+        file,
+        HexFormat.of().parseHex("28b52ffd00%02x190000".formatted(exponent) + "6f6e65")); // "one"
+    assertEquals(List.of("one"), read(file));
   }
 
   @ParameterizedTest

@@ -56,6 +56,17 @@ class StrictJsonTest {
     assertRefused(FILE, () -> StrictJson.parse(FILE, text), fault);
   }
 
+  /** As Python's json.dumps writes them, of which no reader may make a number. */
+  @Test
+  void linesOfDataMayHoldNoNumbersAndLongTexts() {
+    String text = "word ".repeat(4_100_000);
+    StrictJson json =
+        StrictJson.line(FILE, 1, "{\"score\": NaN, \"a\": -Infinity, \"s\": \"" + text + "\"}");
+    assertEquals(text, json.text("s"));
+    assertRefused(FILE, () -> json.number("score"), "line 1: score is not a number");
+    assertRefused(FILE, () -> json.integer("a"), "line 1: a is not an integer");
+  }
+
   @Test
   void namesTheLine() {
     assertRefused(FILE, () -> StrictJson.parse(FILE, "{\n\"a\": 1,\n\"b\": }"), "line 3:");
