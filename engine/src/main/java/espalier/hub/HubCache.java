@@ -79,7 +79,10 @@ final class HubCache {
   /**
    * Makes a file of a snapshot be there: links its blob, downloading that where it is not.
    *
-   * <p>Another process may be at the same: a lock keeps it out of the unfinished file.
+   * <p>Another Espalier may be at the same: a lock keeps it out of the unfinished file.
+   * huggingface_hub has the same lock file, but its flock and the lock of a Java channel do not see
+   * each other. So both may download a blob, each into a file of a name of its own; the later one
+   * replaces it by the same bytes.
    */
   void provide(HubName name, String commit, HubFile file, Download download) {
     Path folder = root.resolve(name.folder());
@@ -94,7 +97,7 @@ final class HubCache {
           FileChannel.open(lockFile, StandardOpenOption.CREATE, StandardOpenOption.WRITE)) {
         channel.lock(); // until the channel is closed
         if (!Files.exists(blob)) {
-          Path unfinished = blob.resolveSibling(file.blob() + ".incomplete");
+          Path unfinished = blob.resolveSibling(file.blob() + ".espalier.incomplete");
           download.into(unfinished);
           check(name, file, unfinished);
           Files.move(unfinished, blob, StandardCopyOption.ATOMIC_MOVE);
