@@ -17,6 +17,7 @@ import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
 import java.time.Duration;
 import java.util.Arrays;
+import java.util.Optional;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
@@ -34,7 +35,8 @@ final class HubClient {
   /** How long an answer may be in coming, and every part of it. */
   static final Duration PATIENCE = Duration.ofSeconds(60);
 
-  private final HubSettings settings;
+  private final URI endpoint;
+  private final Optional<String> token;
   private final Duration pause;
   private final Duration patience;
 
@@ -46,14 +48,16 @@ final class HubClient {
    * @param patience with a server that says nothing
    */
   HubClient(HubSettings settings, Duration pause, Duration patience) {
-    this.settings = settings;
+    HubAddress address = settings.address().get();
+    endpoint = address.endpoint();
+    token = settings.token();
     this.pause = pause;
     this.patience = patience;
     HttpClient.Builder builder =
         HttpClient.newBuilder()
             .followRedirects(HttpClient.Redirect.NEVER)
             .connectTimeout(Duration.ofSeconds(20));
-    settings.proxy().ifPresent(proxy -> builder.proxy(ProxySelector.of(proxy)));
+    address.proxy().ifPresent(proxy -> builder.proxy(ProxySelector.of(proxy)));
     http = builder.build();
   }
 
@@ -173,7 +177,7 @@ final class HubClient {
         request.header("Range", "bytes=" + from + "-");
       }
       if (isOfEndpoint(at)) {
-        settings.token().ifPresent(t -> request.header("Authorization", "Bearer " + t));
+        token.ifPresent(t -> request.header("Authorization", "Bearer " + t));
       }
       HttpResponse<InputStream> response = send(request.build());
       if (response.statusCode() < 300 || response.statusCode() >= 400) {
@@ -189,6 +193,9 @@ final class HubClient {
         at = at.resolve(location);
       } catch (IllegalArgumentException e) {
         throw new IOException("a redirect to " + location);
+      }
+      if (at.getHost() == null) {
+        throw new IOException("a redirect to nowhere");
       }
       if (!"https".equals(at.getScheme()) && !at.getScheme().equals(uri.getScheme())) {
         throw new IOException("a redirect from https to " + at.getScheme());
@@ -220,18 +227,18 @@ final class HubClient {
 
   /** The token is for this host alone. */
   private boolean isOfEndpoint(URI uri) {
-    URI endpoint = settings.endpoint();
     return endpoint.getScheme().equals(uri.getScheme())
         && endpoint.getHost().equalsIgnoreCase(uri.getHost())
         && endpoint.getPort() == uri.getPort();
   }
 
   private InputException refused(HubName name, int status, String code) {
-    String host = settings.endpoint().getHost();
+    String host = endpoint.getHost();
     if (code.equals("GatedRepo") || (status == 403 && code.isEmpty())) {
       return new InputException(
           "%s: the repository is gated: ask for access at %s/%s and set HF_TOKEN"
-              .formatted(name, settings.endpoint(), name.repository()));
+              .formatted(
+                  name, endpoint.toString().replaceFirst("//[^/]*@", "//"), name.repository()));
     }
     if (code.equals("RevisionNotFound")) {
       return new InputException(name + ": the repository has no revision " + name.revision());
@@ -243,10 +250,7 @@ final class HubClient {
       return new InputException(
           "%s: no such file or folder, and %s has no repository %s that %s may see"
               .formatted(
-                  name,
-                  host,
-                  name.repository(),
-                  settings.token().isPresent() ? "this token" : "everybody"));
+                  name, host, name.repository(), token.isPresent() ? "this token" : "everybody"));
     }
     return new InputException("%s: %s answers with status %d".formatted(name, host, status));
   }
@@ -256,7 +260,7 @@ final class HubClient {
         "%s: no such file or folder here, and %s cannot be reached (%s)"
             .formatted(
                 name,
-                settings.endpoint().getHost(),
+                endpoint.getHost(),
                 e.getMessage() == null ? e.getClass().getSimpleName() : e.getMessage()));
   }
 
@@ -270,7 +274,7 @@ final class HubClient {
   }
 
   private URI at(String path) {
-    return URI.create(settings.endpoint() + path);
+    return URI.create(endpoint + path);
   }
 
   private static String encoded(String part) {

@@ -1,31 +1,23 @@
 package espalier.hub;
 
 import java.io.IOException;
-import java.net.InetSocketAddress;
-import java.net.URI;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.Locale;
 import java.util.Map;
 import java.util.Optional;
 import java.util.Set;
+import java.util.function.Supplier;
 
 /**
  * Where the Hub and its cache are, from the environment variables that huggingface_hub knows.
  *
  * @param cache {@code HF_HUB_CACHE}, or {@code hub} in {@code HF_HOME}
- * @param endpoint {@code HF_ENDPOINT}
+ * @param address how the Hub is reached: looked at only by those who must
  * @param token {@code HF_TOKEN}, or what logging in left in {@code HF_HOME}
  * @param offline {@code HF_HUB_OFFLINE}
- * @param proxy {@code HTTPS_PROXY} (or {@code HTTP_PROXY}, after the endpoint), in either case of
- *     letters, where {@code NO_PROXY} does not name the endpoint's host
  */
 public record HubSettings(
-    Path cache,
-    URI endpoint,
-    Optional<String> token,
-    boolean offline,
-    Optional<InetSocketAddress> proxy) {
+    Path cache, Supplier<HubAddress> address, Optional<String> token, boolean offline) {
 
   private static final Set<String> YES = Set.of("1", "on", "yes", "true");
 
@@ -35,40 +27,11 @@ public record HubSettings(
             "XDG_CACHE_HOME", environment.getOrDefault("HOME", "") + "/.cache");
     Path home = Path.of(environment.getOrDefault("HF_HOME", cacheHome + "/huggingface"));
     String cache = environment.get("HF_HUB_CACHE");
-    URI endpoint =
-        URI.create(
-            environment
-                .getOrDefault("HF_ENDPOINT", "https://huggingface.co")
-                .replaceFirst("/+$", ""));
     return new HubSettings(
         cache == null ? home.resolve("hub") : Path.of(cache),
-        endpoint,
+        () -> HubAddress.of(environment),
         token(environment, home),
-        YES.contains(environment.getOrDefault("HF_HUB_OFFLINE", "").toLowerCase()),
-        proxy(environment, endpoint));
-  }
-
-  private static Optional<InetSocketAddress> proxy(Map<String, String> environment, URI endpoint) {
-    for (String name : either(environment, "no_proxy").split(",")) {
-      String host = name.strip().replaceFirst("^\\*?\\.", "");
-      if (!host.isEmpty()
-          && (endpoint.getHost().equals(host) || endpoint.getHost().endsWith("." + host))) {
-        return Optional.empty();
-      }
-    }
-    String given = either(environment, endpoint.getScheme() + "_proxy");
-    if (given.isEmpty()) {
-      return Optional.empty();
-    }
-    URI proxy = URI.create(given.contains("://") ? given : "http://" + given);
-    return Optional.of(
-        InetSocketAddress.createUnresolved(
-            proxy.getHost(), proxy.getPort() < 0 ? 80 : proxy.getPort()));
-  }
-
-  private static String either(Map<String, String> environment, String name) {
-    return environment.getOrDefault(
-        name, environment.getOrDefault(name.toUpperCase(Locale.ROOT), ""));
+        YES.contains(environment.getOrDefault("HF_HUB_OFFLINE", "").toLowerCase()));
   }
 
   private static Optional<String> token(Map<String, String> environment, Path home) {

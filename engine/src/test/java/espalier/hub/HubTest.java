@@ -8,6 +8,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import espalier.format.InputException;
 import java.io.IOException;
+import java.net.InetSocketAddress;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -64,7 +65,11 @@ class HubTest {
 
   private Hub hub(String token, boolean offline, Duration patience) {
     return new Hub(
-        new HubSettings(cache, server.uri(), Optional.ofNullable(token), offline, Optional.empty()),
+        new HubSettings(
+            cache,
+            () -> new HubAddress(server.uri(), Optional.empty()),
+            Optional.ofNullable(token),
+            offline),
         (file, bytes) ->
             new Hub.Progress.Bar() {
               @Override
@@ -420,7 +425,7 @@ class HubTest {
   void readsTheEnvironmentAsTheHubsLibraryDoes() throws IOException {
     HubSettings plain = HubSettings.of(Map.of("HOME", "/home/me"));
     assertEquals(Path.of("/home/me/.cache/huggingface/hub"), plain.cache());
-    assertEquals("https://huggingface.co", plain.endpoint().toString());
+    assertEquals("https://huggingface.co", plain.address().get().endpoint().toString());
     assertEquals(Optional.empty(), plain.token());
     assertFalse(plain.offline());
     Files.writeString(cache.resolve("token"), "from-file\n");
@@ -428,7 +433,7 @@ class HubTest {
         HubSettings.of(
             Map.of("HF_HOME", cache.toString(), "HF_HUB_OFFLINE", "1", "HF_ENDPOINT", "http://h/"));
     assertEquals(cache.resolve("hub"), set.cache());
-    assertEquals("http://h", set.endpoint().toString());
+    assertEquals("http://h", set.address().get().endpoint().toString());
     assertEquals(Optional.of("from-file"), set.token());
     assertTrue(set.offline());
     HubSettings more = HubSettings.of(Map.of("HF_HUB_CACHE", "/c", "HF_TOKEN", " t "));
@@ -440,15 +445,66 @@ class HubTest {
   void goesThroughAProxyWhereThereIsOne() {
     Map<String, String> proxied =
         Map.of("HTTPS_PROXY", "http://proxy.site:3128/", "HF_ENDPOINT", "https://hub.site.org");
-    HubSettings settings = HubSettings.of(proxied);
-    assertEquals("proxy.site", settings.proxy().orElseThrow().getHostString());
-    assertEquals(3128, settings.proxy().orElseThrow().getPort());
-    assertEquals(Optional.empty(), HubSettings.of(Map.of("http_proxy", "p:1")).proxy());
+    InetSocketAddress proxy = HubAddress.of(proxied).proxy().orElseThrow();
+    assertEquals("proxy.site", proxy.getHostString());
+    assertEquals(3128, proxy.getPort());
+    assertEquals(Optional.empty(), HubAddress.of(Map.of("http_proxy", "p:1")).proxy());
     for (String exempt : List.of("site.org", ".site.org", "other, hub.site.org", "*.site.org")) {
       Map<String, String> direct = new HashMap<>(proxied);
       direct.put("no_proxy", exempt);
-      assertEquals(Optional.empty(), HubSettings.of(direct).proxy(), exempt);
+      assertEquals(Optional.empty(), HubAddress.of(direct).proxy(), exempt);
     }
+  }
+
+  @ParameterizedTest
+  @CsvSource({
+    "proxy, proxy, 80",
+    "proxy:3128, proxy, 3128",
+    "https://u:s^cr@t@10.0.0.1:99/, 10.0.0.1, 99",
+    "http://[::1]:8080, [::1], 8080"
+  })
+  void aProxyMayHaveAUserWhoIsPassedOver(String given, String host, int port) {
+    InetSocketAddress proxy = HubAddress.of(Map.of("https_proxy", given)).proxy().orElseThrow();
+    assertEquals(host, proxy.getHostString());
+    assertEquals(port, proxy.getPort());
+  }
+
+  @ParameterizedTest
+  @CsvSource({
+    "HTTPS_PROXY, http://my_secret:3128",
+    "HTTPS_PROXY, http://u:secret@:3128",
+    "https_proxy, http://u:secret@two words",
+    "HTTPS_PROXY, u:secret@proxy:99999",
+    "HTTPS_PROXY, u:secret@proxy:port",
+    "HF_ENDPOINT, secret.com",
+    "HF_ENDPOINT, https://u:secret@",
+    "HF_ENDPOINT, https://my_secret.com",
+    "HF_ENDPOINT, https://se cret.com",
+    "HF_ENDPOINT, ftp://secret.com",
+    "HF_ENDPOINT, ''"
+  })
+  void anAddressThatIsNoneMattersWhereTheHubIsAsked(String variable, String value)
+      throws IOException {
+    Map<String, String> environment =
+        Map.of(variable, value, "NO_PROXY", "x", "HF_HOME", cache.toString());
+    Hub hub = new Hub(HubSettings.of(environment), (file, bytes) -> null);
+    Path here = Files.createDirectories(cache.resolve("here"));
+    assertEquals(here, hub.locate(here, HubContent.SAE));
+    InputException e =
+        assertThrows(InputException.class, () -> hub.locate(Path.of(MODEL), HubContent.MODEL));
+    assertTrue(e.getMessage().startsWith(variable + " is no address"), e.getMessage());
+    assertFalse(e.getMessage().contains("cret"), e.getMessage());
+  }
+
+  /** Whose lock does not keep others out. */
+  @Test
+  void leavesAloneWhatHuggingfaceHubHasNotFinished() throws IOException {
+    Path blobs = Files.createDirectories(cache.resolve("models--owner--small-model/blobs"));
+    Path theirs = blobs.resolve(HubServer.sum("SHA-256", weights) + ".incomplete");
+    Files.writeString(theirs, "half of it");
+    Path model = locate(MODEL, HubContent.MODEL);
+    assertArrayEquals(weights, Files.readAllBytes(model.resolve("model.safetensors")));
+    assertEquals("half of it", Files.readString(theirs));
   }
 
   @Test
