@@ -6,6 +6,7 @@ import espalier.distributed.Launch;
 import espalier.distributed.Ranks;
 import espalier.tensor.Tensor;
 import java.util.Arrays;
+import java.util.Locale;
 
 /**
  * What a sum of gradients over ranks costs, in the fixed order and in MPI's own: {@code mpirun -np
@@ -50,8 +51,12 @@ public final class RanksTiming {
               });
       if (ranks.isFirst()) {
         System.out.printf(
+            Locale.ROOT,
             "%d ranks, %d floats: fixed order %.2f ms, fastest %.2f ms%n",
-            ranks.size(), n, fixed, fastest);
+            ranks.size(),
+            n,
+            fixed,
+            fastest);
       }
       ranks.detach();
     }

@@ -3,6 +3,7 @@ package espalier.cli;
 import espalier.distributed.Launch;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Locale;
 import picocli.CommandLine;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Model.CommandSpec;
@@ -59,6 +60,8 @@ public final class Main implements Runnable {
   }
 
   static int run(CommandLine line, String... args) {
+    // Figures are read by people and programs of any language: no decimal commas, no other digits.
+    Locale.setDefault(Locale.ROOT);
     try {
       return line.execute(args);
     } catch (Error e) { // picocli passes these through, and memory may well run out

@@ -19,6 +19,7 @@ import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.HexFormat;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.Optional;
 import java.util.function.Consumer;
@@ -111,13 +112,14 @@ public final class TokenCache {
       List<Path> files, Tokenizer tokenizer, ModelConfig config, int context) {
     MessageDigest digest = sha256();
     String packing =
-        "%x context %d bos %s eos %s vocabulary %d\n"
-            .formatted(
-                MAGIC,
-                context,
-                tokenizer.hasBos() ? config.bos() : "none",
-                config.eos(),
-                config.vocabSize());
+        String.format(
+            Locale.ROOT,
+            "%x context %d bos %s eos %s vocabulary %d\n",
+            MAGIC,
+            context,
+            tokenizer.hasBos() ? config.bos() : "none",
+            config.eos(),
+            config.vocabSize());
     digest.update(packing.getBytes(StandardCharsets.UTF_8));
     add(digest, tokenizer.file());
     for (Path file : files) {

@@ -11,6 +11,7 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
+import java.util.Locale;
 
 /**
  * A NumPy array file of two dimensions.
@@ -137,7 +138,12 @@ public record Npy(
 
   private static ByteBuffer header(String type, long rows, int cols) {
     String header =
-        "{'descr': '%s', 'fortran_order': False, 'shape': (%d, %d), }".formatted(type, rows, cols);
+        String.format(
+            Locale.ROOT,
+            "{'descr': '%s', 'fortran_order': False, 'shape': (%d, %d), }",
+            type,
+            rows,
+            cols);
     int unpadded = 10 + header.length() + 1;
     String padded = header + " ".repeat(-unpadded & 63) + "\n";
     ByteBuffer start = ByteBuffer.allocate(10 + padded.length()).order(ByteOrder.LITTLE_ENDIAN);

@@ -14,6 +14,7 @@ import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.Optional;
 import java.util.TreeMap;
@@ -39,7 +40,7 @@ public final class HeldOutWatch implements TrainSaeRecipe.Watch {
 
   /** The SAE as it was after a step. */
   public static Path snapshot(Path snapshots, long step) {
-    return snapshots.resolve("step-%06d".formatted(step));
+    return snapshots.resolve(String.format(Locale.ROOT, "step-%06d", step));
   }
 
   @Override

@@ -12,6 +12,7 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Comparator;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.Optional;
 import java.util.regex.Matcher;
@@ -80,7 +81,7 @@ public final class Checkpoints {
     } catch (IOException e) {
       throw new UncheckedIOException(folder + " cannot be made", e);
     }
-    Path file = folder.resolve("step-%06d.safetensors".formatted(step));
+    Path file = folder.resolve(String.format(Locale.ROOT, "step-%06d.safetensors", step));
     List<Safetensors.Output> tensors = new ArrayList<>();
     tensors.add(Safetensors.Output.vector("parameters", optimizer.parameters().values()));
     tensors.add(Safetensors.Output.vector("first_moment", optimizer.firstMoment()));

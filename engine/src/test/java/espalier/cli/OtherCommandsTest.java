@@ -4,6 +4,7 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import espalier.Abroad;
 import espalier.Golden;
 import java.io.IOException;
 import java.nio.file.Files;
@@ -58,11 +59,14 @@ class OtherCommandsTest {
         "demo --out TEMP/demo --dtype bf16 | --dtype",
         "train-sae --model MODEL --data DATA --out TEMP/out --layer -1 | --layer -1",
         "train-sae --model MODEL --data DATA --out TEMP/out --layer 4 | --layer 4",
-        "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --arch sparse | --arch sparse",
-        "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --objective x | --objective x",
+        "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --arch sparse | --arch"
+            + " sparse",
+        "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --objective x | --objective"
+            + " x",
         "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --k 5000 | --k 5000",
         "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --latents 0 | --latents 0",
-        "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --bandwidth 0 | --bandwidth 0",
+        "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --bandwidth 0 | --bandwidth"
+            + " 0",
         "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --l1 -1 | --l1 -1",
         "pretrain --config nowhere --data DATA --out TEMP/out | nowhere",
         "pretrain --config MODEL/config.json --out TEMP/out | --data",
@@ -119,6 +123,19 @@ class OtherCommandsTest {
     Path options = Files.writeString(temp.resolve("options"), "x\n--no-such-option");
     Outcome outcome = run("generate --model MODEL --prompt @" + options);
     assertFalse(outcome.err().contains("--no-such-option"), outcome.err());
+  }
+
+  /** A table of figures is read by scripts as well. */
+  @Test
+  void figuresAreTheSameInEveryCountry() throws Exception {
+    String command = "evaluate --model MODEL --sae 1=SAE --data DATA";
+    String here = run(command).out();
+    Abroad.run(
+        () -> {
+          Outcome outcome = run(command);
+          assertEquals(here, outcome.out());
+          assertTrue(outcome.err().chars().allMatch(c -> c < 128), outcome.err());
+        });
   }
 
   @Test

@@ -4,6 +4,7 @@ import static espalier.Refused.assertRefused;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import espalier.Abroad;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
@@ -18,6 +19,15 @@ import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
 class NpyTest {
+
+  @Test
+  void isWrittenAlikeEverywhere() throws Exception {
+    Path file = folder.resolve("x.npy");
+    Abroad.run(() -> Npy.write(file, 2, 1, new float[][] {{1}, {2}}));
+    Npy array = Npy.open(file);
+    assertEquals(2, array.rows());
+    assertEquals(2, array.real(1, 0));
+  }
 
   /** As {@code make_format_fixtures.py} writes them with NumPy. */
   private static final Path FIXTURES = Path.of("src/test/resources/format");

@@ -8,6 +8,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import espalier.Abroad;
 import espalier.Golden;
 import espalier.format.InputException;
 import espalier.train.Schedule;
@@ -121,6 +122,13 @@ class AdaptRunTest {
     run("resumed", true);
     assertArrayEquals(adapter(whole), adapter(resumed));
     assertEquals(metrics(whole), metrics(resumed));
+  }
+
+  @Test
+  void checkpointsAreNamedAlikeEverywhere() throws Exception {
+    Abroad.run(() -> run("run", false));
+    assertTrue(Files.exists(temp.resolve("run/checkpoints/step-000006.safetensors")));
+    Abroad.run(() -> assertEquals(temp.resolve("step-000030"), HeldOutWatch.snapshot(temp, 30)));
   }
 
   @Test

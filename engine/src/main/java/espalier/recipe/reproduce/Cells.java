@@ -8,6 +8,7 @@ import espalier.recipe.SaeSpec;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.TreeMap;
 import java.util.TreeSet;
@@ -95,7 +96,14 @@ final class Cells {
     for (int percent : plan.grid().forks()) {
       SaeSource fork = SaeSource.snapshot(setup.layer(), SAE, plan.saeStepsAt(percent));
       ObjectNode at = coordinates().put("sae_percent", percent).put("layer", setup.layer());
-      adapt("lora-%03d".formatted(percent), LORA, fork, at, setup.rank(), setup.adapted(), 3);
+      adapt(
+          String.format(Locale.ROOT, "lora-%03d", percent),
+          LORA,
+          fork,
+          at,
+          setup.rank(),
+          setup.adapted(),
+          3);
     }
   }
 

@@ -31,8 +31,14 @@ public record Plan(Grid grid, int saeSteps, int steps, int endToEndSteps, int ev
   /** As on the command line. */
   @Override
   public String toString() {
-    return "%s,sae=%d,lora=%d,e2e=%d,eval=%d"
-        .formatted(grid.name().toLowerCase(Locale.ROOT), saeSteps, steps, endToEndSteps, evalRows);
+    return String.format(
+        Locale.ROOT,
+        "%s,sae=%d,lora=%d,e2e=%d,eval=%d",
+        grid.name().toLowerCase(Locale.ROOT),
+        saeSteps,
+        steps,
+        endToEndSteps,
+        evalRows);
   }
 
   public static Plan parse(String text) {
