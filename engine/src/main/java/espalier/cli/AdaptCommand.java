@@ -6,6 +6,7 @@ import espalier.recipe.Console;
 import espalier.recipe.Parallel;
 import espalier.recipe.RowOrdering;
 import espalier.report.Report;
+import espalier.train.Interruption;
 import espalier.train.Schedule;
 import espalier.train.TrainingLoop;
 import java.nio.file.Path;
@@ -180,12 +181,16 @@ final class AdaptCommand implements Callable<Integer> {
             order,
             resume,
             checkpointEvery);
-    return spread.run(ranks -> adapt(settings, gradients.on(ranks, sharding)));
+    try (Interruption interruption = new Interruption()) {
+      return spread.run(ranks -> adapt(settings, gradients.on(ranks, sharding), interruption));
+    }
   }
 
-  private int adapt(AdaptSettings settings, Parallel parallel) {
+  private int adapt(AdaptSettings settings, Parallel parallel, Interruption interruption) {
     TrainingLoop.End end =
-        new AdaptRecipe(settings, Console.standard(), parallel).profile(profiling.file()).run();
+        new AdaptRecipe(settings, Console.standard(), parallel)
+            .profile(profiling.file())
+            .run(interruption);
     if (parallel.ranks().isFirst()) {
       Report.write(out);
     }

@@ -4,6 +4,7 @@ import espalier.recipe.Console;
 import espalier.recipe.PretrainRecipe;
 import espalier.recipe.PretrainSettings;
 import espalier.report.Report;
+import espalier.train.Interruption;
 import espalier.train.Schedule;
 import espalier.train.TrainingLoop;
 import java.nio.file.Path;
@@ -105,8 +106,10 @@ final class PretrainCommand implements Callable<Integer> {
             resume,
             checkpointEvery,
             Optional.ofNullable(evalData));
-    TrainingLoop.End end = new PretrainRecipe(settings, Console.standard()).run();
-    Report.write(out);
-    return end == TrainingLoop.End.DONE ? 0 : 1;
+    try (Interruption interruption = new Interruption()) {
+      TrainingLoop.End end = new PretrainRecipe(settings, Console.standard()).run(interruption);
+      Report.write(out);
+      return end == TrainingLoop.End.DONE ? 0 : 1;
+    }
   }
 }

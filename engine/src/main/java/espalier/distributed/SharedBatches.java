@@ -3,6 +3,7 @@ package espalier.distributed;
 import java.nio.DoubleBuffer;
 import java.util.Arrays;
 import java.util.List;
+import java.util.function.BooleanSupplier;
 import java.util.function.IntConsumer;
 
 /**
@@ -54,16 +55,19 @@ public final class SharedBatches {
    *     measured
    * @param join called in its place where the last batches are fewer than ranks and none is left
    *     for this one: what the other ranks need of it
+   * @param stop asked after each batch: whether this rank wants no more of them
+   * @return whether all were measured; not if a rank wanted to stop, which all then do
    */
-  public static void run(
+  public static boolean run(
       Ranks ranks,
       int batches,
       List<? extends Measure> measures,
       IntConsumer compute,
-      Runnable join) {
+      Runnable join,
+      BooleanSupplier stop) {
     int numbers = measures.stream().mapToInt(Measure::numbers).sum();
     for (int first = 0; first < batches; first += ranks.size()) {
-      DoubleBuffer own = DoubleBuffer.allocate(numbers);
+      DoubleBuffer own = DoubleBuffer.allocate(numbers + 1); // and whether to stop
       int batch = first + ranks.rank();
       if (batch < batches) {
         compute.accept(batch);
@@ -71,12 +75,22 @@ public final class SharedBatches {
       } else {
         join.run();
       }
+      own.put(numbers, stop.getAsBoolean() ? 1 : 0);
       DoubleBuffer all = DoubleBuffer.wrap(ranks.gather(own.array()));
-      for (int r = 0; r < Math.min(ranks.size(), batches - first); r++) {
-        measures.forEach(measure -> measure.add(all));
+      boolean stopped = false;
+      for (int r = 0; r < ranks.size(); r++) {
+        if (first + r < batches) {
+          all.position(r * own.capacity());
+          measures.forEach(measure -> measure.add(all));
+        }
+        stopped |= all.get(r * own.capacity() + numbers) != 0;
+      }
+      if (stopped) {
+        return false;
       }
     }
     measures.forEach(measure -> measure.counted(sum(ranks, measure.counts())));
+    return true;
   }
 
   private static long[] sum(Ranks ranks, long[] own) {

@@ -72,8 +72,18 @@ public final class AdaptRecipe {
     return this;
   }
 
-  /** Everything is checked before anything is written. */
   public TrainingLoop.End run() {
+    try (Interruption interruption = new Interruption()) {
+      return run(interruption);
+    }
+  }
+
+  /**
+   * Everything is checked before anything is written.
+   *
+   * @param interruption which the caller closes when it has made of the run what it makes of it
+   */
+  public TrainingLoop.End run(Interruption interruption) {
     RunFolder folder = RunFolder.check(settings.out(), settings.resume());
     try (Device device = Device.open()) {
       ranks = parallel.ranks().on(device);
@@ -84,7 +94,7 @@ public final class AdaptRecipe {
         plan = plan(device, inputs);
         inputs.model.read(device, files); // all memory is there by now
       }
-      TrainingLoop.End end = train(device, folder, inputs, plan);
+      TrainingLoop.End end = train(device, folder, inputs, plan, interruption);
       ranks.detach();
       return end;
     }
@@ -167,10 +177,11 @@ public final class AdaptRecipe {
     return new Plan(objective, evaluator, fit, workspace, optimizer);
   }
 
-  private TrainingLoop.End train(Device device, RunFolder folder, Inputs in, Plan plan) {
+  private TrainingLoop.End train(
+      Device device, RunFolder folder, Inputs in, Plan plan, Interruption interruption) {
     plan.fit.ifPresent(f -> SaeFit.check(in.saes, f.measure(plan.workspace), console));
     plan.objective.tape().bind(plan.workspace);
-    plan.evaluator.ifPresent(e -> e.bind(plan.workspace));
+    plan.evaluator.ifPresent(e -> e.bind(plan.workspace).stopWhen(interruption::isRequested));
 
     int steps = settings.steps().orElse(onePass(in.rows));
     Checkpoints checkpoints =
@@ -189,8 +200,8 @@ public final class AdaptRecipe {
             steps,
             plan.evaluator.map(e -> step -> evaluate(e, in.saes)),
             profile.filter(file -> ranks.isFirst()));
-    try (MetricsLog metrics = ranks.isFirst() ? new MetricsLog(folder.metrics()) : null;
-        Interruption interruption = new Interruption()) {
+    interruption.listen();
+    try (MetricsLog metrics = ranks.isFirst() ? new MetricsLog(folder.metrics()) : null) {
       TrainingLoop loop =
           new TrainingLoop(
               device,

@@ -13,6 +13,7 @@ import espalier.nn.Adapters;
 import espalier.sae.Sae;
 import espalier.sae.SaeStatistics;
 import espalier.sae.Splice;
+import espalier.train.StoppedException;
 import java.lang.foreign.MemorySegment;
 import java.util.ArrayList;
 import java.util.List;
@@ -21,6 +22,7 @@ import java.util.Optional;
 import java.util.OptionalDouble;
 import java.util.SortedMap;
 import java.util.TreeMap;
+import java.util.function.BooleanSupplier;
 import java.util.function.Consumer;
 
 /**
@@ -52,6 +54,7 @@ final class Evaluator {
   private final Pass unadapted;
   private final Pass adapted;
   private Evaluation before;
+  private BooleanSupplier stop = () -> false;
 
   /**
    * Variants that are compared with the original in one go over the data.
@@ -133,6 +136,12 @@ final class Evaluator {
     if (adapted != null) {
       adapted.tape.bind(memory);
     }
+    return this;
+  }
+
+  /** Evaluations are cut short by a {@link StoppedException} when a rank is asked to stop. */
+  Evaluator stopWhen(BooleanSupplier asked) {
+    stop = asked;
     return this;
   }
 
@@ -277,16 +286,21 @@ final class Evaluator {
 
   private void run(Pass pass, int done, Consumer<Integer> progress) {
     pass.reset();
-    SharedBatches.run(
-        ranks,
-        rows.count() / batch.batch(),
-        pass.measures(),
-        i -> {
-          inOrder.load(i, batch);
-          pass.tape.forward();
-          progress.accept(done + (i + 1) * batch.batch());
-        },
-        pass.tape::join);
+    boolean complete =
+        SharedBatches.run(
+            ranks,
+            rows.count() / batch.batch(),
+            pass.measures(),
+            i -> {
+              inOrder.load(i, batch);
+              pass.tape.forward();
+              progress.accept(done + (i + 1) * batch.batch());
+            },
+            pass.tape::join,
+            stop);
+    if (!complete) {
+      throw new StoppedException();
+    }
   }
 
   /** The most rows at a time that divide the data evenly: every row counts once. */

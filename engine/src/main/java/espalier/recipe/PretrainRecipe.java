@@ -43,6 +43,15 @@ public final class PretrainRecipe {
   }
 
   public TrainingLoop.End run() {
+    try (Interruption interruption = new Interruption()) {
+      return run(interruption);
+    }
+  }
+
+  /**
+   * @param interruption which the caller closes when it has made of the run what it makes of it
+   */
+  public TrainingLoop.End run(Interruption interruption) {
     RunFolder folder = RunFolder.check(settings.out(), settings.resume());
     ModelConfig config = ModelConfig.read(settings.config(), console::warn);
     Path beside = settings.config().toAbsolutePath().getParent();
@@ -53,7 +62,7 @@ public final class PretrainRecipe {
             .evalData()
             .map(f -> TokenRows.read(List.of(f), config, beside, rows.context(), cache));
     try (Device device = Device.open()) {
-      return train(device, folder, config, rows, evalRows);
+      return train(device, folder, config, rows, evalRows, interruption);
     }
   }
 
@@ -62,7 +71,8 @@ public final class PretrainRecipe {
       RunFolder folder,
       ModelConfig config,
       TokenRows rows,
-      Optional<TokenRows> evalRows) {
+      Optional<TokenRows> evalRows,
+      Interruption interruption) {
     ParameterSet parameters = LanguageModel.parameters(device, config);
     LanguageModel model =
         LanguageModel.initialise(device, config, parameters, new SplittableRandom(settings.seed()));
@@ -79,15 +89,15 @@ public final class PretrainRecipe {
     long bytes = Math.max(objective.tape().bytes(), evaluator.map(Evaluator::bytes).orElse(0L));
     MemorySegment workspace = device.allocate(bytes);
     objective.tape().bind(workspace);
-    evaluator.ifPresent(e -> e.bind(workspace));
+    evaluator.ifPresent(e -> e.bind(workspace).stopWhen(interruption::isRequested));
 
     int steps = settings.steps().orElse(Math.max(1, rows.count() / settings.batch()));
     Checkpoints checkpoints =
         new Checkpoints(folder.checkpoints(), RunFolder.fingerprint(settings, steps));
     Optional<Checkpoints.Saved> saved = settings.resume() ? checkpoints.latest() : Optional.empty();
     folder.begin("pretrain", SettingsJson.of(settings), settings.seed());
-    try (MetricsLog metrics = new MetricsLog(folder.metrics());
-        Interruption interruption = new Interruption()) {
+    interruption.listen();
+    try (MetricsLog metrics = new MetricsLog(folder.metrics())) {
       TrainingLoop loop =
           new TrainingLoop(
               device,

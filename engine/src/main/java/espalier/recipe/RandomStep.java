@@ -183,18 +183,16 @@ public final class RandomStep {
   }
 
   private TrainingLoop loop(Objective objective, AdamW optimizer) {
-    try (Interruption none = new Interruption()) { // no file to finish: Ctrl-C just ends it
-      return new TrainingLoop(
-          device,
-          Ranks.alone(),
-          new TrainingLoop.Settings(
-              STEPS, 1, GradientSum.Order.FIXED, LEARNING_RATE, Schedule.CONSTANT, 0, 0, 0),
-          objective,
-          optimizer,
-          Optional.empty(),
-          new Checkpoints(Path.of("none"), "nothing is written"),
-          none);
-    }
+    return new TrainingLoop(
+        device,
+        Ranks.alone(),
+        new TrainingLoop.Settings(
+            STEPS, 1, GradientSum.Order.FIXED, LEARNING_RATE, Schedule.CONSTANT, 0, 0, 0),
+        objective,
+        optimizer,
+        Optional.empty(),
+        new Checkpoints(Path.of("none"), "nothing is written"),
+        new Interruption()); // which does not listen: Ctrl-C just ends it
   }
 
   /** One update, and its line of metrics: {@code kl} and {@code step_ms} among others. */

@@ -5,7 +5,8 @@ import java.util.concurrent.TimeUnit;
 
 /**
  * Turns Ctrl-C (or a TERM signal) into a request: the virtual machine waits with its exit until the
- * running job has finished its step, written a checkpoint and closed this object, but not forever.
+ * running job has finished its step, written a checkpoint and whatever belongs to it, and closed
+ * this object, but not forever.
  */
 public final class Interruption implements AutoCloseable {
 
@@ -13,9 +14,10 @@ public final class Interruption implements AutoCloseable {
 
   private volatile boolean requested;
   private final CountDownLatch finished = new CountDownLatch(1);
-  private final Thread hook = new Thread(this::request, "interruption");
+  private final Thread hook = new Thread(this::hold, "interruption");
 
-  public Interruption() {
+  /** From now on there is something to save. Until then Ctrl-C just ends the process. */
+  public void listen() {
     Runtime.getRuntime().addShutdownHook(hook);
   }
 
@@ -23,10 +25,19 @@ public final class Interruption implements AutoCloseable {
     return requested;
   }
 
-  private void request() {
+  /** Asks for what Ctrl-C asks for. */
+  public void request() {
     requested = true;
+  }
+
+  private void hold() {
+    request();
     try {
-      finished.await(PATIENCE_SECONDS, TimeUnit.SECONDS);
+      if (!finished.await(PATIENCE_SECONDS, TimeUnit.SECONDS)) {
+        System.err.println(
+            "espalier: stopped within a step, which took longer than %d s: its checkpoint is missing"
+                .formatted(PATIENCE_SECONDS));
+      }
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();
     }
@@ -36,13 +47,10 @@ public final class Interruption implements AutoCloseable {
   @Override
   public void close() {
     finished.countDown();
-    if (!requested) {
-      try {
-        Runtime.getRuntime().removeShutdownHook(hook);
-      } catch (IllegalStateException alreadyShuttingDown) {
-        // The request came just now; the latch is open, so the exit goes on.
-        return;
-      }
+    try {
+      Runtime.getRuntime().removeShutdownHook(hook);
+    } catch (IllegalStateException alreadyShuttingDown) {
+      return; // the latch is open, so the exit goes on
     }
   }
 }

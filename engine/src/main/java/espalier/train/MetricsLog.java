@@ -20,6 +20,9 @@ import java.util.List;
  */
 public final class MetricsLog implements AutoCloseable {
 
+  /** Field of evaluations, and of nothing else: the training time until then. */
+  static final String EVALUATION = "seconds";
+
   private static final ObjectMapper JSON = new ObjectMapper();
 
   private final Path file;
@@ -65,6 +68,22 @@ public final class MetricsLog implements AutoCloseable {
       throw new UncheckedIOException(file + ": cannot be cut to step " + step, e);
     }
     open();
+  }
+
+  /** The step of the last evaluation; -1 if there is none. */
+  long lastEvaluation() {
+    long last = -1;
+    try {
+      for (String line : Files.readAllLines(file)) {
+        JsonNode json = JSON.readTree(line);
+        if (json.has(EVALUATION)) {
+          last = json.path("step").longValue();
+        }
+      }
+      return last;
+    } catch (IOException e) {
+      throw new UncheckedIOException(file + ": cannot be read", e);
+    }
   }
 
   private static long stepOf(String line) {

@@ -46,6 +46,8 @@ public final class TrainingLoop {
     /**
      * Measures the model as it stands; the fields go into the metrics beside {@code step} and
      * {@code seconds}.
+     *
+     * @throws StoppedException on all ranks alike, if the user wants the run to stop meanwhile
      */
     ObjectNode evaluate(long step);
   }
@@ -72,6 +74,8 @@ public final class TrainingLoop {
   private long step;
   private double seconds;
   private boolean interrupted;
+  private long evaluated = -1; // the last step that was
+  private long saved = -1; // the last step with a checkpoint
   private Optional<StepProfiler> profiler = Optional.empty();
 
   /**
@@ -108,17 +112,19 @@ public final class TrainingLoop {
    * Starts at step 0, or goes on from a checkpoint: its parameters and moments are taken over.
    * Metrics of later steps are cut off.
    */
-  public void begin(Optional<Checkpoints.Saved> saved) {
-    saved.ifPresent(
+  public void begin(Optional<Checkpoints.Saved> start) {
+    start.ifPresent(
         from -> {
           from.restore(optimizer);
           optimizer.parameters().round(device.kernels());
           step = from.step();
+          saved = step;
           seconds = from.seconds();
         });
     requireAlike("where to begin", step, "--out must be on a file system that all ranks share");
-    metrics.ifPresent(m -> m.truncateAfter(saved.isPresent() ? step : -1));
-    ranks.checkpoint(saved.map(from -> from.file().toString()).orElse(""));
+    metrics.ifPresent(m -> m.truncateAfter(start.isPresent() ? step : -1));
+    evaluated = (long) ranks.gather(metrics.map(MetricsLog::lastEvaluation).orElse(-1L))[0];
+    ranks.checkpoint(start.map(from -> from.file().toString()).orElse(""));
   }
 
   /** Some of the steps that follow are measured call by call. */
@@ -151,25 +157,28 @@ public final class TrainingLoop {
    *     then as they were before that step
    */
   public End run(Listener listener) {
-    if (step == 0) {
-      evaluate(listener);
-    }
-    while (step < settings.steps) {
+    boolean goesOn = evaluate(listener);
+    while (goesOn && step < settings.steps) {
       ObjectNode line = trainOneStep();
       listener.stepDone(step, line);
-      if (isDue(settings.evaluateEvery) || (settings.evaluateEvery > 0 && step == settings.steps)) {
-        evaluate(listener);
+      if (isDue(settings.checkpointEvery) || step == settings.steps) {
+        save(); // before an evaluation, which may take as long as many steps
       }
-      boolean stop = interrupted && step < settings.steps;
-      if (ranks.isFirst() && (stop || isDue(settings.checkpointEvery) || step == settings.steps)) {
-        metrics.ifPresent(MetricsLog::flush);
-        ranks.checkpoint(checkpoints.write(step, seconds, optimizer).toString());
-      }
-      if (stop) {
-        return End.INTERRUPTED;
-      }
+      goesOn = evaluate(listener) && !(interrupted && step < settings.steps);
+    }
+    if (!goesOn) {
+      save();
+      return End.INTERRUPTED;
     }
     return End.DONE;
+  }
+
+  private void save() {
+    if (ranks.isFirst() && saved != step) {
+      metrics.ifPresent(MetricsLog::flush);
+      ranks.checkpoint(checkpoints.write(step, seconds, optimizer).toString());
+    }
+    saved = step;
   }
 
   /** Two ranks of one job that do not see the same would go different ways without a word. */
@@ -188,14 +197,30 @@ public final class TrainingLoop {
     return every > 0 && step % every == 0;
   }
 
-  private void evaluate(Listener listener) {
-    if (settings.evaluateEvery > 0) {
-      ObjectNode line = JsonNodeFactory.instance.objectNode();
-      line.put("step", step);
-      line.put("seconds", seconds);
-      line.setAll(listener.evaluate(step));
-      metrics.ifPresent(m -> m.append(line));
+  /**
+   * Evaluates after a step of which that is asked, unless it was done before the run was resumed.
+   *
+   * @return false if the user wants the run to stop, and the evaluation is left to who resumes it
+   */
+  private boolean evaluate(Listener listener) {
+    boolean asked = isDue(settings.evaluateEvery) || step == settings.steps;
+    if (settings.evaluateEvery == 0 || !asked || evaluated == step) {
+      return true;
     }
+    if (interrupted) {
+      return false;
+    }
+    ObjectNode line = JsonNodeFactory.instance.objectNode();
+    line.put("step", step);
+    line.put(MetricsLog.EVALUATION, seconds);
+    try {
+      line.setAll(listener.evaluate(step));
+    } catch (StoppedException e) {
+      return false;
+    }
+    metrics.ifPresent(m -> m.append(line));
+    evaluated = step;
+    return true;
   }
 
   /** The device's part of a step where no other rank has one: the same calls each time. */

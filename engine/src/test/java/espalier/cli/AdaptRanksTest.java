@@ -7,11 +7,14 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import espalier.Golden;
 import espalier.distributed.MpiJob;
+import espalier.format.Npy;
 import java.io.IOException;
+import java.lang.foreign.Arena;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -90,6 +93,44 @@ class AdaptRanksTest {
     assertSame(whole, resumed);
     Files.delete(resumed.resolve("checkpoints/step-000006.safetensors"));
     assertSame(whole, alone("resumed", 6, "--resume"));
+  }
+
+  /** One rank is told, all stop in the middle of an evaluation, which the resumed run makes up. */
+  @ParameterizedTest
+  @CsvSource({"openmpi, 1", "mpich, 0"})
+  void anEvaluationThatIsCutShortCostsNothing(String mpi, int told) throws Exception {
+    int rows = 4000;
+    Path held = temp.resolve("held-out.npy");
+    try (Arena arena = Arena.ofConfined()) {
+      Npy.write(held, rows, 24, arena.allocate(rows * 24 * Integer.BYTES).fill((byte) 0));
+    }
+    String[] command = adapt("run", 1);
+    command[8] = held.toString();
+    MpiJob job = MpiJob.start(mpi, 2, Map.of(), Main.class, command);
+    Path run = temp.resolve("run");
+    while (job.isAlive() && !reached(run, 3)) {
+      Thread.sleep(5);
+    }
+    assertEquals(
+        0, new ProcessBuilder("kill", "-TERM", "" + job.rank(told).pid()).start().waitFor());
+    MpiJob.Outcome stopped = job.await();
+    assertTrue(stopped.err().contains("interrupted after step 3"), stopped.err());
+    assertTrue(Files.exists(run.resolve("report.html")));
+    assertEquals(4, RunResults.metrics(run).size(), "an evaluation, and three steps");
+
+    command = adapt("run", 1, "--resume");
+    command[8] = held.toString();
+    assertEquals(0, MpiJob.run(mpi, 2, Main.class, command).code());
+    command = adapt("whole", 2);
+    command[8] = held.toString();
+    assertEquals(0, Outcome.of(command).code());
+    assertSame(temp.resolve("whole"), run);
+  }
+
+  private static boolean reached(Path run, int step) throws IOException {
+    Path metrics = run.resolve("metrics.jsonl");
+    return Files.exists(metrics)
+        && Files.readString(metrics).contains("{\"step\":" + step + ",\"tokens\"");
   }
 
   @Test

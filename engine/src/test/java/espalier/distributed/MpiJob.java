@@ -113,6 +113,10 @@ public final class MpiJob {
     return outcome;
   }
 
+  public boolean isAlive() {
+    return process.isAlive();
+  }
+
   /** What the job has said on the error stream so far. */
   public String error() throws IOException {
     return Files.readString(err);

@@ -11,6 +11,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.Abroad;
 import espalier.Golden;
 import espalier.format.InputException;
+import espalier.train.Interruption;
 import espalier.train.Schedule;
 import espalier.train.TrainingDivergedException;
 import espalier.train.TrainingLoop;
@@ -30,6 +31,8 @@ import java.util.OptionalInt;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
 
 /**
  * Whole runs of {@code adapt} on a small model: they repeat, resume, stop and evaluate as promised.
@@ -122,6 +125,41 @@ class AdaptRunTest {
     run("resumed", true);
     assertArrayEquals(adapter(whole), adapter(resumed));
     assertEquals(metrics(whole), metrics(resumed));
+  }
+
+  /** Says nothing, and asks for a stop when it is told of a step. */
+  private static Console stopping(Interruption interruption, int step) {
+    return Console.to(
+        new PrintStream(new ByteArrayOutputStream()) {
+          @Override
+          public void println(String line) {
+            if (line.startsWith("adapt: %d of ".formatted(step))) {
+              interruption.request();
+            }
+          }
+        });
+  }
+
+  /** Evaluations are due after steps 3 and 6: they are cut short, or not begun. */
+  @ParameterizedTest
+  @CsvSource({"0, 0", "1, 2", "2, 3", "3, 3", "5, 6", "6, 6"})
+  void aStopDoesNotWaitForAnEvaluation(int asked, int stopped) throws IOException {
+    Path out = temp.resolve("stopped");
+    try (Interruption interruption = new Interruption()) {
+      if (asked == 0) {
+        interruption.request();
+      }
+      AdaptSettings settings = settings(out, Golden.folder("sae-topk"), false);
+      assertEquals(
+          TrainingLoop.End.INTERRUPTED,
+          new AdaptRecipe(settings, stopping(interruption, asked)).run(interruption));
+    }
+    assertTrue(Files.exists(out.resolve("checkpoints/step-00000" + stopped + ".safetensors")));
+    assertTrue(evaluations(out).stream().noneMatch(line -> line.get("step").intValue() == stopped));
+    run("stopped", true);
+    Path whole = run("whole", false);
+    assertArrayEquals(adapter(whole), adapter(out));
+    assertEquals(metrics(whole), metrics(out));
   }
 
   @Test
