@@ -9,6 +9,7 @@ import espalier.recipe.TrainSaeRecipe;
 import espalier.recipe.TrainSaeSettings;
 import espalier.report.Report;
 import espalier.sae.ActivationSample.Centre;
+import espalier.train.Interruption;
 import espalier.train.Schedule;
 import espalier.train.TrainingLoop;
 import java.nio.file.Path;
@@ -241,12 +242,16 @@ final class TrainSaeCommand implements Callable<Integer> {
             Optional.ofNullable(activationCache),
             resume,
             checkpointEvery);
-    return spread.run(ranks -> train(settings, gradients.on(ranks)));
+    try (Interruption interruption = new Interruption()) {
+      return spread.run(ranks -> train(settings, gradients.on(ranks), interruption));
+    }
   }
 
-  private int train(TrainSaeSettings settings, Parallel parallel) {
+  private int train(TrainSaeSettings settings, Parallel parallel, Interruption interruption) {
     TrainingLoop.End end =
-        new TrainSaeRecipe(settings, Console.standard(), parallel).profile(profiling.file()).run();
+        new TrainSaeRecipe(settings, Console.standard(), parallel)
+            .profile(profiling.file())
+            .run(interruption);
     if (parallel.ranks().isFirst()) {
       Report.write(out);
     }

@@ -95,8 +95,7 @@ public final class DemoRecipe {
             .run());
   }
 
-  private void trainSae(
-      String arch, String objective, int steps, Optional<TrainSaeRecipe.Watch> watch) {
+  private void trainSae(String arch, String objective, int steps, Optional<HeldOutWatch> watch) {
     done(
         new TrainSaeRecipe(
                 new TrainSaeSettings(

@@ -12,7 +12,6 @@ import espalier.format.ModelFolder;
 import espalier.model.LanguageModel;
 import espalier.model.TokenBatch;
 import espalier.sae.Course;
-import espalier.sae.Sae;
 import espalier.sae.SaeWriter;
 import espalier.sae.TrainableSae;
 import espalier.tensor.Tensor;
@@ -22,9 +21,7 @@ import espalier.train.Interruption;
 import espalier.train.MetricsLog;
 import espalier.train.TrainingLoop;
 import java.nio.file.Path;
-import java.util.HashMap;
 import java.util.List;
-import java.util.Map;
 import java.util.Optional;
 import java.util.SortedMap;
 import java.util.TreeMap;
@@ -40,25 +37,9 @@ public final class TrainSaeRecipe {
   private final SaeLoss loss;
   private final Console console;
   private Optional<Path> profile = Optional.empty();
-  private final Optional<Watch> watch;
+  private final List<HeldOutWatch> watches;
   private final Parallel parallel;
   private Ranks ranks;
-
-  /** Measures an SAE as it is trained. */
-  public interface Watch {
-    /** Steps between measurements. */
-    int every();
-
-    /** Fields for the metrics after a step, on all ranks; {@code sae} is folded and frozen. */
-    ObjectNode measure(
-        Device device,
-        Ranks ranks,
-        LanguageModel model,
-        Path modelFolder,
-        int context,
-        Sae sae,
-        long step);
-  }
 
   public TrainSaeRecipe(TrainSaeSettings settings, Console console) {
     this(settings, console, Optional.empty());
@@ -72,18 +53,18 @@ public final class TrainSaeRecipe {
   /**
    * @param watch of the one SAE, instead of evaluations on {@code evalData}
    */
-  public TrainSaeRecipe(TrainSaeSettings settings, Console console, Optional<Watch> watch) {
+  public TrainSaeRecipe(TrainSaeSettings settings, Console console, Optional<HeldOutWatch> watch) {
     this(settings, console, watch, Parallel.alone());
   }
 
   private TrainSaeRecipe(
-      TrainSaeSettings settings, Console console, Optional<Watch> watch, Parallel parallel) {
+      TrainSaeSettings settings, Console console, Optional<HeldOutWatch> watch, Parallel parallel) {
     if (watch.isPresent() && settings.layers().size() > 1) {
       throw new IllegalArgumentException("a watch of one SAE for " + settings.layers());
     }
     this.settings = settings;
     loss = SaeLoss.parse(settings.objective());
-    this.watch = watch;
+    watches = watch.map(List::of).orElseGet(() -> watches(settings));
     this.parallel = parallel;
     ranks = parallel.ranks();
     this.console = ranks.isFirst() ? console : Console.silent();
@@ -93,9 +74,24 @@ public final class TrainSaeRecipe {
     }
   }
 
+  private static List<HeldOutWatch> watches(TrainSaeSettings settings) {
+    return settings.evalData().stream()
+        .flatMap(
+            data ->
+                settings.layers().stream()
+                    .map(
+                        layer ->
+                            new HeldOutWatch(data, layer, settings.evalEvery(), Optional.empty())))
+        .toList();
+  }
+
   /** What the run works on, read and checked. */
   private record Inputs(
-      LanguageModel model, TokenRows rows, Optional<Saes> initial, Path modelFolder) {}
+      LanguageModel model,
+      TokenRows rows,
+      Optional<TokenRows> evalRows,
+      Optional<Saes> initial,
+      Path modelFolder) {}
 
   /** Says of a few steps where their time goes, with their time line in a file. */
   public TrainSaeRecipe profile(Optional<Path> file) {
@@ -110,8 +106,18 @@ public final class TrainSaeRecipe {
     }
   }
 
-  /** Everything is checked before anything is written. */
   public TrainingLoop.End run() {
+    try (Interruption interruption = new Interruption()) {
+      return run(interruption);
+    }
+  }
+
+  /**
+   * Everything is checked before anything is written.
+   *
+   * @param interruption which the caller closes when it has made of the run what it makes of it
+   */
+  public TrainingLoop.End run(Interruption interruption) {
     RunFolder folder = RunFolder.check(settings.out(), settings.resume());
     try (Device device = Device.open()) {
       requireFloat32(device.type());
@@ -122,7 +128,7 @@ public final class TrainSaeRecipe {
       }
       TrainingLoop.End end;
       try (ActivationCache cache = settings.activationCache().isEmpty() ? null : cache(inputs)) {
-        end = train(device, folder, inputs, Optional.ofNullable(cache));
+        end = train(device, folder, inputs, Optional.ofNullable(cache), interruption);
       }
       ranks.detach();
       return end;
@@ -156,18 +162,28 @@ public final class TrainSaeRecipe {
     TokenRows rows =
         TokenRows.read(
             settings.data(), files.config(), settings.model(), settings.context(), cache);
+    Optional<TokenRows> evalRows =
+        watches.stream()
+            .findFirst()
+            .map(watch -> List.of(watch.data()))
+            .map(f -> TokenRows.read(f, files.config(), settings.model(), rows.context(), cache));
     Optional<Saes> initial = Optional.empty();
     if (!settings.initial().isEmpty()) {
       SaeSpec.check(settings.initial(), blocks);
       initial =
           Optional.of(Saes.load(device, settings.initial(), files.config(), console, ranks, false));
     }
-    LanguageModel model = LanguageModel.load(device, files, rows.context(), ranks, console::warn);
-    return new Inputs(model, rows, initial, settings.model());
+    int positions = Math.max(rows.context(), evalRows.map(TokenRows::context).orElse(0));
+    LanguageModel model = LanguageModel.load(device, files, positions, ranks, console::warn);
+    return new Inputs(model, rows, evalRows, initial, settings.model());
   }
 
   private TrainingLoop.End train(
-      Device device, RunFolder folder, Inputs in, Optional<ActivationCache> cache) {
+      Device device,
+      RunFolder folder,
+      Inputs in,
+      Optional<ActivationCache> cache,
+      Interruption interruption) {
     TokenBatch batch =
         new TokenBatch(
             device,
@@ -205,13 +221,13 @@ public final class TrainSaeRecipe {
         new Checkpoints(
             folder.checkpoints(), RunFolder.fingerprint(settings, steps, ranks.size()), state);
     Optional<Checkpoints.Saved> saved = settings.resume() ? checkpoints.latest() : Optional.empty();
+    Optional<LongFunction<ObjectNode>> evaluation = evaluation(device, in, saes, interruption);
     ranks.gather(); // what one rank refuses, nobody has begun
     if (ranks.isFirst()) {
       folder.begin("train-sae", SettingsJson.of(settings), settings.seed(), ranks.size());
     }
-    Watching watching = new Watching(device, in, saes);
-    try (MetricsLog metrics = ranks.isFirst() ? new MetricsLog(folder.metrics()) : null;
-        Interruption interruption = new Interruption()) {
+    interruption.listen();
+    try (MetricsLog metrics = ranks.isFirst() ? new MetricsLog(folder.metrics()) : null) {
       TrainingLoop loop =
           new TrainingLoop(
               device,
@@ -223,7 +239,7 @@ public final class TrainSaeRecipe {
                   settings.lr(),
                   settings.schedule(),
                   settings.warmup(),
-                  watching.every(steps),
+                  evaluateEvery(steps),
                   settings.checkpointEvery()),
               objective,
               AdamW.create(
@@ -238,7 +254,7 @@ public final class TrainSaeRecipe {
               console,
               loss.hasKl() ? "kl" : "fvu",
               steps,
-              watching.evaluation(),
+              evaluation,
               profile.filter(file -> ranks.isFirst()));
       TrainingLoop.End end = run.train(loop, saved, checkpoints, folder.path());
       if (end == TrainingLoop.End.DONE && ranks.isFirst()) {
@@ -254,75 +270,55 @@ public final class TrainSaeRecipe {
     if (settings.layers().size() > 1) {
       path = path.resolve("layer-" + layer);
     }
-    SaeWriter.write(
-        device,
-        sae,
-        sae.folded(device),
-        path,
-        new SaeWriter.Origin(
-            layer,
-            in.modelFolder.getFileName().toString(),
-            in.rows.context(),
-            in.model.config().bos().isPresent()));
+    SaeWriter.write(device, sae, sae.folded(device), path, origin(in, layer));
   }
 
-  /** The evaluations of a run: each SAE alone, with its own watch. */
-  private final class Watching {
-    private final Device device;
-    private final Inputs in;
-    private final SortedMap<Integer, TrainableSae> saes;
-    private final SortedMap<Integer, Watch> watches = new TreeMap<>();
-    private final Map<Integer, Sae> folded = new HashMap<>();
+  private SaeWriter.Origin origin(Inputs in, int layer) {
+    return new SaeWriter.Origin(
+        layer,
+        in.modelFolder.getFileName().toString(),
+        in.rows.context(),
+        in.model.config().bos().isPresent());
+  }
 
-    Watching(Device device, Inputs in, SortedMap<Integer, TrainableSae> saes) {
-      this.device = device;
-      this.in = in;
-      this.saes = saes;
-      if (watch.isPresent()) {
-        watches.put(saes.firstKey(), watch.get());
-      } else if (settings.evalData().isPresent()) {
-        for (int layer : saes.keySet()) {
-          watches.put(
-              layer,
-              new HeldOutWatch(
-                  settings.evalData().get(), layer, settings.evalEvery(), Optional.empty()));
-        }
-      }
+  /** Steps between evaluations; 0 for none. */
+  private int evaluateEvery(int steps) {
+    if (watches.isEmpty()) {
+      return 0;
     }
+    int every = watches.getFirst().every();
+    return every > 0 ? every : steps;
+  }
 
-    /** Steps between evaluations; 0 for none. */
-    int every(int steps) {
-      if (watches.isEmpty()) {
-        return 0;
-      }
-      int every = watches.firstEntry().getValue().every();
-      return every > 0 ? every : steps;
+  /** Each SAE alone: the one SAE's fields, or each one's by its layer. */
+  private Optional<LongFunction<ObjectNode>> evaluation(
+      Device device, Inputs in, SortedMap<Integer, TrainableSae> saes, Interruption interruption) {
+    SortedMap<Integer, HeldOutEvaluator> evaluators = new TreeMap<>();
+    for (HeldOutWatch watch : watches) {
+      evaluators.put(
+          watch.layer(),
+          new HeldOutEvaluator(
+              device,
+              ranks,
+              in.model,
+              in.evalRows.orElseThrow(),
+              watch.layer(),
+              saes.get(watch.layer()),
+              watch.snapshots().filter(to -> ranks.isFirst()),
+              origin(in, watch.layer()),
+              interruption::isRequested));
     }
+    return switch (evaluators.size()) {
+      case 0 -> Optional.empty();
+      case 1 -> Optional.of(evaluators.firstEntry().getValue()::measure);
+      default -> Optional.of(step -> measure(evaluators, step));
+    };
+  }
 
-    Optional<LongFunction<ObjectNode>> evaluation() {
-      return watches.isEmpty() ? Optional.empty() : Optional.of(this::measure);
-    }
-
-    /** The one SAE's fields, or each one's by its layer. */
-    private ObjectNode measure(long step) {
-      ObjectNode all = JsonNodeFactory.instance.objectNode();
-      ObjectNode alone = all.objectNode();
-      watches.forEach(
-          (layer, w) -> {
-            Sae sae = folded.computeIfAbsent(layer, l -> saes.get(l).folded(device));
-            saes.get(layer).foldInto(device, sae);
-            ObjectNode one =
-                w.measure(device, ranks, in.model, in.modelFolder, in.rows.context(), sae, step);
-            if (watches.size() == 1) {
-              all.setAll(one);
-            } else {
-              alone.set(String.valueOf(layer), one);
-            }
-          });
-      if (watches.size() > 1) {
-        all.set("alone", alone);
-      }
-      return all;
-    }
+  private static ObjectNode measure(SortedMap<Integer, HeldOutEvaluator> evaluators, long step) {
+    ObjectNode all = JsonNodeFactory.instance.objectNode();
+    ObjectNode alone = all.putObject("alone");
+    evaluators.forEach((layer, one) -> alone.set(String.valueOf(layer), one.measure(step)));
+    return all;
   }
 }

@@ -9,6 +9,7 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.Golden;
 import espalier.format.InputException;
+import espalier.format.Npy;
 import espalier.format.SaeFile;
 import espalier.format.SaeWeights;
 import espalier.sae.ActivationSample.Centre;
@@ -17,6 +18,7 @@ import espalier.train.TrainingLoop;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.io.PrintStream;
+import java.lang.foreign.Arena;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -76,6 +78,10 @@ class TrainSaeRunTest {
     }
 
     TrainSaeSettings settings(Path out, boolean resume) {
+      return settings(Golden.folder("tokens.npy"), out, resume);
+    }
+
+    TrainSaeSettings settings(Path data, Path out, boolean resume) {
       return new TrainSaeSettings(
           Golden.folder("llama"),
           layers,
@@ -90,7 +96,7 @@ class TrainSaeRunTest {
               Centre.MEDIAN),
           objective,
           new SaeLossWeights(0.02, 1, 3, 1.0 / 32, 5, 0.5, 2.5),
-          List.of(Golden.folder("tokens.npy")),
+          List.of(data),
           out,
           5e-3,
           Schedule.LINEAR,
@@ -256,6 +262,20 @@ class TrainSaeRunTest {
     Variant other = Variant.of("topk", "mse").layers(2).cached(folder);
     InputException refusal = assertThrows(InputException.class, () -> run("other", other, false));
     assertTrue(refusal.getMessage().contains("another model"), refusal.getMessage());
+  }
+
+  /** The model has positions for the longer of the two. */
+  @Test
+  void evaluationRowsMayBeLongerThanTrainingRows() throws IOException {
+    Path shorter = temp.resolve("shorter.npy");
+    try (Arena arena = Arena.ofConfined()) {
+      Npy.write(shorter, 2, 16, arena.allocate(2 * 16 * Integer.BYTES).fill((byte) 0));
+    }
+    Path out = temp.resolve("out");
+    TrainSaeSettings settings = Variant.of("topk", "mse").settings(shorter, out, false);
+    new TrainSaeRecipe(settings, Console.to(new PrintStream(new ByteArrayOutputStream()))).run();
+    double expected = Golden.scalars().at("/topk/ce_base").doubleValue();
+    assertEquals(expected, metrics(out).getFirst().get("ce_base").doubleValue(), 1e-5);
   }
 
   @Test
