@@ -40,8 +40,8 @@ final class DemoCommand implements Callable<Integer> {
     if (results.isEmpty()) {
       return 1;
     }
-    Report.write(out);
     System.out.print(DemoTable.of(results.get()));
+    Report.write(out);
     System.out.println("\nplots: " + out.resolve("report.html"));
     return 0;
   }

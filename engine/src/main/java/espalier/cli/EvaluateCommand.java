@@ -1,5 +1,6 @@
 package espalier.cli;
 
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.distributed.Ranks;
 import espalier.recipe.Console;
 import espalier.recipe.EvaluateRecipe;
@@ -89,14 +90,15 @@ final class EvaluateCommand implements Callable<Integer> {
   }
 
   private int evaluate(EvaluateSettings settings, Ranks ranks) {
-    var result =
-        new EvaluateRecipe(settings, Console.standard(), ranks, sharding.isAsked()).run().toJson();
-    if (ranks.isFirst()) {
-      if (out != null) {
-        Report.write(out);
-      }
-      System.out.print(json ? result + "\n" : EvaluationTable.of(result));
+    new EvaluateRecipe(settings, Console.standard(), ranks, sharding.isAsked())
+        .run(evaluation -> print(evaluation.toJson()));
+    if (ranks.isFirst() && out != null) {
+      Report.write(out);
     }
     return 0;
+  }
+
+  private void print(ObjectNode result) {
+    System.out.print(json ? result + "\n" : EvaluationTable.of(result));
   }
 }

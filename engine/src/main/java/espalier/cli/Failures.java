@@ -92,6 +92,12 @@ final class Failures {
     return exitCode(e);
   }
 
+  /** The job is done, and what it came to is written nowhere. */
+  static int lostOutput() {
+    System.err.println("espalier: standard output cannot be written: the result is lost");
+    return OTHER;
+  }
+
   /** What a user is told of a failure. */
   static String line(Throwable e) {
     return oneLine(message(e));

@@ -56,17 +56,15 @@ final class InspectCommand implements Callable<Integer> {
   @Override
   public Integer call() {
     computing.check();
-    var result =
-        new InspectRecipe(
-                new InspectSettings(
-                    Located.anything(path),
-                    Optional.ofNullable(input),
-                    Optional.ofNullable(latents),
-                    Optional.ofNullable(output),
-                    Optional.ofNullable(hidden)),
-                Console.standard())
-            .run();
-    System.out.print(json ? result + "\n" : Table.of(result));
+    new InspectRecipe(
+            new InspectSettings(
+                Located.anything(path),
+                Optional.ofNullable(input),
+                Optional.ofNullable(latents),
+                Optional.ofNullable(output),
+                Optional.ofNullable(hidden)),
+            Console.standard())
+        .run(result -> System.out.print(json ? result + "\n" : Table.of(result)));
     return 0;
   }
 }

@@ -62,11 +62,13 @@ public final class Main implements Runnable {
   static int run(CommandLine line, String... args) {
     // Figures are read by people and programs of any language: no decimal commas, no other digits.
     Locale.setDefault(Locale.ROOT);
+    int code;
     try {
-      return line.execute(args);
+      code = line.execute(args);
     } catch (Error e) { // picocli passes these through, and memory may well run out
-      return Failures.execution(e, line.getParseResult());
+      code = Failures.execution(e, line.getParseResult());
     }
+    return code == 0 && StandardOutput.isLost() ? Failures.lostOutput() : code;
   }
 
   /** What is wrong with the options, all ranks know: the first says it. */

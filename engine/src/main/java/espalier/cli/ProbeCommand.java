@@ -1,6 +1,5 @@
 package espalier.cli;
 
-import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.recipe.Console;
 import espalier.recipe.ProbeRecipe;
 import espalier.recipe.ProbeSettings;
@@ -67,22 +66,20 @@ final class ProbeCommand implements Callable<Integer> {
   @Override
   public Integer call() {
     computing.check();
-    ObjectNode result =
-        new ProbeRecipe(
-                new ProbeSettings(
-                    of.model(),
-                    of.saes(),
-                    of.adapter(),
-                    data,
-                    evalData,
-                    label,
-                    sizes,
-                    layer == null ? OptionalInt.empty() : OptionalInt.of(layer),
-                    context,
-                    Optional.ofNullable(features)),
-                Console.standard())
-            .run();
-    System.out.print(json ? result + "\n" : Table.of(result));
+    new ProbeRecipe(
+            new ProbeSettings(
+                of.model(),
+                of.saes(),
+                of.adapter(),
+                data,
+                evalData,
+                label,
+                sizes,
+                layer == null ? OptionalInt.empty() : OptionalInt.of(layer),
+                context,
+                Optional.ofNullable(features)),
+            Console.standard())
+        .run(result -> System.out.print(json ? result + "\n" : Table.of(result)));
     return 0;
   }
 }

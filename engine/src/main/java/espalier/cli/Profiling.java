@@ -1,7 +1,6 @@
 package espalier.cli;
 
-import espalier.format.InputException;
-import java.nio.file.Files;
+import espalier.recipe.OutputPath;
 import java.nio.file.Path;
 import java.util.Optional;
 import picocli.CommandLine.Option;
@@ -19,10 +18,8 @@ final class Profiling {
 
   /** Refuses a file that could not be written in the end. */
   Optional<Path> file() {
-    if (file != null && !Files.isDirectory(file.toAbsolutePath().getParent())) {
-      throw new InputException(
-          "--profile %s: there is no folder %s".formatted(file, file.toAbsolutePath().getParent()));
-    }
-    return Optional.ofNullable(file);
+    Optional<Path> asked = Optional.ofNullable(file);
+    asked.ifPresent(path -> OutputPath.checkFile("--profile", path));
+    return asked;
   }
 }

@@ -137,9 +137,9 @@ final class ReproduceCommand implements Callable<Integer> {
       return 1;
     }
     List<String> missing = recipe.collect();
-    Report.write(out);
     missing.forEach(cell -> System.out.println("missing: " + cell));
     System.out.print(ReproductionTable.of(out.resolve("reproduction.json")));
+    Report.write(out);
     System.out.println("\nplots: " + out.resolve("report.html"));
     return 0;
   }

@@ -1,6 +1,5 @@
 package espalier.cli;
 
-import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.recipe.Console;
 import espalier.recipe.ScoreRecipe;
 import espalier.recipe.ScoreSettings;
@@ -53,20 +52,18 @@ final class ScoreCommand implements Callable<Integer> {
   @Override
   public Integer call() {
     computing.check();
-    ObjectNode result =
-        new ScoreRecipe(
-                new ScoreSettings(
-                    of.model(),
-                    of.saes(),
-                    of.adapter(),
-                    questions,
-                    limit == null ? OptionalInt.empty() : OptionalInt.of(limit),
-                    !noBos,
-                    context,
-                    Optional.ofNullable(details)),
-                Console.standard())
-            .run();
-    System.out.print(json ? result + "\n" : Table.of(result));
+    new ScoreRecipe(
+            new ScoreSettings(
+                of.model(),
+                of.saes(),
+                of.adapter(),
+                questions,
+                limit == null ? OptionalInt.empty() : OptionalInt.of(limit),
+                !noBos,
+                context,
+                Optional.ofNullable(details)),
+            Console.standard())
+        .run(result -> System.out.print(json ? result + "\n" : Table.of(result)));
     return 0;
   }
 }

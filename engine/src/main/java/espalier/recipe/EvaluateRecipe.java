@@ -20,6 +20,7 @@ import java.nio.file.Path;
 import java.util.Map;
 import java.util.Optional;
 import java.util.SortedMap;
+import java.util.function.Consumer;
 
 /** {@code espalier evaluate}: what SAEs cost a model, and what adapters win back. */
 public final class EvaluateRecipe {
@@ -50,8 +51,16 @@ public final class EvaluateRecipe {
 
   private record Inputs(Saes saes, Evaluator evaluator) {}
 
-  /** Everything is checked before anything is written. */
   public Evaluation run() {
+    return run(evaluation -> {});
+  }
+
+  /**
+   * Everything is checked before anything is written.
+   *
+   * @param told on rank 0 of the result, before anything is written
+   */
+  public Evaluation run(Consumer<Evaluation> told) {
     Optional<RunFolder> folder = settings.out().map(out -> RunFolder.check(out, false));
     try (Device device = Device.open()) {
       ranks = started.on(device);
@@ -68,6 +77,7 @@ public final class EvaluateRecipe {
       SaeFit.check(in.saes, evaluation.saes(), console);
       long[] saeBytes = in.saes.bytes(ranks);
       if (ranks.isFirst()) {
+        told.accept(evaluation);
         folder.ifPresent(f -> write(f, evaluation, evaluator, saeBytes));
       }
       ranks.detach();

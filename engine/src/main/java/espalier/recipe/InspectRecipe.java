@@ -22,6 +22,7 @@ import java.lang.foreign.MemorySegment;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.function.Consumer;
 
 /**
  * {@code espalier inspect}: what a model, SAE or adapter is taken for, and what an SAE makes of
@@ -37,24 +38,38 @@ public final class InspectRecipe {
     this.console = console;
   }
 
-  public ObjectNode run() {
+  /**
+   * @param told of the result, once all is computed and before anything is written
+   */
+  public void run(Consumer<ObjectNode> told) {
+    settings.latents().ifPresent(file -> OutputPath.checkFile("--latents", file));
+    settings.output().ifPresent(file -> OutputPath.checkFile("--output", file));
+    settings.hidden().ifPresent(file -> OutputPath.checkFile("--hidden", file));
     Path path = settings.path();
     if (!Files.exists(path)) {
       throw new InputException(path, "no such file or folder");
     }
     if (Files.exists(path.resolve("adapter_config.json"))) {
       refuseInput("an adapter");
-      return adapter(path);
+      told.accept(adapter(path));
+    } else if (Files.exists(path.resolve("config.json")) && !SaeFile.isIn(path)) {
+      model(path, told);
+    } else {
+      sae(path, told);
     }
-    if (Files.exists(path.resolve("config.json")) && !SaeFile.isIn(path)) {
-      return model(path);
-    }
+  }
+
+  private void sae(Path path, Consumer<ObjectNode> told) {
     if (settings.hidden().isPresent()) {
       throw new InputException("--hidden: " + path + " is an SAE, not a model");
     }
     try (SaeFile file = SaeFile.open(path)) {
-      settings.input().ifPresent(input -> apply(file.weights(), input));
-      return sae(file.weights());
+      ObjectNode json = sae(file.weights());
+      settings
+          .input()
+          .ifPresentOrElse(
+              input -> apply(file.weights(), input, () -> told.accept(json)),
+              () -> told.accept(json));
     }
   }
 
@@ -64,21 +79,24 @@ public final class InspectRecipe {
     }
   }
 
-  private ObjectNode model(Path path) {
+  private void model(Path path, Consumer<ObjectNode> told) {
     if (settings.latents().isPresent()) {
       throw new InputException("--latents: " + path + " is a model, not an SAE");
     }
     try (ModelFolder folder = ModelFolder.open(path, console::warn)) {
       ModelConfig config = folder.config();
-      settings.input().ifPresent(input -> ModelProbe.run(folder, input, settings));
       ObjectNode json = JsonNodeFactory.instance.objectNode();
       json.put("kind", "model");
       json.put("format", "Hugging Face");
       json.put("architecture", config.family().architecture());
-      ObjectNode settings = config.toJson();
-      settings.remove(List.of("architectures", "torch_dtype"));
-      json.setAll(settings);
-      return json;
+      ObjectNode fields = config.toJson();
+      fields.remove(List.of("architectures", "torch_dtype"));
+      json.setAll(fields);
+      settings
+          .input()
+          .ifPresentOrElse(
+              input -> ModelProbe.run(folder, input, settings, () -> told.accept(json)),
+              () -> told.accept(json));
     }
   }
 
@@ -126,8 +144,12 @@ public final class InspectRecipe {
     return json;
   }
 
-  /** Runs the SAE on activations of a file and writes what is asked for. */
-  private void apply(SaeWeights weights, Path input) {
+  /**
+   * Runs the SAE on activations of a file and writes what is asked for.
+   *
+   * @param computed called in between
+   */
+  private void apply(SaeWeights weights, Path input, Runnable computed) {
     Npy x = Npy.open(input);
     if (x.isInteger() || x.cols() != weights.dIn()) {
       throw new InputException(
@@ -150,6 +172,7 @@ public final class InspectRecipe {
       Var output = tape.output(splice.output());
       tape.bind(device);
       tape.forward();
+      computed.run();
       settings
           .output()
           .ifPresent(file -> Npy.write(file, n, (int) sae.outputs(), rows(output.value())));

@@ -66,6 +66,7 @@ public final class MergeRecipe {
     if (!AtomicFolder.isFree(settings.out())) {
       throw new InputException("--out " + settings.out() + ": holds other files");
     }
+    OutputPath.checkFolder("--out", settings.out());
     try (Device device = Device.openCpu();
         ModelFolder model = ModelFolder.open(settings.model(), console::warn);
         PeftAdapter adapter = PeftAdapter.open(settings.adapter(), console::warn)) {

@@ -13,13 +13,17 @@ import espalier.tensor.Tensor;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Optional;
 
 /** Runs a model on given token ids and writes what it computes, to be compared elsewhere. */
 final class ModelProbe {
 
   private ModelProbe() {}
 
-  static void run(ModelFolder folder, Path input, InspectSettings settings) {
+  /**
+   * @param computed called before anything is written
+   */
+  static void run(ModelFolder folder, Path input, InspectSettings settings, Runnable computed) {
     try (Device device = Device.open()) {
       TokenRows rows = TokenRows.read(List.of(input), folder.config(), folder.folder(), 0);
       LanguageModel model = LanguageModel.load(device, folder);
@@ -31,8 +35,10 @@ final class ModelProbe {
         batch.set(i, row);
       }
       List<Tensor> stream = stream(device, model, batch);
+      Optional<Tensor> logits = settings.output().map(file -> logits(device, model, stream));
+      computed.run();
       settings.hidden().ifPresent(file -> write(file, stream));
-      settings.output().ifPresent(file -> write(file, List.of(logits(device, model, stream))));
+      logits.ifPresent(all -> write(settings.output().orElseThrow(), List.of(all)));
     }
   }
 

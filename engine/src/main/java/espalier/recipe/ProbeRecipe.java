@@ -19,6 +19,7 @@ import java.util.List;
 import java.util.OptionalInt;
 import java.util.SequencedMap;
 import java.util.TreeSet;
+import java.util.function.Consumer;
 import java.util.stream.IntStream;
 
 /**
@@ -43,7 +44,11 @@ public final class ProbeRecipe {
 
   private record Features(SequencedMap<String, float[][]> byName, List<String> labels) {}
 
-  public ObjectNode run() {
+  /**
+   * @param told of the result, before anything is written
+   */
+  public void run(Consumer<ObjectNode> told) {
+    settings.features().ifPresent(folder -> OutputPath.checkFolder("--features", folder));
     Labelled train = read(settings.data());
     Labelled test = read(settings.evalData());
     List<String> labels = List.copyOf(new TreeSet<>(train.labels));
@@ -57,7 +62,6 @@ public final class ProbeRecipe {
             settings.evalData(), settings.label() + " " + label + " is not in " + settings.data());
       }
     }
-    settings.features().ifPresent(ProbeRecipe::makeFolder);
     try (Device device = Device.open();
         Tokenizer tokenizer = Tokenizer.open(settings.model())) {
       Variants variants =
@@ -76,7 +80,8 @@ public final class ProbeRecipe {
       PooledFeatures pooled = new PooledFeatures(device, variants, layer);
       Features fitted = features(pooled, train, tokenizer, variants, "train");
       Features tested = features(pooled, test, tokenizer, variants, "eval");
-      return result(fitted, tested, labels, layer);
+      told.accept(result(fitted, tested, labels, layer));
+      settings.features().ifPresent(folder -> write(folder, fitted, tested));
     }
   }
 
@@ -107,28 +112,25 @@ public final class ProbeRecipe {
       ids.add(begun);
     }
     try (Console.Progress progress = console.progress("probe " + name, ids.size())) {
-      SequencedMap<String, float[][]> byName = pooled.of(ids, done -> progress.step(done, ""));
-      settings
-          .features()
-          .ifPresent(
-              folder ->
-                  byName.forEach(
-                      (set, rows) ->
-                          Npy.write(
-                              folder.resolve(name + "." + set + ".npy"),
-                              rows.length,
-                              rows[0].length,
-                              rows)));
-      return new Features(byName, data.labels);
+      return new Features(pooled.of(ids, done -> progress.step(done, "")), data.labels);
     }
   }
 
-  private static void makeFolder(Path folder) {
+  private static void write(Path folder, Features fitted, Features tested) {
     try {
       Files.createDirectories(folder);
     } catch (IOException e) {
       throw new UncheckedIOException(folder + " cannot be made", e);
     }
+    write(folder, "train", fitted);
+    write(folder, "eval", tested);
+  }
+
+  private static void write(Path folder, String name, Features features) {
+    features.byName.forEach(
+        (set, rows) ->
+            Npy.write(
+                folder.resolve(name + "." + set + ".npy"), rows.length, rows[0].length, rows));
   }
 
   private ObjectNode result(Features train, Features test, List<String> labels, int layer) {

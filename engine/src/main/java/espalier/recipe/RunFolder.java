@@ -25,7 +25,8 @@ public record RunFolder(Path path) {
   private static final String RUN = "run.json";
 
   /**
-   * Refuses a folder that holds anything, unless a run in it is to be resumed. Writes nothing.
+   * Refuses a folder that holds anything, unless a run in it is to be resumed, or that cannot be
+   * made. Writes nothing.
    *
    * @param resume whether {@code --resume} was given
    */
@@ -42,6 +43,7 @@ public record RunFolder(Path path) {
         throw new InputException("--out " + path + ": holds another run; --resume continues it");
       }
     }
+    OutputPath.checkFolder("--out", path);
     return new RunFolder(path);
   }
 

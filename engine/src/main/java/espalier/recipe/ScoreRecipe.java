@@ -13,6 +13,7 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.OptionalInt;
+import java.util.function.Consumer;
 import java.util.function.ToIntFunction;
 
 /**
@@ -35,7 +36,11 @@ public final class ScoreRecipe {
     this.console = console;
   }
 
-  public ObjectNode run() {
+  /**
+   * @param told of the result, before anything is written
+   */
+  public void run(Consumer<ObjectNode> told) {
+    settings.details().ifPresent(file -> OutputPath.checkFile("--details", file));
     List<Question> questions = QuestionFile.read(settings.questions());
     if (settings.limit().isPresent() && settings.limit().getAsInt() < questions.size()) {
       questions = questions.subList(0, settings.limit().getAsInt());
@@ -62,8 +67,8 @@ public final class ScoreRecipe {
       try (Console.Progress progress = console.progress("score", spans.size())) {
         sums = scorer.score(spans, done -> progress.step(done, ""));
       }
+      told.accept(result(questions, variants, sums));
       settings.details().ifPresent(file -> write(file, questionsOf(spans, sums, variants)));
-      return result(questions, variants, sums);
     }
   }
 
