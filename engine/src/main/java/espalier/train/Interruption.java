@@ -12,9 +12,21 @@ public final class Interruption implements AutoCloseable {
 
   private static final long PATIENCE_SECONDS = 120;
 
+  private final long patience;
   private volatile boolean requested;
   private final CountDownLatch finished = new CountDownLatch(1);
   private final Thread hook = new Thread(this::hold, "interruption");
+
+  public Interruption() {
+    this(PATIENCE_SECONDS);
+  }
+
+  /**
+   * @param patience seconds that the exit waits
+   */
+  Interruption(long patience) {
+    this.patience = patience;
+  }
 
   /** From now on there is something to save. Until then Ctrl-C just ends the process. */
   public void listen() {
@@ -30,13 +42,14 @@ public final class Interruption implements AutoCloseable {
     requested = true;
   }
 
-  private void hold() {
+  /** What the virtual machine does before it exits. */
+  void hold() {
     request();
     try {
-      if (!finished.await(PATIENCE_SECONDS, TimeUnit.SECONDS)) {
+      if (!finished.await(patience, TimeUnit.SECONDS)) {
         System.err.println(
             "espalier: stopped within a step, which took longer than %d s: its checkpoint is missing"
-                .formatted(PATIENCE_SECONDS));
+                .formatted(patience));
       }
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();

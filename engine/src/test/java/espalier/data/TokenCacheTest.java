@@ -6,6 +6,7 @@ import static org.junit.jupiter.api.Assertions.assertNotEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
+import espalier.Abroad;
 import espalier.format.ModelConfig;
 import java.io.IOException;
 import java.io.RandomAccessFile;
@@ -70,6 +71,14 @@ class TokenCacheTest {
     assertEquals(expected.count(), actual.count());
     assertEquals(expected.context(), actual.context());
     assertEquals(-1, expected.ids().mismatch(actual.ids()));
+  }
+
+  /** What one user tokenized is there for another, whatever they speak. */
+  @Test
+  void keepsTextsOnceForEveryCountry() throws Exception {
+    read(100, text);
+    Abroad.run(() -> read(100, text));
+    assertEquals(1, kept().size());
   }
 
   @Test

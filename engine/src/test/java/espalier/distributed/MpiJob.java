@@ -76,6 +76,7 @@ public final class MpiJob {
             // them.
             "-XX:TieredStopAtLevel=1",
             "-Xlog:disable",
+            "-Duser.language=en", // of programs that are no commands: see TestLocale
             "--enable-native-access=ALL-UNNAMED",
             "-cp",
             System.getProperty("surefire.test.class.path", System.getProperty("java.class.path"))));
