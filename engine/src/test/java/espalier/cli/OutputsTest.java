@@ -7,11 +7,19 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.Golden;
+import espalier.format.Npy;
+import espalier.recipe.Console;
+import espalier.recipe.EvaluateRecipe;
+import espalier.recipe.EvaluateSettings;
+import espalier.recipe.MetricSet;
 import java.io.IOException;
+import java.io.OutputStream;
+import java.io.PrintStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Optional;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
@@ -111,15 +119,35 @@ class OutputsTest {
         "details.jsonl");
     assertTold(probe("--json", "--features", temp.resolve(blockedFeatures())), "train.activations");
     Path logits = fileThatCannotBeWritten("logits.npy");
+    Path ids = Golden.folder("tokens.npy");
     assertTold(
-        run(
-            "inspect --json --input",
-            Golden.folder("tokens.npy"),
-            Golden.folder("llama"),
-            "--output",
-            logits),
+        run("inspect --json --input", ids, Golden.folder("llama"), "--output", logits),
         "logits.npy");
-    assertFalse(Files.exists(logits));
+    Path outputs = fileThatCannotBeWritten("outputs.npy");
+    Path activations = temp.resolve("activations.npy");
+    Npy.write(activations, 1, 42, new float[1][42]);
+    assertTold(
+        run("inspect --json --input", activations, Golden.folder("sae-topk"), "--output", outputs),
+        "outputs.npy");
+  }
+
+  @Test
+  void anEvaluationIsToldBeforeItsFolderIsMade() {
+    Path out = temp.resolve("out");
+    EvaluateSettings settings =
+        new EvaluateSettings(
+            Golden.folder("llama"),
+            List.of(),
+            Optional.empty(),
+            List.of(Golden.folder("tokens.npy")),
+            24,
+            MetricSet.BASIC,
+            Optional.of(out));
+    List<Boolean> made = new ArrayList<>();
+    new EvaluateRecipe(settings, Console.to(new PrintStream(OutputStream.nullOutputStream())))
+        .run(e -> made.add(Files.exists(out)));
+    assertEquals(List.of(false), made);
+    assertTrue(Files.exists(out.resolve("evaluation.json")));
   }
 
   private String blockedFeatures() throws IOException {
