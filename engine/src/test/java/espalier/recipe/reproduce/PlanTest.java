@@ -48,6 +48,8 @@ class PlanTest {
             1,
             1,
             plan);
-    return Cells.of(Setup.of(settings), plan.get()).stream().map(Cell::name).toList();
+    return Cells.of(Setup.of(settings, warning -> {}), plan.get()).stream()
+        .map(Cell::name)
+        .toList();
   }
 }
