@@ -4,7 +4,7 @@
  *
  * Elements moved: 2 tokens (n_heads + 2 n_kv_heads) head_dim forward, 3 backward: bound by memory. A warp takes a head
  * of a token, a lane packs of 16 bytes of it. The weights' gradients are sums over tokens and heads in a fixed order
- * (columns.cuh), by as few blocks as a head has columns: slow, but these weights are frozen beside adapters.
+ * (columns.cuh), by a block for each 32 columns of a head: slow, but these weights are frozen beside adapters.
  */
 #include "columns.cuh"
 #include "vector.cuh"

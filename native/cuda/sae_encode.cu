@@ -12,14 +12,14 @@
  *            whatever the fused kernel is not made for.
  *
  * Which is faster: the library's products go at P_l, ours at P_f FLOP/s, and z takes 8 bytes a latent of memory at B
- * byte/s: fused, if 2 d / P_f < 2 d / P_l + 8 / B. On an H200, with 700 and 400 TFLOP/s (mma.sync reaches about 60 % of
- * what wgmma does) and 4.3 TB/s, that is d < 870; on an A100, with 260 and 210 TFLOP/s and 1.5 TB/s, d < 2900. The rule
- * is d <= 1024 until it is measured.
+ * byte/s: fused, if 2 d / P_f < 2 d / P_l + 8 / B. On an H200, with 700 and 400 TFLOP/s and 4.3 TB/s, that is d < 870;
+ * with the 200 that kernels of mma.sync have made there (linear.cu), d < 260; on an A100, with 260 and 210 TFLOP/s and
+ * 1.5 TB/s, d < 2900. The rule is d <= 1024 until it is measured.
  *
- * Measured on an H200 (bfloat16, d 2304, 1024 tokens, ESP_JUMPRELU, 70 active, library), before latents came in slices
- * and bits were made by a kernel of its own: 0.21, 1.10, 4.11 and 15.9 ms for m = 16384, 65536, 262144 and 1048576,
- * where the product alone, with a bfloat16 result, took 0.16, 0.45, 1.63 and 6.16. What it takes now is not measured
- * yet: of 65536 latents the product, 0.07 ms for reading z and a few us for lists, by the bytes that are moved.
+ * Measured on an H200 (1f7a513: bfloat16, d 2304, 1024 tokens, ESP_JUMPRELU, 70 active, library): 0.156, 0.557, 2.16
+ * and 9.05 ms for m = 16384, 65536, 262144 and 1048576, where the product alone, with a bfloat16 result, took 0.111,
+ * 0.433, 1.63 and 6.98. (Before latents came in slices and bits were made by a kernel of its own: 0.21, 1.10, 4.11 and
+ * 15.9.)
  */
 #include "sae_dense.cuh"
 #include "sae_group.cuh"

@@ -6,7 +6,7 @@
 #   native/emulator/remove_barriers.sh                       all of them (half a minute to two minutes each)
 #   native/emulator/remove_barriers.sh head.cu attention_forward.cu:66   those of some files, or on some lines
 #
-# Prints a line for each: native/emulator/barriers.txt keeps those of the last run over all. PRESET (emulator-races unless set)
+# Prints a line for each: native/emulator/barriers.txt keeps those of runs over the files it names, with lines as they were then. PRESET (emulator-races unless set)
 # is the emulator's build. The tests run under up to four schedules, up to the first failure. Needs what the build needs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
