@@ -40,9 +40,12 @@ public record SaeSite(Kind kind, int layer) {
     /** The block is known, the place in it is not. */
     UNNAMED;
 
-    /** In lower case, for people. */
+    /**
+     * In lower case, for people. What a module gives and what is added to the stream are one place
+     * to all but Gemma, and have one name.
+     */
     public String label() {
-      return name().toLowerCase(Locale.ROOT).replace('_', ' ');
+      return name().toLowerCase(Locale.ROOT).replace("_module", "").replace('_', ' ');
     }
   }
 

@@ -61,7 +61,7 @@ class SaeFormatsTest {
               site -> {
                 assertEquals(expectedSite.layer(), site.layer());
                 if (site.kind() != SaeSite.Kind.UNNAMED) {
-                  assertEquals(expectedSite.kind(), site.kind());
+                  assertEquals(expectedSite.kind().label(), site.kind().label());
                 }
               });
       Sae sae = SaeLoader.load(device, weights, warning -> {});
