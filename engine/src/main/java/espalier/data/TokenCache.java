@@ -44,19 +44,28 @@ public final class TokenCache {
 
   private static final long HEADER = 4 * Long.BYTES;
 
-  /** Tokenizing less takes no time worth saving. */
-  private static final long SMALLEST = 1 << 20;
+  /** Bytes: tokenizing less takes no time worth saving. */
+  static final long SMALLEST = 1 << 20;
 
   private final Path folder;
   private final Consumer<String> warn;
+  private final long smallest;
 
   /**
    * @param folder null to keep nothing
    * @param warn told when the cache cannot be used; the work is done without it then
    */
-  TokenCache(Path folder, Consumer<String> warn) {
+  private TokenCache(Path folder, Consumer<String> warn) {
+    this(folder, warn, SMALLEST);
+  }
+
+  /**
+   * @param smallest bytes of texts that are kept
+   */
+  TokenCache(Path folder, Consumer<String> warn, long smallest) {
     this.folder = folder;
     this.warn = warn;
+    this.smallest = smallest;
   }
 
   /**
@@ -82,7 +91,7 @@ public final class TokenCache {
       ModelConfig config,
       int context,
       Supplier<TokenRows> pack) {
-    if (folder == null || size(files) < SMALLEST) {
+    if (folder == null || size(files) < smallest) {
       return pack.get();
     }
     Path file = folder.resolve(key(files, tokenizer, config, context) + ".ids");

@@ -25,7 +25,8 @@ import org.junit.jupiter.params.provider.ValueSource;
 
 class TokenCacheTest {
 
-  private static final String TEXT = "Ein Text, der sich wiederholt. ".repeat(40_000);
+  private static final String TEXT = "Ein Text, der sich wiederholt. ".repeat(1_000);
+  private static final long SMALLEST = 1_000;
 
   @TempDir Path folder;
   private final List<String> warnings = new ArrayList<>();
@@ -38,7 +39,7 @@ class TokenCacheTest {
   }
 
   private TokenRows read(int context, Path... files) {
-    TokenCache cache = new TokenCache(folder.resolve("cache"), warnings::add);
+    TokenCache cache = new TokenCache(folder.resolve("cache"), warnings::add, SMALLEST);
     return TokenRows.read(List.of(files), config(), folder, context, cache);
   }
 
@@ -172,11 +173,14 @@ class TokenCacheTest {
 
   @Test
   void theEnvironmentSaysWhere() throws IOException {
+    Path below = Files.writeString(folder.resolve("below.txt"), "x".repeat(1_000_000));
+    text = Files.writeString(text, TEXT.repeat(1 + (int) (TokenCache.SMALLEST / TEXT.length())));
     TokenCache off = TokenCache.of(Map.of("ESPALIER_CACHE", "off"), warnings::add);
     TokenRows.read(List.of(text), config(), folder, 100, off);
     Path given = folder.resolve("given");
     TokenCache there = TokenCache.of(Map.of("ESPALIER_CACHE", given.toString()), warnings::add);
     TokenRows.read(List.of(text), config(), folder, 100, there);
+    TokenRows.read(List.of(below), config(), folder, 100, there);
     Path home = folder.resolve("home");
     TokenCache users = TokenCache.of(Map.of("HOME", home.toString()), warnings::add);
     TokenRows.read(List.of(text), config(), folder, 100, users);
