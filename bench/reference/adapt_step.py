@@ -113,7 +113,7 @@ def run(a: argparse.Namespace) -> None:
     rows = torch.from_numpy(np.load(folder / job["tokens"]).astype(np.int64))
     batches = rows[: len(rows) // job["batch"] * job["batch"]].view(-1, job["batch"], rows.shape[1])
     weights = list(net.adapter_weights().values())
-    optimizer = torch.optim.AdamW(weights, lr=job["lr"], weight_decay=job["weight_decay"])
+    optimizer = tuning.adamw(weights, tuned, lr=job["lr"], weight_decay=job["weight_decay"])
     compile_error = compile_forward(net, batches[0]) if tuned else ""
     step_ms, kl, norms = [], [], []
     for step in range(a.steps):

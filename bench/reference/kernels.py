@@ -24,6 +24,8 @@ import torch
 import torch._functorch.config
 import torch.nn.functional as F
 
+import tuning
+
 Figure = tuple[str, str, Callable[[], object]]  # figure, variant, a call
 
 
@@ -166,13 +168,13 @@ def sae_training(b: Bench, tokens: int, d: int, latents: int, k: int) -> Iterato
     AdamW, rows of the decoder of norm 1. eager: dense latents, as sparsify has it on a CPU."""
     x, start = b.random(tokens, d), b.random(latents, d)
 
-    def step(reconstruct: Callable[..., torch.Tensor], fused: bool) -> Callable[[], object]:
+    def step(reconstruct: Callable[..., torch.Tensor], tuned: bool) -> Callable[[], object]:
         w_dec = F.normalize(start, dim=1)
         w_enc = w_dec.clone().requires_grad_()
         w_dec.requires_grad_()
         b_enc = torch.zeros(latents, device=b.device, requires_grad=True)
         b_dec = torch.zeros(d, device=b.device, requires_grad=True)
-        optimizer = torch.optim.AdamW([w_enc, b_enc, w_dec, b_dec], lr=1e-4, weight_decay=0.0, fused=fused)
+        optimizer = tuning.adamw([w_enc, b_enc, w_dec, b_dec], tuned, lr=1e-4, weight_decay=0.0)
 
         def run() -> torch.Tensor:
             optimizer.zero_grad()

@@ -2,7 +2,7 @@
 
 paper: eager attention, the teacher without gradients, KL of probabilities (arXiv 2501.19406, section 3).
 tuned: SDPA where the model allows it (not where scores are capped: PyTorch's has no cap), the teacher in inference_mode,
-       KL of log-probabilities.
+       KL of log-probabilities, AdamW in one fused call.
 """
 from collections.abc import Callable
 
@@ -29,3 +29,8 @@ def teacher(logits: Callable[[], Tensor], tuned: bool) -> Tensor:
 def divergence(base: Tensor, logits: Tensor, tuned: bool) -> Tensor:
     """KL(teacher || student), summed over a sequence and averaged over the batch."""
     return F.kl_div(F.log_softmax(logits, dim=-1), base, reduction="batchmean", log_target=tuned)
+
+
+def adamw(weights: list[Tensor], tuned: bool, **options) -> torch.optim.AdamW:
+    # fused=False would switch off the loop over all tensors at once, too, which PyTorch takes by itself on a GPU.
+    return torch.optim.AdamW(weights, fused=True if tuned else None, **options)
