@@ -5,7 +5,6 @@ need no Python.
     make_family_fixtures.py [FOLDER]    default: engine/src/test/resources/families
 """
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 
 import compare_families
 import family_models
+import fixture_folder
 import random_models
 
 SMALL = dict(hidden_size=16, num_attention_heads=4, num_key_value_heads=2, head_dim=6, intermediate_size=20,
@@ -25,8 +25,7 @@ ROWS, LENGTH, SEED = 2, 12, 7
 
 
 def main() -> None:
-    default = Path(__file__).parents[2] / "engine/src/test/resources/families"
-    root = Path(sys.argv[1]) if len(sys.argv) > 1 else default
+    root = fixture_folder.asked_for(__doc__, "families")
     torch.set_num_threads(1)
     seen = set()
     for family in family_models.families():

@@ -6,7 +6,6 @@ layouts, and what PyTorch computes from them in float64. Deterministic; README.m
 """
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import transformers
 from safetensors.torch import save_file
 from torch import Tensor
 
+import fixture_folder
 import metrics
 import random_models
 from adapt_step import PROJECTIONS
@@ -24,7 +24,6 @@ from fixture_readme import write_readme
 from sae import Sae
 from spliced import Spliced, ce_sum, evaluate, kl_sum, load_model, special_tokens, training_loss
 
-DEFAULT = Path(__file__).parents[2] / "engine/src/test/resources/golden"
 LAYER, WIDTH, L0 = 1, 64, 9
 KINDS = ("topk", "jumprelu", "standard")
 ADAM = dict(lr=1e-2, weight_decay=0.1, beta1=0.9, beta2=0.999, eps=1e-8, clip=1.0, steps=10)
@@ -243,4 +242,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT)
+    main(fixture_folder.asked_for(__doc__, "golden"))

@@ -5,7 +5,6 @@ element type, NumPy arrays of every layout, a tokenizer with the ids that it giv
     make_format_fixtures.py [FOLDER]        default: engine/src/test/resources/format
 """
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-DEFAULT = Path(__file__).parents[2] / "engine/src/test/resources/format"
+import fixture_folder
+
 REALS = [-1.5, 0.25, 3.0, -0.0, 1024.0, -2.0**-10]  # exact in every floating type
 INTEGERS = [[0, 1, 2], [40, 100, 127]]
 TEXTS = ["The vine is tied to the wall, and grows.", "  two  spaces\n\tand 1234 digits ", "naïve façade — 日本語 🌿", ""]
@@ -68,7 +68,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT
+    target = fixture_folder.asked_for(__doc__, "format")
     target.mkdir(parents=True, exist_ok=True)
     write_safetensors(target)
     write_output_adapter(target)

@@ -4,17 +4,20 @@
     make_parquet_fixtures.py [FOLDER]    default: engine/src/test/resources/parquet
 """
 import sys
-from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ModuleNotFoundError:  # nothing else needs it
+    sys.exit("pyarrow is needed, which requirements.txt does not have: pip install pyarrow")
+
+import fixture_folder
 
 TEXTS = ["one", "zwei\nZeilen", "trois – «é»", "", "fünf 🌱", "one", "six " * 50]
 
 
 def main() -> None:
-    default = Path(__file__).parents[2] / "engine/src/test/resources/parquet"
-    root = Path(sys.argv[1]) if len(sys.argv) > 1 else default
+    root = fixture_folder.asked_for(__doc__, "parquet")
     root.mkdir(parents=True, exist_ok=True)
     ids = list(range(len(TEXTS)))
     table = pa.table({"id": ids, "text": TEXTS, "meta": [{"n": i} for i in ids]})

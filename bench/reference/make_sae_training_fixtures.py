@@ -9,18 +9,17 @@ with a latent a row, [m, d]. objectives.safetensors: OBJECTIVE/KIND/NAME the gra
 expected.json: sizes, coefficients and losses.
 """
 import json
-import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+import fixture_folder
 from exact import load_exact
 from sae import JumpRelu, Sae, Step
 from spliced import special_tokens
 
-RESOURCES = Path(__file__).parents[2] / "engine/src/test/resources"
 T, D, M, K, AUX_K = 24, 12, 40, 5, 3
 PREFIXES = [7, 20, M]
 KEPT = [0, 13]
@@ -159,7 +158,7 @@ def through_model(expected: dict) -> dict[str, Tensor]:
     activations."""
     import numpy as np
 
-    folder, out = RESOURCES / "golden", {}
+    folder, out = fixture_folder.RESOURCES / "golden", {}
     ids = torch.from_numpy(np.load(folder / "tokens.npy").astype(np.int64))
     for objective, kinds in OBJECTIVES.items():
         for kind in kinds:
@@ -219,4 +218,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else RESOURCES / "sae-training")
+    main(fixture_folder.asked_for(__doc__, "sae-training"))
