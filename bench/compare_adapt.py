@@ -15,7 +15,7 @@ against StepFlops) at the rate that OpenBLAS reaches alone, in one call, on each
 the OpenBLAS of numpy, with its own threads), attention's at that of a large product; both measured in the same
 alternation. Beside it, the same operations all at the rate of a large product.
 
---bf16: Espalier in bfloat16 as well (a CPU with AVX512-BF16), in turn with the others.
+--bf16: Espalier in bfloat16 as well (a CPU with AMX or AVX512-BF16), in turn with the others.
 """
 import argparse
 import collections
@@ -46,7 +46,7 @@ def busy_seconds() -> float:
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(command: list, env: dict) -> tuple[str, dict]:
+def measure(command: list, env: dict, accepted: tuple[int, ...] = (0,)) -> tuple[str, dict]:
     """stdout of a process, its peak resident bytes, and how many cores others kept busy meanwhile."""
     start, busy = time.perf_counter(), busy_seconds()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
@@ -55,7 +55,7 @@ def measure(command: list, env: dict) -> tuple[str, dict]:
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         err.seek(0)
-        if process.returncode:
+        if process.returncode not in accepted:
             sys.exit(f"{err.read()}exit {process.returncode}: {' '.join(map(str, command))}")
         others = busy_seconds() - busy - usage.ru_utime - usage.ru_stime
         return out.read(), dict(peak_rss_bytes=usage.ru_maxrss * 1024,
@@ -161,7 +161,7 @@ def main() -> None:
     p.add_argument("--alternations", type=int, default=5)
     p.add_argument("--steps", type=int, default=12)
     p.add_argument("--threads", type=int, default=os.cpu_count())
-    p.add_argument("--bf16", action="store_true", help="Espalier with --dtype bf16, too")
+    p.add_argument("--bf16", action="store_true", help="Espalier with --dtype bf16, too: a CPU with AMX or AVX512-BF16")
     p.add_argument("--require", type=float, help="exit 1 where the median ratio to the paper's path is below this")
     p.add_argument("--launcher", default=HERE.parent / "espalier")
     p.add_argument("--python", help="one that has reference/requirements.txt (default: that of reference/venv.sh)")

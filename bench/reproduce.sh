@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The results that are committed under bench/results/reproduce: every experiment on the demo's model (together about 30
-# minutes on 2 cores), then on the real model of ../shared/models. Wants a machine that does nothing else.
+# The experiments whose results are in bench/results/reproduce, where of `real` timing alone is committed: on the demo's model
+# (together about 30 minutes on 2 cores), then on the real model of ../shared/models. Wants a machine that does nothing else.
 #   bench/reproduce.sh demo [MINUTES]     8 experiments of MINUTES each (default: 3.5)
 #   bench/reproduce.sh real [MINUTES]     timing of MINUTES (default: 60), and the others on the given SAEs of half as much
 # What was stopped goes on when it is started again. Runs stay in runs/reproduce; results, plan, report, and the command with its

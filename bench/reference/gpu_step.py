@@ -2,17 +2,19 @@
 """A training step in PyTorch on a model's shape with random weights: the other side of `espalier bench` and of
 bench/'s StepBenchmark.
 
-    gpu_step.py --config CONFIG.json [--variant paper,tuned,compiled] [--train adapters|sae] [--context 1024 --batch 1
-                --sae-width 16384 --l0 70 --sae-layer L --rank 64 --layers after|all --steps 8 --threads N
-                --device cuda|cpu]
+    gpu_step.py --config CONFIG.json [--variant paper,tuned,compiled,compiled-graphs] [--train adapters|sae]
+                [--context 1024 --batch 1 --sae-width 16384 --l0 70 --sae-layer L --rank 64 --layers after|all --steps 8
+                --threads N --device cuda|cpu --dtype f32|bf16]
 
 adapters: the adapt step, around a frozen SAE. sae: the end-to-end step, in which the SAE alone learns from the KL behind
 it, and from a pull towards its number of active latents with straight-through thresholds (float32).
 
-paper and tuned: as tuning.py has them, with PEFT, the SAE in a forward hook and AdamW, fused where tuned on a GPU.
+paper and tuned: as tuning.py has them, with PEFT and the SAE in a forward hook.
 compiled: tuned, with the forward pass through torch.compile, which takes minutes.
-bf16 on a GPU, float32 on a CPU. Prints one JSON object a variant, with the fields of `espalier bench --json`; a variant
-that fails (for want of memory, say) prints its error instead of figures, and the exit code is 1.
+compiled-graphs: the same in mode reduce-overhead, whose forward and backward passes are replayed CUDA graphs.
+Adapters in bf16 on a GPU and float32 on a CPU, where --dtype says nothing else. Prints one JSON object a variant, with the
+fields of `espalier bench --json`; a variant that fails (for want of memory, say) prints its error instead of figures, and
+the exit code is 3.
 """
 import argparse
 import contextlib
@@ -30,7 +32,8 @@ from peft import LoraConfig, get_peft_model
 import tuning
 from sae import JumpRelu, Step as StraightThroughStep
 
-VARIANTS = ["paper", "tuned", "compiled"]
+GRAPHS = "compiled-graphs"
+VARIANTS = ["paper", "tuned", "compiled", GRAPHS]
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -80,12 +83,13 @@ class TrainedJumpReluSae(JumpReluSae):
 class Step:
     """Model, SAE, what is trained, and optimizer of one variant."""
 
-    def __init__(self, a: argparse.Namespace, tuned: bool, compiled: bool):
-        self.tuned = tuned
+    def __init__(self, a: argparse.Namespace, variant: str):
+        self.tuned = tuned = variant != "paper"
+        self.graphs = variant == GRAPHS
         self.l0 = a.l0
         self.trains_sae = a.train == "sae"
         torch.manual_seed(1)
-        dtype = torch.bfloat16 if a.device == "cuda" and not self.trains_sae else torch.float32
+        dtype = torch.bfloat16 if a.dtype == "bf16" else torch.float32
         config = transformers.AutoConfig.for_model(**json.loads(a.config.read_text()))
         self.attention = tuning.attention(config, tuned)
         config._attn_implementation = self.attention
@@ -117,8 +121,13 @@ class Step:
             self.net = get_peft_model(model, lora, autocast_adapter_dtype=False)
             self.original = self.net.disable_adapter
             self.weights = [p for p in self.net.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.weights, lr=1e-4, weight_decay=0.0, fused=tuned and a.device == "cuda")
-        self.forward = torch.compile(self.net, dynamic=False) if compiled else self.net.forward
+        self.optimizer = tuning.adamw(self.weights, tuned, lr=1e-4, weight_decay=0.0)
+        self.forward = self.net.forward
+        if variant.startswith("compiled"):
+            self.forward = torch.compile(self.net, dynamic=False, mode="reduce-overhead" if self.graphs else None)
+        if self.graphs:  # what else stays where it is and need not be copied for a replay; the model's weights are known to
+            for tensor in (self.ids, self.keep, *self.sae.parameters(), *self.sae.buffers()):
+                torch._dynamo.mark_static_address(tensor)
 
     def fit(self, model: torch.nn.Module, block: torch.nn.Module, l0: int) -> None:
         kept = []
@@ -138,6 +147,8 @@ class Step:
 
     def logits(self, spliced: bool) -> torch.Tensor:
         self.spliced = spliced
+        if self.graphs:  # a replay writes over the results of those before; nothing of them is needed any more
+            torch.compiler.cudagraph_mark_step_begin()
         return self.forward(self.ids).logits
 
     def run(self) -> torch.Tensor:
@@ -158,7 +169,7 @@ def synchronize(device: str) -> None:
 
 
 def measure(a: argparse.Namespace, variant: str) -> dict:
-    step = Step(a, variant != "paper", variant == "compiled")
+    step = Step(a, variant)
     for _ in range(a.warm):
         step.run()
     synchronize(a.device)
@@ -196,7 +207,13 @@ def main() -> int:
     p.add_argument("--steps", type=int, default=8)
     p.add_argument("--warm", type=int, default=3, help="steps before those that are counted")
     p.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--dtype", choices=["f32", "bf16"])
     a = p.parse_args()
+    a.dtype = a.dtype or ("bf16" if a.device == "cuda" and a.train == "adapters" else "f32")
+    if a.train == "sae" and a.dtype != "f32":
+        p.exit(2, "--dtype bf16: SAEs are trained in f32\n")
+    if GRAPHS in a.variant and a.device != "cuda":
+        p.exit(2, f"--variant {GRAPHS}: CUDA graphs need --device cuda\n")
     if set(a.variant) - set(VARIANTS):
         p.error(f"--variant {','.join(a.variant)}: some of {','.join(VARIANTS)}")
     transformers.utils.logging.set_verbosity_error()
@@ -206,7 +223,7 @@ def main() -> int:
     for variant in a.variant:
         line = dict(measured="adapt step" if a.train == "adapters" else "e2e step", side="pytorch", variant=variant, shape=a.config.stem,
                     device=torch.cuda.get_device_name() if a.device == "cuda" else "cpu",
-                    dtype="bf16" if a.device == "cuda" and a.train == "adapters" else "f32", context=a.context, batch=a.batch,
+                    dtype=a.dtype, context=a.context, batch=a.batch,
                     sae_width=a.sae_width, l0=a.l0, rank=a.rank, layers=a.layers, steps=a.steps,
                     torch=torch.__version__, transformers=transformers.__version__)
         try:
@@ -217,7 +234,7 @@ def main() -> int:
         print(json.dumps(line), flush=True)
         if a.device == "cuda":
             torch.cuda.empty_cache()
-    return int(failed)
+    return 3 if failed else 0
 
 
 if __name__ == "__main__":
