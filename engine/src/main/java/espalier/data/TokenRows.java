@@ -12,6 +12,7 @@ import java.util.List;
 import java.util.OptionalInt;
 import java.util.SplittableRandom;
 import java.util.function.Supplier;
+import java.util.stream.IntStream;
 
 /**
  * A data set as rows of token ids, all of one length, outside the Java heap.
@@ -227,6 +228,14 @@ public final class TokenRows {
   /** Ids of a row. */
   public int context() {
     return context;
+  }
+
+  /** Whether every row begins with the id; false where there is none. */
+  public boolean beginWith(OptionalInt id) {
+    return id.isPresent()
+        && IntStream.range(0, count)
+            .allMatch(
+                row -> ids.getAtIndex(ValueLayout.JAVA_INT, (long) row * context) == id.getAsInt());
   }
 
   /** Copies row {@code index} into an array of {@link #context} ids. */

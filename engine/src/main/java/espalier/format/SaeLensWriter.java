@@ -29,6 +29,7 @@ public final class SaeLensWriter {
    * @param threshold {@code [1, dSae]} for JumpReLU, else null
    * @param gates null unless gated
    * @param hook TransformerLens name of the site
+   * @param hasBos whether the sequences that it was trained on begin with BOS
    */
   public record Output(
       Activation activation,

@@ -229,7 +229,7 @@ public final class AdaptRecipe {
             folder.path(),
             settings.model().getFileName().toString(),
             in.rows.context(),
-            in.model.config().bos().isPresent());
+            in.rows.beginWith(in.model.config().bos()));
       }
       return end;
     }

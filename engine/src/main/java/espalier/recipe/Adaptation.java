@@ -188,6 +188,7 @@ record Adaptation(
    * {@code layer-L} each.
    *
    * @param context tokens of the rows it was trained on
+   * @param hasBos whether these begin with BOS
    */
   void save(Device device, Path folder, String baseModel, int context, boolean hasBos) {
     lora.ifPresent(l -> l.save(folder, baseModel));

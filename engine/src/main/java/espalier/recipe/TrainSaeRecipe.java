@@ -278,7 +278,7 @@ public final class TrainSaeRecipe {
         layer,
         in.modelFolder.getFileName().toString(),
         in.rows.context(),
-        in.model.config().bos().isPresent());
+        in.rows.beginWith(in.model.config().bos()));
   }
 
   /** Steps between evaluations; 0 for none. */

@@ -18,6 +18,7 @@ public final class SaeWriter {
    *
    * @param layer the block whose output it is for
    * @param contextSize tokens of the sequences it was trained on
+   * @param hasBos whether these begin with BOS
    */
   public record Origin(int layer, String modelName, int contextSize, boolean hasBos) {}
 

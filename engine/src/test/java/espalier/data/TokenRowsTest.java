@@ -3,7 +3,9 @@ package espalier.data;
 import static espalier.Refused.assertRefused;
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
@@ -79,6 +81,18 @@ class TokenRowsTest {
     Files.writeString(folder.resolve("tokenizer_config.json"), "{\"bos_token\": null}");
     assertArrayEquals(
         plain, rows(TokenRows.read(List.of(file), config(OptionalInt.of(BOS)), folder, 2)));
+  }
+
+  @Test
+  void allRowsOrNoneBeginWithBos() throws IOException {
+    Path file = Files.writeString(folder.resolve("a.txt"), "abcdef");
+    assertTrue(read(file).beginWith(OptionalInt.of(BOS)));
+    assertFalse(read(file).beginWith(OptionalInt.of('a')));
+    assertFalse(read(file).beginWith(OptionalInt.empty()));
+    Files.writeString(folder.resolve("tokenizer_config.json"), "{\"bos_token\": null}");
+    assertFalse(read(file).beginWith(OptionalInt.of(BOS)));
+    Path some = npy("some.npy", "<i8", new long[][] {{BOS, 1, 2}, {3, BOS, 5}});
+    assertFalse(read(some).beginWith(OptionalInt.of(BOS)));
   }
 
   @Test
