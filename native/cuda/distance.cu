@@ -5,7 +5,7 @@
  * warps rows in turn, whose sums are added in order of warps, in float64: an evaluation has hundreds of sequences, so
  * that the multiprocessors have work.
  */
-#include "vector.cuh"
+#include "row_sums.cuh"
 
 namespace {
 
@@ -29,25 +29,10 @@ __global__ void sequence_distance(const T *x, const T *y, const uint8_t *skip, d
   double sums[3] = {}; /* rows, distance, cosine */
   for (int64_t r = s * length + warp; r < (s + 1) * length; r += kRowWarps) {
     if (skip != nullptr && skip[r] != 0) continue;
-    double error = 0, aa = 0, bb = 0, ab = 0;
-    for (int64_t c = lane * N; c < d; c += 32 * N) {
-      const esp::Pack<N> a = esp::load<N>(x + r * d + c), b = esp::load<N>(y + r * d + c);
-      for (int i = 0; i < N; i++) {
-        const double u = static_cast<double>(a[i]), w = static_cast<double>(b[i]);
-        error += (u - w) * (u - w);
-        aa += u * u;
-        bb += w * w;
-        ab += u * w;
-      }
-    }
-    error = esp::warp_sum(error);
-    aa = esp::warp_sum(aa);
-    bb = esp::warp_sum(bb);
-    ab = esp::warp_sum(ab);
-    const double norms = sqrt(aa) * sqrt(bb);
+    const esp::RowSums row = esp::row_sums<N>(x + r * d, y + r * d, d);
     sums[0] += 1;
-    sums[1] += sqrt(error);
-    sums[2] += ab / (norms > 1e-8 ? norms : 1e-8);
+    sums[1] += sqrt(row.error);
+    sums[2] += row.cosine();
   }
   __shared__ double warps[kRowWarps][3];
   for (int k = 0; k < 3; k++) {

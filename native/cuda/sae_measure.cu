@@ -9,7 +9,7 @@
  * (attention sinks) have norms a hundred times the others'.
  */
 #include "columns.cuh"
-#include "vector.cuh"
+#include "row_sums.cuh"
 
 namespace {
 
@@ -86,21 +86,7 @@ __global__ void row_stats(const T *x, const T *y, const int32_t *index, const fl
   double sums[kSums] = {}; /* of rows in lane 0 alone, of entries in each lane */
   for (int64_t t = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32; t < tokens; t += gridDim.x * kWarps) {
     if (keep != nullptr && keep[t] != 0) continue;
-    double error = 0, aa = 0, bb = 0, ab = 0;
-    for (int64_t c = lane * N; c < d; c += 32 * N) {
-      const esp::Pack<N> a = esp::load<N>(x + t * d + c), b = esp::load<N>(y + t * d + c);
-      for (int i = 0; i < N; i++) {
-        const double u = static_cast<double>(a[i]), w = static_cast<double>(b[i]);
-        error += (u - w) * (u - w);
-        aa += u * u;
-        bb += w * w;
-        ab += u * w;
-      }
-    }
-    error = esp::warp_sum(error);
-    aa = esp::warp_sum(aa);
-    bb = esp::warp_sum(bb);
-    ab = esp::warp_sum(ab);
+    const esp::RowSums row = esp::row_sums<N>(x + t * d, y + t * d, d);
     for (int64_t entry = t * capacity + lane; entry < t * capacity + count[t]; entry += 32) {
       if (value[entry] == 0) continue;
       sums[kActive] += 1;
@@ -108,13 +94,13 @@ __global__ void row_stats(const T *x, const T *y, const int32_t *index, const fl
       atomicAdd(reinterpret_cast<unsigned long long *>(fired + index[entry]), 1ull);
     }
     if (lane != 0) continue;
-    const double norm = sqrt(aa), output_norm = sqrt(bb), norms = norm * output_norm;
+    const double norm = sqrt(row.aa), output_norm = sqrt(row.bb);
     sums[kRows] += 1;
-    sums[kError] += error;
-    sums[kSquares] += aa;
-    sums[kCosines] += ab / (norms > 1e-8 ? norms : 1e-8);
-    sums[kOutputSquares] += bb;
-    sums[kProducts] += ab;
+    sums[kError] += row.error;
+    sums[kSquares] += row.aa;
+    sums[kCosines] += row.cosine();
+    sums[kOutputSquares] += row.bb;
+    sums[kProducts] += row.ab;
     sums[kNorms] += norm;
     sums[kOutputNorms] += output_norm;
     sums[kRatios] += norm < 1e-4 ? 1 : output_norm / norm;
