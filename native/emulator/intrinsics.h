@@ -196,9 +196,6 @@ std::common_type_t<A, B> min(A a, B b) {
 
 /* The normal distribution function, which C++ does not have. */
 inline float normcdff(float x) { return static_cast<float>(0.5 * erfc(-static_cast<double>(x) / sqrt(2.0))); }
-inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
-inline double rsqrt(double x) { return 1.0 / sqrt(x); }
-inline float exp10f(float x) { return powf(10.0f, x); }
 inline float __expf(float x) { return expf(x); }
 inline float __exp2f(float x) { return exp2f(x); }
 inline float __logf(float x) { return logf(x); }

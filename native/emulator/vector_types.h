@@ -18,11 +18,6 @@ ESP_EMULATED_VECTOR(unsigned, uint)
 ESP_EMULATED_VECTOR(unsigned char, uchar)
 ESP_EMULATED_VECTOR(unsigned short, ushort)
 
-struct alignas(16) double2 {
-  double x, y;
-};
-inline double2 make_double2(double x, double y) { return {x, y}; }
-
 #undef ESP_EMULATED_VECTOR
 
 #endif

@@ -73,17 +73,6 @@ public record TrainSaeSettings(
       int deadAfter,
       Centre decoderBias) {
 
-    public static Shape of(String arch, int latents, int k) {
-      return new Shape(
-          arch,
-          latents,
-          OptionalInt.of(k),
-          List.of(),
-          DEFAULT_BANDWIDTH,
-          DEFAULT_DEAD_AFTER,
-          Centre.MEAN);
-    }
-
     public Shape {
       if (!ARCHITECTURES.contains(arch)) {
         throw new InputException(

@@ -285,10 +285,6 @@ abstract class KernelTest {
     assertArrayEquals(bits(expected), bits(actual), what);
   }
 
-  static void assertNotAllEqual(float[] a, float[] b) {
-    assertTrue(MemorySegment.ofArray(a).mismatch(MemorySegment.ofArray(b)) >= 0);
-  }
-
   static float[] concat(MemorySegment... parts) {
     int length = 0;
     for (MemorySegment part : parts) length += Math.toIntExact(part.byteSize() / Float.BYTES);
