@@ -64,14 +64,7 @@ public final class ProbeRecipe {
     }
     try (Device device = Device.open();
         Tokenizer tokenizer = Tokenizer.open(settings.model())) {
-      Variants variants =
-          Variants.load(
-              device,
-              settings.model(),
-              settings.saes(),
-              settings.adapter(),
-              settings.context(),
-              console);
+      Variants variants = Variants.load(device, settings, console);
       int last = variants.model().layers() - 1;
       int layer = settings.layer().orElse(last);
       if (layer > last) {

@@ -27,7 +27,8 @@ public record ProbeSettings(
     List<Integer> sizes,
     OptionalInt layer,
     int context,
-    Optional<Path> features) {
+    Optional<Path> features)
+    implements VariantsSettings {
 
   public ProbeSettings {
     sizes.forEach(k -> Require.atLeast("--k", k, 1));

@@ -47,14 +47,7 @@ public final class ScoreRecipe {
     }
     try (Device device = Device.open();
         Tokenizer tokenizer = Tokenizer.open(settings.model())) {
-      Variants variants =
-          Variants.load(
-              device,
-              settings.model(),
-              settings.saes(),
-              settings.adapter(),
-              settings.context(),
-              console);
+      Variants variants = Variants.load(device, settings, console);
       List<SpanScorer.Span> spans = spans(questions, tokenizer, variants);
       SpanScorer scorer =
           new SpanScorer(

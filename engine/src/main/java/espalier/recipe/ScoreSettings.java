@@ -23,7 +23,8 @@ public record ScoreSettings(
     OptionalInt limit,
     boolean bos,
     int context,
-    Optional<Path> details) {
+    Optional<Path> details)
+    implements VariantsSettings {
 
   public ScoreSettings {
     limit.ifPresent(n -> Require.atLeast("--limit", n, 1));

@@ -35,14 +35,7 @@ public final class SteerRecipe {
   public ObjectNode run() {
     try (Device device = Device.open();
         Tokenizer tokenizer = Tokenizer.open(settings.model())) {
-      Variants variants =
-          Variants.load(
-              device,
-              settings.model(),
-              settings.saes(),
-              settings.adapter(),
-              settings.context(),
-              console);
+      Variants variants = Variants.load(device, settings, console);
       Tensor direction = direction(device, variants.saes().get(settings.layer()));
       List<SpanScorer.Span> spans = spans(settings.positive(), tokenizer, variants);
       int positives = spans.size();

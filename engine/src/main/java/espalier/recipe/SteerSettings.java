@@ -26,7 +26,8 @@ public record SteerSettings(
     List<Double> strengths,
     Path positive,
     Path negative,
-    int context) {
+    int context)
+    implements VariantsSettings {
 
   private static final Pattern FORM = Pattern.compile("(\\d{1,6}):(\\d{1,9})");
 

@@ -8,10 +8,8 @@ import espalier.lora.LoraAdapter;
 import espalier.model.LanguageModel;
 import espalier.nn.Adapters;
 import espalier.sae.Sae;
-import java.nio.file.Path;
 import java.util.LinkedHashMap;
 import java.util.List;
-import java.util.Optional;
 import java.util.SequencedMap;
 import java.util.SortedMap;
 import java.util.TreeMap;
@@ -30,29 +28,20 @@ record Variants(
     int longest,
     SequencedMap<String, Streams.Variant> byName) {
 
-  /**
-   * @param longest as asked for; no longer than the model can take
-   */
-  static Variants load(
-      Device device,
-      Path folder,
-      List<SaeSpec> specs,
-      Optional<Path> adapter,
-      int longest,
-      Console console) {
-    try (ModelFolder files = ModelFolder.open(folder, console::warn)) {
+  static Variants load(Device device, VariantsSettings settings, Console console) {
+    try (ModelFolder files = ModelFolder.open(settings.model(), console::warn)) {
       ModelConfig config = files.config();
-      SaeSpec.check(specs, config.numLayers());
-      int positions = Math.min(longest, config.maxPositionEmbeddings());
-      SortedMap<Integer, Sae> saes = Saes.load(device, specs, config, console).byLayer();
+      SaeSpec.check(settings.saes(), config.numLayers());
+      int positions = Math.min(settings.context(), config.maxPositionEmbeddings());
+      SortedMap<Integer, Sae> saes = Saes.load(device, settings.saes(), config, console).byLayer();
       LanguageModel model = LanguageModel.load(device, files, positions);
       SequencedMap<String, Streams.Variant> byName = new LinkedHashMap<>();
       byName.put("base", Streams.Variant.ORIGINAL);
       if (!saes.isEmpty()) {
         byName.put("sae", new Streams.Variant(saes, Adapters.NONE));
       }
-      if (adapter.isPresent()) {
-        try (PeftAdapter file = PeftAdapter.open(adapter.get(), console::warn)) {
+      if (settings.adapter().isPresent()) {
+        try (PeftAdapter file = PeftAdapter.open(settings.adapter().get(), console::warn)) {
           Adapters adapters = LoraAdapter.load(device, model, file, 0).adapters().frozen();
           byName.put("adapted", new Streams.Variant(saes, adapters));
           byName.put("adapted_without_sae", new Streams.Variant(new TreeMap<>(), adapters));
