@@ -24,8 +24,9 @@ final class Computing {
   @Option(
       names = "--dtype",
       description =
-          "f32; bf16: weights and products, on a GPU or a CPU with AMX or AVX512-BF16, but not of"
-              + " train-sae, demo, and reproduce without --sae (default: f32)")
+          "f32; bf16: weights and products, on a GPU or a CPU with AMX or AVX512-BF16, but not where"
+              + " SAEs are trained: train-sae, demo, adapt --train sae or lora+sae, reproduce without"
+              + " --sae (default: f32)")
   private ElementType dtype = ElementType.F32;
 
   /** Chooses the device of this process; refuses what cannot be done. */

@@ -86,6 +86,9 @@ public final class AdaptRecipe {
   public TrainingLoop.End run(Interruption interruption) {
     RunFolder folder = RunFolder.check(settings.out(), settings.resume());
     try (Device device = Device.open()) {
+      if (AdaptTarget.parse(settings.train()).hasSae()) {
+        TrainSaeRecipe.requireFloat32(device.type());
+      }
       ranks = parallel.ranks().on(device);
       Inputs inputs;
       Plan plan;

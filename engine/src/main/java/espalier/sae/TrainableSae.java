@@ -3,6 +3,7 @@ package espalier.sae;
 import espalier.autograd.Parameter;
 import espalier.autograd.ParameterSet;
 import espalier.device.Device;
+import espalier.device.ElementType;
 import espalier.format.SaeSite;
 import espalier.format.SaeWeights.Activation;
 import espalier.tensor.Tensor;
@@ -200,8 +201,8 @@ public record TrainableSae(
       SaeDesign design,
       Sae from,
       double variance) {
-    if (!canContinue(from)) {
-      throw new IllegalArgumentException("only plain SAEs are trained");
+    if (!canContinue(from) || device.type() != ElementType.F32) {
+      throw new IllegalArgumentException("only plain SAEs are trained, and in float32");
     }
     boolean tied = from.subtractsDecoderBias();
     TrainableSae trainable = over(device, parameters, prefix, design, tied, 1, variance, false);

@@ -24,6 +24,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
 
 /**
  * Whatever is wrong with a command line gets exit 2, one line that names it, nothing on stdout, and
@@ -129,6 +130,14 @@ class CommandLineTest {
     assumeTrue(esp_has_products(ElementType.BF16.code()) == 0, "this CPU has them");
     assertRefused(adapt("--dtype", "bf16"), "--dtype bf16");
     assertRefused(adapt("--dtype", "bf16", "--device", "cpu"), "AVX512-BF16");
+  }
+
+  @ParameterizedTest
+  @ValueSource(strings = {"sae", "lora+sae"})
+  void saesAreNotTrainedInBfloat16(String train) {
+    NativeLibraries.require();
+    assumeTrue(esp_has_products(ElementType.BF16.code()) != 0, "refused anyway");
+    assertRefused(adapt("--dtype", "bf16", "--device", "cpu", "--train", train), "trained in f32");
   }
 
   @Test

@@ -1,5 +1,6 @@
 package espalier.cli;
 
+import espalier.device.DeviceChoice;
 import java.io.ByteArrayOutputStream;
 import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
@@ -26,6 +27,7 @@ record Outcome(int code, String out, String err) {
   static Outcome of(IntSupplier command) {
     PrintStream out = System.out;
     PrintStream err = System.err;
+    DeviceChoice chosen = DeviceChoice.current(); // commands choose for the process
     ByteArrayOutputStream newOut = new ByteArrayOutputStream();
     ByteArrayOutputStream newErr = new ByteArrayOutputStream();
     try {
@@ -37,6 +39,7 @@ record Outcome(int code, String out, String err) {
     } finally {
       System.setOut(out);
       System.setErr(err);
+      DeviceChoice.choose(chosen);
     }
   }
 }
