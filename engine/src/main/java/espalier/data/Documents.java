@@ -2,16 +2,9 @@ package espalier.data;
 
 import static java.nio.charset.StandardCharsets.UTF_8;
 
-import com.fasterxml.jackson.core.JsonFactory;
-import com.fasterxml.jackson.core.JsonParser;
-import com.fasterxml.jackson.core.JsonProcessingException;
-import com.fasterxml.jackson.core.StreamReadConstraints;
-import com.fasterxml.jackson.core.json.JsonReadFeature;
-import com.fasterxml.jackson.databind.DeserializationFeature;
 import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.ObjectMapper;
-import com.fasterxml.jackson.databind.json.JsonMapper;
 import espalier.format.InputException;
+import espalier.format.StrictJson;
 import java.io.BufferedReader;
 import java.io.IOException;
 import java.io.InputStreamReader;
@@ -30,18 +23,6 @@ import java.util.function.Consumer;
 final class Documents {
 
   private static final String PARQUET = ".parquet";
-
-  /** Takes the NaN and Infinity of Python's json.dumps, and texts of any length. */
-  private static final ObjectMapper JSON =
-      JsonMapper.builder(
-              JsonFactory.builder()
-                  .streamReadConstraints(
-                      StreamReadConstraints.builder().maxStringLength(Integer.MAX_VALUE).build())
-                  .build())
-          .enable(JsonReadFeature.ALLOW_NON_NUMERIC_NUMBERS)
-          .enable(JsonParser.Feature.STRICT_DUPLICATE_DETECTION)
-          .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS)
-          .build();
 
   private Documents() {}
 
@@ -125,12 +106,7 @@ final class Documents {
   }
 
   private static String text(Path file, int number, String line) {
-    JsonNode node;
-    try {
-      node = JSON.readTree(line);
-    } catch (JsonProcessingException e) {
-      throw new InputException(file, "line " + number + ": not valid JSON");
-    }
+    JsonNode node = StrictJson.valueOfLine(file, number, line);
     if (!node.path("text").isTextual()) {
       throw new InputException(file, "line " + number + ": no string field \"text\"");
     }

@@ -115,14 +115,19 @@ public final class StrictJson {
   /** Parses a line of a file of such lines, counted from 1; faults name it. */
   public static StrictJson line(Path file, long number, String text) {
     String where = "line " + number + ": ";
+    JsonNode node = valueOfLine(file, number, text);
+    if (!node.isObject()) {
+      throw new InputException(file, where + "no JSON object");
+    }
+    return new StrictJson(file, where, node);
+  }
+
+  /** Whatever such a line holds. */
+  public static JsonNode valueOfLine(Path file, long number, String text) {
     try {
-      JsonNode node = LINES.readTree(text);
-      if (!node.isObject()) {
-        throw new InputException(file, where + "no JSON object");
-      }
-      return new StrictJson(file, where, node);
+      return LINES.readTree(text);
     } catch (JsonProcessingException e) {
-      throw new InputException(file, where + "not valid JSON");
+      throw new InputException(file, "line " + number + ": not valid JSON");
     }
   }
 

@@ -65,40 +65,37 @@ final class EdgeOfMemory implements AutoCloseable {
   }
 
   private static MemorySegment map(long bytes) {
-    try {
-      MemorySegment pages =
-          (MemorySegment)
-              MMAP.invokeExact(
-                  MemorySegment.NULL, bytes, READ_AND_WRITE, PRIVATE_AND_ANONYMOUS, -1, 0L);
-      if (pages.address() == -1) {
-        throw new OutOfMemoryError("mmap of " + bytes + " bytes");
-      }
-      return pages;
-    } catch (Error e) {
-      throw e;
-    } catch (Throwable e) {
-      throw new AssertionError("a call into the C library throws nothing", e);
+    MemorySegment pages =
+        called(
+            () ->
+                (MemorySegment)
+                    MMAP.invokeExact(
+                        MemorySegment.NULL, bytes, READ_AND_WRITE, PRIVATE_AND_ANONYMOUS, -1, 0L));
+    if (pages.address() == -1) {
+      throw new OutOfMemoryError("mmap of " + bytes + " bytes");
     }
+    return pages;
   }
 
   private static void protect(MemorySegment pages) {
-    try {
-      if ((int) MPROTECT.invokeExact(pages, pages.byteSize(), NOTHING) != 0) {
-        throw new AssertionError("mprotect");
-      }
-    } catch (Error e) {
-      throw e;
-    } catch (Throwable e) {
-      throw new AssertionError("a call into the C library throws nothing", e);
+    if (called(() -> (int) MPROTECT.invokeExact(pages, pages.byteSize(), NOTHING)) != 0) {
+      throw new AssertionError("mprotect");
     }
   }
 
   private static void unmap(MemorySegment pages) {
+    if (called(() -> (int) MUNMAP.invokeExact(pages, pages.byteSize())) != 0) {
+      throw new AssertionError("munmap");
+    }
+  }
+
+  private interface Call<T> {
+    T run() throws Throwable;
+  }
+
+  private static <T> T called(Call<T> call) {
     try {
-      int status = (int) MUNMAP.invokeExact(pages, pages.byteSize());
-      assert status == 0;
-    } catch (Error e) {
-      throw e;
+      return call.run();
     } catch (Throwable e) {
       throw new AssertionError("a call into the C library throws nothing", e);
     }
