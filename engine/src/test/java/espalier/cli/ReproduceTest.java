@@ -7,7 +7,6 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import espalier.Golden;
-import espalier.device.DeviceChoice;
 import espalier.recipe.reproduce.Experiment;
 import java.io.IOException;
 import java.nio.file.Files;
@@ -202,7 +201,6 @@ class ReproduceTest {
     Path out = temp.resolve("types");
     String[] sae = {"--plan", PLAN, "--sae", "1=" + Golden.folder("sae-topk"), "--list"};
     List<String> command = command("rank", out, sae);
-    DeviceChoice before = DeviceChoice.current();
     try {
       System.setProperty("espalier.device", "cpu");
       System.setProperty("espalier.dtype", "bf16");
@@ -216,7 +214,6 @@ class ReproduceTest {
     } finally {
       System.clearProperty("espalier.device");
       System.clearProperty("espalier.dtype");
-      DeviceChoice.choose(before);
     }
   }
 
