@@ -9,7 +9,6 @@ refused. Active latents must be the same ones. Ends with 'N passed, N failed'.
 """
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -17,12 +16,10 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
+import commands
+
 # Of max(1, the largest value of a row).
 SINGLE = 1e-5
-
-
-def run(launcher: str, *args) -> subprocess.CompletedProcess:
-    return subprocess.run([launcher, "inspect", *map(str, args)], capture_output=True, text=True)
 
 
 def expected_rows(tensors: dict, case: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -51,10 +48,10 @@ def check(launcher: str, folder: Path, case: dict, scratch: Path) -> list[str]:
     sae, tensors = folder / case["path"], load_file(folder / "expected.safetensors")
     x, f, y = (scratch / name for name in ("x.npy", "f.npy", "y.npy"))
     np.save(x, tensors["x"])
-    done = run(launcher, sae, "--json", "--input", x, "--latents", f, "--output", y)
-    if done.returncode:
-        return [f"exit {done.returncode}: {done.stderr.strip()}"]
-    facts, faults = json.loads(done.stdout), []
+    done = commands.run(launcher, "inspect", sae, "--json", "--input", x, "--latents", f, "--output", y)
+    if done.code:
+        return [f"exit {done.code}: {done.err.strip()}"]
+    facts, faults = json.loads(done.out), []
     for key in ("d_in", "d_out", "d_sae"):
         if facts.get(key) != case[key]:
             faults.append(f"{key} is {facts.get(key)}, expected {case[key]}")
@@ -65,15 +62,15 @@ def check(launcher: str, folder: Path, case: dict, scratch: Path) -> list[str]:
 
 def check_refused(launcher: str, folder: Path, case: dict) -> list[str]:
     sae = folder / case["path"]
-    done = run(launcher, sae)
+    done = commands.run(launcher, "inspect", sae)
     faults = []
-    if done.returncode != 2:
-        faults.append(f"exit {done.returncode}, expected 2")
-    if done.stdout:
+    if done.code != 2:
+        faults.append(f"exit {done.code}, expected 2")
+    if done.out:
         faults.append("stdout is not empty")
-    lines = done.stderr.strip().splitlines()
+    lines = done.err.strip().splitlines()
     if len(lines) != 1 or str(sae) not in lines[0]:
-        faults.append(f"not one line that names the file: {done.stderr.strip()!r}")
+        faults.append(f"not one line that names the file: {done.err.strip()!r}")
     return faults
 
 

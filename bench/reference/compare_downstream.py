@@ -11,7 +11,6 @@ import argparse
 import csv
 import json
 import secrets
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, decoders
 
+import commands
 import random_models
 from compare_live import Undecidable, drawn
 from sae import Sae
@@ -107,10 +107,10 @@ def words(rng, n: int) -> str:
 
 
 def run(launcher: str, *arguments) -> dict:
-    done = subprocess.run([launcher, *map(str, arguments), "--json"], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(done.stderr)
-    return json.loads(done.stdout)
+    done = commands.run(launcher, *arguments, "--json")
+    if done.code:
+        sys.exit(done.err)
+    return json.loads(done.out)
 
 
 def model_options(folder: Path) -> list:

@@ -10,7 +10,6 @@ import argparse
 import json
 import math
 import secrets
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +22,7 @@ import transformers
 from peft import PeftModel
 from safetensors import safe_open
 
+import commands
 import compare_metrics
 import metrics
 from exact import load_exact
@@ -91,11 +91,11 @@ class Group:
 
 
 def espalier(group: Group, launcher: str, *args) -> str | None:
-    run = subprocess.run([launcher, *map(str, args)], capture_output=True, text=True)
-    if run.returncode:
-        group.faults.append(f"exit {run.returncode}: {' '.join(map(str, args))}\n{run.stderr.strip()}")
+    done = commands.run(launcher, *args)
+    if done.code:
+        group.faults.append(f"exit {done.code}: {' '.join(map(str, args))}\n{done.err.strip()}")
         return None
-    return run.stdout
+    return done.out
 
 
 def spliced(case: Case, folder: Path, adapter: Path | None, exact: bool, trainable: bool = False) -> Spliced:
