@@ -192,8 +192,8 @@ final class EvaluationTable {
     for (List<String> line : lines) {
       StringBuilder row = new StringBuilder();
       for (int c = 0; c < line.size(); c++) {
-        String format = c == 0 ? "%-" + width[c] + "s" : "  %" + width[c] + "s";
-        row.append(format.formatted(line.get(c)));
+        String padding = " ".repeat(width[c] - line.get(c).length());
+        row.append(c == 0 ? line.get(c) + padding : "  " + padding + line.get(c));
       }
       text.append(row.toString().stripTrailing()).append(System.lineSeparator());
     }

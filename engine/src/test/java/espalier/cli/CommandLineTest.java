@@ -243,6 +243,22 @@ class CommandLineTest {
     }
   }
 
+  /** A model can be measured alone, and the column for KL has nothing in it then. */
+  @Test
+  void evaluateWithoutAnSaePrintsATable() {
+    List<String> line =
+        List.of(
+            "evaluate",
+            "--model",
+            Golden.folder("llama").toString(),
+            "--data",
+            Golden.folder("tokens.npy").toString());
+    Outcome outcome = Outcome.of(line);
+    assertEquals(0, outcome.code(), outcome.err());
+    String ce = "%.5g".formatted(Golden.scalars().at("/topk/ce_base").doubleValue());
+    assertTrue(outcome.out().lines().anyMatch(l -> l.matches("original +" + ce)), outcome.out());
+  }
+
   private static List<String> evaluateTopK(Object... more) {
     List<String> line =
         new ArrayList<>(
