@@ -21,6 +21,12 @@ public final class SaeStatistics implements SharedBatches.Measure {
 
   private static final int HEADER = 11;
 
+  /**
+   * Of the mean square of x: less is no variance, but roundings of float32 activations that are one
+   * and the same, or of the sums over a single position.
+   */
+  private static final double LEAST_VARIANCE = 1e-12;
+
   private final long d;
   private final long m;
   private final MemorySegment batch; // float64 [11 + d], see esp_sae_stats
@@ -77,7 +83,8 @@ public final class SaeStatistics implements SharedBatches.Measure {
    * @param tokens positions the SAE was applied to
    * @param l0 mean number of active latents
    * @param l1 mean of sum f
-   * @param fvu fraction of variance unexplained: sum |x - y|^2 / sum |x - mean x|^2
+   * @param fvu fraction of variance unexplained: sum |x - y|^2 / sum |x - mean x|^2; NaN where x is
+   *     the same at all positions
    * @param mse mean |x - y|^2, a sum over the width
    * @param cosine mean cosine similarity of x and y
    * @param l2In mean |x|
@@ -168,7 +175,7 @@ public final class SaeStatistics implements SharedBatches.Measure {
         (long) n,
         sum[4] / n,
         sum[10] / n,
-        sum[1] / variance,
+        variance > LEAST_VARIANCE * sum[2] ? sum[1] / variance : Double.NaN,
         sum[1] / n,
         sum[3] / n,
         sum[7] / n,

@@ -86,6 +86,20 @@ class SaeStatisticsTest {
     }
   }
 
+  /** The rounding errors of a variance of 0 would be divided by. */
+  @Test
+  void withoutVarianceThereIsNoShareOfIt() {
+    float[] same = {0.1f, 0.3f, 70, 70, 0.1f, 0.3f, 0.1f, 0.3f};
+    SaeStatistics.Summary s = measure(same, new float[8], 1);
+    assertEquals(Double.NaN, s.fvu());
+    assertEquals(Double.NaN, s.explainedVariance());
+    assertEquals(square(0.1f) + square(0.3f), s.mse(), 1e-15);
+  }
+
+  private static double square(double x) {
+    return x * x;
+  }
+
   /** 200 positions; firing on 2 of them is exactly 1 %, which is not more than 1 %. */
   @Test
   void densitiesAtTheirLimits() {
