@@ -241,6 +241,7 @@ public final class AdaptRecipe {
   private ObjectNode evaluate(Evaluator evaluator, Saes saes) {
     boolean first = evaluator.isFirst();
     Evaluation evaluation = evaluator.evaluate(done -> {});
+    evaluation.warn(console);
     if (first) {
       SaeFit.check(saes, evaluation.saes(), console);
     }

@@ -74,6 +74,7 @@ public final class EvaluateRecipe {
       try (Console.Progress progress = console.progress("evaluate", evaluator.work())) {
         evaluation = evaluator.evaluate(done -> progress.step(done, ""));
       }
+      evaluation.warn(console);
       SaeFit.check(in.saes, evaluation.saes(), console);
       long[] saeBytes = in.saes.bytes(ranks);
       if (ranks.isFirst()) {

@@ -68,6 +68,22 @@ public record Evaluation(
     return OptionalDouble.of((ceSae.getAsDouble() - ceAdapted.getAsDouble()) / gap);
   }
 
+  /**
+   * Warns of losses that are not numbers, which {@link #toJson} leaves out: weights or activations
+   * are not finite then.
+   */
+  void warn(Console console) {
+    warn(console, "of the original", OptionalDouble.of(ceBase));
+    warn(console, "with SAEs", ceSae);
+    warn(console, "with adapters", ceAdapted);
+  }
+
+  private static void warn(Console console, String what, OptionalDouble ce) {
+    if (ce.isPresent() && !Double.isFinite(ce.getAsDouble())) {
+      console.warn("the cross-entropy %s is %s".formatted(what, ce.getAsDouble()));
+    }
+  }
+
   /** The fields of the command line's contract, and the further ones as far as measured. */
   public ObjectNode toJson() {
     ObjectNode json = JsonNodeFactory.instance.objectNode();

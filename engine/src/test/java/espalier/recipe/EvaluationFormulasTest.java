@@ -13,9 +13,15 @@ import espalier.autograd.Var;
 import espalier.device.Device;
 import espalier.model.TokenBatch;
 import espalier.tensor.Tensor;
+import java.io.ByteArrayOutputStream;
+import java.io.PrintStream;
 import java.util.Arrays;
+import java.util.List;
+import java.util.Optional;
+import java.util.OptionalDouble;
 import java.util.Random;
 import java.util.Set;
+import java.util.TreeMap;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 
@@ -45,6 +51,29 @@ class EvaluationFormulasTest {
     batch.set(0, new int[] {BOS, 5, 6, 7});
     batch.set(1, new int[] {8, EOS, 9, 5});
     return batch;
+  }
+
+  /** JSON and the table leave out what is no number, and nobody would learn why. */
+  @Test
+  void lossesThatAreNoNumbersAreWarnedOf() {
+    OptionalDouble nan = OptionalDouble.of(Double.NaN);
+    Evaluation evaluation =
+        new Evaluation(
+            3,
+            OptionalDouble.of(4),
+            nan,
+            OptionalDouble.of(1),
+            nan,
+            Optional.empty(),
+            new TreeMap<>(),
+            new TreeMap<>(),
+            Optional.empty(),
+            Optional.empty());
+    ByteArrayOutputStream said = new ByteArrayOutputStream();
+    evaluation.warn(Console.to(new PrintStream(said)));
+    assertEquals(
+        List.of("WARNING: the cross-entropy with adapters is NaN"),
+        said.toString().lines().toList());
   }
 
   @Test
