@@ -66,6 +66,7 @@ final class PooledFeatures {
   /**
    * @param texts each no longer than the model was loaded for
    * @return a row a text, by name: {@code latents.LAYER} and {@code activations.VARIANT}
+   * @throws ArithmeticException if one of them is not finite
    */
   SequencedMap<String, float[][]> of(List<int[]> texts, IntConsumer done) {
     SequencedMap<String, float[][]> features = new LinkedHashMap<>();
@@ -120,7 +121,7 @@ final class PooledFeatures {
   private static float[] mean(double[] sum, int tokens) {
     float[] mean = new float[sum.length];
     for (int j = 0; j < sum.length; j++) {
-      mean[j] = (float) (sum[j] / Math.max(1, tokens));
+      mean[j] = (float) Finite.require(sum[j] / Math.max(1, tokens), "the mean of a feature is");
     }
     return mean;
   }

@@ -157,7 +157,8 @@ record SaeStart(
   private ActivationSample sample(int layer, Tensor stream) {
     if (!LongStream.range(0, batch.tokens()).allMatch(batch::isSpecial)) {
       ActivationSample sample = ActivationSample.of(stream, batch::isSpecial);
-      if (sample.variance() > 0) {
+      String what = "the variance of activations of layer %d is".formatted(layer);
+      if (Finite.require(sample.variance(), what) > 0) {
         return sample;
       }
     }

@@ -13,7 +13,13 @@ import java.util.stream.IntStream;
  */
 record Sampler(double temperature, double topP, SplittableRandom random) {
 
+  /**
+   * @throws ArithmeticException if a logit is not finite
+   */
   int next(float[] logits) {
+    for (float logit : logits) {
+      Finite.require(logit, "a logit of the next token is");
+    }
     if (temperature == 0) {
       return likeliest(logits);
     }

@@ -88,6 +88,7 @@ final class SpanScorer {
   /**
    * @param done told how many spans are done
    * @return {@code [variant][span]}, in nats
+   * @throws ArithmeticException if one is not finite
    */
   double[][] score(List<Span> spans, IntConsumer done) {
     SortedMap<Integer, List<Integer>> byLength = new TreeMap<>();
@@ -142,7 +143,8 @@ final class SpanScorer {
         for (int t = span.start; t < span.ids.length; t++) {
           sum -= losses[row * length + t - 1]; // of the next token, so one before it
         }
-        sums[v][some.get(row)] = sum;
+        String what = "the log-likelihood of text %d is".formatted(some.get(row) + 1);
+        sums[v][some.get(row)] = Finite.require(sum, what);
       }
     }
   }

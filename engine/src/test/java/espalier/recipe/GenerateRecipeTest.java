@@ -16,6 +16,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Optional;
+import java.util.SplittableRandom;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -48,6 +49,16 @@ class GenerateRecipeTest {
         new GenerateSettings(model, List.of(), Optional.empty(), List.of(), prompt, 16, 1, 1, 7);
     return new GenerateRecipe(settings, Console.to(new PrintStream(new ByteArrayOutputStream())))
         .run();
+  }
+
+  /** NaN is the likeliest of nothing: the text would be made of the first token. */
+  @Test
+  void logitsThatAreNoNumbersAreRefused() {
+    float[] logits = {1, Float.NaN, 2};
+    for (double temperature : new double[] {0, 0.8}) {
+      Sampler sampler = new Sampler(temperature, 0.95, new SplittableRandom(1));
+      assertThrows(ArithmeticException.class, () -> sampler.next(logits));
+    }
   }
 
   /** As Qwen 2.5 has it: a BOS in the model's configuration that the tokenizer does not have. */

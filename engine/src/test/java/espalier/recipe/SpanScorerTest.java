@@ -6,6 +6,7 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import espalier.Golden;
 import espalier.data.TokenRows;
 import espalier.device.Device;
+import espalier.device.Transfer;
 import espalier.format.ModelFolder;
 import espalier.model.LanguageModel;
 import java.nio.file.Path;
@@ -70,6 +71,30 @@ class SpanScorerTest {
         assertEquals(whole, sums[5 * r + 3] - sums[5 * r + 4], 1e-4);
       }
       assertEquals(-ce, all / (rows.count() * 23), 1e-5);
+    }
+  }
+
+  /** Of two choices NaN would make the first the better one, or the second the worse. */
+  @Test
+  void aLikelihoodThatIsNoNumberIsRefused() {
+    Path folder = Golden.folder("llama");
+    try (Device device = Device.open();
+        ModelFolder files = ModelFolder.open(folder)) {
+      LanguageModel model = LanguageModel.load(device, files, 64);
+      Transfer.write(model.head().matrix().data(), new byte[] {-1, -1, -1, -1}); // NaN of any type
+      SpanScorer scorer =
+          new SpanScorer(
+              device,
+              model,
+              List.of(Streams.Variant.ORIGINAL),
+              64,
+              new SpanScorer.Workspace(device));
+      List<SpanScorer.Span> spans = List.of(new SpanScorer.Span(new int[] {1, 5, 6}, 1));
+      ArithmeticException stop =
+          assertThrows(ArithmeticException.class, () -> scorer.score(spans, done -> {}));
+      assertEquals(
+          "the log-likelihood of text 1 is NaN: weights or activations are not finite",
+          stop.getMessage());
     }
   }
 
