@@ -2,8 +2,8 @@
  * The functions of NCCL that Espalier calls, between processes of one machine: each pair of ranks has a mailbox in
  * shared memory for each direction. A message waits until its mailbox is empty, a receiver until it is full; every
  * collective is a group of messages. Like kernels they go to a stream, run when something waits for it, are captured
- * into graphs, and take the device's memory alone. It shows that all ranks ask for the same in the same order, and
- * nothing of speed.
+ * into graphs, and take the device's memory alone. It shows that all ranks ask for the same in the same order, in a
+ * graph or in none, and nothing of speed.
  */
 #include <fcntl.h>
 #include <sched.h>
@@ -47,6 +47,7 @@ constexpr size_t kBoxBytes = 64 << 10;
 
 struct Box {
   std::atomic<uint32_t> bytes; /* of a message that waits; 0: empty */
+  bool captured;               /* who sent it had it in a graph */
   char data[kBoxBytes];
 };
 
@@ -61,6 +62,7 @@ struct Message {
   char *data;
   size_t bytes;
   int peer;
+  bool captured = false; /* in a graph */
   size_t done = 0;
 };
 
@@ -86,25 +88,32 @@ struct ncclComm {
 
 namespace {
 
-/* Moves a piece if it can. */
-bool advance(Message &m) {
+enum class Advance { kWaits, kMoved, kRefused };
+
+/* Moves a piece if it can. Refuses what is part of a graph on one side alone: of graphs NCCL registers buffers, which
+ * both must know of ("Whether an operation launch is graph-captured is considered a collective property of that
+ * operation", NCCL's documentation, "Using NCCL with CUDA Graphs"). */
+Advance advance(Message &m) {
   Box &box = m.sends ? m.comm->shared->boxes[m.comm->rank][m.peer] : m.comm->shared->boxes[m.peer][m.comm->rank];
   uint32_t waiting = box.bytes.load(std::memory_order_acquire);
-  if (m.sends == (waiting != 0)) return false;
+  if (m.sends == (waiting != 0)) return Advance::kWaits;
   if (m.sends) {
     size_t piece = std::min(kBoxBytes, m.bytes - m.done);
     std::memcpy(box.data, m.data + m.done, piece);
+    box.captured = m.captured;
     m.done += piece;
     box.bytes.store(static_cast<uint32_t>(piece), std::memory_order_release);
   } else {
+    if (box.captured != m.captured) return Advance::kRefused;
     std::memcpy(m.data + m.done, box.data, waiting);
     m.done += waiting;
     box.bytes.store(0, std::memory_order_release);
   }
-  return true;
+  return Advance::kMoved;
 }
 
-void deliver(std::vector<Message> messages) {
+/* False if one was refused. */
+bool deliver(std::vector<Message> messages) {
   for (;;) {
     bool finished = true, moved = false;
     for (size_t i = 0; i < messages.size(); i++) {
@@ -114,9 +123,11 @@ void deliver(std::vector<Message> messages) {
       bool first = std::none_of(messages.begin(), messages.begin() + static_cast<long>(i), [&](const Message &other) {
         return other.done < other.bytes && other.peer == m.peer && other.sends == m.sends;
       });
-      if (first && advance(m)) moved = true;
+      const Advance result = first ? advance(m) : Advance::kWaits;
+      if (result == Advance::kRefused) return false;
+      if (result == Advance::kMoved) moved = true;
     }
-    if (finished) return;
+    if (finished) return true;
     if (!moved) sched_yield();
   }
 }
@@ -128,7 +139,10 @@ cudaError_t run(const Group &g) {
     return cudaErrorIllegalAddress;
   }
   for (const auto &work : g.before) work();
-  deliver(g.messages);
+  if (!deliver(g.messages)) {
+    emulator::set_fault_message("a message of NCCL is part of a graph on one rank and not on another");
+    return cudaErrorLaunchFailure;
+  }
   for (const auto &work : g.after) work();
   return cudaSuccess;
 }
@@ -139,8 +153,13 @@ void add_message(ncclComm_t comm, bool sends, const void *data, size_t bytes, in
 
 ncclResult_t end_unless_grouped() {
   if (depth > 0) return ncclSuccess;
-  const Group complete = std::move(group);
+  Group complete = std::move(group);
   group = Group{};
+  if (emulator::is_capturing(complete.stream)) {
+    for (Message &m : complete.messages) {
+      m.captured = true;
+    }
+  }
   const cudaError_t error = emulator::enqueue(complete.stream, [complete] { return run(complete); });
   return error == cudaSuccess ? ncclSuccess : ncclUnhandledCudaError;
 }

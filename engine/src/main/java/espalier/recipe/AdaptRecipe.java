@@ -202,7 +202,7 @@ public final class AdaptRecipe {
             settings.objective(),
             steps,
             plan.evaluator.map(e -> step -> evaluate(e, in.saes)),
-            profile.filter(file -> ranks.isFirst()));
+            profile.map(file -> ProfileReport.profiler(device, ranks, file, console)));
     interruption.listen();
     try (MetricsLog metrics = ranks.isFirst() ? new MetricsLog(folder.metrics()) : null) {
       TrainingLoop loop =

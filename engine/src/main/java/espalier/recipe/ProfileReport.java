@@ -6,6 +6,7 @@ import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.device.Device;
 import espalier.device.Profile;
+import espalier.distributed.Ranks;
 import espalier.format.InputException;
 import espalier.train.StepProfiler;
 import java.io.IOException;
@@ -25,11 +26,18 @@ record ProfileReport(List<StepProfiler.Step> steps, double gemm, double copy) {
 
   private static final int REPEATS = 9;
 
-  /** Tells a training loop's profile on the console and writes its time line. */
-  static StepProfiler profiler(Device device, Path file, Console console) {
+  /**
+   * Tells a training loop's profile on the console and writes its time line. All ranks measure, of
+   * which the first one tells: one that goes call by call while others replay a recording would not
+   * send what they receive.
+   */
+  static StepProfiler profiler(Device device, Ranks ranks, Path file, Console console) {
     return new StepProfiler(
         device,
         steps -> {
+          if (!ranks.isFirst()) {
+            return;
+          }
           Rates rates = new Rates(device);
           ProfileReport report = new ProfileReport(steps, rates.gemm(REPEATS), rates.copy(REPEATS));
           report.table().lines().forEach(console::info);

@@ -3,6 +3,7 @@ package espalier.recipe;
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.device.Device;
+import espalier.distributed.Ranks;
 import espalier.train.StepProfiler;
 import java.nio.file.Path;
 import java.util.Arrays;
@@ -48,7 +49,7 @@ public final class StepBench {
     }
     ObjectNode result = result(device, step, milliseconds, kl);
     if (profile.isPresent()) {
-      step.profile(ProfileReport.profiler(device, profile.get(), console));
+      step.profile(ProfileReport.profiler(device, Ranks.alone(), profile.get(), console));
       for (int i = 0; i < StepProfiler.WARM + StepProfiler.STEPS; i++) {
         step.run();
       }

@@ -255,7 +255,7 @@ public final class TrainSaeRecipe {
               loss.hasKl() ? "kl" : "fvu",
               steps,
               evaluation,
-              profile.filter(file -> ranks.isFirst()));
+              profile.map(file -> ProfileReport.profiler(device, ranks, file, console)));
       TrainingLoop.End end = run.train(loop, saved, checkpoints, folder.path());
       if (end == TrainingLoop.End.DONE && ranks.isFirst()) {
         saes.forEach((layer, sae) -> write(device, folder, in, layer, sae));

@@ -4,6 +4,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.device.Device;
 import espalier.device.DeviceChoice;
 import espalier.train.Checkpoints;
+import espalier.train.StepProfiler;
 import espalier.train.TrainingLoop;
 import java.nio.file.Path;
 import java.util.Optional;
@@ -15,7 +16,7 @@ import java.util.function.LongFunction;
  * @param task name of the job
  * @param lossField field of the metrics that is shown as it falls
  * @param evaluation measures the model as it stands after a step; empty where nothing is evaluated
- * @param profile file for the time line of a few steps: see {@link ProfileReport}
+ * @param profiler of a few steps, on all ranks or on none: see {@link ProfileReport}
  */
 record TrainingRun(
     Device device,
@@ -24,12 +25,12 @@ record TrainingRun(
     String lossField,
     long steps,
     Optional<LongFunction<ObjectNode>> evaluation,
-    Optional<Path> profile) {
+    Optional<StepProfiler> profiler) {
 
   TrainingLoop.End train(
       TrainingLoop loop, Optional<Checkpoints.Saved> saved, Checkpoints checkpoints, Path folder) {
     loop.begin(saved);
-    profile.ifPresent(file -> loop.profile(ProfileReport.profiler(device, file, console)));
+    profiler.ifPresent(loop::profile);
     saved.ifPresent(s -> console.info("%s: continuing after step %d".formatted(task, s.step())));
     DeviceChoice choice = DeviceChoice.current();
     String reason = choice.reason().isEmpty() ? "" : " (no GPU: " + choice.reason() + ")";

@@ -109,7 +109,7 @@ class NcclJobsTest {
 
   /**
    * The first step is repeated, as lists grow; the second is recorded, the third replayed, and the
-   * fourth measured on one rank, which goes call by call while the others replay.
+   * fourth measured, call by call.
    */
   @ParameterizedTest
   @CsvSource({"2, 1", "3, 1", "2, 3"})
