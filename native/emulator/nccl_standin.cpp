@@ -3,7 +3,7 @@
  * shared memory for each direction. A message waits until its mailbox is empty, a receiver until it is full; every
  * collective is a group of messages. Like kernels they go to a stream, run when something waits for it, are captured
  * into graphs, and take the device's memory alone. It shows that all ranks ask for the same in the same order, in a
- * graph or in none, and nothing of speed.
+ * graph or in none, and that graphs go before their communicator; and nothing of speed.
  */
 #include <fcntl.h>
 #include <sched.h>
@@ -76,6 +76,7 @@ struct Group {
 
 thread_local int depth = 0;
 thread_local Group group;
+thread_local const char *last_error = "";
 
 size_t size_of(ncclDataType_t type) { return type == ncclInt8 ? 1 : 4; }
 
@@ -84,6 +85,7 @@ size_t size_of(ncclDataType_t type) { return type == ncclInt8 ? 1 : 4; }
 struct ncclComm {
   Shared *shared;
   int rank, size;
+  std::shared_ptr<const int> graphs = std::make_shared<const int>(0); /* held by all that have its messages, too */
 };
 
 namespace {
@@ -155,12 +157,14 @@ ncclResult_t end_unless_grouped() {
   if (depth > 0) return ncclSuccess;
   Group complete = std::move(group);
   group = Group{};
+  std::vector<std::shared_ptr<const int>> held;
   if (emulator::is_capturing(complete.stream)) {
     for (Message &m : complete.messages) {
       m.captured = true;
+      held.push_back(m.comm->graphs);
     }
   }
-  const cudaError_t error = emulator::enqueue(complete.stream, [complete] { return run(complete); });
+  const cudaError_t error = emulator::enqueue(complete.stream, [complete, held] { return run(complete); });
   return error == cudaSuccess ? ncclSuccess : ncclUnhandledCudaError;
 }
 
@@ -242,8 +246,13 @@ ncclResult_t ncclCommInitRank(ncclComm_t *comm, int size, ncclUniqueId id, int r
   return ncclSuccess;
 }
 
-/* NCCL does not wait for the stream either. */
+/* NCCL does not wait for the stream either; but it does for all graphs with its messages to be destroyed, forever if
+ * the caller is who destroys them (commDestroySync in NCCL's init.cc). */
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
+  if (comm->graphs.use_count() > 1) {
+    last_error = "NCCL would wait for a graph that has messages of this communicator";
+    return ncclInvalidUsage;
+  }
   munmap(comm->shared, sizeof(Shared));
   delete comm;
   return ncclSuccess;
@@ -258,7 +267,7 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t, ncclResult_t *error) {
 
 const char *ncclGetErrorString(ncclResult_t result) { return result == ncclSuccess ? "no error" : "refused"; }
 
-const char *ncclGetLastError(ncclComm_t) { return ""; }
+const char *ncclGetLastError(ncclComm_t) { return last_error; }
 
 ncclResult_t ncclGroupStart() {
   depth++;

@@ -102,6 +102,9 @@ final class CpuDevice extends Device {
   }
 
   @Override
+  public void forgetReplays() {}
+
+  @Override
   public boolean isReplaying() {
     return false;
   }

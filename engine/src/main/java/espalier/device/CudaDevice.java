@@ -270,6 +270,11 @@ final class CudaDevice extends Device {
   }
 
   @Override
+  public void forgetReplays() {
+    graphs.forEach(CudaGraph::forget);
+  }
+
+  @Override
   public boolean isReplaying() {
     return replaying;
   }

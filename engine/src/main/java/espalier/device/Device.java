@@ -202,8 +202,13 @@ public abstract sealed class Device implements AutoCloseable permits CpuDevice, 
   public abstract Replay replay(Runnable work);
 
   /**
-   * Whether what is queued now may be recorded by a {@link Replay}, of which some ranks run a
-   * recording while others, for which it failed or which measure, go call by call.
+   * Every {@link Replay} {@linkplain Replay#forget forgets}, before something it refers to goes.
+   */
+  public abstract void forgetReplays();
+
+  /**
+   * Whether what is queued now is work of a {@link Replay}, so that nothing may be asked of the
+   * device meanwhile: also while such work goes call by call, as ranks queue the same.
    */
   public abstract boolean isReplaying();
 

@@ -206,9 +206,11 @@ final class NcclRanks implements Ranks {
     started.fail(message, exitCode);
   }
 
+  /** NCCL waits until no graph has messages of the communicator: whoever made them ends them. */
   @Override
   public void detach() {
     gather(new byte[1]);
+    device.forgetReplays();
     check("leave", ncclCommDestroy(communicator));
   }
 
