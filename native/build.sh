@@ -33,13 +33,6 @@ find_nvcc() {
   command -v nvcc || { [[ -n ${CUDA_HOME-} && -x $CUDA_HOME/bin/nvcc ]] && echo "$CUDA_HOME/bin/nvcc"; }
 }
 
-# As CMake numbers them: those of the GPUs here, or nothing for the default list. 90a: with the instructions that Hopper
-# alone has.
-architectures() {
-  nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d '. ' | grep -E '^[0-9]+$' | sort -u |
-    sed 's/^90$/90a/; s/$/-real/' | paste -sd ';' || true
-}
-
 wanted=${ESPALIER_CUDA:-auto}
 library=$output/libespalier_cuda.so
 if [[ $wanted == off ]] || { [[ $wanted == auto && ! -e /proc/driver/nvidia/version ]] && ! nvidia-smi -L >/dev/null 2>&1; }; then
@@ -52,10 +45,14 @@ if ! nvcc=$(find_nvcc); then
   echo "ESPALIER_CUDA=on, but there is no nvcc on the PATH or in CUDA_HOME" >&2
   exit 1
 fi
-found=$(architectures)
+if ! found=$(./architectures.sh "$nvcc") && [[ $wanted == auto ]]; then
+  rm -f "$library"
+  exit
+fi
+found=${found:+-DESPALIER_CUDA_ARCHITECTURES=$found} # else the list, whatever an earlier build found
 log=$build/build-cuda.log
 compile "$build/cuda" espalier_cuda -DESPALIER_CUDA=ON -DCMAKE_CUDA_COMPILER="$nvcc" \
-  ${found:+-DESPALIER_CUDA_ARCHITECTURES="$found"} >"$log" 2>&1 || {
+  "${found:--UESPALIER_CUDA_ARCHITECTURES}" >"$log" 2>&1 || {
   rm -f "$library"
   echo "espalier: the CUDA kernels did not compile, so GPUs cannot be used; see $log" >&2
   [[ $wanted == auto ]] || exit 1
