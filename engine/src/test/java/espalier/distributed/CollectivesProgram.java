@@ -114,13 +114,33 @@ public final class CollectivesProgram {
     expect("largest", 7, found[2]);
   }
 
-  /** Collectives are part of a step that is recorded, where a device records one. */
+  /**
+   * Collectives are part of a step that is recorded, where a device records one. NCCL has something
+   * to do for an exchange even of one rank with itself, so that ranks leave behind a recording of
+   * its messages.
+   */
   private static void replayed(Ranks ranks, Device device) {
     MemorySegment values = values(device, ranks.rank());
-    Replay replay = device.replay(() -> ranks.sum(values, N));
+    long slice = (N + ranks.size() - 1) / ranks.size();
+    MemorySegment theirs = device.allocate(ranks.size() * slice * Float.BYTES);
+    Replay replay =
+        device.replay(
+            () -> {
+              ranks.sum(values, N);
+              ranks.exchange(values, theirs, N, slice);
+            });
     for (int times = 1; times <= 3; times++) {
       replay.run();
-      expectSums("replayed sum", ranks, Transfer.floats(values), times);
+      float[] sums = Transfer.floats(values);
+      expectSums("replayed sum", ranks, sums, times);
+      float[] exchanged = Transfer.floats(theirs);
+      int first = Math.toIntExact(ranks.rank() * slice);
+      for (int i = first; i < Math.min(N, first + slice); i++) {
+        for (int r = 0; r < ranks.size(); r++) {
+          int at = Math.toIntExact(r * slice + i - first);
+          expect("replayed slice of " + r, sums[i], exchanged[at]);
+        }
+      }
     }
     String how = device.isHost() ? "call by call" : "as one CUDA graph";
     if (!replay.describe().equals(how)) {
