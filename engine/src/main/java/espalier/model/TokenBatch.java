@@ -7,11 +7,11 @@ import java.lang.foreign.ValueLayout;
 import java.util.Set;
 
 /**
- * The tokens of one batch in device memory, and what follows from them.
+ * The tokens of one batch in device memory, with the next tokens and the special positions.
  *
- * <p>A step copies nothing else to the device. The memory stays where it is from batch to batch, so
- * recorded operations may refer to it. The host prepares batches in slots of its own memory, as
- * many as a step has, and {@link #upload} brings one over.
+ * <p>The memory stays where it is from batch to batch, so recorded operations may refer to it. The
+ * host prepares the batches of a step in slots of its own memory, one for each, and {@link #upload}
+ * copies one to the device.
  */
 public final class TokenBatch {
 
@@ -19,10 +19,10 @@ public final class TokenBatch {
   private final int batch;
   private final int seqLen;
   private final int[] special;
-  private final byte[] keeps; // of the row that is prepared
-  private final MemorySegment host; // [slots] of what the device has
-  private final MemorySegment data; // ids, targets, keep
-  private int slot;
+  private final byte[] keeps; // of the row that is prepared; allocated once
+  private final MemorySegment host; // [slots], each laid out as data
+  private final MemorySegment data; // on the device: ids, then targets, then keep
+  private int slot; // the one that data is a copy of
 
   /**
    * @param special ids whose positions keep their true activations (BOS and EOS)
@@ -32,7 +32,8 @@ public final class TokenBatch {
   }
 
   /**
-   * @param slots batches that the host may prepare before they are needed
+   * @param special ids whose positions keep their true activations (BOS and EOS)
+   * @param slots batches that the host can prepare before they are needed
    */
   public TokenBatch(Device device, int batch, int seqLen, Set<Integer> special, int slots) {
     this.device = device;
@@ -82,7 +83,7 @@ public final class TokenBatch {
     MemorySegment.copy(keeps, 0, host, ValueLayout.JAVA_BYTE, keep, seqLen);
   }
 
-  /** Queues the copy of a slot to the device: from then on it is this batch. */
+  /** Queues the copy of a slot to the device; this batch is then what the slot holds. */
   public void upload(int slot) {
     device.upload(host.asSlice(slot * slotBytes(), slotBytes()), data);
     this.slot = slot;

@@ -45,7 +45,7 @@ public final class AdaptRecipe {
     this.console = ranks.isFirst() ? console : Console.silent();
   }
 
-  /** What the run works on, read and checked; of the model only what does not take long. */
+  /** What the run works on, read and checked, except the model's weights: those take longest. */
   private record Inputs(
       LanguageModel model,
       Saes saes,
@@ -54,10 +54,10 @@ public final class AdaptRecipe {
       Optional<TokenRows> evalRows) {}
 
   /**
-   * What the run computes and in which memory.
+   * What the run computes, and in which memory.
    *
-   * @param fit absent where an evaluation before the first step tells the same
-   * @param workspace activations of a step, of an evaluation or of a sample
+   * @param fit checks the SAEs on a sample; empty where an evaluation before the first step does so
+   * @param workspace memory for the activations of a step, an evaluation or the sample, in turn
    */
   private record Plan(
       AdaptObjective objective,
@@ -66,7 +66,7 @@ public final class AdaptRecipe {
       MemorySegment workspace,
       AdamW optimizer) {}
 
-  /** Says of a few steps where their time goes, with their time line in a file. */
+  /** Measures a few steps kernel by kernel and writes their time line to a file. */
   public AdaptRecipe profile(Optional<Path> file) {
     profile = file;
     return this;
@@ -81,12 +81,12 @@ public final class AdaptRecipe {
   /**
    * Everything is checked before anything is written.
    *
-   * @param interruption which the caller closes when it has made of the run what it makes of it
+   * @param interruption open until the caller has finished with the run's results (its report)
    */
   public TrainingLoop.End run(Interruption interruption) {
     RunFolder folder = RunFolder.check(settings.out(), settings.resume());
     try (Device device = Device.open()) {
-      if (AdaptTarget.parse(settings.train()).hasSae()) {
+      if (settings.target().hasSae()) {
         TrainSaeRecipe.requireFloat32(device.type());
       }
       ranks = parallel.ranks().on(device);
@@ -95,7 +95,7 @@ public final class AdaptRecipe {
       try (ModelFolder files = ModelFolder.open(settings.model(), console::warn)) {
         inputs = read(device, files);
         plan = plan(device, inputs);
-        inputs.model.read(device, files); // all memory is there by now
+        inputs.model.read(device, files); // last: whatever lacks memory has failed before
       }
       TrainingLoop.End end = train(device, folder, inputs, plan, interruption);
       ranks.detach();
@@ -113,7 +113,7 @@ public final class AdaptRecipe {
         settings
             .evalData()
             .map(f -> TokenRows.read(List.of(f), config, settings.model(), rows.context(), cache));
-    if (parallel.shardSae() && AdaptTarget.parse(settings.train()).hasSae()) {
+    if (parallel.shardSae() && settings.target().hasSae()) {
       throw new InputException(
           "--shard-sae: frozen SAEs alone are sharded, but --train %s trains them"
               .formatted(settings.train()));
@@ -190,7 +190,8 @@ public final class AdaptRecipe {
     Checkpoints checkpoints =
         new Checkpoints(folder.checkpoints(), RunFolder.fingerprint(settings, steps, ranks.size()));
     Optional<Checkpoints.Saved> saved = settings.resume() ? checkpoints.latest() : Optional.empty();
-    long[] saeBytes = in.saes.bytes(ranks); // what one rank refuses, nobody has begun
+    long[] saeBytes =
+        in.saes.bytes(ranks); // ranks meet here: if one refuses its input, none begins
     if (ranks.isFirst()) {
       folder.begin("adapt", SettingsJson.of(settings), settings.seed(), saeBytes);
     }
@@ -216,9 +217,7 @@ public final class AdaptRecipe {
                   settings.lr(),
                   settings.schedule(),
                   settings.warmup(),
-                  plan.evaluator.isEmpty()
-                      ? 0
-                      : settings.evalEvery() > 0 ? settings.evalEvery() : steps,
+                  evaluateEvery(steps),
                   settings.checkpointEvery()),
               plan.objective,
               plan.optimizer,
@@ -248,6 +247,14 @@ public final class AdaptRecipe {
     return evaluation.toJson();
   }
 
+  /** Steps between evaluations; 0 for none. */
+  private int evaluateEvery(int steps) {
+    if (settings.evalData().isEmpty()) {
+      return 0;
+    }
+    return settings.evalEvery() > 0 ? settings.evalEvery() : steps;
+  }
+
   private AdaptObjective.Loss loss() {
     return AdaptObjective.Loss.valueOf(settings.objective().toUpperCase(Locale.ROOT));
   }
@@ -256,7 +263,7 @@ public final class AdaptRecipe {
     return Math.max(1, rows.count() / (settings.batch() * microBatches()));
   }
 
-  /** Of a step, on all ranks together. */
+  /** Micro-batches of a step, of all ranks together. */
   private int microBatches() {
     return Math.multiplyExact(settings.accumulate(), ranks.size());
   }

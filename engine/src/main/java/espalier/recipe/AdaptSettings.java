@@ -8,16 +8,27 @@ import java.util.Optional;
 import java.util.OptionalInt;
 
 /**
- * Everything that {@code espalier adapt} is told.
+ * The options of {@code espalier adapt}.
  *
- * @param train {@code lora}, {@code linear}, {@code mlp}, {@code sae} or {@code lora+sae}
+ * @param train {@code lora}, {@code linear}, {@code mlp}, {@code sae} or {@code lora+sae}: see
+ *     {@link AdaptTarget}
  * @param objective {@code kl} (to the original) or {@code ce} (of the text)
- * @param rank not given: the initial adapter's, or else 64
+ * @param rank of the adapters; empty: the initial adapter's, or else {@value #DEFAULT_RANK}
+ * @param alpha updates are scaled by alpha / rank
+ * @param dropout of the adapters' inputs: the probability of leaving out an element, in [0, 1)
  * @param layers {@code after} the first SAE, {@code all}, or a list such as {@code 3,5-9}
  * @param targets {@code both}, {@code attn}, {@code mlp}, {@code all-linear}, or names of linear
  *     layers
- * @param steps not given: one pass over the data
- * @param evalEvery steps between evaluations; 0: first and last only
+ * @param lr peak learning rate
+ * @param warmup steps over which the learning rate rises to its peak
+ * @param clip largest global gradient norm; 0 for no clipping
+ * @param batch rows of a micro-batch
+ * @param accumulate micro-batches of a step, of each rank
+ * @param context tokens of a row, where text is packed
+ * @param steps updates; empty: one pass over the data
+ * @param evalEvery steps between evaluations; 0: before the first step and after the last only
+ * @param initAdapter a PEFT adapter to start from
+ * @param checkpointEvery steps between checkpoints
  */
 public record AdaptSettings(
     Path model,
@@ -51,63 +62,6 @@ public record AdaptSettings(
   public static final int DEFAULT_RANK = 64;
   public static final double DEFAULT_ALPHA = 32;
 
-  /** Low-rank adapters, trained on the KL. */
-  public AdaptSettings(
-      Path model,
-      List<SaeSpec> saes,
-      List<Path> data,
-      Path out,
-      OptionalInt rank,
-      double alpha,
-      double dropout,
-      String layers,
-      String targets,
-      double lr,
-      Schedule schedule,
-      int warmup,
-      double weightDecay,
-      double clip,
-      int batch,
-      int accumulate,
-      int context,
-      OptionalInt steps,
-      long seed,
-      Optional<Path> evalData,
-      int evalEvery,
-      Optional<Path> initAdapter,
-      RowOrdering order,
-      boolean resume,
-      int checkpointEvery) {
-    this(
-        model,
-        saes,
-        data,
-        out,
-        "lora",
-        "kl",
-        rank,
-        alpha,
-        dropout,
-        layers,
-        targets,
-        lr,
-        schedule,
-        warmup,
-        weightDecay,
-        clip,
-        batch,
-        accumulate,
-        context,
-        steps,
-        seed,
-        evalData,
-        evalEvery,
-        initAdapter,
-        order,
-        resume,
-        checkpointEvery);
-  }
-
   public AdaptSettings {
     AdaptTarget target = AdaptTarget.parse(train);
     if (!objective.equals("kl") && !objective.equals("ce")) {
@@ -135,5 +89,10 @@ public record AdaptSettings(
     if (evalEvery > 0 && evalData.isEmpty()) {
       throw new InputException("--eval-every needs --eval-data");
     }
+  }
+
+  /** What {@code train} names. */
+  AdaptTarget target() {
+    return AdaptTarget.parse(train);
   }
 }

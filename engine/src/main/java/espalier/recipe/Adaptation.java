@@ -46,15 +46,18 @@ record Adaptation(
     SortedMap<Integer, TrainableSae> trained,
     SortedMap<Integer, OutputAdapter> outputs) {
 
-  /** Thresholds that are trained further, in the SAE's own units; Rajamanoharan et al. 2024. */
+  /**
+   * Width of the straight-through gradient of thresholds that are trained further, in the SAE's own
+   * units (Rajamanoharan et al. 2024).
+   */
   private static final float BANDWIDTH = 0.001f;
 
-  /** Nothing is done for dead latents here. */
+  /** Tokens after which a latent is dead: the most there can be, as no loss is for dead latents. */
   private static final int NEVER = (1 << 24) - 1;
 
   static Adaptation begin(
       Device device, LanguageModel model, SortedMap<Integer, Sae> saes, AdaptSettings settings) {
-    AdaptTarget target = AdaptTarget.parse(settings.train());
+    AdaptTarget target = settings.target();
     SortedMap<Integer, SaeDesign> designs = new TreeMap<>();
     List<ParameterSet.Shape> shapes = new ArrayList<>();
     saes.forEach(
@@ -112,13 +115,13 @@ record Adaptation(
   }
 
   /**
-   * Of the low-rank updates that a run will train, by path of the layer.
+   * The ranks of the low-rank updates that a run will train, by path of the layer.
    *
-   * @param warn told of what is odd about the adapter that it begins with
+   * @param warn told of what is odd about the adapter that the run begins with
    */
   static Map<String, Integer> ranks(
       ModelConfig config, AdaptSettings settings, Consumer<String> warn) {
-    if (!AdaptTarget.parse(settings.train()).hasLora()) {
+    if (!settings.target().hasLora()) {
       return Map.of();
     }
     if (settings.initAdapter().isEmpty()) {
@@ -141,7 +144,7 @@ record Adaptation(
   }
 
   /**
-   * @param beside parameters that are trained with those of the adapters
+   * @param beside shapes of other parameters that are trained together with the adapters'
    */
   private static LoraAdapter lora(
       Device device, LanguageModel model, AdaptSettings settings, List<ParameterSet.Shape> beside) {
@@ -170,17 +173,17 @@ record Adaptation(
   /** The model as it is trained. */
   Streams.Variant student() {
     Adapters adapters = lora.map(LoraAdapter::adapters).orElse(Adapters.NONE);
-    return new Streams.Variant(saes, adapters, Map.of(), false, trained, outputs);
+    return new Streams.Variant(saes, adapters).training(trained).adaptedOutputs(outputs);
   }
 
-  /** The same with nothing to train, its weights those that are trained. */
+  /** The student as evaluations run it: it reads the trained weights, but gives no gradients. */
   Streams.Variant measured() {
     Adapters adapters = lora.map(l -> l.adapters().frozen()).orElse(Adapters.NONE);
     SortedMap<Integer, Sae> frozen = new TreeMap<>(saes);
     trained.forEach((layer, sae) -> frozen.put(layer, sae.sae().frozen()));
     SortedMap<Integer, OutputAdapter> fixed = new TreeMap<>();
     outputs.forEach((layer, adapter) -> fixed.put(layer, adapter.frozen()));
-    return new Streams.Variant(frozen, adapters, Map.of(), false, Map.of(), fixed);
+    return new Streams.Variant(frozen, adapters).adaptedOutputs(fixed);
   }
 
   /**

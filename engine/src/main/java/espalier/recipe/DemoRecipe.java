@@ -132,6 +132,8 @@ public final class DemoRecipe {
                     List.of(new SaeSpec(LAYER, out.resolve("sae-topk"))),
                     List.of(train),
                     out.resolve("adapter"),
+                    "lora",
+                    "kl",
                     OptionalInt.of(16),
                     32,
                     0.0,

@@ -17,7 +17,6 @@ import espalier.nn.Adapters;
 import espalier.sae.Sae;
 import espalier.sae.SaeStatistics;
 import java.nio.file.Path;
-import java.util.Map;
 import java.util.Optional;
 import java.util.SortedMap;
 import java.util.function.Consumer;
@@ -128,13 +127,8 @@ public final class EvaluateRecipe {
       Device device, LanguageModel model, SortedMap<Integer, Sae> saes, Path path) {
     if (OutputAdapterFile.isIn(path)) {
       return Optional.of(
-          new Streams.Variant(
-              saes,
-              Adapters.NONE,
-              Map.of(),
-              false,
-              Map.of(),
-              OutputAdapters.load(device, path, saes)));
+          new Streams.Variant(saes, Adapters.NONE)
+              .adaptedOutputs(OutputAdapters.load(device, path, saes)));
     }
     try (PeftAdapter file = PeftAdapter.open(path, console::warn)) {
       return Evaluator.adapted(saes, LoraAdapter.load(device, model, file, 0).adapters());

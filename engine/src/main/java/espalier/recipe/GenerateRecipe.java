@@ -113,7 +113,10 @@ public final class GenerateRecipe {
     Tape tape = new Tape(device);
     Var hidden =
         Streams.record(
-                tape, model, batch, List.of(Streams.Variant.steered(saes, adapters, steering())))
+                tape,
+                model,
+                batch,
+                List.of(new Streams.Variant(saes, adapters).steered(steering())))
             .getFirst()
             .hidden();
     tape.output(hidden);

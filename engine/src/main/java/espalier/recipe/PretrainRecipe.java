@@ -30,7 +30,8 @@ import java.util.SplittableRandom;
 import java.util.TreeMap;
 
 /**
- * {@code espalier pretrain}: trains a small language model from nothing, in Hugging Face's layout.
+ * {@code espalier pretrain}: trains a small language model from random weights and writes it in
+ * Hugging Face's layout.
  */
 public final class PretrainRecipe {
 
@@ -49,7 +50,7 @@ public final class PretrainRecipe {
   }
 
   /**
-   * @param interruption which the caller closes when it has made of the run what it makes of it
+   * @param interruption open until the caller has finished with the run's results (its report)
    */
   public TrainingLoop.End run(Interruption interruption) {
     RunFolder folder = RunFolder.check(settings.out(), settings.resume());

@@ -35,13 +35,14 @@ import java.util.function.Function;
 final class Streams {
 
   /**
-   * A variant of the model.
+   * A variant of the model. All maps are by layer.
    *
-   * @param steering latents held at values, by layer
+   * @param saes spliced in; empty for none
+   * @param steering latents held at values
    * @param ablated whether zeros stand in for the SAEs' reconstructions
-   * @param trained SAEs in training, by layer, in the place of those
-   * @param outputs adapters at the SAEs' outputs, by layer
-   * @param pushes what is added to the residual stream after blocks, SAEs included, by layer
+   * @param trained SAEs in training, each used instead of the one of its layer in {@code saes}
+   * @param outputs adapters behind the SAEs' outputs
+   * @param pushes what is added to the residual stream after a block and its SAE
    */
   record Variant(
       SortedMap<Integer, Sae> saes,
@@ -54,32 +55,32 @@ final class Streams {
 
     static final Variant ORIGINAL = new Variant(new TreeMap<>(), Adapters.NONE);
 
+    /** The model with frozen SAEs and with adapters. */
     Variant(SortedMap<Integer, Sae> saes, Adapters adapters) {
-      this(saes, adapters, Map.of(), false, Map.of(), Map.of());
-    }
-
-    /** Not pushed. */
-    Variant(
-        SortedMap<Integer, Sae> saes,
-        Adapters adapters,
-        Map<Integer, List<Steering>> steering,
-        boolean ablated,
-        Map<Integer, TrainableSae> trained,
-        Map<Integer, OutputAdapter> outputs) {
-      this(saes, adapters, steering, ablated, trained, outputs, Map.of());
-    }
-
-    static Variant steered(
-        SortedMap<Integer, Sae> saes, Adapters adapters, Map<Integer, List<Steering>> steering) {
-      return new Variant(saes, adapters, steering, false, Map.of(), Map.of());
+      this(saes, adapters, Map.of(), false, Map.of(), Map.of(), Map.of());
     }
 
     /** The original with zeros wherever these SAEs would be applied. */
     static Variant ablated(SortedMap<Integer, Sae> saes) {
-      return new Variant(saes, Adapters.NONE, Map.of(), true, Map.of(), Map.of());
+      return new Variant(saes, Adapters.NONE, Map.of(), true, Map.of(), Map.of(), Map.of());
     }
 
-    /** The same, pushed. */
+    /** The same with latents held at values. */
+    Variant steered(Map<Integer, List<Steering>> held) {
+      return new Variant(saes, adapters, held, ablated, trained, outputs, pushes);
+    }
+
+    /** The same with some of its SAEs in training. */
+    Variant training(Map<Integer, TrainableSae> inTraining) {
+      return new Variant(saes, adapters, steering, ablated, inTraining, outputs, pushes);
+    }
+
+    /** The same with adapters behind its SAEs' outputs. */
+    Variant adaptedOutputs(Map<Integer, OutputAdapter> behind) {
+      return new Variant(saes, adapters, steering, ablated, trained, behind, pushes);
+    }
+
+    /** The same, pushed after one block. */
     Variant pushed(int layer, Push push) {
       return new Variant(saes, adapters, steering, ablated, trained, outputs, Map.of(layer, push));
     }
@@ -101,7 +102,7 @@ final class Streams {
     void blockRecorded(int layer, List<Var> outputs, List<SortedMap<Integer, Splice>> splices);
   }
 
-  /** What happens at an SAE's site. */
+  /** What takes the place of the activations at an SAE's site. */
   private record Replacement(
       Sae sae,
       boolean ablated,
@@ -141,7 +142,7 @@ final class Streams {
       return new Replaced(adapted(tape, out, batch), splice);
     }
 
-    /** What comes behind it is all that the SAE learns from. */
+    /** The SAE learns only from the loss at the end of the model: it has no losses of its own. */
     private Var training(Tape tape, Var x, TokenBatch batch) {
       Sparsity none = new Sparsity(tape.device(), 1);
       TrainedSplice.Losses nothing = new TrainedSplice.Losses(0, 0);
@@ -158,7 +159,12 @@ final class Streams {
    */
   private record Replaced(Var out, Splice splice) {}
 
-  /** Where two variants have the same, they share it. */
+  // All that decides what a block, a replacement or a push computes: variants for which it is equal
+  // share the computation.
+
+  /**
+   * @param inside what is replaced inside the block; null for nothing
+   */
   private record BlockInput(Var x, Adapters adapters, Replacement inside) {}
 
   private record SiteInput(Var x, Replacement replacement) {}
@@ -170,35 +176,62 @@ final class Streams {
   /** Records all variants, each up to the final norm; passes come back in the variants' order. */
   static List<Pass> record(
       Tape tape, LanguageModel model, TokenBatch batch, List<Variant> variants) {
-    return record(tape, model, batch, variants, (layer, outputs, splices) -> {}, true);
+    Recording recording = new Recording(tape, model, batch, variants, true);
+    for (int layer = 0; layer < model.layers(); layer++) {
+      recording.block(layer);
+    }
+    return recording.passes();
   }
 
+  /** Likewise, block by block, for an observer that compares the streams. */
   static List<Pass> record(
       Tape tape, LanguageModel model, TokenBatch batch, List<Variant> variants, Observer observer) {
-    return record(tape, model, batch, variants, observer, false);
+    Recording recording = new Recording(tape, model, batch, variants, false);
+    for (int layer = 0; layer < model.layers(); layer++) {
+      recording.block(layer);
+      observer.blockRecorded(layer, recording.streams, recording.splices);
+    }
+    return recording.passes();
   }
 
-  private static List<Pass> record(
-      Tape tape,
-      LanguageModel model,
-      TokenBatch batch,
-      List<Variant> variants,
-      Observer observer,
-      boolean beside) {
-    Var embedded = model.embed(tape, batch);
-    List<Var> streams = new ArrayList<>();
-    List<SortedMap<Integer, Splice>> splices = new ArrayList<>();
-    for (int i = 0; i < variants.size(); i++) {
-      streams.add(embedded);
-      splices.add(new TreeMap<>());
+  /** The variants on their way through the model. */
+  private static final class Recording {
+    private final Tape tape;
+    private final LanguageModel model;
+    private final TokenBatch batch;
+    private final List<Variant> variants;
+    private final boolean originalBeside;
+    private final List<Var> streams = new ArrayList<>(); // what each variant's next block reads
+    private final List<SortedMap<Integer, Splice>> splices = new ArrayList<>(); // of each variant
+
+    /**
+     * @param originalBeside whether the original's blocks run beside the others', once they differ
+     */
+    Recording(
+        Tape tape,
+        LanguageModel model,
+        TokenBatch batch,
+        List<Variant> variants,
+        boolean originalBeside) {
+      this.tape = tape;
+      this.model = model;
+      this.batch = batch;
+      this.variants = variants;
+      this.originalBeside = originalBeside;
+      Var embedded = model.embed(tape, batch);
+      for (int i = 0; i < variants.size(); i++) {
+        streams.add(embedded);
+        splices.add(new TreeMap<>());
+      }
     }
-    for (int layer = 0; layer < model.layers(); layer++) {
-      int at = layer;
+
+    /** Records one block of all variants, with what is spliced in and pushed there. */
+    void block(int layer) {
       List<Replacement> replacements = new ArrayList<>();
       List<BlockInput> inputs = new ArrayList<>();
       for (int i = 0; i < variants.size(); i++) {
         replacements.add(Replacement.of(variants.get(i), layer));
-        inputs.add(input(model, layer, streams.get(i), variants.get(i), replacements.get(i)));
+        inputs.add(input(layer, i, replacements.get(i)));
       }
       Map<BlockInput, Replaced> blocks = new HashMap<>();
       Map<SiteInput, Replaced> replaced = new HashMap<>();
@@ -206,9 +239,8 @@ final class Streams {
       for (int i = 0; i < variants.size(); i++) {
         Variant variant = variants.get(i);
         Replacement replacement = replacements.get(i);
-        tape.beside(beside && variant == Variant.ORIGINAL && parts(inputs, i));
-        Replaced result =
-            blocks.computeIfAbsent(inputs.get(i), in -> block(tape, model, at, batch, in));
+        tape.beside(originalBeside && variant == Variant.ORIGINAL && isAlone(inputs, i));
+        Replaced result = blocks.computeIfAbsent(inputs.get(i), in -> block(layer, in));
         tape.beside(false);
         if (replacement != null && !replacement.isInsideBlock()) {
           result =
@@ -228,39 +260,40 @@ final class Streams {
         }
         streams.set(i, out);
       }
-      observer.blockRecorded(layer, streams, splices);
     }
-    Map<Var, Var> normed = new HashMap<>();
-    List<Pass> passes = new ArrayList<>();
-    for (int i = 0; i < variants.size(); i++) {
-      Var hidden = normed.computeIfAbsent(streams.get(i), x -> model.finalNorm(tape, x));
-      passes.add(new Pass(hidden, splices.get(i)));
+
+    private BlockInput input(int layer, int variant, Replacement replacement) {
+      Adapters all = variants.get(variant).adapters;
+      Adapters adapters = all.touch(model.blockPath(layer)) ? all : Adapters.NONE;
+      boolean inside = replacement != null && replacement.isInsideBlock();
+      return new BlockInput(streams.get(variant), adapters, inside ? replacement : null);
     }
-    return passes;
-  }
 
-  private static BlockInput input(
-      LanguageModel model, int layer, Var x, Variant variant, Replacement replacement) {
-    Adapters adapters =
-        variant.adapters.touch(model.blockPath(layer)) ? variant.adapters : Adapters.NONE;
-    boolean inside = replacement != null && replacement.isInsideBlock();
-    return new BlockInput(x, adapters, inside ? replacement : null);
-  }
-
-  /** Whether there are others, and none has the same block. */
-  private static boolean parts(List<BlockInput> inputs, int i) {
-    return inputs.size() > 1 && inputs.stream().filter(inputs.get(i)::equals).count() == 1;
-  }
-
-  /** A block, and what is spliced in inside it. */
-  private static Replaced block(
-      Tape tape, LanguageModel model, int layer, TokenBatch batch, BlockInput in) {
-    if (in.inside == null) {
-      return new Replaced(model.block(tape, layer, in.x, batch, in.adapters), null);
+    /** Whether there are others, and none of them has the same block. */
+    private static boolean isAlone(List<BlockInput> inputs, int i) {
+      return inputs.size() > 1 && inputs.stream().filter(inputs.get(i)::equals).count() == 1;
     }
-    SiteTap tap = new SiteTap(in.inside.sae.site(), x -> in.inside.record(tape, x, batch));
-    Var out = model.block(tape, layer, in.x, batch, in.adapters, tap);
-    return new Replaced(out, tap.replaced.splice);
+
+    /** A block, and what is spliced in inside it. */
+    private Replaced block(int layer, BlockInput in) {
+      if (in.inside == null) {
+        return new Replaced(model.block(tape, layer, in.x, batch, in.adapters), null);
+      }
+      SiteTap tap = new SiteTap(in.inside.sae.site(), x -> in.inside.record(tape, x, batch));
+      Var out = model.block(tape, layer, in.x, batch, in.adapters, tap);
+      return new Replaced(out, tap.replaced.splice);
+    }
+
+    /** Each variant's end: what the head reads, and the SAEs on the way. */
+    List<Pass> passes() {
+      Map<Var, Var> normed = new HashMap<>();
+      List<Pass> passes = new ArrayList<>();
+      for (int i = 0; i < variants.size(); i++) {
+        Var hidden = normed.computeIfAbsent(streams.get(i), x -> model.finalNorm(tape, x));
+        passes.add(new Pass(hidden, splices.get(i)));
+      }
+      return passes;
+    }
   }
 
   /** Replaces what a block computes at one site. */

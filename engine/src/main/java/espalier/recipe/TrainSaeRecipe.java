@@ -51,7 +51,7 @@ public final class TrainSaeRecipe {
   }
 
   /**
-   * @param watch of the one SAE, instead of evaluations on {@code evalData}
+   * @param watch how the one SAE is evaluated, instead of evaluations on {@code evalData}
    */
   public TrainSaeRecipe(TrainSaeSettings settings, Console console, Optional<HeldOutWatch> watch) {
     this(settings, console, watch, Parallel.alone());
@@ -93,13 +93,13 @@ public final class TrainSaeRecipe {
       Optional<Saes> initial,
       Path modelFolder) {}
 
-  /** Says of a few steps where their time goes, with their time line in a file. */
+  /** Measures a few steps kernel by kernel and writes their time line to a file. */
   public TrainSaeRecipe profile(Optional<Path> file) {
     profile = file;
     return this;
   }
 
-  /** Refuses to train SAEs in another type. */
+  /** Refuses to train SAEs in another type than float32: their kernels read float32 weights. */
   public static void requireFloat32(ElementType type) {
     if (type != ElementType.F32) {
       throw new InputException("--dtype: SAEs are trained in f32");
@@ -115,7 +115,7 @@ public final class TrainSaeRecipe {
   /**
    * Everything is checked before anything is written.
    *
-   * @param interruption which the caller closes when it has made of the run what it makes of it
+   * @param interruption open until the caller has finished with the run's results (its report)
    */
   public TrainingLoop.End run(Interruption interruption) {
     RunFolder folder = RunFolder.check(settings.out(), settings.resume());
@@ -184,20 +184,9 @@ public final class TrainSaeRecipe {
       Inputs in,
       Optional<ActivationCache> cache,
       Interruption interruption) {
-    TokenBatch batch =
-        new TokenBatch(
-            device,
-            settings.batch(),
-            in.rows.context(),
-            in.model.config().specialIds(),
-            settings.accumulate());
+    TokenBatch batch = batch(device, in);
     BatchSource source =
         new BatchSource(in.rows, RowOrdering.SHUFFLED.over(in.rows.count(), settings.seed()));
-    if (batch.tokens() * settings.accumulate() >= Course.MOST_ROWS) {
-      throw new InputException(
-          "--batch, --accumulate: a rank's tokens of a step must be fewer than "
-              + Course.MOST_ROWS);
-    }
     SaeStart start = new SaeStart(settings, device, in.model, source, batch);
     SaeStart.Started started = in.initial.map(start::from).orElseGet(start::fresh);
     SortedMap<Integer, TrainableSae> saes = started.saes();
@@ -214,15 +203,22 @@ public final class TrainSaeRecipe {
             ranks,
             cache);
     objective.tape().bind(device);
-    int rowsAStep = settings.batch() * Math.multiplyExact(settings.accumulate(), ranks.size());
-    int steps = settings.steps().orElse(Math.max(1, in.rows.count() / rowsAStep));
+    int steps = settings.steps().orElse(onePass(in.rows));
     List<Tensor> state = saes.values().stream().flatMap(sae -> sae.state().stream()).toList();
     Checkpoints checkpoints =
         new Checkpoints(
             folder.checkpoints(), RunFolder.fingerprint(settings, steps, ranks.size()), state);
     Optional<Checkpoints.Saved> saved = settings.resume() ? checkpoints.latest() : Optional.empty();
-    Optional<LongFunction<ObjectNode>> evaluation = evaluation(device, in, saes, interruption);
-    ranks.gather(); // what one rank refuses, nobody has begun
+    TrainingRun run =
+        new TrainingRun(
+            device,
+            "train-sae " + (in.initial.isEmpty() ? settings.shape().arch() + " " : "") + loss,
+            console,
+            loss.hasKl() ? "kl" : "fvu",
+            steps,
+            evaluation(device, in, saes, interruption),
+            profile.map(file -> ProfileReport.profiler(device, ranks, file, console)));
+    ranks.gather(); // ranks meet here: if one refuses its input, none begins
     if (ranks.isFirst()) {
       folder.begin("train-sae", SettingsJson.of(settings), settings.seed(), ranks.size());
     }
@@ -232,30 +228,13 @@ public final class TrainSaeRecipe {
           new TrainingLoop(
               device,
               ranks,
-              new TrainingLoop.Settings(
-                  steps,
-                  settings.accumulate(),
-                  parallel.order(),
-                  settings.lr(),
-                  settings.schedule(),
-                  settings.warmup(),
-                  evaluateEvery(steps),
-                  settings.checkpointEvery()),
+              loopSettings(steps),
               objective,
               AdamW.create(
                   device, started.parameters(), AdamW.Hyperparameters.of(0, settings.clip())),
               Optional.ofNullable(metrics),
               checkpoints,
               interruption);
-      TrainingRun run =
-          new TrainingRun(
-              device,
-              "train-sae " + (in.initial.isEmpty() ? settings.shape().arch() + " " : "") + loss,
-              console,
-              loss.hasKl() ? "kl" : "fvu",
-              steps,
-              evaluation,
-              profile.map(file -> ProfileReport.profiler(device, ranks, file, console)));
       TrainingLoop.End end = run.train(loop, saved, checkpoints, folder.path());
       if (end == TrainingLoop.End.DONE && ranks.isFirst()) {
         saes.forEach((layer, sae) -> write(device, folder, in, layer, sae));
@@ -264,7 +243,40 @@ public final class TrainSaeRecipe {
     }
   }
 
-  /** One SAE is the run's folder itself; of several each has a folder in it. */
+  private TokenBatch batch(Device device, Inputs in) {
+    TokenBatch batch =
+        new TokenBatch(
+            device,
+            settings.batch(),
+            in.rows.context(),
+            in.model.config().specialIds(),
+            settings.accumulate());
+    if (batch.tokens() * settings.accumulate() >= Course.MOST_ROWS) {
+      throw new InputException(
+          "--batch, --accumulate: a rank's tokens of a step must be fewer than "
+              + Course.MOST_ROWS);
+    }
+    return batch;
+  }
+
+  private int onePass(TokenRows rows) {
+    int rowsAStep = settings.batch() * Math.multiplyExact(settings.accumulate(), ranks.size());
+    return Math.max(1, rows.count() / rowsAStep);
+  }
+
+  private TrainingLoop.Settings loopSettings(int steps) {
+    return new TrainingLoop.Settings(
+        steps,
+        settings.accumulate(),
+        parallel.order(),
+        settings.lr(),
+        settings.schedule(),
+        settings.warmup(),
+        evaluateEvery(steps),
+        settings.checkpointEvery());
+  }
+
+  /** One SAE is written to the run's folder itself; of several, each to a folder in it. */
   private void write(Device device, RunFolder folder, Inputs in, int layer, TrainableSae sae) {
     Path path = folder.path();
     if (settings.layers().size() > 1) {
@@ -290,7 +302,12 @@ public final class TrainSaeRecipe {
     return every > 0 ? every : steps;
   }
 
-  /** Each SAE alone: the one SAE's fields, or each one's by its layer. */
+  /**
+   * Evaluates each SAE spliced in alone.
+   *
+   * @return the fields of the one SAE, or of several under {@code alone} by layer; empty where
+   *     nothing is evaluated
+   */
   private Optional<LongFunction<ObjectNode>> evaluation(
       Device device, Inputs in, SortedMap<Integer, TrainableSae> saes, Interruption interruption) {
     SortedMap<Integer, HeldOutEvaluator> evaluators = new TreeMap<>();

@@ -41,7 +41,7 @@ public final class AuxiliaryLoss {
     tokens = splice.input().rows();
     d = sae.inputs();
     m = sae.latents();
-    bPre = sae.bPre() == null ? MemorySegment.NULL : sae.bPre().data();
+    bPre = sae.bPreData();
     latents =
         new Latents(
             tape.device(), tokens, m, k, EnumSet.of(Latents.Need.GRADIENT, Latents.Need.BY_LATENT));

@@ -4,6 +4,7 @@ import espalier.autograd.Parameter;
 import espalier.format.SaeSite;
 import espalier.format.SaeWeights.Activation;
 import espalier.format.SaeWeights.Normalisation;
+import java.lang.foreign.MemorySegment;
 import java.util.List;
 import java.util.Objects;
 import java.util.stream.Stream;
@@ -183,6 +184,16 @@ public record Sae(
       bytes += parameter.value().size() * parameter.value().type().bytes();
     }
     return bytes + (shard == null ? 0 : shard.backwardSize() * wEnc.value().type().bytes());
+  }
+
+  /** {@code [1, dIn]} as kernels take it: NULL where nothing is taken off the input. */
+  MemorySegment bPreData() {
+    return bPre == null ? MemorySegment.NULL : bPre.data();
+  }
+
+  /** {@code [1, m]} as kernels take it: NULL where there is none. */
+  MemorySegment thresholdData() {
+    return threshold == null ? MemorySegment.NULL : threshold.data();
   }
 
   private static Parameter frozen(Parameter parameter) {

@@ -286,7 +286,7 @@ final class ShardedSplice {
         input.of(rank),
         sae.wEnc().matrix().data(),
         sae.bEnc().data().asSlice(from),
-        sae.bPre() == null ? MemorySegment.NULL : sae.bPre().data(),
+        sae.bPreData(),
         sae.activation().ordinal(),
         sae.threshold() == null ? MemorySegment.NULL : sae.threshold().data().asSlice(from),
         0,

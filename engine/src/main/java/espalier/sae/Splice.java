@@ -81,8 +81,8 @@ public record Splice(
       dIn = sae.inputs();
       dOut = sae.outputs();
       m = sae.latents();
-      bPre = sae.bPre() == null ? MemorySegment.NULL : sae.bPre().data();
-      threshold = sae.threshold() == null ? MemorySegment.NULL : sae.threshold().data();
+      bPre = sae.bPreData();
+      threshold = sae.thresholdData();
       boolean backward = x.needsGradient();
       latents = tape.growing(Latents.of(tape.device(), sae, tokens, backward));
       out = tape.value(tokens, dOut, backward);

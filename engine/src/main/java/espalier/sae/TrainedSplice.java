@@ -87,7 +87,7 @@ public final class TrainedSplice {
     tokens = x.rows();
     d = sae.inputs();
     m = sae.latents();
-    bPre = sae.bPre() == null ? MemorySegment.NULL : sae.bPre().data();
+    bPre = sae.bPreData();
     device = tape.device();
     latents = tape.growing(Latents.of(device, trainable.design(), tokens));
     activity = new Activity(device);
@@ -281,7 +281,7 @@ public final class TrainedSplice {
         sae.bEnc().data(),
         bPre,
         sae.activation().ordinal(),
-        threshold(),
+        sae.thresholdData(),
         sae.threshold() == null ? 0 : trainable.design().bandwidth() / 2,
         batchwide ? latents.capacity() : sae.k(),
         keep,
@@ -310,10 +310,6 @@ public final class TrainedSplice {
         device.control().overflowData(),
         tokens,
         m);
-  }
-
-  private MemorySegment threshold() {
-    return sae.threshold() == null ? MemorySegment.NULL : sae.threshold().data();
   }
 
   private boolean trainsThreshold() {
@@ -410,7 +406,7 @@ public final class TrainedSplice {
               latents.count(),
               latents.capacity(),
               sae.activation().ordinal(),
-              threshold(),
+              sae.thresholdData(),
               sparsity.data(),
               trainable.design().bandwidth(),
               trainsThreshold() ? sae.threshold().gradientData() : MemorySegment.NULL,

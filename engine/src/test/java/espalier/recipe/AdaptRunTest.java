@@ -49,6 +49,8 @@ class AdaptRunTest {
         List.of(new SaeSpec(1, sae)),
         List.of(Golden.folder("tokens.npy")),
         out,
+        "lora",
+        "kl",
         OptionalInt.of(4),
         8,
         0.1,

@@ -175,6 +175,8 @@ class CudaStepTest {
         List.of(new SaeSpec(1, Golden.folder("sae-topk"))),
         List.of(Golden.folder("tokens.npy")),
         out,
+        "lora",
+        "kl",
         OptionalInt.of(4),
         8,
         0,
