@@ -8,6 +8,7 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
+import java.util.TreeMap;
 
 /**
  * Writes a safetensors file whose tensors need not be in memory: the header says how large each is,
@@ -54,7 +55,7 @@ public final class SafetensorsWriter {
     ObjectNode header = JsonNodeFactory.instance.objectNode();
     if (!metadata.isEmpty()) {
       ObjectNode meta = header.putObject("__metadata__");
-      metadata.forEach(meta::put);
+      new TreeMap<>(metadata).forEach(meta::put); // Map.of has another order in every process
     }
     long offset = 0;
     for (Part part : parts) {

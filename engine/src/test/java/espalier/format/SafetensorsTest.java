@@ -16,6 +16,7 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.stream.IntStream;
@@ -109,6 +110,21 @@ class SafetensorsTest {
     }
     ByteBuffer bytes = ByteBuffer.wrap(Files.readAllBytes(file)).order(ByteOrder.LITTLE_ENDIAN);
     assertEquals(0, bytes.getLong() % 8, "data must be aligned");
+  }
+
+  @Test
+  void writesTheSameBytesWhateverTheOrderOfTheMetadata() throws IOException {
+    List<Safetensors.Output> outputs =
+        List.of(Safetensors.Output.vector("a", tensor(1, 1, new float[1])));
+    Map<String, String> kindFirst = new LinkedHashMap<>();
+    kindFirst.put("kind", "mlp");
+    kindFirst.put("format", "pt");
+    Map<String, String> formatFirst = new LinkedHashMap<>();
+    formatFirst.put("format", "pt");
+    formatFirst.put("kind", "mlp");
+    Safetensors.write(folder.resolve("one"), outputs, kindFirst);
+    Safetensors.write(folder.resolve("other"), outputs, formatFirst);
+    assertEquals(-1, Files.mismatch(folder.resolve("one"), folder.resolve("other")));
   }
 
   @Test
