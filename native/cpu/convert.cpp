@@ -9,7 +9,6 @@
  *
  * Measured (Zen 5, one core, float32 [2304, 65536], 1.2 GB read and written): straight 35 GB/s, transposed 9.5.
  */
-#include <cmath>
 #include <cstring>
 
 #include "bf16.h"

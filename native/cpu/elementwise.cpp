@@ -5,7 +5,6 @@
  *
  * Measured (Zen 5, one core, in cache): adding 110 GB/s, a sum 50, dropout 34 (two 64-bit products for each element).
  */
-#include <cmath>
 
 #include "bf16.h"
 

@@ -204,14 +204,6 @@ int cublasDestroy_v2(cublasContext *handle) {
   });
 }
 
-int cublasGetVersion_v2(cublasContext *handle, int *version) {
-  return with_handle("cublasGetVersion_v2", handle, [&] {
-    if (version == nullptr) return emulator::kInvalidValue;
-    *version = 130000;
-    return emulator::kSuccess;
-  });
-}
-
 int cublasSetStream_v2(cublasContext *handle, cudaStream_t stream) {
   return with_handle("cublasSetStream_v2", handle, [&] {
     if (!emulator::is_stream(stream)) return emulator::kInvalidValue;

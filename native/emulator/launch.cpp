@@ -80,14 +80,6 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int dev
   });
 }
 
-cudaError_t cudaDriverGetVersion(int *version) {
-  return call("cudaDriverGetVersion", [&] {
-    if (version == nullptr) return cudaErrorInvalidValue;
-    *version = 13000;
-    return cudaSuccess;
-  });
-}
-
 cudaError_t cudaRuntimeGetVersion(int *version) {
   return call("cudaRuntimeGetVersion", [&] {
     if (version == nullptr) return cudaErrorInvalidValue;

@@ -258,13 +258,6 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   return ncclSuccess;
 }
 
-ncclResult_t ncclCommAbort(ncclComm_t comm) { return ncclCommDestroy(comm); }
-
-ncclResult_t ncclCommGetAsyncError(ncclComm_t, ncclResult_t *error) {
-  *error = ncclSuccess;
-  return ncclSuccess;
-}
-
 const char *ncclGetErrorString(ncclResult_t result) { return result == ncclSuccess ? "no error" : "refused"; }
 
 const char *ncclGetLastError(ncclComm_t) { return last_error; }

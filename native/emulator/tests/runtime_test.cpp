@@ -1,6 +1,5 @@
 /* The stand-in runtime: memory, streams, graphs, errors. */
 #include <cmath>
-#include <cstring>
 #include <thread>
 
 #include "check.h"

@@ -68,24 +68,6 @@ public class Cublas {
     public static final AddressLayout C_POINTER = ValueLayout.ADDRESS
             .withTargetLayout(MemoryLayout.sequenceLayout(java.lang.Long.MAX_VALUE, JAVA_BYTE));
     public static final ValueLayout.OfLong C_LONG = ValueLayout.JAVA_LONG;
-    private static final int CUDA_R_16BF = (int)14L;
-    /**
-     * {@snippet lang=c :
-     * enum cudaDataType_t.CUDA_R_16BF = 14
-     * }
-     */
-    public static int CUDA_R_16BF() {
-        return CUDA_R_16BF;
-    }
-    private static final int CUDA_R_32F = (int)0L;
-    /**
-     * {@snippet lang=c :
-     * enum cudaDataType_t.CUDA_R_32F = 0
-     * }
-     */
-    public static int CUDA_R_32F() {
-        return CUDA_R_32F;
-    }
     private static final int CUBLAS_STATUS_SUCCESS = (int)0L;
     /**
      * {@snippet lang=c :
@@ -94,33 +76,6 @@ public class Cublas {
      */
     public static int CUBLAS_STATUS_SUCCESS() {
         return CUBLAS_STATUS_SUCCESS;
-    }
-    private static final int CUBLAS_OP_N = (int)0L;
-    /**
-     * {@snippet lang=c :
-     * enum cublasOperation_t.CUBLAS_OP_N = 0
-     * }
-     */
-    public static int CUBLAS_OP_N() {
-        return CUBLAS_OP_N;
-    }
-    private static final int CUBLAS_OP_T = (int)1L;
-    /**
-     * {@snippet lang=c :
-     * enum cublasOperation_t.CUBLAS_OP_T = 1
-     * }
-     */
-    public static int CUBLAS_OP_T() {
-        return CUBLAS_OP_T;
-    }
-    private static final int CUBLAS_GEMM_DEFAULT = (int)-1L;
-    /**
-     * {@snippet lang=c :
-     * enum cublasGemmAlgo_t.CUBLAS_GEMM_DEFAULT = -1
-     * }
-     */
-    public static int CUBLAS_GEMM_DEFAULT() {
-        return CUBLAS_GEMM_DEFAULT;
     }
     private static final int CUBLAS_DEFAULT_MATH = (int)0L;
     /**
@@ -131,15 +86,6 @@ public class Cublas {
     public static int CUBLAS_DEFAULT_MATH() {
         return CUBLAS_DEFAULT_MATH;
     }
-    private static final int CUBLAS_PEDANTIC_MATH = (int)2L;
-    /**
-     * {@snippet lang=c :
-     * enum cublasMath_t.CUBLAS_PEDANTIC_MATH = 2
-     * }
-     */
-    public static int CUBLAS_PEDANTIC_MATH() {
-        return CUBLAS_PEDANTIC_MATH;
-    }
     private static final int CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION = (int)16L;
     /**
      * {@snippet lang=c :
@@ -148,33 +94,6 @@ public class Cublas {
      */
     public static int CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION() {
         return CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
-    }
-    private static final int CUBLAS_COMPUTE_32F = (int)68L;
-    /**
-     * {@snippet lang=c :
-     * enum cublasComputeType_t.CUBLAS_COMPUTE_32F = 68
-     * }
-     */
-    public static int CUBLAS_COMPUTE_32F() {
-        return CUBLAS_COMPUTE_32F;
-    }
-    private static final int CUBLAS_COMPUTE_32F_PEDANTIC = (int)69L;
-    /**
-     * {@snippet lang=c :
-     * enum cublasComputeType_t.CUBLAS_COMPUTE_32F_PEDANTIC = 69
-     * }
-     */
-    public static int CUBLAS_COMPUTE_32F_PEDANTIC() {
-        return CUBLAS_COMPUTE_32F_PEDANTIC;
-    }
-    private static final int CUBLAS_COMPUTE_32F_FAST_TF32 = (int)77L;
-    /**
-     * {@snippet lang=c :
-     * enum cublasComputeType_t.CUBLAS_COMPUTE_32F_FAST_TF32 = 77
-     * }
-     */
-    public static int CUBLAS_COMPUTE_32F_FAST_TF32() {
-        return CUBLAS_COMPUTE_32F_FAST_TF32;
     }
 
     private static class cublasCreate_v2 {
@@ -288,65 +207,6 @@ public class Cublas {
                 traceDowncall("cublasDestroy_v2", handle);
             }
             return (int)mh$.invokeExact(handle);
-        } catch (Throwable ex$) {
-           throw new AssertionError("should not reach here", ex$);
-        }
-    }
-
-    private static class cublasGetVersion_v2 {
-        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
-            Cublas.C_INT,
-            Cublas.C_POINTER,
-            Cublas.C_POINTER
-        );
-
-        public static final MemorySegment ADDR = Cublas.findOrThrow("cublasGetVersion_v2");
-
-        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
-    }
-
-    /**
-     * Function descriptor for:
-     * {@snippet lang=c :
-     * cublasStatus_t cublasGetVersion_v2(cublasHandle_t handle, int *version)
-     * }
-     */
-    public static FunctionDescriptor cublasGetVersion_v2$descriptor() {
-        return cublasGetVersion_v2.DESC;
-    }
-
-    /**
-     * Downcall method handle for:
-     * {@snippet lang=c :
-     * cublasStatus_t cublasGetVersion_v2(cublasHandle_t handle, int *version)
-     * }
-     */
-    public static MethodHandle cublasGetVersion_v2$handle() {
-        return cublasGetVersion_v2.HANDLE;
-    }
-
-    /**
-     * Address for:
-     * {@snippet lang=c :
-     * cublasStatus_t cublasGetVersion_v2(cublasHandle_t handle, int *version)
-     * }
-     */
-    public static MemorySegment cublasGetVersion_v2$address() {
-        return cublasGetVersion_v2.ADDR;
-    }
-
-    /**
-     * {@snippet lang=c :
-     * cublasStatus_t cublasGetVersion_v2(cublasHandle_t handle, int *version)
-     * }
-     */
-    public static int cublasGetVersion_v2(MemorySegment handle, MemorySegment version) {
-        var mh$ = cublasGetVersion_v2.HANDLE;
-        try {
-            if (TRACE_DOWNCALLS) {
-                traceDowncall("cublasGetVersion_v2", handle, version);
-            }
-            return (int)mh$.invokeExact(handle, version);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
@@ -583,77 +443,6 @@ public class Cublas {
                 traceDowncall("cublasGetStatusString", status);
             }
             return (MemorySegment)mh$.invokeExact(status);
-        } catch (Throwable ex$) {
-           throw new AssertionError("should not reach here", ex$);
-        }
-    }
-
-    private static class cublasSgemm_v2 {
-        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
-            Cublas.C_INT,
-            Cublas.C_POINTER,
-            Cublas.C_INT,
-            Cublas.C_INT,
-            Cublas.C_INT,
-            Cublas.C_INT,
-            Cublas.C_INT,
-            Cublas.C_POINTER,
-            Cublas.C_POINTER,
-            Cublas.C_INT,
-            Cublas.C_POINTER,
-            Cublas.C_INT,
-            Cublas.C_POINTER,
-            Cublas.C_POINTER,
-            Cublas.C_INT
-        );
-
-        public static final MemorySegment ADDR = Cublas.findOrThrow("cublasSgemm_v2");
-
-        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
-    }
-
-    /**
-     * Function descriptor for:
-     * {@snippet lang=c :
-     * cublasStatus_t cublasSgemm_v2(cublasHandle_t handle, cublasOperation_t transa, cublasOperation_t transb, int m, int n, int k, const float *alpha, const float *A, int lda, const float *B, int ldb, const float *beta, float *C, int ldc)
-     * }
-     */
-    public static FunctionDescriptor cublasSgemm_v2$descriptor() {
-        return cublasSgemm_v2.DESC;
-    }
-
-    /**
-     * Downcall method handle for:
-     * {@snippet lang=c :
-     * cublasStatus_t cublasSgemm_v2(cublasHandle_t handle, cublasOperation_t transa, cublasOperation_t transb, int m, int n, int k, const float *alpha, const float *A, int lda, const float *B, int ldb, const float *beta, float *C, int ldc)
-     * }
-     */
-    public static MethodHandle cublasSgemm_v2$handle() {
-        return cublasSgemm_v2.HANDLE;
-    }
-
-    /**
-     * Address for:
-     * {@snippet lang=c :
-     * cublasStatus_t cublasSgemm_v2(cublasHandle_t handle, cublasOperation_t transa, cublasOperation_t transb, int m, int n, int k, const float *alpha, const float *A, int lda, const float *B, int ldb, const float *beta, float *C, int ldc)
-     * }
-     */
-    public static MemorySegment cublasSgemm_v2$address() {
-        return cublasSgemm_v2.ADDR;
-    }
-
-    /**
-     * {@snippet lang=c :
-     * cublasStatus_t cublasSgemm_v2(cublasHandle_t handle, cublasOperation_t transa, cublasOperation_t transb, int m, int n, int k, const float *alpha, const float *A, int lda, const float *B, int ldb, const float *beta, float *C, int ldc)
-     * }
-     */
-    public static int cublasSgemm_v2(MemorySegment handle, int transa, int transb, int m, int n, int k, MemorySegment alpha, MemorySegment A, int lda, MemorySegment B, int ldb, MemorySegment beta, MemorySegment C, int ldc) {
-        var mh$ = cublasSgemm_v2.HANDLE;
-        try {
-            if (TRACE_DOWNCALLS) {
-                traceDowncall("cublasSgemm_v2", handle, transa, transb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc);
-            }
-            return (int)mh$.invokeExact(handle, transa, transb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }

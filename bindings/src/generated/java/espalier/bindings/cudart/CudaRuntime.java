@@ -104,24 +104,6 @@ public class CudaRuntime {
     public static int cudaErrorMemoryAllocation() {
         return cudaErrorMemoryAllocation;
     }
-    private static final int cudaErrorInsufficientDriver = (int)35L;
-    /**
-     * {@snippet lang=c :
-     * enum cudaError.cudaErrorInsufficientDriver = 35
-     * }
-     */
-    public static int cudaErrorInsufficientDriver() {
-        return cudaErrorInsufficientDriver;
-    }
-    private static final int cudaErrorNoDevice = (int)100L;
-    /**
-     * {@snippet lang=c :
-     * enum cudaError.cudaErrorNoDevice = 100
-     * }
-     */
-    public static int cudaErrorNoDevice() {
-        return cudaErrorNoDevice;
-    }
     private static final int cudaMemcpyHostToDevice = (int)1L;
     /**
      * {@snippet lang=c :
@@ -1474,67 +1456,6 @@ public class CudaRuntime {
         }
     }
 
-    private static class cudaMemcpy {
-        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
-            CudaRuntime.C_INT,
-            CudaRuntime.C_POINTER,
-            CudaRuntime.C_POINTER,
-            CudaRuntime.C_LONG,
-            CudaRuntime.C_INT
-        );
-
-        public static final MemorySegment ADDR = CudaRuntime.findOrThrow("cudaMemcpy");
-
-        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
-    }
-
-    /**
-     * Function descriptor for:
-     * {@snippet lang=c :
-     * extern cudaError_t cudaMemcpy(void *dst, const void *src, size_t count, enum cudaMemcpyKind kind)
-     * }
-     */
-    public static FunctionDescriptor cudaMemcpy$descriptor() {
-        return cudaMemcpy.DESC;
-    }
-
-    /**
-     * Downcall method handle for:
-     * {@snippet lang=c :
-     * extern cudaError_t cudaMemcpy(void *dst, const void *src, size_t count, enum cudaMemcpyKind kind)
-     * }
-     */
-    public static MethodHandle cudaMemcpy$handle() {
-        return cudaMemcpy.HANDLE;
-    }
-
-    /**
-     * Address for:
-     * {@snippet lang=c :
-     * extern cudaError_t cudaMemcpy(void *dst, const void *src, size_t count, enum cudaMemcpyKind kind)
-     * }
-     */
-    public static MemorySegment cudaMemcpy$address() {
-        return cudaMemcpy.ADDR;
-    }
-
-    /**
-     * {@snippet lang=c :
-     * extern cudaError_t cudaMemcpy(void *dst, const void *src, size_t count, enum cudaMemcpyKind kind)
-     * }
-     */
-    public static int cudaMemcpy(MemorySegment dst, MemorySegment src, long count, int kind) {
-        var mh$ = cudaMemcpy.HANDLE;
-        try {
-            if (TRACE_DOWNCALLS) {
-                traceDowncall("cudaMemcpy", dst, src, count, kind);
-            }
-            return (int)mh$.invokeExact(dst, src, count, kind);
-        } catch (Throwable ex$) {
-           throw new AssertionError("should not reach here", ex$);
-        }
-    }
-
     private static class cudaMemcpyAsync {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             CudaRuntime.C_INT,
@@ -1653,64 +1574,6 @@ public class CudaRuntime {
                 traceDowncall("cudaMemsetAsync", devPtr, value, count, stream);
             }
             return (int)mh$.invokeExact(devPtr, value, count, stream);
-        } catch (Throwable ex$) {
-           throw new AssertionError("should not reach here", ex$);
-        }
-    }
-
-    private static class cudaDriverGetVersion {
-        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
-            CudaRuntime.C_INT,
-            CudaRuntime.C_POINTER
-        );
-
-        public static final MemorySegment ADDR = CudaRuntime.findOrThrow("cudaDriverGetVersion");
-
-        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
-    }
-
-    /**
-     * Function descriptor for:
-     * {@snippet lang=c :
-     * extern cudaError_t cudaDriverGetVersion(int *driverVersion)
-     * }
-     */
-    public static FunctionDescriptor cudaDriverGetVersion$descriptor() {
-        return cudaDriverGetVersion.DESC;
-    }
-
-    /**
-     * Downcall method handle for:
-     * {@snippet lang=c :
-     * extern cudaError_t cudaDriverGetVersion(int *driverVersion)
-     * }
-     */
-    public static MethodHandle cudaDriverGetVersion$handle() {
-        return cudaDriverGetVersion.HANDLE;
-    }
-
-    /**
-     * Address for:
-     * {@snippet lang=c :
-     * extern cudaError_t cudaDriverGetVersion(int *driverVersion)
-     * }
-     */
-    public static MemorySegment cudaDriverGetVersion$address() {
-        return cudaDriverGetVersion.ADDR;
-    }
-
-    /**
-     * {@snippet lang=c :
-     * extern cudaError_t cudaDriverGetVersion(int *driverVersion)
-     * }
-     */
-    public static int cudaDriverGetVersion(MemorySegment driverVersion) {
-        var mh$ = cudaDriverGetVersion.HANDLE;
-        try {
-            if (TRACE_DOWNCALLS) {
-                traceDowncall("cudaDriverGetVersion", driverVersion);
-            }
-            return (int)mh$.invokeExact(driverVersion);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }

@@ -68,15 +68,6 @@ public class Nccl {
     public static final AddressLayout C_POINTER = ValueLayout.ADDRESS
             .withTargetLayout(MemoryLayout.sequenceLayout(java.lang.Long.MAX_VALUE, JAVA_BYTE));
     public static final ValueLayout.OfLong C_LONG = ValueLayout.JAVA_LONG;
-    private static final int NCCL_UNIQUE_ID_BYTES = (int)128L;
-    /**
-     * {@snippet lang=c :
-     * #define NCCL_UNIQUE_ID_BYTES 128
-     * }
-     */
-    public static int NCCL_UNIQUE_ID_BYTES() {
-        return NCCL_UNIQUE_ID_BYTES;
-    }
     private static final int ncclSuccess = (int)0L;
     /**
      * {@snippet lang=c :
@@ -85,15 +76,6 @@ public class Nccl {
      */
     public static int ncclSuccess() {
         return ncclSuccess;
-    }
-    private static final int ncclInProgress = (int)7L;
-    /**
-     * {@snippet lang=c :
-     * enum ncclResult_t.ncclInProgress = 7
-     * }
-     */
-    public static int ncclInProgress() {
-        return ncclInProgress;
     }
 
     private static class ncclGetVersion {
@@ -331,64 +313,6 @@ public class Nccl {
         }
     }
 
-    private static class ncclCommAbort {
-        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
-            Nccl.C_INT,
-            Nccl.C_POINTER
-        );
-
-        public static final MemorySegment ADDR = Nccl.findOrThrow("ncclCommAbort");
-
-        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
-    }
-
-    /**
-     * Function descriptor for:
-     * {@snippet lang=c :
-     * ncclResult_t ncclCommAbort(ncclComm_t comm)
-     * }
-     */
-    public static FunctionDescriptor ncclCommAbort$descriptor() {
-        return ncclCommAbort.DESC;
-    }
-
-    /**
-     * Downcall method handle for:
-     * {@snippet lang=c :
-     * ncclResult_t ncclCommAbort(ncclComm_t comm)
-     * }
-     */
-    public static MethodHandle ncclCommAbort$handle() {
-        return ncclCommAbort.HANDLE;
-    }
-
-    /**
-     * Address for:
-     * {@snippet lang=c :
-     * ncclResult_t ncclCommAbort(ncclComm_t comm)
-     * }
-     */
-    public static MemorySegment ncclCommAbort$address() {
-        return ncclCommAbort.ADDR;
-    }
-
-    /**
-     * {@snippet lang=c :
-     * ncclResult_t ncclCommAbort(ncclComm_t comm)
-     * }
-     */
-    public static int ncclCommAbort(MemorySegment comm) {
-        var mh$ = ncclCommAbort.HANDLE;
-        try {
-            if (TRACE_DOWNCALLS) {
-                traceDowncall("ncclCommAbort", comm);
-            }
-            return (int)mh$.invokeExact(comm);
-        } catch (Throwable ex$) {
-           throw new AssertionError("should not reach here", ex$);
-        }
-    }
-
     private static class ncclGetErrorString {
         public static final FunctionDescriptor DESC = FunctionDescriptor.of(
             Nccl.C_POINTER,
@@ -500,65 +424,6 @@ public class Nccl {
                 traceDowncall("ncclGetLastError", comm);
             }
             return (MemorySegment)mh$.invokeExact(comm);
-        } catch (Throwable ex$) {
-           throw new AssertionError("should not reach here", ex$);
-        }
-    }
-
-    private static class ncclCommGetAsyncError {
-        public static final FunctionDescriptor DESC = FunctionDescriptor.of(
-            Nccl.C_INT,
-            Nccl.C_POINTER,
-            Nccl.C_POINTER
-        );
-
-        public static final MemorySegment ADDR = Nccl.findOrThrow("ncclCommGetAsyncError");
-
-        public static final MethodHandle HANDLE = Linker.nativeLinker().downcallHandle(ADDR, DESC);
-    }
-
-    /**
-     * Function descriptor for:
-     * {@snippet lang=c :
-     * ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *asyncError)
-     * }
-     */
-    public static FunctionDescriptor ncclCommGetAsyncError$descriptor() {
-        return ncclCommGetAsyncError.DESC;
-    }
-
-    /**
-     * Downcall method handle for:
-     * {@snippet lang=c :
-     * ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *asyncError)
-     * }
-     */
-    public static MethodHandle ncclCommGetAsyncError$handle() {
-        return ncclCommGetAsyncError.HANDLE;
-    }
-
-    /**
-     * Address for:
-     * {@snippet lang=c :
-     * ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *asyncError)
-     * }
-     */
-    public static MemorySegment ncclCommGetAsyncError$address() {
-        return ncclCommGetAsyncError.ADDR;
-    }
-
-    /**
-     * {@snippet lang=c :
-     * ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *asyncError)
-     * }
-     */
-    public static int ncclCommGetAsyncError(MemorySegment comm, MemorySegment asyncError) {
-        var mh$ = ncclCommGetAsyncError.HANDLE;
-        try {
-            if (TRACE_DOWNCALLS) {
-                traceDowncall("ncclCommGetAsyncError", comm, asyncError);
-            }
-            return (int)mh$.invokeExact(comm, asyncError);
         } catch (Throwable ex$) {
            throw new AssertionError("should not reach here", ex$);
         }
