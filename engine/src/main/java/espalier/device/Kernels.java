@@ -17,7 +17,7 @@ import java.lang.foreign.ValueLayout;
  *
  * <p>Every method checks that its segments hold what the shape needs and throws an {@link
  * IllegalArgumentException} that names kernel, argument, needed and given; what the library itself
- * refuses is an {@link NativeException}. No call allocates Java memory.
+ * refuses is a {@link NativeException}. No call allocates Java memory.
  */
 public final class Kernels extends SaeTrainingKernels {
 
@@ -49,7 +49,8 @@ public final class Kernels extends SaeTrainingKernels {
   }
 
   /**
-   * How many threads kernels use from now on; 0: one for each core. Results do not depend on it.
+   * How many threads kernels use from now on; 0: as esp_set_threads says. Results do not depend on
+   * it.
    */
   public void setThreads(int threads) {
     NativeException.check("esp_set_threads", esp_set_threads(threads));
@@ -75,20 +76,6 @@ public final class Kernels extends SaeTrainingKernels {
       MemorySegment c,
       long ldc) {
     gemm(transA, transB, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, type);
-  }
-
-  /** {@code x[i]} uniform in (-bound, bound), of the device's type, by the seed and i alone. */
-  public void fillUniform(MemorySegment x, float bound, long seed, long n) {
-    fillUniform(x, n, bound, seed, 1, n);
-  }
-
-  /** As above, with i = r * cols + c in rows {@code ldx} elements apart. */
-  public void fillUniform(MemorySegment x, long ldx, float bound, long seed, long rows, long cols) {
-    size("esp_fill_uniform", "rows", rows);
-    size("esp_fill_uniform", "cols", cols);
-    rows("esp_fill_uniform", "x", x, rows, cols, ldx);
-    begin(0, (double) elementBytes * rows * cols);
-    check("esp_fill_uniform", esp_fill_uniform(x, ldx, bound, seed, rows, cols, dtype));
   }
 
   /**
@@ -137,6 +124,20 @@ public final class Kernels extends SaeTrainingKernels {
             ldc,
             typeC.code(),
             dtype));
+  }
+
+  /** {@code x[i]} uniform in (-bound, bound), of the device's type, by the seed and i alone. */
+  public void fillUniform(MemorySegment x, float bound, long seed, long n) {
+    fillUniform(x, n, bound, seed, 1, n);
+  }
+
+  /** As above, with i = r * cols + c in rows {@code ldx} elements apart. */
+  public void fillUniform(MemorySegment x, long ldx, float bound, long seed, long rows, long cols) {
+    size("esp_fill_uniform", "rows", rows);
+    size("esp_fill_uniform", "cols", cols);
+    rows("esp_fill_uniform", "x", x, rows, cols, ldx);
+    begin(0, (double) elementBytes * rows * cols);
+    check("esp_fill_uniform", esp_fill_uniform(x, ldx, bound, seed, rows, cols, dtype));
   }
 
   /** {@code y[m, n] = x op(w) + beta y + terms}, op(w) {@code [k, n]}. */

@@ -23,9 +23,10 @@ import java.util.Map;
 import java.util.function.Consumer;
 
 /**
- * The kernels that decide how long a step takes, each against what bounds it: attention against the
- * rate of a large product, SAE encoding against the product alone, decoding against copying, an
- * adapted linear layer against the frozen one, the head with its loss against its three products.
+ * Measures the kernels that decide how long a step takes, each against what bounds it: attention
+ * against the rate of a large product, SAE encoding against the product alone, decoding against
+ * copying, an adapted linear layer against the frozen one, the head with its loss against its three
+ * products.
  */
 public final class KernelBench {
 
@@ -43,7 +44,7 @@ public final class KernelBench {
    */
   private record Sizes(int context, int batch, long d, long inner, long vocab, int[] widths) {
 
-    /** Gemma-2-2B's; as much smaller as a CPU needs it, and the emulator. */
+    /** Those of Gemma-2-2B on a GPU; smaller ones for a CPU and for the emulator. */
     static Sizes ofDevice() {
       return switch (DeviceChoice.current().kind()) {
         case CUDA ->
@@ -145,103 +146,122 @@ public final class KernelBench {
     results.accept(line.put("share_of_gemm_rate", flops / seconds / gemm));
   }
 
+  /** Lists of a frozen SAE's active latents, {@link #CAPACITY} entries a token. */
+  private record Lists(MemorySegment index, MemorySegment value, MemorySegment count) {
+
+    static Lists allocate(Device device, long tokens) {
+      return new Lists(
+          device.allocate(tokens * CAPACITY * Integer.BYTES),
+          device.allocate(tokens * CAPACITY * Float.BYTES),
+          device.allocate(tokens * Integer.BYTES));
+    }
+
+    /** Active latents of all tokens together. */
+    double active() {
+      double active = 0;
+      for (int entries : Transfer.ints(count)) {
+        active += entries;
+      }
+      return active;
+    }
+  }
+
   private void sae(double copy, int width) {
     try (Device device = Device.open()) {
       Rates rates = new Rates(device);
-      Kernels k = device.kernels();
       long tokens = sizes.context;
       long d = sizes.d;
       Tensor x = Tensor.of(rates.random(tokens * d, 1), tokens, d, device.type());
       Sae sae = RandomSae.of(device, d, width, 2);
       RandomSae.fit(device, sae, x, L0);
-      MemorySegment index = device.allocate(tokens * CAPACITY * Integer.BYTES);
-      MemorySegment value = device.allocate(tokens * CAPACITY * Float.BYTES);
-      MemorySegment count = device.allocate(tokens * Integer.BYTES);
-      MemorySegment scratch = device.allocate(k.saeEncodeScratch(d, width) * Float.BYTES);
-      MemorySegment overflow = device.control().overflowData();
-      MemorySegment none = MemorySegment.NULL;
-      double encode =
-          rates.seconds(
-              REPEATS,
-              () -> {
-                boolean whole =
-                    k.saeEncode(
-                        x.data(),
-                        sae.wEnc().matrix().data(),
-                        sae.bEnc().data(),
-                        none,
-                        1,
-                        sae.threshold().data(),
-                        0,
-                        0,
-                        none,
-                        index,
-                        value,
-                        none,
-                        count,
-                        CAPACITY,
-                        overflow,
-                        scratch,
-                        tokens,
-                        d,
-                        width);
-                if (!whole) {
-                  throw new IllegalStateException("a token has over " + CAPACITY + " latents");
-                }
-              });
-      if (device.takeOverflow() > 0) {
-        throw new IllegalStateException("a token has over " + CAPACITY + " latents");
-      }
-      double active = 0;
-      for (int entries : Transfer.ints(count)) {
-        active += entries;
-      }
+      Lists lists = Lists.allocate(device, tokens);
+
+      double encode = encode(device, rates, sae, x, lists);
+      double active = lists.active();
       MemorySegment z = rates.random(tokens * width, 3);
+      MemorySegment w = sae.wEnc().matrix().data();
+      Kernels k = device.kernels();
       double product =
           rates.seconds(
               REPEATS,
-              () ->
-                  k.gemm(
-                      false,
-                      true,
-                      tokens,
-                      width,
-                      d,
-                      1,
-                      x.data(),
-                      d,
-                      sae.wEnc().matrix().data(),
-                      d,
-                      0,
-                      z,
-                      width));
+              () -> k.gemm(false, true, tokens, width, d, 1, x.data(), d, w, d, 0, z, width));
       against(
           line(device, "SAE encode").put("width", width).put("l0", active / tokens),
           encode,
           product);
 
-      MemorySegment out = rates.random(tokens * d, 4);
-      double decode =
-          rates.seconds(
-              REPEATS,
-              () ->
-                  k.saeDecode(
-                      index,
-                      value,
-                      count,
-                      CAPACITY,
-                      sae.wDec().matrix().data(),
-                      sae.bDec().data(),
-                      none,
-                      none,
-                      out,
-                      tokens,
-                      d));
+      double decode = decode(device, rates, sae, lists);
       double bytes = (active + tokens) * d * device.type().bytes() + active * 8;
       ObjectNode line = line(device, "SAE decode").put("width", width).put("l0", active / tokens);
       line.put("ms", decode * 1e3).put("gb_per_second", bytes / decode * 1e-9);
       results.accept(line.put("share_of_copy_rate", bytes / decode / copy));
     }
+  }
+
+  /** Seconds to encode x; its latents are in {@code lists} afterwards. */
+  private double encode(Device device, Rates rates, Sae sae, Tensor x, Lists lists) {
+    Kernels k = device.kernels();
+    long d = x.cols();
+    long m = sae.latents();
+    MemorySegment scratch = device.allocate(k.saeEncodeScratch(d, m) * Float.BYTES);
+    MemorySegment none = MemorySegment.NULL;
+    double seconds =
+        rates.seconds(
+            REPEATS,
+            () -> {
+              boolean whole =
+                  k.saeEncode(
+                      x.data(),
+                      sae.wEnc().matrix().data(),
+                      sae.bEnc().data(),
+                      none,
+                      sae.activation().ordinal(),
+                      sae.threshold().data(),
+                      0,
+                      0,
+                      none,
+                      lists.index,
+                      lists.value,
+                      none,
+                      lists.count,
+                      CAPACITY,
+                      device.control().overflowData(),
+                      scratch,
+                      x.rows(),
+                      d,
+                      m);
+              requireRoom(whole);
+            });
+    requireRoom(device.takeOverflow() == 0);
+    return seconds;
+  }
+
+  private static void requireRoom(boolean enough) {
+    if (!enough) {
+      throw new IllegalStateException("a token has over " + CAPACITY + " latents");
+    }
+  }
+
+  private double decode(Device device, Rates rates, Sae sae, Lists lists) {
+    Kernels k = device.kernels();
+    long tokens = sizes.context;
+    MemorySegment out = rates.random(tokens * sizes.d, 4);
+    MemorySegment none = MemorySegment.NULL;
+    return rates.seconds(
+        REPEATS,
+        () ->
+            k.saeDecode(
+                lists.index,
+                lists.value,
+                lists.count,
+                CAPACITY,
+                sae.wDec().matrix().data(),
+                sae.bDec().data(),
+                none,
+                none,
+                out,
+                tokens,
+                sizes.d));
   }
 
   private void against(ObjectNode line, double seconds, double reference) {
@@ -277,7 +297,10 @@ public final class KernelBench {
     }
   }
 
-  /** Random inputs are there when it is recorded, as a layer before would leave them. */
+  /**
+   * The tape of one linear layer on random inputs, which are there already, as a layer before would
+   * leave them.
+   */
   private Tape linear(Device device, Tensor weight, List<LinearMap.Update> updates) {
     Tape tape = new Tape(device);
     Var x = tape.output(tape.valueWithRoom(sizes.context, sizes.d, false));
