@@ -12,8 +12,9 @@ import java.util.List;
  * @param scale of the scores, usually 1/sqrt(headDim)
  * @param softcap of the scores; 0 for none
  * @param window how many keys back a query sees, itself included; 0 for all
- * @param cos {@code [positions, rotaryDim / 2]}; sin alike. As many positions as a sequence may
- *     have; null where positions are not rotary
+ * @param cos {@code [positions, rotaryDim / 2]}, for as many positions as a sequence may have; null
+ *     where positions are not rotary
+ * @param sin likewise
  */
 public record CausalAttention(
     long heads,

@@ -102,7 +102,7 @@ public final class Elementwise {
     return out;
   }
 
-  /** The place of a residual sum, whose gradient both share. */
+  /** The result of a residual sum; both inputs share its gradient. */
   private static Var sumOf(Tape tape, Var x, Var branch) {
     if (x.rows() != branch.rows() || x.cols() != branch.cols()) {
       throw new IllegalArgumentException("residual sum of " + x + " and " + branch);

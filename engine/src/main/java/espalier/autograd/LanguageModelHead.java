@@ -12,33 +12,38 @@ import java.lang.foreign.MemorySegment;
 public final class LanguageModelHead {
 
   /**
-   * Logits held at a time on a processor: 256 rows of two models with 49152 tokens. The head's
-   * weights are read once a chunk, so that 80 rows took 1.4 times as long; 512 rows saved 6 % for
-   * twice the memory.
+   * Bytes of logits held at a time on a CPU: 256 rows of two models with a vocabulary of 49152. The
+   * head's weights are read once for each chunk: with 80 rows everything took 1.4 times as long,
+   * and 512 rows saved only 6 % for twice the memory.
    */
   private static final long HOST_BYTES = 96L << 20;
 
   /**
-   * Logits held at a time on a GPU. There a product of r rows does r FLOPs for each byte of the
-   * head's bfloat16 weights, and writes float32 logits; an H200 does 780 TFLOP in the time of 3.9
-   * TB. So 256 rows of Gemma-2-2B (2304 wide, 256000 tokens) take 0.37 ms for bytes and 0.39 ms for
-   * FLOPs, 512 rows 0.44 and 0.77: from there on FLOPs decide. (48 rows took 19.3 ms for the three
-   * products of 1024 tokens, measured; their FLOPs take 4.6.)
+   * Bytes of logits held at a time on a GPU. There a product of r rows does r FLOPs for each byte
+   * of the head's bfloat16 weights, and writes float32 logits. An H200 does 780 TFLOP in the time
+   * in which it moves 3.9 TB. So for Gemma-2-2B (width 2304, vocabulary 256000) 256 rows take 0.37
+   * ms to move the bytes and 0.39 ms to compute; 512 rows take 0.44 and 0.77 ms: from there on
+   * computing decides. (Measured with 48 rows: 19.3 ms for the three products of 1024 tokens, whose
+   * FLOPs take 4.6 ms.)
    *
    * <p>The third product, [r, vocab] by [vocab, d], has r / 128 * d / 256 tiles for 132
    * multiprocessors: cuBLAS must cut the sum over the vocabulary to fill them. 512 rows are 36
    * tiles, cut in 3; the partial sums are 14 MB of its workspace's 32. (A product of 1024 rows with
    * sums of 18432, 72 tiles, ran at 675 TFLOP/s, measured.)
    *
-   * <p>The logits of both models are 0.52 GB for 256 rows, 1.05 GB for 512 and 2.1 GB for 1024,
-   * which the last tiles of the 132 multiprocessors would reward with 2 %: the bound gives 512.
+   * <p>The logits of both models take 0.52 GB for 256 rows, 1.05 GB for 512 and 2.1 GB for 1024.
+   * The last would gain only 2 %, by filling the multiprocessors better at the end. So the bound is
+   * chosen such that it gives 512.
    */
   private static final long GPU_BYTES = 1L << 30;
 
-  /** More of a small vocabulary would save nothing. */
+  /** The most rows, for small vocabularies: more would save nothing. */
   private static final long GPU_ROWS_BF16 = 1024;
 
-  /** Products are a tenth as fast, or less, and soon outlast any reading. */
+  /**
+   * The most rows in float32: products are at most a tenth as fast, so they soon take longer than
+   * reading the weights.
+   */
   private static final long GPU_ROWS_F32 = 256;
 
   /** Rows of a tile of cuBLAS: a chunk is whole tiles. */

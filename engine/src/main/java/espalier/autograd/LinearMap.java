@@ -11,12 +11,12 @@ import java.util.List;
  * y = x W^T + b, plus low-rank updates of column ranges of y.
  *
  * <p>W may be several projections stacked, such as queries, keys and values: one product computes
- * all. The bias is written to y first, and all products are added to it (beta = 1), which costs
- * what adding nothing does. Where W is frozen no gradient of it is computed: dX = dY W + s (dY B)
- * A, dA = s (dY B)^T X, dB = s dY^T (X A^T).
+ * all. The bias is written to y first, and all products are added to it (beta = 1), which costs no
+ * more than without a bias. The gradients are dX = dY W + s (dY B) A, dA = s (dY B)^T X and dB = s
+ * dY^T (X A^T); where W is frozen it has none.
  *
- * <p>Where W and all B are a {@link WeightBlock} and x has room, s X A^T is more columns of X, and
- * one product can compute y; the kernel decides by the shape.
+ * <p>Where W and all B lie in a {@link WeightBlock} and x has room to its right, s X A^T is written
+ * there, and one product over both can compute y; the kernel decides by the shape.
  */
 public final class LinearMap {
 
@@ -116,8 +116,8 @@ public final class LinearMap {
   }
 
   /**
-   * Whether all B are columns right of the weight's, in the order of the updates, and none is
-   * scaled in another way than the rest: products with A share their scale.
+   * Whether all B lie to the right of the weight, in the order of the updates, and have the same
+   * scale: the products with A share it.
    */
   private static boolean areColumnsOf(Parameter weight, List<Update> updates) {
     Tensor w = weight.matrix();

@@ -19,9 +19,9 @@ import java.util.stream.Stream;
  * and the map is one product over both.
  *
  * <p>A matrices that lie side by side in memory are stacked, so that x A^T and its backward
- * products are one call for all of them (queries, keys and values; gate and up). So is dY B where
- * all B lie beside the weight: what is between them is 0. With dropout each update reads its own
- * masked copy of x, as PEFT does, and nothing can be stacked.
+ * products are one call for all of them (queries, keys and values; gate and up). dY B is one call,
+ * too, where all B lie beside the weight, as there is 0 between them. With dropout each update
+ * reads its own masked copy of x, as PEFT does, and nothing can be stacked.
  */
 final class LowRankProduct {
 
@@ -97,7 +97,7 @@ final class LowRankProduct {
   }
 
   /**
-   * As few products as possible for all updates of one map.
+   * Groups all updates of one map into as few products as possible.
    *
    * @param w the weight beside which all B lie, where room for all x A^T has been reserved right of
    *     x; else null
@@ -168,7 +168,7 @@ final class LowRankProduct {
     return at + parts.size();
   }
 
-  /** What is left to multiply with. */
+  /** The factor that x A^T does not contain yet. */
   private float scaleOfXa(LowRank lowRank) {
     return apart == null ? 1 : lowRank.scale();
   }

@@ -17,7 +17,7 @@ import java.util.Map;
  * the lowest offset that is free for its whole life.
  *
  * <p>Operations {@linkplain Tape#beside beside others} may run at any time between the first of
- * them and the last: to whatever else there is, a buffer that they touch lives as long.
+ * them and the last: so for all other buffers, a buffer that they touch lives for all that time.
  */
 final class MemoryPlan {
 

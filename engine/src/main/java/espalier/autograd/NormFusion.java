@@ -12,14 +12,15 @@ import java.util.Set;
 import java.util.stream.Stream;
 
 /**
- * Residual sums and the norms around them as one operation: the norm of the branch, where its
- * family has one, the sum, and a norm that reads the sum, be it the same block's or the next one's.
- * A model records each by itself and knows nothing of this; a recording that is complete says who
- * else reads what lies between.
+ * Joins residual sums with the norms around them: the norm of the branch (where the family has
+ * one), the sum, and a norm that reads the sum, in the same block or in the next, become one
+ * operation. A model records each of them by itself and knows nothing of this. Only a complete
+ * recording shows whether somebody else reads the values in between.
  *
- * <p>The bits are those of the operations one by one, whose place is that of the sum. So the norm
- * behind it is computed earlier than recorded, which it may be, as it reads nothing but the sum.
- * What it adds to the sum's gradient it adds last, so nothing recorded between may add to that.
+ * <p>The bits are those of the separate operations. The joined one takes the place of the sum. So
+ * the norm behind the sum is computed earlier than recorded, which is allowed because it reads
+ * nothing but the sum. In the backward pass it is then the last to add to the sum's gradient, so
+ * nothing that was recorded between the two may add to that.
  *
  * <p>The norm of a branch disappears, and with it its value. It must be recorded right before the
  * sum and be read by that alone.

@@ -109,7 +109,8 @@ public final class Normalization {
   }
 
   /**
-   * RMSNorm of each query and key head of a fused projection (Henry et al. 2020); values stay.
+   * RMSNorm of each query and key head of a fused projection (Henry et al. 2020); the values are
+   * copied.
    *
    * @param qkv {@code [tokens, (heads + 2 kvHeads) * headDim]}: queries, then keys, then values
    * @param query {@code [1, headDim]}, for all query heads; key alike, trained if query is

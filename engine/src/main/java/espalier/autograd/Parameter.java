@@ -8,11 +8,11 @@ import java.lang.foreign.MemorySegment;
  * weight has no gradient buffer.
  *
  * @param name as files spell it
- * @param value what is trained, float32; frozen matrices have the device's type
+ * @param value float32 where it is trained; frozen matrices have the device's type
  * @param gradient float32, or null when frozen
- * @param rounded of a trained weight, what products read where that is not the value itself: where
- *     the device computes in another type than float32, or where the weight has a place beside
- *     another; else null
+ * @param rounded a copy of a trained weight for products, where these do not read the value itself:
+ *     where the device computes in another type than float32, or where the weight has a place
+ *     beside another; else null
  */
 public record Parameter(String name, Tensor value, Tensor gradient, Tensor rounded) {
 
@@ -54,7 +54,7 @@ public record Parameter(String name, Tensor value, Tensor gradient, Tensor round
     return value.cols();
   }
 
-  /** Of a vector: bias, gain, threshold. */
+  /** The elements of a vector: bias, gain, threshold. */
   public MemorySegment data() {
     return value.data();
   }

@@ -81,7 +81,10 @@ public final class ParameterSet {
         .orElseThrow(() -> new IllegalArgumentException("no parameter " + name));
   }
 
-  /** Brings what products read up to date with the values: after each change of them. */
+  /**
+   * Brings the copies that products read up to date; must be called after each change of the
+   * values.
+   */
   public void round(Kernels kernels) {
     if (rounded != null) {
       kernels.convert(values.data(), ElementType.F32.code(), rounded.data(), size());

@@ -10,7 +10,7 @@ sealed interface Part {
   /**
    * sum = x + branch.
    *
-   * @param sum of which both share the gradient
+   * @param sum the result, whose gradient x and branch share
    */
   record Residual(Var x, Var branch, Var sum) implements Part {}
 

@@ -3,14 +3,15 @@ package espalier.autograd;
 import java.lang.foreign.MemorySegment;
 import java.util.List;
 
-/** |y - target|^2 of a stream of activations that goes on behind it. */
+/** |y - target|^2 of a stream of activations that other operations read, too. */
 public final class SquaredError {
 
   private SquaredError() {}
 
   /**
    * Squared error of each token; the loss is their sum times {@code gradientScale}. It must be
-   * recorded before whatever reads y next: its gradient joins what the readers gave.
+   * recorded before the operations that read y: in the backward pass it then adds its gradient to
+   * theirs.
    *
    * @param y {@code [tokens, d]}
    * @param target {@code [tokens, d]}, no gradient

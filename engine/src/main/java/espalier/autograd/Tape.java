@@ -69,16 +69,17 @@ public final class Tape {
   }
 
   /**
-   * Activations of which whoever computes and reads them minds the {@linkplain Tensor#stride
-   * stride}, so that others may {@linkplain Var#reserve lie right of them}.
+   * Like {@link #value(long, long, boolean)}, for activations whose producer and readers respect
+   * the {@linkplain Tensor#stride stride}: then other values may be {@linkplain Var#reserve placed
+   * to their right}.
    */
   public Var valueWithRoom(long rows, long cols, boolean needsGradient) {
     return value(new Var(rows, cols, needsGradient, device.type(), true));
   }
 
   /**
-   * What is no activation and has no gradient: statistics, losses, index lists, scratch. Four bytes
-   * an element.
+   * A value that is no activation and has no gradient: statistics, losses, index lists, scratch. It
+   * has four bytes an element.
    */
   public Var value(long rows, long cols) {
     return value(new Var(rows, cols, false, ElementType.F32));
@@ -89,7 +90,7 @@ public final class Tape {
     return var;
   }
 
-  /** Keeps a value readable after the step, for whoever reads losses or compares activations. */
+  /** Keeps a value readable after the step, for callers that read losses or compare activations. */
   public Var output(Var var) {
     outputs.add(var);
     return var;
@@ -116,18 +117,20 @@ public final class Tape {
   }
 
   /**
-   * Whether what is recorded from now on may run beside all that is recorded otherwise, from the
-   * first such operation on and until one reads what such operations compute. Between the first and
-   * the last of them neither may read what the other computes, and nothing beside has a backward
-   * pass. A device that would not gain from it runs all in order.
+   * Says whether the operations recorded from now on are a side branch, which may run at the same
+   * time as the main branch. The two run concurrently from the first operation of the side branch
+   * until an operation of the main branch reads one of its results. In between neither may read
+   * what the other computes, and the side branch has no backward pass. A device that gains nothing
+   * from this runs everything in order.
    */
   public void beside(boolean now) {
     recordsBeside = now;
   }
 
   /**
-   * The operations from the first beside others to the last that may run while those do: the next
-   * one reads what one of them computes. With none beside others, an empty range.
+   * The operations that run concurrently: from the first of the side branch to the last that may
+   * run before the branches join, as the next one reads a result of the side branch. Empty without
+   * a side branch.
    */
   record Beside(int first, int last) {
     private static Beside of(List<Op> ops) {
@@ -176,8 +179,8 @@ public final class Tape {
   }
 
   /**
-   * As {@link #bind(Device)}, but with a place of its own for everything, and operations as they
-   * were recorded: what plan and fusion are held against.
+   * As {@link #bind(Device)}, but everything has memory of its own and no operations are fused.
+   * Tests compare the plan and the fusion with this.
    */
   Tape bindWithoutReuse(Device device) {
     beside = Beside.of(ops);
@@ -217,8 +220,9 @@ public final class Tape {
   }
 
   /**
-   * Takes part in the {@link #forward} of the other ranks, which each call once, while there is
-   * nothing for this one to compute. Values of this tape are undefined afterwards.
+   * Takes part in the {@link #forward} of the other ranks when this one has nothing to compute:
+   * each of them calls that once, and this rank calls this once. Values of this tape are undefined
+   * afterwards.
    */
   public void join() {
     for (int i = 0; i < ops.size(); i++) {

@@ -68,7 +68,12 @@ public final class Var {
     return gradient;
   }
 
-  /** Of rows one after another; where they may lie apart, {@link #value} has their stride. */
+  /**
+   * The value's memory, where its rows are contiguous. A value with room between its rows is read
+   * through {@link #value}, which has the stride.
+   *
+   * @throws IllegalStateException if there is room between the rows
+   */
   public MemorySegment data() {
     if (reserved > 0) {
       throw new IllegalStateException(this + " is read as if nothing lay between its rows");
@@ -81,12 +86,12 @@ public final class Var {
   }
 
   /**
-   * Makes room for {@code count} columns right of this value's own, to be written by one operation
-   * that reads this value: {@link #columns} from {@link #cols} on, which have no gradient. They
-   * live as long as the value, and both are one matrix.
+   * Reserves {@code count} columns to the right of this value's own, for one operation that reads
+   * this value to write: {@link #columns} from {@link #cols} on. They have no gradient, live as
+   * long as the value, and form one matrix with it.
    *
-   * @return whether it can be: not where whoever computes the value writes rows one after another,
-   *     nor where the room is taken
+   * @return false where that is not possible: the value's producer writes contiguous rows, or the
+   *     room is taken already
    */
   boolean reserve(long count) {
     if (!mayHaveRoom || reserved > 0) {
@@ -102,8 +107,10 @@ public final class Var {
   }
 
   /**
-   * Called by an operation that is about to write this gradient: false for the first of a pass,
-   * which overwrites, true for the later ones, which add.
+   * To be called by each operation that is about to write this gradient. The first of a pass must
+   * overwrite it, the later ones must add to it.
+   *
+   * @return whether the caller must add; this call counts as its write
    */
   public boolean accumulates() {
     boolean started = gradientStarted;

@@ -21,7 +21,7 @@ import espalier.tensor.Tensor;
  */
 public record WeightBlock(Tensor all, long out, long in) {
 
-  /** Elements of two bytes that are read at a time. */
+  /** Rows begin at multiples of this: the elements of two bytes that kernels read at a time. */
   static final long MULTIPLE = 8;
 
   /** All zero. */

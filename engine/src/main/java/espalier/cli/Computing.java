@@ -40,8 +40,8 @@ final class Computing {
   }
 
   /**
-   * The options that ask the same of another process. {@code auto} stays open: a list may be made
-   * on a machine without the GPUs that its work is for.
+   * The options with which another process computes likewise. {@code auto} is left out: a list of
+   * commands may be made on a machine without the GPUs that they will run on.
    */
   List<String> options() {
     List<String> words = new ArrayList<>();

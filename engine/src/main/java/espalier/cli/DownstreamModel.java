@@ -6,7 +6,7 @@ import java.util.List;
 import java.util.Optional;
 import picocli.CommandLine.Option;
 
-/** The model, SAEs and adapter of commands that look at what becomes of abilities. */
+/** The model, SAEs and adapter of {@code score}, {@code probe} and {@code steer}. */
 final class DownstreamModel {
 
   @Option(names = "--model", required = true, description = "model folder, or name on the Hub")

@@ -92,7 +92,7 @@ final class Failures {
     return exitCode(e);
   }
 
-  /** The job is done, and what it came to is written nowhere. */
+  /** The job is done, but its results could not be written to standard output. */
   static int lostOutput() {
     System.err.println("espalier: standard output cannot be written: the result is lost");
     return OTHER;

@@ -5,7 +5,7 @@ import espalier.recipe.Parallel;
 import espalier.train.GradientSum;
 import picocli.CommandLine.Option;
 
-/** Of every command that trains on several ranks. */
+/** The option of every command that trains on several ranks. */
 final class GradientOrder {
 
   @Option(

@@ -8,7 +8,9 @@ import espalier.recipe.SaeSpec;
 import java.nio.file.Path;
 import java.util.Optional;
 
-/** Where models, adapters and SAEs are that the command line names: on this machine or the Hub. */
+/**
+ * Finds the models, adapters and SAEs that the command line names, on this machine or on the Hub.
+ */
 final class Located {
 
   private static final long MEGA = 1_000_000;
@@ -30,7 +32,7 @@ final class Located {
     return new SaeSpec(spec.layer(), hub().locate(spec.path(), HubContent.SAE));
   }
 
-  /** Whatever it is. */
+  /** A path that may be a model, an SAE or an adapter. */
   static Path anything(Path given) {
     return hub().locate(given, HubContent.ANY);
   }

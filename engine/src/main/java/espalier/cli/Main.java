@@ -41,7 +41,7 @@ public final class Main implements Runnable {
 
   @CommandLine.Spec private CommandLine.Model.CommandSpec spec;
 
-  /** As the jar's manifest has it. */
+  /** The version in the jar's manifest. */
   static final class Version implements CommandLine.IVersionProvider {
     @Override
     public String[] getVersion() {
@@ -71,12 +71,14 @@ public final class Main implements Runnable {
     return code == 0 && StandardOutput.isLost() ? Failures.lostOutput() : code;
   }
 
-  /** What is wrong with the options, all ranks know: the first says it. */
+  /**
+   * Whether this process reports wrong options: all ranks see the same fault, the first reports it.
+   */
   static boolean speaks() {
     return Launch.detect(System.getenv()).rank() == 0;
   }
 
-  /** Commands that nobody has spread over ranks would do the same work on each. */
+  /** Refuses to run a command on several ranks that would do the same work on each. */
   private static int execute(ParseResult parsed) {
     Launch launch = Launch.detect(System.getenv());
     if (!launch.isAlone() && parsed.hasSubcommand()) {
@@ -97,9 +99,9 @@ public final class Main implements Runnable {
   }
 
   /**
-   * The options of all commands together cost picocli a third of the time that help takes, as it
-   * reads them from their classes by reflection. So it reads only those of commands that the
-   * arguments name; of the others it is told what the list of commands says.
+   * Picocli reads options from their classes by reflection; for all commands together that would be
+   * a third of the time that help takes. So it reads only those of the commands that the arguments
+   * name; of the others it gets just the line for the list of commands.
    */
   static CommandLine commandLine(String... args) {
     CommandLine line = new CommandLine(new Main());

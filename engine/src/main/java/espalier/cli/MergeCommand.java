@@ -14,7 +14,7 @@ import picocli.CommandLine.Option;
     description = "Writes a model with an adapter's updates in its weights, for any tool to run.")
 final class MergeCommand implements Callable<Integer> {
 
-  /** What all weights may be written as. */
+  /** The type that all weights are written in. */
   enum Target {
     F32
   }

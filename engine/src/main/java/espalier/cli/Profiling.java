@@ -16,7 +16,7 @@ final class Profiling {
               + " for ui.perfetto.dev")
   private Path file;
 
-  /** Refuses a file that could not be written in the end. */
+  /** The file to write; refused now if it could not be written in the end. */
   Optional<Path> file() {
     Optional<Path> asked = Optional.ofNullable(file);
     asked.ifPresent(path -> OutputPath.checkFile("--profile", path));

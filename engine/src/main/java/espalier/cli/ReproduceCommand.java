@@ -90,7 +90,7 @@ final class ReproduceCommand implements Callable<Integer> {
 
   @ArgGroup private Size size = new Size();
 
-  /** How large the run is. */
+  /** Options for the size of the run. */
   private static final class Size {
     @Option(
         names = "--budget",
@@ -106,7 +106,7 @@ final class ReproduceCommand implements Callable<Integer> {
 
   @ArgGroup private Part part = new Part();
 
-  /** What is done of it. */
+  /** Options that choose a part of the run. */
   private static final class Part {
     @Option(names = "--list", description = "print a command line for each cell, and run none")
     private boolean list;

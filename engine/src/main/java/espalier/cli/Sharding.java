@@ -2,7 +2,7 @@ package espalier.cli;
 
 import picocli.CommandLine.Option;
 
-/** Of every command that splices frozen SAEs in on several ranks. */
+/** The option of every command that splices frozen SAEs in on several ranks. */
 final class Sharding {
 
   @Option(

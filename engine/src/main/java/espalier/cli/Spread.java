@@ -8,14 +8,14 @@ import picocli.CommandLine.Command;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Spec;
 
-/** Of every command that runs on several ranks: how it does. */
+/** Runs a command on all ranks of its job; a mixin of every command that can have several. */
 @Command
 final class Spread {
 
   @Spec(Spec.Target.MIXEE)
   private CommandSpec command;
 
-  /** Runs a job on all ranks; what fails on one ends it on all, with one line. */
+  /** Runs a job on all ranks. If it fails on one, it ends on all, with one line. */
   <T> T run(Function<Ranks, T> job) {
     Launch launch = Launch.detect(System.getenv());
     DeviceChoice.choose(DeviceChoice.current().of(launch.localRank()));

@@ -8,13 +8,14 @@ import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 
 /**
- * Finds in a {@code tokenizer.json} whether texts may be cut at a space between letters or digits.
+ * Finds out from a {@code tokenizer.json} whether texts may be cut at a space between letters or
+ * digits.
  *
- * <p>What a tokenizer does is known step by step, and each step must not notice the cut. No added
- * token spans it. Normalisers work character by character, or put a "▁" before the text. Then the
- * pre-tokenizer parts words at that space, whatever surrounds them; or it leaves words together,
- * but no merge joins what ends otherwise with what begins with a space, so that byte-pair encoding
- * goes its way on either side. What is not known here is not cut.
+ * <p>A cut is allowed if no step of the tokenizer notices it. No added token may span it.
+ * Normalisers must work character by character, or put a "▁" before the text. Then either the
+ * pre-tokenizer splits words at that space, whatever surrounds them; or it leaves words together,
+ * but no merge joins a piece that begins with a space to one that ends otherwise, so that byte-pair
+ * encoding works independently on both sides. With steps that are not known here nothing is cut.
  */
 final class CutRules {
 

@@ -19,12 +19,15 @@ final class ParquetTexts {
 
   private static final String COLUMN = "text";
 
-  /** The library says on standard error how it unpacks; kept, as loggers are held weakly. */
+  /**
+   * The library's logger, which reports to standard error how it unpacks. The field keeps it alive,
+   * as loggers are held weakly.
+   */
   private static final Logger LIBRARY = Logger.getLogger("dev.hardwood");
 
   private ParquetTexts() {}
 
-  /** What goes on inside the library is nobody's business. */
+  /** Silences the library's messages on standard error. */
   static void quieten() {
     LIBRARY.setLevel(Level.WARNING);
   }

@@ -4,8 +4,9 @@ import espalier.bindings.kernels.esp_control;
 import java.lang.foreign.MemorySegment;
 
 /**
- * What changes from step to step, in device memory, where kernels read it: see esp_control. Setters
- * and getters are of the host's copy, which {@link #upload} and {@link #download} bring over.
+ * The values that change from step to step, in device memory where kernels read and write them: see
+ * esp_control. Setters and getters work on a copy in the host's memory; {@link #upload} and {@link
+ * #download} copy it to and from the device.
  */
 public final class Control {
 
@@ -43,12 +44,12 @@ public final class Control {
     esp_control.lr(host, value);
   }
 
-  /** Counted from 1. */
+  /** Sets the number of the step, counted from 1. */
   public void step(long value) {
     esp_control.step(host, value);
   }
 
-  /** What the last step left, forgotten: before {@link #upload}. */
+  /** Clears the results of the last step; to be called before {@link #upload}. */
   public void clearResults() {
     esp_control.loss(host, 0);
     esp_control.grad_norm(host, 0);
@@ -65,17 +66,17 @@ public final class Control {
     device.download(data, host);
   }
 
-  /** Of the step's batches together. */
+  /** The loss of the step's batches together. */
   public double loss() {
     return esp_control.loss(host);
   }
 
-  /** Of all gradients together, before clipping. */
+  /** The norm of all gradients together, before clipping. */
   public double gradientNorm() {
     return esp_control.grad_norm(host);
   }
 
-  /** What the longest list of latents needed; 0 if each had it. */
+  /** Entries that the longest list of latents needed, if it had too little room; else 0. */
   public int overflow() {
     return esp_control.overflow(host);
   }

@@ -15,10 +15,10 @@ import java.util.List;
  */
 final class CudaDevice extends Device {
 
-  /** What cuBLAS may use, as NVIDIA advises for Hopper: with it, products need no allocation. */
+  /** Bytes of memory for cuBLAS, as NVIDIA advises for Hopper: then products need no allocation. */
   private static final long WORKSPACE = 32L << 20;
 
-  /** Halves of the pinned memory that files go through. */
+  /** Bytes of each of the two pinned buffers that files go through. */
   private static final long PIECE = 32L << 20;
 
   private static final String STAGED = "files on their way";
@@ -61,7 +61,7 @@ final class CudaDevice extends Device {
     main.take();
   }
 
-  /** A stream, and what multiplies matrices on it. */
+  /** A stream, and a cuBLAS handle that works on it. */
   private final class Lane {
     private MemorySegment stream = MemorySegment.NULL;
     private MemorySegment cublas = MemorySegment.NULL;
@@ -89,13 +89,13 @@ final class CudaDevice extends Device {
                   | Cublas.CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION()));
     }
 
-    /** Kernels and products go here from now on. */
+    /** From now on kernels and products go to this stream. */
     void take() {
       kernels().setStream(stream);
       kernels().setGemm(Cublas.cublasGemmEx$address(), cublas);
     }
 
-    /** What comes behind waits for all that the other has been given. */
+    /** What is queued here from now on waits for all that has been queued on the other. */
     void waitFor(Lane other, MemorySegment event) {
       CudaException.check("cudaEventRecord", CudaRuntime.cudaEventRecord(event, other.stream));
       CudaException.check("cudaStreamWaitEvent", CudaRuntime.cudaStreamWaitEvent(stream, event, 0));
@@ -207,9 +207,7 @@ final class CudaDevice extends Device {
         "cudaMemcpyAsync", CudaRuntime.cudaMemcpyAsync(target, source, bytes, kind, main.stream));
   }
 
-  /**
-   * Through two pinned pieces in turn: while one is copied to the GPU, the host fills the other.
-   */
+  /** Uses two pinned buffers in turn: while one is copied to the GPU, the host fills the other. */
   @Override
   public MemorySegment stage(MemorySegment file) {
     if (staged.byteSize() < file.byteSize()) {

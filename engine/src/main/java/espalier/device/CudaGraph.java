@@ -49,7 +49,7 @@ final class CudaGraph implements Replay {
     }
   }
 
-  /** Nothing runs meanwhile. */
+  /** Captures the work as a graph; nothing of it runs meanwhile. Returns whether that succeeded. */
   private boolean capture() {
     try (Arena arena = Arena.ofConfined()) {
       MemorySegment pointer = arena.allocate(ValueLayout.ADDRESS);

@@ -21,7 +21,7 @@ final class CudaMemory implements AutoCloseable {
   private String holder = "other";
   private long allocated;
 
-  /** What is allocated from now on is held for this. */
+  /** Names the purpose of what is allocated from now on. */
   void holder(String name) {
     holder = name;
   }

@@ -60,7 +60,8 @@ public abstract sealed class Device implements AutoCloseable permits CpuDevice, 
   }
 
   /**
-   * What this process computes with, by name, and its version. Nothing of another device is loaded.
+   * The libraries that this process computes with, by name, and their versions. Libraries of other
+   * devices are not loaded.
    */
   public static Map<String, String> libraries() {
     return switch (DeviceChoice.current().kind()) {
@@ -74,7 +75,7 @@ public abstract sealed class Device implements AutoCloseable permits CpuDevice, 
     };
   }
 
-  /** Of activations and of matrices of weights. */
+  /** The type of activations and of matrices of weights. */
   public final ElementType type() {
     return type;
   }
@@ -110,22 +111,27 @@ public abstract sealed class Device implements AutoCloseable permits CpuDevice, 
   }
 
   /**
-   * Whether the device gains from work that may run beside other work: see {@link #fork}. Elsewhere
-   * all goes in the order in which it is queued, and these calls do nothing.
+   * Whether the device has a second stream for work that may run beside other work: see {@link
+   * #fork}. Elsewhere all work goes in the order in which it is queued, and {@link #fork}, {@link
+   * #beside} and {@link #join} do nothing.
    */
   public boolean worksBeside() {
     return false;
   }
 
   /**
-   * What is queued {@linkplain #beside beside} from now on waits for all that was queued before.
+   * What is queued {@linkplain #beside on the second stream} from now on waits for all that was
+   * queued before.
    */
   public void fork() {}
 
-  /** Whether kernels go beside from now on: neither waits for the other until {@link #join}. */
+  /**
+   * Says whether kernels go to a second stream from now on; the two streams do not wait for each
+   * other until {@link #join}.
+   */
   public void beside(boolean now) {}
 
-  /** What is queued from now on waits for all that was queued beside. */
+  /** What is queued from now on waits for all that was queued on the second stream. */
   public void join() {}
 
   final boolean isProfiled() {
@@ -152,16 +158,19 @@ public abstract sealed class Device implements AutoCloseable permits CpuDevice, 
   public abstract String describe();
 
   /**
-   * Whether a linear map is computed faster with its low-rank terms as more columns of one product,
-   * so that it pays to lay them out so.
+   * Whether a linear map is faster with its low-rank terms as more columns of one product ({@code
+   * ESP_EXTRA_COLUMNS}), so that it pays to lay them out for that.
    */
   public abstract boolean joinsTerms();
 
-  /** What memory is allocated for from now on, for whoever is told that there is too little. */
+  /**
+   * Names the purpose of memory that is allocated from now on, for the message if there is too
+   * little.
+   */
   public abstract void holder(String name);
 
   /**
-   * Before much work whose result would not fit.
+   * Checks that so much memory is free, before much work whose result would not fit.
    *
    * @throws CudaOutOfMemoryException if less is free on a device that knows
    */
@@ -184,7 +193,7 @@ public abstract sealed class Device implements AutoCloseable permits CpuDevice, 
    */
   public abstract void upload(MemorySegment staging, MemorySegment target);
 
-  /** Bytes of a mapped file where kernels can read them, until the next call. */
+  /** The bytes of a mapped file in memory that kernels can read; valid until the next call. */
   public abstract MemorySegment stage(MemorySegment file);
 
   /** Queues a copy from the device to the host, there once {@link #synchronize} returns. */
@@ -202,20 +211,22 @@ public abstract sealed class Device implements AutoCloseable permits CpuDevice, 
   public abstract Replay replay(Runnable work);
 
   /**
-   * Every {@link Replay} {@linkplain Replay#forget forgets}, before something it refers to goes.
+   * Makes every {@link Replay} {@linkplain Replay#forget forget} its recording, before something
+   * that recordings refer to is destroyed.
    */
   public abstract void forgetReplays();
 
   /**
-   * Whether what is queued now is work of a {@link Replay}, so that nothing may be asked of the
-   * device meanwhile: also while such work goes call by call, as ranks queue the same.
+   * Whether what is queued now belongs to a {@link Replay}, which may be recording it, so that the
+   * host must not wait for a result meanwhile. Also true while such work goes call by call (because
+   * recording failed, or because it is measured): ranks must queue the same work either way.
    */
   public abstract boolean isReplaying();
 
   /**
-   * Whether a list of latents was too short just now, where {@link Control#overflowData} says so:
-   * entries that it needed, or 0. While work is recorded nobody can know: see {@link
-   * Control#overflow}.
+   * Entries that a list of latents needed just now, if {@link Control#overflowData} says that it
+   * was too short; else 0. Always 0 where only the device knows, as while work is recorded: see
+   * {@link Control#overflow}.
    */
   public int takeOverflow() {
     MemorySegment overflow = control().overflowData();

@@ -3,7 +3,7 @@ package espalier.device;
 import espalier.bindings.kernels.Kernels;
 import java.util.Locale;
 
-/** Of what type the elements of a matrix in device memory are. */
+/** The types of elements of matrices in device memory. */
 public enum ElementType {
   F32(Float.BYTES),
   /** The upper half of a float32 (8 bits of precision). */
@@ -19,12 +19,12 @@ public enum ElementType {
     return bytes;
   }
 
-  /** As {@code --dtype} has it. */
+  /** The name in {@code --dtype}. */
   public String label() {
     return name().toLowerCase(Locale.ROOT);
   }
 
-  /** As esp_dtype numbers it. */
+  /** The number in esp_dtype. */
   public int code() {
     return switch (this) {
       case F32 -> Kernels.ESP_F32();

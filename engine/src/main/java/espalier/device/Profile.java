@@ -4,8 +4,9 @@ import java.util.ArrayList;
 import java.util.List;
 
 /**
- * What every kernel call took, by the device's own clock, beside what its shape says it had to
- * compute and move. While one is taken, work goes call by call, and calls may allocate.
+ * The time that each kernel call took, by the device's own clock, with what it had to compute and
+ * to move according to its shape. While a profile is taken, work goes call by call, and calls may
+ * allocate.
  */
 public final class Profile {
 

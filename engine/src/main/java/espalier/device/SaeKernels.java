@@ -13,10 +13,10 @@ import java.lang.foreign.MemorySegment;
  */
 abstract sealed class SaeKernels permits SaeTrainingKernels {
 
-  /** Of activations and of matrices of weights. */
+  /** The type of activations and of matrices of weights. */
   final ElementType type;
 
-  /** The same as esp_dtype numbers it. */
+  /** The number of {@link #type} in esp_dtype. */
   final int dtype;
 
   final int elementBytes;
@@ -29,7 +29,7 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     elementBytes = type.bytes();
   }
 
-  /** Notes the calls that follow; null: no more. */
+  /** Notes the calls that follow in this profile; null to stop. */
   final void profile(Profile asked) {
     profile = asked;
   }
@@ -38,13 +38,13 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     return profile;
   }
 
-  /** What the calls that follow belong to, for whoever reads a profile. */
+  /** Names the operation that the calls that follow belong to, for a profile. */
   public final void within(String operation, String pass) {
     if (profile != null) profile.within(operation, pass);
   }
 
   /**
-   * A call follows, its arguments are checked.
+   * Begins a call whose arguments have been checked.
    *
    * @param flops that its result needs by its shape beside its {@link #products}, NaN where the
    *     data decide
@@ -54,7 +54,7 @@ abstract sealed class SaeKernels permits SaeTrainingKernels {
     if (profile != null) profile.begin(flops, bytes);
   }
 
-  /** {@code times} products of this shape are what the call that has begun is for. */
+  /** The call that has begun computes {@code times} products of this shape. */
   final void products(long times, boolean transA, boolean transB, long m, long n, long k) {
     if (profile == null) return;
     for (long i = 0; i < times; i++) {

@@ -8,9 +8,9 @@ import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 
 /**
- * Copies between the host's memory and the device's. Each waits until everything queued before is
- * done, so that none belongs inside a step. Device memory must not be read or written in any other
- * way: on a GPU its addresses mean nothing to the host.
+ * Copies between the host's memory and the device's. Each call waits until everything queued before
+ * is done, so none of them belongs inside a step. Device memory must not be read or written in any
+ * other way: on a GPU its addresses mean nothing to the host.
  */
 public final class Transfer {
 

@@ -3,8 +3,8 @@ package espalier.distributed;
 import java.lang.foreign.MemorySegment;
 
 /**
- * Memory that the ranks of a machine have in common: one of them writes it, and all wait for that
- * before they read.
+ * Memory that the ranks of a machine share: one of them writes it, and all wait for that before
+ * they read.
  *
  * @param bytes aligned to 64
  * @param isWriter whether this rank is the one that writes it

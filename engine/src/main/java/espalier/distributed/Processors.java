@@ -21,7 +21,7 @@ record Processors(String machine, BigInteger mask) {
   /** Enough for the identity and 4096 processors. */
   private static final int BYTES = 2048;
 
-  /** Tells the kernels, which must not be loaded yet, how many threads are this rank's. */
+  /** Sets the number of this rank's threads for the kernels, which must not be loaded yet. */
   static void share(Ranks ranks) {
     Processors own = own();
     byte[] all = ranks.gather(own.toBytes());

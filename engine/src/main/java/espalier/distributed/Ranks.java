@@ -8,11 +8,11 @@ import java.util.Optional;
 import java.util.function.Consumer;
 
 /**
- * The processes of a job: what they tell each other. All ranks call the collective methods in the
- * same order.
+ * The processes of a job, and what they exchange. All ranks call the collective methods in the same
+ * order.
  *
- * <p>What is added up over ranks is added in an order of our own ({@link #exchange}, {@link
- * #collect}): MPI and NCCL choose theirs by size and topology, and so the bits of {@link #sum}.
+ * <p>Sums over ranks are added in an order of our own ({@link #exchange}, {@link #collect}). MPI
+ * and NCCL choose an order by size and topology, so the bits of {@link #sum} depend on these.
  */
 public sealed interface Ranks extends AutoCloseable
     permits SingleRank, MpiRanks, TorchRanks, NcclRanks {
@@ -42,8 +42,9 @@ public sealed interface Ranks extends AutoCloseable
   Launch launch();
 
   /**
-   * The same ranks with what connects their devices: MPI for host memory, NCCL for GPUs. Before the
-   * device is closed the result is to be {@link #detach}ed; only these ranks are closed.
+   * The same ranks, connected through their devices: by MPI for host memory, by NCCL for GPUs. The
+   * result must be {@link #detach}ed before the device is closed; it is not closed itself, only
+   * these ranks are.
    */
   Ranks on(Device device);
 
@@ -94,7 +95,10 @@ public sealed interface Ranks extends AutoCloseable
    */
   void collect(MemorySegment whole, long n, long slice);
 
-  /** What all ranks give, equally long, one after another in the order of ranks. */
+  /**
+   * Gathers arrays of equal length: all ranks receive those of all, one after another in the order
+   * of ranks.
+   */
   byte[] gather(byte[] mine);
 
   /** Likewise for numbers. */
@@ -107,12 +111,12 @@ public sealed interface Ranks extends AutoCloseable
     return numbers;
   }
 
-  /** What rank 0 gives; what the others give does not count. */
+  /** All ranks receive what rank 0 gives; what the others give is ignored. */
   byte[] broadcast(byte[] data);
 
   /**
-   * Memory that ranks of a machine have in common, while these ranks are open. All ranks ask for as
-   * much. Empty where each needs its own: on GPUs, and where a machine has one rank.
+   * Memory that the ranks of a machine share while these ranks are open. All ranks ask for the same
+   * size. Empty where each needs its own: on GPUs, and where a machine has only one rank.
    *
    * @param warn told why ranks of a machine have nothing in common though they could
    */
@@ -121,12 +125,12 @@ public sealed interface Ranks extends AutoCloseable
   }
 
   /**
-   * Does a piece of work, such as a micro-batch, of which there are many alike. If one takes very
-   * much longer than any before, this rank is taken to hang and the job ends.
+   * Does one of many similar pieces of work, such as the micro-batches of a step. If one takes very
+   * much longer than any before, this rank is considered to hang, and the job ends.
    */
   void work(Runnable piece);
 
-  /** Rank 0 has written a checkpoint: what is said if the job dies. */
+  /** Tells all ranks that rank 0 has written a checkpoint; the message names it if the job dies. */
   void checkpoint(String file);
 
   /**

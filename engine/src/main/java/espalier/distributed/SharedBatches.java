@@ -7,13 +7,13 @@ import java.util.function.BooleanSupplier;
 import java.util.function.IntConsumer;
 
 /**
- * Measurements over many batches, shared out among ranks. N ranks compute N batches at a time, rank
- * r the r-th of them, and every rank adds the numbers of all in the order of batches: the sums are
- * those of one rank, bit for bit.
+ * Measurements over many batches, divided among the ranks. N ranks compute N batches at a time,
+ * rank r the r-th of them, and every rank adds the numbers of all batches in their order. So the
+ * sums are those of one rank, bit for bit.
  */
 public final class SharedBatches {
 
-  /** Counts that are told to other ranks at a time. */
+  /** Counts that are sent to other ranks at a time. */
   private static final int CHUNK = 1 << 13;
 
   private SharedBatches() {}
@@ -31,8 +31,8 @@ public final class SharedBatches {
     void add(DoubleBuffer batch);
 
     /**
-     * What this rank has counted of its own batches beside the numbers: whole numbers below 2^53,
-     * whose sum is the same in any order.
+     * Counts of this rank's own batches beside the numbers: whole numbers below 2^53, whose sum is
+     * the same in any order.
      */
     default long[] counts() {
       return new long[0];
@@ -53,8 +53,8 @@ public final class SharedBatches {
   /**
    * @param compute this rank's part: called with the number of each of its batches, which is then
    *     measured
-   * @param join called in its place where the last batches are fewer than ranks and none is left
-   *     for this one: what the other ranks need of it
+   * @param join called instead where the last batches are fewer than the ranks and none is left for
+   *     this one: its part in the others' work
    * @param stop asked after each batch: whether this rank wants no more of them
    * @return whether all were measured; not if a rank wanted to stop, which all then do
    */

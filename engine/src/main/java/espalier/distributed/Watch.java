@@ -17,13 +17,14 @@ import java.util.function.IntConsumer;
 import java.util.function.UnaryOperator;
 
 /**
- * Sees to it that a rank that dies, hangs or fails ends the job on all ranks soon, with one line
- * that says which and what is left. MPI knows of no dead ranks: the others would wait for ever.
+ * Ends the job on all ranks soon after one dies, hangs or fails, with one line that says which rank
+ * it was and which checkpoint is left. MPI itself does not notice dead ranks: the others would wait
+ * for ever.
  *
- * <p>Each rank has a connection to rank 0, and both sides say every second that they are alive. An
- * end of the connection means a dead process, silence a stopped one or a lost machine; a rank whose
- * own work does not get on says so itself. Rank 0 speaks for all; if it is rank 0 that is gone,
- * rank 1 does.
+ * <p>Each rank has a connection to rank 0, and both sides say every second that they are alive. If
+ * the connection ends, the process is dead; if it is silent, the process has been stopped or the
+ * machine is lost; a rank whose own work makes no progress says so itself. Rank 0 prints the line
+ * for all, or rank 1 if rank 0 itself is gone.
  */
 final class Watch implements AutoCloseable {
 
@@ -33,15 +34,15 @@ final class Watch implements AutoCloseable {
   private static final int JOIN_MILLIS = 60_000;
   private static final int RETRY_MILLIS = 200;
 
-  /** How long a rank that knows of the end waits to be ended. */
+  /** How long a rank that knows that the job ends waits for others to end it. */
   private static final int LAST_WAIT_MILLIS = 5_000;
 
   private static final int GOODBYE_MILLIS = 300;
 
-  /** Work that takes less is never taken for hanging. */
+  /** Work that takes less time than this is never considered to hang. */
   private static final long LEAST_PATIENCE_NANOS = 20_000_000_000L;
 
-  /** How many times longer than ever before a piece of work may take. */
+  /** How many times longer than any piece before it a piece of work may take. */
   private static final int PATIENCE_FACTOR = 10;
 
   private final Launch launch;

@@ -13,8 +13,9 @@ import java.nio.file.StandardCopyOption;
 import java.nio.file.StandardOpenOption;
 
 /**
- * Files that are there whole or not at all: written beside, flushed to disk, renamed. Whatever
- * happens in between, a full disk included, the old file stays.
+ * Writes files that are either complete or not there: under a temporary name beside the target,
+ * flushed to disk, then renamed. Whatever happens before that, a full disk included, the old file
+ * stays.
  */
 public final class AtomicFiles {
 

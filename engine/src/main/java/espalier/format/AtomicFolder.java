@@ -10,8 +10,9 @@ import java.util.List;
 import java.util.stream.Stream;
 
 /**
- * A folder that is there whole or not at all: filled beside, renamed. Whatever ends the filling, an
- * interruption included, takes what was written with it.
+ * Writes a folder that is either complete or not there: filled under a temporary name beside the
+ * target, then renamed. If filling it ends early, by an interruption too, what was written is
+ * deleted.
  */
 public final class AtomicFolder {
 

@@ -41,7 +41,7 @@ public final class ModelFolder implements AutoCloseable {
     config = ModelConfig.read(folder.resolve(CONFIG), warn);
   }
 
-  /** For whoever has been told before what is odd about it. */
+  /** As below, without warnings: for callers whose user has seen them already. */
   public static ModelFolder open(Path folder) {
     return open(folder, warning -> {});
   }

@@ -19,8 +19,8 @@ import java.util.stream.IntStream;
 
 /**
  * A LoRA adapter as PEFT lays it out: {@code adapter_config.json} and {@code
- * adapter_model.safetensors}. Both must say the same of every layer: PEFT leaves out the rest of a
- * file without a word, and makes up what it lacks.
+ * adapter_model.safetensors}. Both must agree on every layer: PEFT would silently ignore the rest
+ * of a file, and initialise what is missing.
  */
 public final class PeftAdapter implements AutoCloseable {
 
@@ -51,7 +51,7 @@ public final class PeftAdapter implements AutoCloseable {
     config.remarkIdlePatterns(layers.keySet(), warn);
   }
 
-  /** For whoever has been told before what is odd about it. */
+  /** As below, without warnings: for callers whose user has seen them already. */
   public static PeftAdapter open(Path folder) {
     return open(folder, warning -> {});
   }
@@ -88,7 +88,7 @@ public final class PeftAdapter implements AutoCloseable {
     return config.rankStabilised();
   }
 
-  /** What B A is multiplied by. */
+  /** The factor s of the update s B A. */
   public double scale(Layer layer) {
     return layer.alpha / (rankStabilised() ? Math.sqrt(layer.rank) : layer.rank);
   }

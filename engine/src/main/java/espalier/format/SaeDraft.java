@@ -11,7 +11,7 @@ import java.util.Optional;
 import java.util.OptionalDouble;
 
 /**
- * An SAE while a reader makes it of its files: scales are folded into it in float64, and rounded
+ * An SAE while a reader makes it from its files. Scales are folded into it in float64, and rounded
  * once.
  */
 final class SaeDraft {
@@ -157,8 +157,8 @@ final class SaeDraft {
   }
 
   /**
-   * Latents measured in units of their decoder rows: the rows get norm 1, z their norms. Ranks and
-   * thresholds that follow are those of the new z.
+   * Moves the norms of the decoder's rows into the latents: rows get norm 1, and z is multiplied by
+   * the norms. Ranking and thresholds then apply to the new z.
    */
   void foldDecoderNorms() {
     double[] norms = decoderNorms();
@@ -173,7 +173,7 @@ final class SaeDraft {
     folded.add("decoder norms");
   }
 
-  /** The weights are for s x: so they are made for x. Latents stay what they are. */
+  /** Turns weights that were made for s x into weights for x. Latents keep their values. */
   void foldInputScale(double s) {
     encoderScale = times(encoderScale, constant(s));
     if (bPre != null) {
@@ -208,7 +208,7 @@ final class SaeDraft {
     return values;
   }
 
-  /** Of the rows as they are by now. */
+  /** The norms of the decoder's rows as they are now. */
   double[] decoderNorms() {
     double[] squares = new double[Math.toIntExact(dSae)];
     long rows = decoderTransposed ? dOut : dSae;

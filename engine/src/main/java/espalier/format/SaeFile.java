@@ -8,7 +8,7 @@ import java.util.Set;
 import java.util.regex.Pattern;
 import java.util.stream.Stream;
 
-/** Opens an SAE by its folder or its weights file and finds out what format it is in. */
+/** Opens an SAE, named by its folder or its weights file, and finds out its format. */
 public final class SaeFile implements AutoCloseable {
 
   private static final String SUPPORTED =

@@ -7,16 +7,16 @@ import java.util.Optional;
 import java.util.OptionalDouble;
 
 /**
- * A sparse autoencoder as read from files, whatever their format: the two matrices still in the
- * file, everything else reduced to what one kind of arithmetic needs.
+ * A sparse autoencoder as read from files, whatever their format. The two matrices are still in the
+ * file; everything else has been reduced to the terms of one formula.
  *
- * <p>With x normalised where that is asked for, z = encoder (x - bPre) + bEnc; f is z where the
- * activation keeps it, else 0; y = f decoder + bDec, with the normalisation undone where {@code
- * restoresScale}, plus skip x of the raw input.
+ * <p>With x the input, normalised as {@code normalisation} says: z = encoder (x - bPre) + bEnc; a
+ * latent f is z where the activation keeps it, else 0; y = f decoder + bDec. If {@code
+ * restoresScale}, the normalisation of y is undone. Last, skip times the raw input is added.
  *
  * @param format what the files were taken for, such as {@code SAELens 6}
  * @param architecture as the format's own library calls it, such as {@code gated}
- * @param activation what that was reduced to
+ * @param activation to which the architecture was reduced
  * @param dIn width of the activations
  * @param dOut width of what it computes; dIn but for transcoders
  * @param dSae number of latents

@@ -50,8 +50,8 @@ public record TensorEntry(
   }
 
   /**
-   * One element, in the order in which they lie, for the few that are looked at on their way: whole
-   * tensors are converted.
+   * One element, in the order of the file: for callers that look at a few; whole tensors are
+   * converted instead.
    */
   public double value(long index) {
     return switch (dtype) {

@@ -9,8 +9,8 @@ import java.util.Optional;
 import java.util.function.LongConsumer;
 
 /**
- * Finds what researchers name as the Hugging Face Hub does: on this machine, in the Hub's cache, or
- * on the Hub itself, from where it is downloaded into the cache.
+ * Finds models, adapters and SAEs by their names on the Hugging Face Hub: on this machine, in the
+ * Hub's cache, or on the Hub itself, from where they are downloaded into the cache.
  */
 public final class Hub {
 

@@ -31,7 +31,8 @@ import java.util.stream.IntStream;
  * names, initial values and scale.
  *
  * <p>Parameters lie in memory such that the A matrices of layers which read the same input are
- * neighbours. Where the model has room beside a weight, the copies that products read lie there.
+ * neighbours. Where the model has room beside a weight ({@link WeightBlock}), the copies that
+ * products read lie there.
  */
 public final class LoraAdapter {
 
@@ -42,7 +43,10 @@ public final class LoraAdapter {
   private final boolean storedTransposed;
   private final Device device;
 
-  /** Matrices of undefined value: {@link #initialise} or {@link #load} them. */
+  /**
+   * Lays out the matrices; their values are undefined until {@link #initialise} or {@link #load}
+   * sets them.
+   */
   private LoraAdapter(
       Device device, LanguageModel model, LoraSettings settings, List<ParameterSet.Shape> beside) {
     this.settings = settings;
@@ -83,7 +87,8 @@ public final class LoraAdapter {
   }
 
   /**
-   * A one below the other under the weight, B side by side right of it, as WeightBlock has them.
+   * Gives the A of these layers places below the weight, and their B places to its right: see
+   * {@link WeightBlock}.
    */
   private void place(LinearLayer group, List<Projection> chosen, Map<String, Tensor> copies) {
     long row = 0;
@@ -182,7 +187,7 @@ public final class LoraAdapter {
     return parameters;
   }
 
-  /** What a model is recorded with. */
+  /** The updates to record a model with. */
   public Adapters adapters() {
     return new Adapters(updates, device.control().seedData());
   }

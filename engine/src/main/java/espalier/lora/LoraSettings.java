@@ -8,7 +8,7 @@ import java.util.SortedMap;
 import java.util.TreeMap;
 
 /**
- * Which layers are adapted, and how each of them.
+ * Which layers are adapted, each with its rank and alpha.
  *
  * @param layers by the path of the linear layer, such as {@code model.layers.3.mlp.up_proj}
  * @param rankStabilised whether updates are scaled by alpha / sqrt(rank), not by alpha / rank
@@ -24,7 +24,7 @@ public record LoraSettings(
    */
   public record Layer(int rank, double alpha) {}
 
-  /** All layers alike. */
+  /** The same rank and alpha for all these layers. */
   public static LoraSettings uniform(
       Collection<String> paths, int rank, double alpha, double dropout) {
     SortedMap<String, Layer> layers = new TreeMap<>();

@@ -12,15 +12,15 @@ import java.util.List;
 import java.util.random.RandomGenerator;
 
 /**
- * What stands beside LoRA for comparison: a small map at an SAE's output, y + up down y, or y + up
- * gelu(down y) (Karvonen 2025, arXiv 2503.17272). Kept positions pass unchanged.
+ * An alternative to LoRA, for comparison: a small map behind an SAE's output, y + up down y, or y +
+ * up gelu(down y) (Karvonen 2025, arXiv 2503.17272). Kept positions pass unchanged.
  *
  * @param down {@code [rank, d]}
  * @param up {@code [d, rank]}
  */
 public record OutputAdapter(Parameter down, Parameter up, Kind kind) {
 
-  /** Whether something that is not linear stands between the two maps. */
+  /** Whether a nonlinearity stands between the two maps. */
   public enum Kind {
     LINEAR,
     MLP

@@ -40,7 +40,7 @@ public final class LanguageModel {
 
   private static final String WEIGHTS = "the model's weights";
 
-  /** Of each weight, in bytes, where they lie one after another. */
+  /** Each weight begins at a multiple of so many bytes where weights lie one after another. */
   private static final long ALIGNMENT = 64;
 
   private final ModelConfig config;
@@ -92,7 +92,8 @@ public final class LanguageModel {
   }
 
   /**
-   * As above, with room beside weights for one adapter, where the device gains by it.
+   * As above, with room beside weights for one adapter where that makes the device faster: see
+   * {@link WeightBlock}.
    *
    * @param ranks of the adapter's updates, by path of the layer
    */
@@ -101,15 +102,15 @@ public final class LanguageModel {
     return allocate(device, folder.config(), positions, ranks).read(device, folder);
   }
 
-  /** As above, of a job whose processes all hold the model: see {@link #allocate}. */
+  /** As above, for a job whose processes all hold the model: see {@link #allocate}. */
   public static LanguageModel load(
       Device device, ModelFolder folder, int positions, Ranks job, Consumer<String> warn) {
     return allocate(device, folder.config(), positions, Map.of(), job, warn).read(device, folder);
   }
 
   /**
-   * A frozen model whose weights have their places and are yet to be {@link #read}: whoever needs
-   * more memory than these asks for it before minutes of reading.
+   * A frozen model whose weights have memory but are not {@link #read} yet. So whatever else needs
+   * memory can be allocated first, and fails before minutes of reading.
    *
    * @param ranks as {@link #load} takes them
    */
@@ -119,8 +120,8 @@ public final class LanguageModel {
   }
 
   /**
-   * As above, of a job whose processes all hold the model: those of one machine hold its weights in
-   * common, if they can, and one of them {@linkplain #read reads} them for all.
+   * As above, for a job whose processes all hold the model. The processes of one machine share one
+   * copy of its weights, if they can; then one of them {@linkplain #read reads} them for all.
    *
    * @param warn told if they cannot
    */
@@ -139,7 +140,7 @@ public final class LanguageModel {
     return allocate(device, config, positions, ranks, job.share(bytes, warn));
   }
 
-  /** Of a weight among others. */
+  /** The bytes of a weight among others in shared memory. */
   private static long bytesInCommon(Device device, WeightStack stack) {
     long bytes = stack.rows() * stack.cols() * stack.type(device).bytes();
     return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
@@ -401,7 +402,7 @@ public final class LanguageModel {
     return blocks.get(layer).forward(tape, x, batch.seqLen(), adapters, taps);
   }
 
-  /** What the head reads. */
+  /** The final norm of the residual stream: what the head reads, {@code [tokens, hidden]}. */
   public Var finalNorm(Tape tape, Var x) {
     return finalNorm.forward(tape, x);
   }
@@ -412,7 +413,8 @@ public final class LanguageModel {
   }
 
   /**
-   * Logits of a few tokens, for whoever looks at them; losses fuse the head instead.
+   * Computes the logits of a few tokens, for callers that need logits themselves; losses fuse the
+   * head instead.
    *
    * @param hidden {@code [tokens, hidden]}, as {@link #finalNorm} gives it
    * @param logits {@code [tokens, vocab]}, overwritten

@@ -25,8 +25,8 @@ import java.util.List;
 import java.util.function.Function;
 
 /**
- * The weights of a model by name and shape, and its blocks made of them: what {@link ModelFamily}
- * and {@link ModelConfig} describe.
+ * The names and shapes of a model's weights, and the blocks made of them, from the descriptions in
+ * {@link ModelFamily} and {@link ModelConfig}.
  */
 final class ModelLayout {
 

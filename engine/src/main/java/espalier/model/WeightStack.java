@@ -111,7 +111,7 @@ record WeightStack(Role role, List<Part> parts, long rows, long cols) {
     return role == Role.MATRIX || role == Role.BACK ? device.type() : ElementType.F32;
   }
 
-  /** Its layers' low-rank updates together, by path of the layer. */
+  /** The sum of the ranks of its layers' low-rank updates. */
   long rank(Map<String, Integer> ranks) {
     String suffix = ".weight";
     return parts.stream()

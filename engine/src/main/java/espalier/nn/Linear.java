@@ -21,7 +21,9 @@ public record Linear(Parameter weight, Parameter bias, List<Projection> projecti
   /**
    * A linear layer as files and adapters name it.
    *
-   * @param rows how files order its rows where that differs, else null
+   * @param path such as {@code model.layers.3.mlp.up_proj}
+   * @param outputs rows of its weight
+   * @param rows how files order these rows, where that differs from the engine's order; else null
    */
   public record Projection(String path, long outputs, FusedRows rows) {
     public Projection(String path, long outputs) {

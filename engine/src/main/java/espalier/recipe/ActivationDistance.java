@@ -18,9 +18,9 @@ import java.util.List;
  * How far a variant's residual stream is from the original's after each block, as the next block
  * reads it: an SAE's reconstruction included.
  *
- * <p>Of each sequence the means of |x - y| and of cos(x, y) over its positions without BOS and EOS;
- * of those the mean over the sequences, with its 90 % confidence interval, 1.645 standard errors
- * either way (Chen, Engels and Tegmark 2025).
+ * <p>|x - y| and cos(x, y) are averaged over the positions of each sequence, BOS and EOS left out.
+ * The result is the mean of these averages over the sequences, with its 90 % confidence interval:
+ * 1.645 standard errors either way (Chen, Engels and Tegmark 2025).
  */
 final class ActivationDistance implements SharedBatches.Measure {
 
@@ -81,7 +81,7 @@ final class ActivationDistance implements SharedBatches.Measure {
     layers.forEach(layer -> numbers.put(Transfer.doubles(layer.sums)));
   }
 
-  /** Sequences without any position count not. */
+  /** Sequences without any such position are not counted. */
   @Override
   public void add(DoubleBuffer numbers) {
     for (Layer layer : layers) {

@@ -23,7 +23,8 @@ import java.util.Optional;
 
 /**
  * {@code espalier adapt}: trains adapters around frozen SAEs until the model behaves like itself
- * again (Chen, Engels and Tegmark 2025), or what that is compared with.
+ * again (Chen, Engels and Tegmark 2025), or trains something else that this is compared with: see
+ * {@link AdaptTarget}.
  */
 public final class AdaptRecipe {
 

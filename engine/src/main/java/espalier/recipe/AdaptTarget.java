@@ -2,7 +2,7 @@ package espalier.recipe;
 
 import espalier.format.InputException;
 
-/** What {@code adapt} trains, by the names that the command line has. */
+/** What {@code adapt} trains, with its name on the command line. */
 public enum AdaptTarget {
   /** Low-rank adapters of the model around frozen SAEs (Chen, Engels and Tegmark 2025). */
   LORA("lora"),

@@ -26,16 +26,16 @@ import java.util.function.BooleanSupplier;
 import java.util.function.Consumer;
 
 /**
- * Measures a model, with SAEs and with adapters, on all rows of a data set, which ranks share out
- * among them: all get the same result, that of one rank.
+ * Measures a model, with SAEs and with adapters, on all rows of a data set. Several ranks divide
+ * the rows among them, and all get the result that one rank would get.
  *
  * <p>What does not change while adapters are trained (the original model, the SAEs alone) is
  * measured once.
  *
- * <p>Which positions count: CE and KL of the model over all, CE where there is a next token; what
- * is said of a single SAE ({@link SaeStatistics}, its {@link SpliceScore}) over those that SAEs are
- * applied to, so not BOS and EOS; {@link TokenDifferences} and {@link ActivationDistance} say it
- * themselves.
+ * <p>Which positions count: the model's KL is over all positions, its CE over those that have a
+ * next token. Measures of a single SAE ({@link SaeStatistics}, its {@link SpliceScore}) are over
+ * the positions that SAEs are applied to: all but BOS and EOS. {@link TokenDifferences} and {@link
+ * ActivationDistance} state theirs themselves.
  */
 final class Evaluator {
 
@@ -57,11 +57,11 @@ final class Evaluator {
   private BooleanSupplier stop = () -> false;
 
   /**
-   * Variants that are compared with the original in one go over the data.
+   * Variants that are compared with the original in one pass over the data.
    *
-   * @param losses of each
-   * @param statistics of the first's SAEs, if asked for
-   * @param detail of the first, if asked for
+   * @param losses of each variant
+   * @param statistics of the first variant's SAEs; empty where nobody asks for them
+   * @param detail of the first variant; empty where nobody asks for it
    */
   private record Pass(
       Tape tape,
@@ -83,7 +83,7 @@ final class Evaluator {
     }
   }
 
-  /** Measures CE, KL and reconstructions, as is done again and again in training. */
+  /** Measures what {@link MetricSet#BASIC} names, for evaluations during training. */
   Evaluator(
       Device device,
       Ranks ranks,
@@ -102,8 +102,8 @@ final class Evaluator {
   }
 
   /**
-   * @param ranks that all evaluate at once
-   * @param student the adapted model, nothing of it trained; empty to measure the SAEs alone
+   * @param ranks all of which evaluate at the same time
+   * @param student the adapted model with nothing to train; empty to measure the SAEs alone
    */
   Evaluator(
       Device device,
@@ -139,14 +139,17 @@ final class Evaluator {
     return this;
   }
 
-  /** Evaluations are cut short by a {@link StoppedException} when a rank is asked to stop. */
+  /**
+   * From now on evaluations ask this between batches, and end with a {@link StoppedException} on
+   * all ranks once it is true on one.
+   */
   Evaluator stopWhen(BooleanSupplier asked) {
     stop = asked;
     return this;
   }
 
   /**
-   * @param progress told again and again of the number of rows done, by all ranks
+   * @param progress told after each batch how many rows all ranks together have done
    */
   Evaluation evaluate(Consumer<Integer> progress) {
     int doneBefore = 0;
@@ -218,8 +221,8 @@ final class Evaluator {
   }
 
   /**
-   * All SAEs; where scores are wanted all their sites ablated, and with several SAEs each alone and
-   * its site ablated alone.
+   * The model with all SAEs; where scores are wanted, also with all their sites ablated, and with
+   * several SAEs also with each SAE alone and with its site alone ablated.
    */
   private List<Streams.Variant> unadapted() {
     List<Streams.Variant> variants = new ArrayList<>();
@@ -239,7 +242,7 @@ final class Evaluator {
   }
 
   /**
-   * @param withStatistics of the first variant's SAEs
+   * @param withStatistics whether the first variant's SAEs are measured
    */
   private Pass record(List<Streams.Variant> variants, boolean withStatistics) {
     Tape tape = new Tape(device);

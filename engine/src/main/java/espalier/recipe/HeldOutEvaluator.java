@@ -18,7 +18,10 @@ import java.util.Optional;
 import java.util.TreeMap;
 import java.util.function.BooleanSupplier;
 
-/** Evaluates an SAE in training, spliced in alone, and keeps it where that is asked for. */
+/**
+ * Evaluates an SAE in training, spliced in alone, and writes snapshots of it where they are asked
+ * for.
+ */
 final class HeldOutEvaluator {
 
   private final Device device;
@@ -29,8 +32,8 @@ final class HeldOutEvaluator {
   private final SaeWriter.Origin origin;
 
   /**
-   * @param snapshots of rank 0, the one that writes
-   * @param origin what the SAE is said to be of
+   * @param snapshots folder for them; empty for none, and on all ranks but the first
+   * @param origin what the snapshots' files say the SAE belongs to
    */
   HeldOutEvaluator(
       Device device,

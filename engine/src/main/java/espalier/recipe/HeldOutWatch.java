@@ -5,10 +5,13 @@ import java.util.Locale;
 import java.util.Optional;
 
 /**
- * On what an SAE is evaluated while it is trained.
+ * How an SAE is evaluated while it is trained.
  *
+ * @param data to evaluate on
+ * @param layer of the SAE
  * @param every steps between evaluations; 0: first and last only
- * @param snapshots where {@link #snapshot} says the SAE is kept as it then is; empty to keep none
+ * @param snapshots folder into which each evaluation writes the SAE as it then is, named by {@link
+ *     #snapshot}; empty for none
  */
 public record HeldOutWatch(Path data, int layer, int every, Optional<Path> snapshots) {
 

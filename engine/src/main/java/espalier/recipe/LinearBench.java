@@ -19,8 +19,8 @@ import java.util.function.Function;
 
 /**
  * The linear layers of a model with their low-rank terms, forward and backward, in every way that
- * the device has. The rule that chooses a way is made of estimates, and must not time anything
- * itself (see native/cuda/linear.cu): here is seen where it is wrong.
+ * the device has. The rule that chooses a way is made of estimates and must not time anything
+ * itself (see native/cuda/linear.cu); this shows where it is wrong.
  */
 final class LinearBench {
 

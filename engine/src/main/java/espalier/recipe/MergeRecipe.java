@@ -30,7 +30,8 @@ import java.util.TreeSet;
 
 /**
  * {@code espalier merge}: writes the model with an adapter's updates in its weights, so that any
- * tool runs it. Goes through the files tensor by tensor: neither model is in memory.
+ * tool runs it. Goes through the files tensor by tensor, so that neither model is ever in memory as
+ * a whole.
  */
 public final class MergeRecipe {
 
@@ -48,7 +49,7 @@ public final class MergeRecipe {
           "chat_template.jinja",
           "chat_template.json");
 
-  /** By how much of an update rounding may change it before the user is told. */
+  /** The share of an update that rounding may change before the user is warned. */
   private static final double MUCH = 0.05;
 
   private static final long ELEMENTS = 1L << 20;

@@ -1,6 +1,6 @@
 package espalier.recipe;
 
-/** How much an evaluation measures; each measures what those before it do, too. */
+/** How much an evaluation measures. Each set includes those before it. */
 public enum MetricSet {
   /** CE and KL of the model, and each SAE's reconstruction. */
   BASIC,

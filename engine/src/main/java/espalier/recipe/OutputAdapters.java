@@ -14,7 +14,7 @@ import java.util.List;
 import java.util.SortedMap;
 import java.util.TreeMap;
 
-/** Adapters at SAEs' outputs, loaded to be measured. */
+/** Loads adapters behind SAEs' outputs, for evaluations. */
 final class OutputAdapters {
 
   private OutputAdapters() {}

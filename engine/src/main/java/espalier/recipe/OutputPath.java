@@ -6,8 +6,8 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 
 /**
- * Where results are to go. What cannot be written is refused before the work is done for it, not
- * when it is done; what is tried for that leaves nothing behind.
+ * Checks places for results: what cannot be written is refused before the work, not after it. The
+ * checks leave nothing behind.
  */
 public final class OutputPath {
 
@@ -31,7 +31,9 @@ public final class OutputPath {
     }
   }
 
-  /** Refuses a folder that could not be made, with those above it, or in which nothing could be. */
+  /**
+   * Refuses a folder that could not be made (with its parents), or in which no file could be made.
+   */
   public static void checkFolder(String option, Path folder) {
     Path there = folder.toAbsolutePath();
     while (!Files.exists(there)) {

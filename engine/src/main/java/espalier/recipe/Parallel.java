@@ -4,11 +4,11 @@ import espalier.distributed.Ranks;
 import espalier.train.GradientSum;
 
 /**
- * How a job is spread over processes. It says who computes what, and nothing of what is computed:
- * with gradients summed in a fixed order, a run may be continued by another number of ranks.
+ * How a job is spread over processes. This decides who computes what, but not the result: with
+ * gradients summed in a fixed order, another number of ranks may continue a run.
  *
  * @param order in which gradients are added up
- * @param shardSae whether ranks hold frozen SAEs together, instead of each all of them
+ * @param shardSae whether the ranks hold each frozen SAE together, instead of each rank all of it
  */
 public record Parallel(Ranks ranks, GradientSum.Order order, boolean shardSae) {
 

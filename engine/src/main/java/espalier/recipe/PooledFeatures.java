@@ -17,9 +17,9 @@ import java.util.TreeMap;
 import java.util.function.IntConsumer;
 
 /**
- * What probes look at: means over a text's tokens, BOS and EOS left out, of each SAE's latents
- * (with all SAEs in the model, and no adapters), and of the residual stream after one block, under
- * every variant.
+ * The features that probes look at, as means over a text's tokens (BOS and EOS left out): each
+ * SAE's latents, with all SAEs and no adapter in the model, and the residual stream after one block
+ * in every variant.
  */
 final class PooledFeatures {
 

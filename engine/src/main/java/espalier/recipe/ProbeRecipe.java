@@ -23,12 +23,12 @@ import java.util.function.Consumer;
 import java.util.stream.IntStream;
 
 /**
- * {@code espalier probe}: how well a label of a text can be told from a few features: latents of
+ * {@code espalier probe}: how well a text's label can be predicted from a few features: latents of
  * SAEs, or coordinates of activations, averaged over the text (sparse probing, Gurnee et al. 2023).
  *
  * <p>The k features are those whose means differ most between the label's texts and all others, in
  * the texts that probes are fitted on; a logistic regression on them is tested on the other file's.
- * With more than two labels each is told from all others, and accuracies are averaged.
+ * With more than two labels a probe tells each from all others, and accuracies are averaged.
  */
 public final class ProbeRecipe {
 

@@ -27,9 +27,9 @@ record ProfileReport(List<StepProfiler.Step> steps, double gemm, double copy) {
   private static final int REPEATS = 9;
 
   /**
-   * Tells a training loop's profile on the console and writes its time line. All ranks measure, of
-   * which the first one tells: one that goes call by call while others replay a recording would not
-   * send what they receive.
+   * Prints a training loop's profile on the console and writes its time line. All ranks measure the
+   * same steps, and the first one reports: a rank that goes call by call while others replay a
+   * recording would not send what they receive.
    */
   static StepProfiler profiler(Device device, Ranks ranks, Path file, Console console) {
     return new StepProfiler(
@@ -119,7 +119,7 @@ record ProfileReport(List<StepProfiler.Step> steps, double gemm, double copy) {
             share(row.bytes / row.seconds / copy));
   }
 
-  /** Nothing to say of what computes nothing, or of what the data decide. */
+  /** A rate as text; empty where nothing is computed, or where the data decide how much. */
   private static String rate(double perSecond) {
     return perSecond > 0 ? "%.1f".formatted(perSecond * 1e-9) : "–";
   }

@@ -6,8 +6,8 @@ import java.util.stream.IntStream;
 /**
  * A multiple-choice question: which continuation of a context is likeliest.
  *
- * @param choices as they are scored, a space before each, and as long as they are counted
- * @param right which are right: one, or in {@code several} any number
+ * @param choices the text that is scored, with a space before each
+ * @param right whether each choice is right: for one, or if {@code several} for any number of them
  * @param several whether what counts is the probability of all that are right together
  *     (TruthfulQA's mc2) instead of the likeliest one
  */

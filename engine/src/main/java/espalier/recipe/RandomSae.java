@@ -11,12 +11,15 @@ import java.util.Arrays;
 /** A JumpReLU SAE of random weights, made on the device, with as many active latents as asked. */
 final class RandomSae {
 
-  /** Tokens of which all latents are computed to find the threshold. */
+  /** The threshold is found from all latents of this many tokens. */
   private static final long SAMPLE = 16;
 
   private RandomSae() {}
 
-  /** Rows of length about 1; {@link #fit} gives the threshold, which is undefined until then. */
+  /**
+   * An SAE whose rows have a length of about 1. Its threshold is undefined until {@link #fit} sets
+   * it.
+   */
   static Sae of(Device device, long width, long m, long seed) {
     float bound = (float) Math.sqrt(3.0 / width);
     return Sae.plain(
@@ -44,7 +47,7 @@ final class RandomSae {
   }
 
   /**
-   * Sets the one threshold of all latents above which {@code l0} of them lie on average.
+   * Sets the threshold, one for all latents, so that {@code l0} of them lie above it on average.
    *
    * @param x {@code [tokens, width]}, of which a few tokens are looked at
    */

@@ -36,16 +36,16 @@ import java.util.SplittableRandom;
 import java.util.TreeMap;
 
 /**
- * A training step on a model, an SAE and tokens of random values, which are a function of the
- * settings, ready to be run again and again: that of {@code adapt}, or of {@code train-sae} end to
- * end, by their own objectives and {@link TrainingLoop}. It lives as long as its device.
+ * A training step on random weights and tokens, which are a function of the settings, ready to be
+ * run again and again. It is the step of {@code adapt}, or that of {@code train-sae} end to end,
+ * with their own objectives and {@link TrainingLoop}. It lives as long as its device.
  */
 public final class RandomStep {
 
   private static final long SEED = 20240607;
   private static final double LEARNING_RATE = 1e-4;
 
-  /** Any number does for a rate that stays as it is. */
+  /** Steps of the run; any number does for a constant learning rate. */
   private static final int STEPS = 1_000_000;
 
   private final Device device;
@@ -60,7 +60,7 @@ public final class RandomStep {
   private TrainingLoop loop;
 
   /**
-   * @param updated whether there will be an adapter beside the weights
+   * @param updated whether weights have room for an adapter
    */
   private RandomStep(Device device, BenchSettings settings, boolean updated) {
     this.device = device;
@@ -94,7 +94,7 @@ public final class RandomStep {
     source = new BatchSource(rows, RowOrder.sequential(rows.count()));
   }
 
-  /** That of {@code adapt}: the SAE is frozen, adapters learn. */
+  /** The step of {@code adapt}: the SAE is frozen, adapters learn. */
   public static RandomStep adapt(Device device, BenchSettings settings) {
     RandomStep step = new RandomStep(device, settings, true);
     step.prepareAdapt();
@@ -102,8 +102,8 @@ public final class RandomStep {
   }
 
   /**
-   * That of {@code train-sae --objective e2e}, which begins with the same SAE: it alone learns, and
-   * rank and adapted layers mean nothing.
+   * The step of {@code train-sae --objective e2e}, which begins with the same SAE. Only the SAE
+   * learns; the settings' rank and adapted layers are not used.
    *
    * @param device in float32
    */
@@ -214,7 +214,7 @@ public final class RandomStep {
     return saeLayer;
   }
 
-  /** What a step of {@code adapt} needs. */
+  /** The operations that a step of {@code adapt} needs. */
   StepFlops adaptFlops() {
     return new StepFlops(
         model,

@@ -25,8 +25,8 @@ record Rates(Device device) {
   }
 
   /**
-   * Median seconds of one call, timed by the device; of short ones, as many one behind the other as
-   * take {@value #LEAST_SECONDS} s: starting a clock costs a GPU several microseconds.
+   * Median seconds of one call, timed by the device. Short calls are timed many at once, as many as
+   * take {@value #LEAST_SECONDS} s, because starting a clock costs a GPU several microseconds.
    */
   double seconds(int repeats, Runnable work) {
     for (int i = 0; i < WARM; i++) {
@@ -49,7 +49,7 @@ record Rates(Device device) {
     return seconds[repeats / 2];
   }
 
-  /** Floating-point operations a second of a square product of random matrices. */
+  /** Rate of a square product of random matrices, in floating-point operations a second. */
   double gemm(int repeats) {
     long n = edge();
     MemorySegment a = random(n * n, 1);
@@ -60,7 +60,7 @@ record Rates(Device device) {
     return 2.0 * n * n * n / seconds;
   }
 
-  /** Bytes a second, read and written, of a copy that no cache holds. */
+  /** Rate of a copy that no cache holds, in bytes a second, read and written. */
   double copy(int repeats) {
     long n = 16 * edge() * edge();
     MemorySegment x = random(n, 4);

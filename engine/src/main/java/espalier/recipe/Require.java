@@ -2,7 +2,7 @@ package espalier.recipe;
 
 import espalier.format.InputException;
 
-/** Ranges of options; whatever is outside is refused by the option's name. */
+/** Checks that options lie in their ranges; what does not is refused with the option's name. */
 public final class Require {
 
   private Require() {}

@@ -56,15 +56,16 @@ public record RunFolder(Path path) {
   }
 
   /**
-   * All that a run's course depends on: what a resumed run must share with the one it continues.
+   * Everything that a run's result depends on, as text: a resumed run must have the same as the run
+   * that it continues.
    */
   public static String fingerprint(Record settings, int steps) {
     return fingerprint(settings, steps, 1);
   }
 
   /**
-   * Likewise, for a job on several ranks: it may be continued by another number of them, with as
-   * many batches a step altogether.
+   * Likewise, for a job on several ranks. Another number of ranks may continue it if a step has as
+   * many batches in all.
    */
   static String fingerprint(Record settings, int steps, int ranks) {
     ObjectNode json = SettingsJson.of(settings);

@@ -17,25 +17,25 @@ import java.util.SortedMap;
 import java.util.TreeMap;
 
 /**
- * Whether SAEs fit the activations that they are applied to, on a sample of the user's own text.
- * Files that were made for another layer, another model or another convention load like any other;
- * what they compute tells.
+ * Whether SAEs fit the activations that they are applied to, on a sample of the user's own text. A
+ * file that was made for another layer, another model or with another convention loads like any
+ * other; only what it computes shows the fault.
  */
 final class SaeFit {
 
   private static final int SAMPLE_TOKENS = 1024;
 
-  /** Fewer positions say nothing of a variance. */
+  /** A variance of fewer positions means nothing. */
   private static final int ENOUGH_POSITIONS = 16;
 
-  /** How many times more or fewer active latents than expected are odd. */
+  /** The factor by which active latents may be more or fewer than expected before that is odd. */
   private static final double L0_FACTOR = 3;
 
   private final Tape tape;
   private final SortedMap<Integer, SaeStatistics> statistics = new TreeMap<>();
 
   /**
-   * @param rows of which the first are the sample
+   * @param rows the first of these are the sample
    */
   SaeFit(Device device, LanguageModel model, Saes saes, TokenRows rows) {
     int length = Math.min(rows.context(), SAMPLE_TOKENS);
@@ -67,7 +67,7 @@ final class SaeFit {
     return tape.bytes();
   }
 
-  /** One forward pass. */
+  /** Runs one forward pass over the sample. */
   SortedMap<Integer, Summary> measure(MemorySegment memory) {
     tape.bind(memory).forward();
     SortedMap<Integer, Summary> summaries = new TreeMap<>();

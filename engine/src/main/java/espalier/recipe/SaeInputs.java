@@ -14,8 +14,8 @@ import java.util.SortedSet;
 import java.util.TreeMap;
 
 /**
- * Activations of layers for batches of rows that may have been seen before: from a cache where it
- * holds all rows of a batch, else from the model, whose activations the cache then takes.
+ * Activations of some layers for batches of rows. They come from a cache where it holds all rows of
+ * a batch, and else from the model; then the cache keeps them.
  */
 final class SaeInputs {
 

@@ -2,13 +2,13 @@ package espalier.recipe;
 
 import espalier.format.InputException;
 
-/** What an SAE is trained for, by the names that the command line has. */
+/** What an SAE is trained for, with its name on the command line. */
 public enum SaeLoss {
   /** Its reconstruction error alone. */
   MSE("mse"),
   /** KL(original || spliced) through the rest of the model (Braun et al. 2024). */
   E2E("e2e"),
-  /** That, and the squared error of all later residual streams (the same paper). */
+  /** The KL, and the squared error of all later residual streams (the same paper). */
   E2E_DOWNSTREAM("e2e+ds"),
   /** KL and reconstruction error in balance, to finish an SAE (Karvonen 2025, arXiv 2503.17272). */
   KL_FINETUNE("kl-finetune");

@@ -1,15 +1,16 @@
 package espalier.recipe;
 
 /**
- * Coefficients of an SAE's losses beside the main one.
+ * Coefficients of an SAE's losses; the main loss has 1.
  *
  * @param l1 of the sum of latents (standard) or of gates (gated)
  * @param l0 of a JumpReLU SAE's distance from its target
  * @param sparsityWarmup steps over which both rise from 0
  * @param auxiliary of the auxiliary loss of dead latents
- * @param auxiliaryLatents dead latents that it uses, of a token; 0 for half the width
- * @param kl of the KL beside downstream errors
- * @param downstream of those, which are divided by the variance of what the SAE reads
+ * @param auxiliaryLatents the most dead latents that it uses for a token; 0 for half the width
+ * @param kl of the KL in {@link SaeLoss#E2E_DOWNSTREAM}
+ * @param downstream of the errors of later streams there, divided by the variance of what the SAE
+ *     reads
  */
 public record SaeLossWeights(
     double l1,

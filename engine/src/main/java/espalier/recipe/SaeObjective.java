@@ -20,9 +20,9 @@ import java.util.SortedMap;
 import java.util.TreeSet;
 
 /**
- * Trains SAEs of several layers of a frozen model in one pass over its activations, streamed batch
- * by batch. Each is trained as if it were alone: where the loss goes through the rest of the model,
- * each has a stream of its own behind it. The original runs once for all.
+ * Trains SAEs of several layers of a frozen model, in one pass over its activations, batch by
+ * batch. Each SAE is trained as if it were alone: where the loss goes through the rest of the
+ * model, the blocks behind each SAE run once for that SAE. The original runs once for all.
  */
 final class SaeObjective implements Objective {
 
@@ -37,7 +37,8 @@ final class SaeObjective implements Objective {
 
   /**
    * @param accumulate batches of a step, of each rank
-   * @param cache of activations, for losses that need no model; empty to run it for every batch
+   * @param cache of activations, for losses that need no model; empty to run the model for every
+   *     batch
    */
   SaeObjective(
       Device device,
@@ -162,7 +163,7 @@ final class SaeObjective implements Objective {
         });
   }
 
-  /** Means over the SAEs, and where there are several what each is, by layer. */
+  /** Means over the SAEs; where there are several, also each SAE's own numbers, by layer. */
   @Override
   public void describe(ObjectNode line, double[] sums, long microBatches) {
     ObjectNode means = line.objectNode();

@@ -40,7 +40,7 @@ record SaeStart(
    */
   record Started(SortedMap<Integer, TrainableSae> saes, ParameterSet parameters) {}
 
-  /** Untrained ones, from the activations of the first batch. */
+  /** Untrained SAEs, initialised from the activations of the first batch. */
   Started fresh() {
     TrainSaeSettings.Shape shape = settings.shape();
     Architecture architecture = Architecture.valueOf(shape.arch().toUpperCase(Locale.ROOT));
@@ -75,7 +75,7 @@ record SaeStart(
     return new Started(saes, parameters);
   }
 
-  /** Trained ones, to be trained further on activations like those of the first batch. */
+  /** SAEs from files, to be trained further on activations like those of the first batch. */
   Started from(Saes initial) {
     TrainSaeSettings.Shape shape = settings.shape();
     SortedMap<Integer, SaeDesign> designs = new TreeMap<>();

@@ -24,11 +24,11 @@ import java.util.ArrayList;
 import java.util.List;
 
 /**
- * One SAE's losses on a tape, and what they are.
+ * Records one SAE's losses on a tape, and describes them for the metrics.
  *
- * <p>Means are over all tokens of a batch. The reconstruction error is divided by the width and by
- * the variance of what the SAE reads: the fraction of variance unexplained. Each prefix of a
- * Matryoshka SAE has one of its own, and they are summed. The whole loss is
+ * <p>All losses are means over the tokens of a batch. FVU is the reconstruction error divided by
+ * the width and by the variance of what the SAE reads (the fraction of variance unexplained); that
+ * of a Matryoshka SAE is summed over its prefixes. The whole loss is
  *
  * <pre>
  *   mse          FVU + auxiliary AuxK + sparsity
@@ -116,7 +116,7 @@ final class SaeTrainer {
             : null;
   }
 
-  /** What a token's squared error, in the SAE's own scale, is a fraction of: d s^2. */
+  /** d s^2: a token's squared error, in the SAE's own scale, is divided by it. */
   private double tokenVariance() {
     return sae.sae().inputs() * sae.variance();
   }
@@ -159,7 +159,7 @@ final class SaeTrainer {
     }
   }
 
-  /** The same in the model's scale, which the streams behind the SAE have. */
+  /** {@link #tokenVariance} in the model's scale, which the streams behind the SAE have. */
   private double streamVariance() {
     return tokenVariance() * sae.scale() * sae.scale();
   }
@@ -172,7 +172,7 @@ final class SaeTrainer {
     return sae;
   }
 
-  /** The host's part of a batch of a step, counted from 0. */
+  /** Prepares one batch on the host. */
   void prepare(long step, int slot) {
     double warmth =
         weights.sparsityWarmup() == 0 ? 1 : Math.min(1, (step + 1.0) / weights.sparsityWarmup());
@@ -189,7 +189,7 @@ final class SaeTrainer {
     course.begin(slot);
   }
 
-  /** What the step's batches did to the SAE's state. */
+  /** How the step's batches change the SAE's state. */
   Course course() {
     return course;
   }

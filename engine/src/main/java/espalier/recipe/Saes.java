@@ -20,7 +20,7 @@ import java.util.TreeMap;
  * The SAEs named on the command line, checked against the model and loaded.
  *
  * @param byLayer each with its site in the block
- * @param expectedL0 active latents a token, of those whose files say
+ * @param expectedL0 active latents a token, for those SAEs whose files say how many
  */
 record Saes(SortedMap<Integer, Sae> byLayer, SortedMap<Integer, Double> expectedL0) {
 
@@ -29,10 +29,10 @@ record Saes(SortedMap<Integer, Sae> byLayer, SortedMap<Integer, Double> expected
   }
 
   /**
-   * For a job of which all ranks load at once.
+   * Likewise, for a job of several ranks, which all load at the same time.
    *
-   * @param shard whether the ranks hold them together, instead of each all of them, in common with
-   *     others of its machine
+   * @param shard whether each rank holds a part of every SAE; else each holds all of it, and those
+   *     of one machine share the memory
    */
   static Saes load(
       Device device,
@@ -94,7 +94,9 @@ record Saes(SortedMap<Integer, Sae> byLayer, SortedMap<Integer, Double> expected
     return new Saes(saes, expectedL0);
   }
 
-  /** Bytes of the weights that each rank computes with. All ranks ask at once. */
+  /**
+   * Bytes of the SAEs' weights that each rank computes with. All ranks call this at the same time.
+   */
   long[] bytes(Ranks ranks) {
     double own = byLayer.values().stream().mapToLong(Sae::bytes).sum();
     return Arrays.stream(ranks.gather(own)).mapToLong(bytes -> (long) bytes).toArray();

@@ -24,8 +24,8 @@ import java.util.function.IntConsumer;
 final class SpanScorer {
 
   /**
-   * @param ids the text, what comes before the span included
-   * @param start of the span, which goes to the end of the text; at least 1
+   * @param ids the whole text
+   * @param start index of the span's first token, at least 1; the span goes to the end of the text
    */
   record Span(int[] ids, int start) {
     Span {

@@ -3,8 +3,8 @@ package espalier.recipe;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 
 /**
- * What a model keeps of its behaviour with SAEs in it, between two yardsticks: the original model
- * and the model whose sites give 0 (zero ablation). Nats per token.
+ * How much of its behaviour a model keeps with SAEs in it, between two yardsticks: the original
+ * model, and the model whose sites give 0 (zero ablation). CE and KL are in nats per token.
  *
  * @param ceBase cross-entropy of the original
  * @param ceSae with the SAEs

@@ -19,8 +19,8 @@ import java.util.OptionalInt;
 
 /**
  * {@code espalier steer}: adds multiples of a latent's decoder direction to the residual stream,
- * and measures what the model then makes of texts that the latent stands for, and of others: mean
- * log-likelihood of the next token.
+ * and measures the mean log-likelihood of the next token in texts that the latent stands for, and
+ * in others.
  */
 public final class SteerRecipe {
 
@@ -100,7 +100,9 @@ public final class SteerRecipe {
     return direction;
   }
 
-  /** All of each text but what is only there to begin with: BOS, or else its first token. */
+  /**
+   * All tokens of each text but the first (BOS, or else its first token), which nothing predicts.
+   */
   private List<SpanScorer.Span> spans(Path file, Tokenizer tokenizer, Variants variants) {
     OptionalInt bos = tokenizer.hasBos() ? variants.model().config().bos() : OptionalInt.empty();
     List<SpanScorer.Span> spans = new ArrayList<>();

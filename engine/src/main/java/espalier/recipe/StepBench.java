@@ -10,8 +10,9 @@ import java.util.Arrays;
 import java.util.Optional;
 
 /**
- * The very step of {@code espalier adapt} on a model, an SAE and tokens of random values: how long
- * it takes, how much memory, and what share of the device's rate its needed work reaches.
+ * Measures the step of {@code espalier adapt} on random weights and tokens: how long it takes, how
+ * much memory it needs, and what share of the device's rate it reaches with the operations that the
+ * algorithm needs.
  */
 public final class StepBench {
 

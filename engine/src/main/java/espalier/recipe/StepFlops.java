@@ -9,13 +9,13 @@ import java.util.List;
 import java.util.SortedSet;
 
 /**
- * Floating-point operations that a step of {@code adapt} needs, by shapes alone: what teacher and
- * student share counts once, the decoder and every gradient of the SAE over active latents only,
- * and no gradient of a frozen weight. A product of [m, k] and [k, n] counts 2 m k n; norms,
- * activations and the optimizer are left out, as they are bound by memory.
+ * Floating-point operations that a step of {@code adapt} needs, from shapes alone. What teacher and
+ * student share counts once; the SAE's decoder and gradients count active latents only; gradients
+ * of frozen weights do not count. A product of [m, k] and [k, n] counts 2 m k n; norms, activations
+ * and the optimizer are left out, as they are bound by memory.
  *
- * @param saeLayer of one SAE, on the residual stream
- * @param adapted blocks of which every linear layer has an update
+ * @param saeLayer layer of the one SAE, which is on the residual stream
+ * @param adapted blocks; every linear layer of these has an update
  */
 record StepFlops(
     LanguageModel model,

@@ -26,11 +26,11 @@ import java.util.function.Function;
 
 /**
  * Several passes of the same tokens through variants of one model: the original, the one with SAEs,
- * the one with SAEs and adapters. As long as two variants have not differed they are one
- * computation: a block runs once for all streams that reach it with the same activations and the
- * same weights. From there on, if nobody compares the streams block by block, the original's blocks
- * run {@linkplain Tape#beside beside} the others': each fills what the other's small kernels leave
- * idle of a GPU.
+ * the one with SAEs and adapters. As long as two variants do not differ they are one computation: a
+ * block runs once for all variants that reach it with the same activations and the same weights.
+ * Once they differ, and if nobody compares the streams block by block, the original's blocks run
+ * {@linkplain Tape#beside beside} the others': small kernels leave parts of a GPU idle, which the
+ * other side's can use.
  */
 final class Streams {
 
@@ -92,12 +92,15 @@ final class Streams {
    */
   record Pass(Var hidden, SortedMap<Integer, Splice> splices) {}
 
-  /** Told of each block once it is recorded, so that what it leaves need not live any longer. */
+  /**
+   * Called when a block has been recorded, so that it can read the block's outputs there: they need
+   * not live any longer.
+   */
   @FunctionalInterface
   interface Observer {
     /**
-     * @param outputs of each variant, as its next block reads them
-     * @param splices of each variant, up to this block
+     * @param outputs each variant's residual stream, as its next block reads it
+     * @param splices each variant's, up to this block
      */
     void blockRecorded(int layer, List<Var> outputs, List<SortedMap<Integer, Splice>> splices);
   }

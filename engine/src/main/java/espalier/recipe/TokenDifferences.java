@@ -13,7 +13,8 @@ import java.util.Arrays;
 /**
  * How a variant changes the loss of single tokens: D = CE of the variant - CE of the original, in
  * nats, at every position that has a next token and is neither the first of its sequence nor
- * special (BOS, EOS). Chen, Engels and Tegmark 2025 plot |D| so, by powers of ten from 1e-5 to 10.
+ * special (BOS, EOS). Chen, Engels and Tegmark 2025 plot |D| in this way, by powers of ten from
+ * 1e-5 to 10.
  *
  * <p>Memory does not grow with the data: quantiles come from counts of |D| by the upper 19 bits of
  * its float32, so they are exact to a relative 2^-12.
@@ -120,7 +121,7 @@ final class TokenDifferences implements SharedBatches.Measure {
     return low + (rank - lower) * (ordered(Math.min(lower + 1, count - 1)) - low);
   }
 
-  /** The |D| of a rank, counted from 0, up to rounding. */
+  /** The |D| at a place in ascending order, counted from 0, up to rounding. */
   private double ordered(long rank) {
     long passed = 0;
     int bucket = 0;

@@ -9,9 +9,9 @@ import java.util.Optional;
 import java.util.OptionalInt;
 
 /**
- * Everything that {@code espalier train-sae} is told.
+ * The options of {@code espalier train-sae}.
  *
- * @param layers blocks whose outputs are learnt, an SAE each
+ * @param layers blocks whose outputs are learnt, one SAE for each
  * @param initial SAEs to be trained further, one for each layer; empty for new ones
  * @param objective {@code mse}, {@code e2e}, {@code e2e+ds} or {@code kl-finetune}
  * @param clip largest gradient norm of all SAEs together; 0 for none
@@ -50,13 +50,13 @@ public record TrainSaeSettings(
       List.of("topk", "batchtopk", "matryoshka", "jumprelu", "standard", "gated");
 
   /**
-   * Of new SAEs.
+   * The design of the SAEs.
    *
    * @param arch {@code topk}, {@code batchtopk}, {@code matryoshka}, {@code jumprelu}, {@code
    *     standard} or {@code gated}
    * @param latents width of the SAE
    * @param k active latents a token: exactly for topk, on average for batchtopk and matryoshka,
-   *     aimed at for jumprelu; not given for an SAE from a file: its own, or no aim
+   *     aimed at for jumprelu; empty for an SAE from a file: its own k, or no aim
    * @param prefixes numbers of first latents that reconstruct by themselves; empty: a sixteenth, an
    *     eighth, a quarter and half of them
    * @param bandwidth of the straight-through gradient of thresholds, in units of scaled

@@ -7,7 +7,10 @@ import espalier.model.TokenBatch;
 import java.nio.DoubleBuffer;
 import java.util.Arrays;
 
-/** What one variant of a model loses against the original, added up in float64 over batches. */
+/**
+ * The losses of one variant of a model, and its KL from the original, added up in float64 over
+ * batches.
+ */
 final class VariantLosses implements SharedBatches.Measure {
 
   /**

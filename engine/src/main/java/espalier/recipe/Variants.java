@@ -15,8 +15,9 @@ import java.util.SortedMap;
 import java.util.TreeMap;
 
 /**
- * A model as it is compared downstream: itself, with SAEs, with adapters around them, and with the
- * adapters but without the SAEs, which shows what the adaptation did to the model itself.
+ * The variants of a model that {@code score}, {@code probe} and {@code steer} compare: the
+ * original, with SAEs, with adapters around them, and with the adapters but without the SAEs, which
+ * shows what the adaptation did to the model itself.
  *
  * @param longest tokens of a text, as the model was loaded
  * @param byName {@code base}, and as far as there are SAEs and an adapter {@code sae}, {@code

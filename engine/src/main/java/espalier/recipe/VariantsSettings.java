@@ -4,7 +4,7 @@ import java.nio.file.Path;
 import java.util.List;
 import java.util.Optional;
 
-/** What a command is told of the model that it compares downstream. */
+/** The options of {@code score}, {@code probe} and {@code steer} that name the model. */
 interface VariantsSettings {
 
   Path model();
@@ -13,6 +13,6 @@ interface VariantsSettings {
 
   Optional<Path> adapter();
 
-  /** Tokens of a text at most; no more than the model can take are read. */
+  /** The most tokens of a text that are read; the model may take fewer. */
   int context();
 }

@@ -24,7 +24,7 @@ public final class Versions {
     return versions;
   }
 
-  /** The launcher passes it on; unknown where there is no repository. */
+  /** The revision, which the launcher passes on; {@code unknown} where there is no repository. */
   public static String revision() {
     return System.getProperty("espalier.revision", "unknown");
   }
@@ -38,7 +38,7 @@ public final class Versions {
         .put("processors", Runtime.getRuntime().availableProcessors());
   }
 
-  /** Its name. Kernels are compiled for it, and another may round otherwise. */
+  /** The processor's name. Kernels are compiled for it, and another may round differently. */
   private static String processor(Path cpuinfo) {
     try (Stream<String> lines = Files.lines(cpuinfo)) {
       return lines

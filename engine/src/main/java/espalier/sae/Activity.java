@@ -26,9 +26,9 @@ public final class Activity {
   }
 
   /**
-   * @param active latents of all tokens together
+   * @param active entries of all tokens' lists together
    * @param tokens that the SAE was applied to
-   * @param dead latents that have not been active for long
+   * @param dead latents that have been silent for so long that they count as dead
    */
   public record Counts(double active, double tokens, double dead) {}
 }

@@ -3,8 +3,9 @@ package espalier.sae;
 import espalier.format.SaeWeights.Activation;
 
 /**
- * What an SAE is while it is trained. Once trained, a batchwide one keeps the latents above the
- * threshold that training left ({@link Activation#JUMPRELU}), and a gated one is a JumpReLU, too.
+ * The kinds of SAEs in training. When training is over, a batchwide one becomes a JumpReLU whose
+ * threshold is the running one ({@link Activation#JUMPRELU}), and a gated one becomes a JumpReLU,
+ * too.
  */
 public enum Architecture {
   /** ReLU with an L1 penalty (Bricken et al. 2023). */

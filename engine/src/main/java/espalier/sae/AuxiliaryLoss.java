@@ -8,11 +8,12 @@ import java.lang.foreign.MemorySegment;
 import java.util.EnumSet;
 
 /**
- * AuxK (Gao et al. 2024, A.2): what the SAE leaves out, e = x - y, is reconstructed by the k
- * largest of its dead latents, whose loss |e - eHat|^2 brings them back; e is taken for a constant.
+ * AuxK (Gao et al. 2024, A.2): the k largest of the SAE's dead latents reconstruct what it leaves
+ * out, e = x - y. Their loss |e - eHat|^2 brings them back to life; the gradient treats e as a
+ * constant.
  *
- * <p>The loss depends on nothing behind it, so its gradients are computed in the forward pass, and
- * nothing of it lives until the backward pass.
+ * <p>Nothing behind this loss changes its gradients. So they are computed in the forward pass
+ * already, and none of its values need to live until the backward pass.
  */
 public final class AuxiliaryLoss {
 
@@ -56,7 +57,8 @@ public final class AuxiliaryLoss {
   }
 
   /**
-   * The loss of each token, {@code [1, tokens]}; the whole loss has {@code scale} times their sum.
+   * The loss of each token, {@code [1, tokens]}; {@code scale} times their sum is added to the
+   * whole loss.
    *
    * @param k dead latents of a token at most
    */

@@ -8,24 +8,25 @@ import espalier.tensor.Tensor;
 import java.lang.foreign.MemorySegment;
 
 /**
- * What a step's batches do to the state of an SAE in training: how long each latent has been
- * silent, and the running threshold of a batchwide one.
+ * The state of an SAE in training beside its parameters, and how a step's batches change it: for
+ * how long each latent has been silent, and the running threshold of a batchwide SAE.
  *
  * <p>A batch sees the state that the step began with, and itself, but no other batch of the step:
- * those may be on other ranks. After the step all batches are taken account of in their order,
- * whoever computed them ({@link #exchange}, then {@link #follow}): so N ranks leave the state that
- * one rank leaves with N times as many batches.
+ * those may be on other ranks. After the step all batches are applied in their order, whichever
+ * rank computed them ({@link #exchange}, then {@link #follow}). So N ranks leave the same state as
+ * one rank with N times as many batches.
  */
 public final class Course {
 
   /**
-   * Weight of the newest batch in the running threshold. SAELens has 0.01; the smallest value that
-   * a batch of thousands of latents keeps varies little, and in a run of a few hundred steps it
-   * falls faster than that follows: after 100 steps of the demo a third of the latents were left.
+   * Weight of the newest batch in the running threshold. SAELens has 0.01. But the smallest value
+   * that a batch of thousands of latents keeps varies little, and in a run of a few hundred steps
+   * it falls faster than such an average follows: after 100 steps of the demo only a third of the
+   * latents were left.
    */
   private static final float THRESHOLD_RATE = 0.1f;
 
-  /** Rows of a rank's batches of a step must be fewer: see esp_sae_follow. */
+  /** A rank's batches of a step must have fewer rows than this: see esp_sae_follow. */
   public static final int MOST_ROWS = 1 << 24;
 
   private final Device device;
@@ -39,7 +40,7 @@ public final class Course {
   private int batch;
 
   /**
-   * @param batches of a step, of each rank
+   * @param batches how many each rank has in a step
    */
   public Course(Device device, TrainableSae sae, int batches, Ranks ranks) {
     this.device = device;
@@ -91,7 +92,10 @@ public final class Course {
     return silent.data();
   }
 
-  /** {@code [1, m]}: likewise, begun below zero with the step's first batch of this rank. */
+  /**
+   * {@code [1, m]}: the same for this rank's batches of the step alone; it begins below zero at the
+   * first of them.
+   */
   MemorySegment silentWithinStep() {
     return own().columns(0, m).data();
   }

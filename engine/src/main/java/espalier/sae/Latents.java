@@ -13,25 +13,31 @@ import java.util.Set;
  * Latents of each token as lists: count[t] entries (index, value) in the rows of matrices {@code
  * [tokens, capacity]}, indices ascending.
  *
- * <p>How many latents a token has is not known before it is encoded, and m for each would be
- * gigabytes for wide SAEs. So the lists start short and grow when a token needs more: they lie in
- * memory of their own, outside the tape's plan, and after the first few batches no longer change.
+ * <p>How many latents of a token are active is not known before it is encoded, and room for all m
+ * would be gigabytes for wide SAEs. So the lists start short and grow when a token needs more. They
+ * lie in memory of their own, outside the tape's plan; after the first few batches they no longer
+ * grow.
  */
 public final class Latents implements Tape.Growing {
 
   /** Entries a token at first, where their number is not fixed: several times a usual L0. */
   private static final long FIRST_GUESS = 256;
 
-  /** Room for lists of which a batch as a whole chooses, as a multiple of what it chooses. */
+  /**
+   * Where a batch as a whole chooses among the listed latents: entries that are listed for each one
+   * that is chosen.
+   */
   private static final long SPREAD = 4;
 
-  /** What there is for each entry beside its index and its value. */
+  /** What lists hold for each entry beside its index and its value; see espalier.h. */
   enum Need {
-    /** The gradient of its value, then of its z. */
+    /** The gradient of its value, then of its pre-activation z. */
     GRADIENT,
-    /** z itself. */
+    /** Its pre-activation z. */
     PRE,
-    /** A place in the lists turned round, for the gradients of the SAE's own weights. */
+    /**
+     * A place in the inverted lists (latent to tokens), for the gradients of the SAE's own weights.
+     */
     BY_LATENT,
     /** The gradient of its gate. */
     GATE_GRADIENT
@@ -105,7 +111,7 @@ public final class Latents implements Tape.Growing {
     }
   }
 
-  /** Makes room for the longest list that {@link #count} tells of; what was listed is lost. */
+  /** Makes room for the longest list according to {@link #count}; the entries are lost. */
   void grow() {
     int longest = 0;
     for (int entries : Transfer.ints(count)) {
@@ -114,7 +120,7 @@ public final class Latents implements Tape.Growing {
     grow(longest);
   }
 
-  /** Makes room for lists of so many entries, where there is less; what was listed is lost. */
+  /** Makes room for so many entries in each list, if there is less; the entries are lost. */
   @Override
   public void grow(int entries) {
     if (entries > capacity) {

@@ -12,24 +12,25 @@ import java.util.stream.Stream;
 /**
  * A sparse autoencoder over activations of width d with m latents, or a transcoder, whose output
  * has a width of its own. Encoder and decoder both hold a latent a row, so that decoding and every
- * gradient read whole rows. What it computes is said at {@link espalier.format.SaeWeights}.
+ * gradient read whole rows. {@link espalier.format.SaeWeights} has the formulas.
  *
  * @param site where in its block the activations are
  * @param activation which latents are active
  * @param k active latents of a token at most, where their number is fixed
  * @param wEnc {@code [m, dIn]}
  * @param bEnc {@code [1, m]}
- * @param bPre {@code [1, dIn]}, taken off the input before encoding; may be {@code bDec} itself;
- *     null for nothing, or where {@code bEnc} makes up for it
+ * @param bPre {@code [1, dIn]}, subtracted from the input before encoding; may be {@code bDec}
+ *     itself; null where nothing is subtracted, or where {@code bEnc} contains it already
  * @param wDec {@code [m, dOut]}
  * @param bDec {@code [1, dOut]}
  * @param threshold {@code [1, m]} for {@link Activation#JUMPRELU}, else null
- * @param skip {@code [dOut, dIn]}: the output gets skip x, too; null for none
+ * @param skip {@code [dOut, dIn]} of a skip connection: skip x is added to the output; null for
+ *     none
  * @param normalisation of the input, each token by itself
- * @param restoresScale whether the output undoes that
- * @param shard where ranks hold the SAE together, this one's part of it: {@code wEnc} has the rows
- *     of its own latents and {@code wDec} its own columns, all else is whole; null where this is
- *     the whole SAE
+ * @param restoresScale whether the output undoes the normalisation
+ * @param shard null for a whole SAE; where ranks hold the SAE together, this rank's part: then
+ *     {@code wEnc} has only the rows of the rank's own latents and {@code wDec} only its own
+ *     columns, and everything else is whole
  */
 public record Sae(
     SaeSite.Kind site,
@@ -104,7 +105,7 @@ public record Sae(
   /**
    * An SAE of the residual stream that only encodes and decodes.
    *
-   * @param subtractsDecoderBias whether bDec is taken off the input before encoding
+   * @param subtractsDecoderBias whether bDec is subtracted from the input before encoding
    */
   public static Sae plain(
       Activation activation,
@@ -149,7 +150,7 @@ public record Sae(
     return wEnc.isTrainable();
   }
 
-  /** Whether what is taken off the input is what is added to the output. */
+  /** Whether the bias that is subtracted from the input is the one that is added to the output. */
   public boolean subtractsDecoderBias() {
     return bPre != null && bPre == bDec;
   }

@@ -3,7 +3,7 @@ package espalier.sae;
 import java.util.List;
 
 /**
- * The shape of an SAE to be trained, and what its training is told of its latents.
+ * The design of an SAE to be trained.
  *
  * @param latents m
  * @param k active latents a token: exactly (topk), on average (batchtopk, matryoshka), or aimed at

@@ -19,7 +19,7 @@ import java.util.Optional;
 import java.util.function.Consumer;
 import java.util.function.Supplier;
 
-/** Brings an SAE from its files into device memory, in the one layout that the engine uses. */
+/** Reads an SAE from its files into device memory, in the one layout that the engine uses. */
 public final class SaeLoader {
 
   /** Elements: 64 MB. */
@@ -35,8 +35,8 @@ public final class SaeLoader {
   }
 
   /**
-   * As above, of a job whose processes all hold the SAE: those of one machine hold its matrices in
-   * common, if they can.
+   * As above, for a job whose processes all hold the SAE: those of one machine share one copy of
+   * its matrices, if they can.
    */
   public static Sae load(Device device, SaeWeights weights, Ranks job, Consumer<String> warn) {
     weights.warnings().forEach(warning -> warn.accept(weights.path() + ": " + warning));
@@ -58,9 +58,10 @@ public final class SaeLoader {
   }
 
   /**
-   * Of an SAE that ranks hold together, this rank's part. All ranks call it at once.
+   * Reads this rank's part of an SAE that all ranks hold together. All ranks call this at the same
+   * time.
    *
-   * @param again opens the same files, if gradients ask for more of them
+   * @param again opens the same files once more, if gradients need the other halves of the matrices
    * @param warn told the same on all ranks
    * @throws InputException if there are more ranks than there is to hold
    */
@@ -74,7 +75,10 @@ public final class SaeLoader {
     return loadShard(device, weights, ranks, unit, again, warn);
   }
 
-  /** Latents that activations compare with each other, where these are of a group alone. */
+  /**
+   * How many latents the activation compares with each other: those of a GroupMax group; 1
+   * elsewhere.
+   */
   static long group(SaeWeights weights) {
     return weights.activation() == Activation.GROUPMAX ? weights.dSae() / weights.k() : 1;
   }
@@ -257,7 +261,7 @@ public final class SaeLoader {
             encoder.rows());
   }
 
-  /** Most SAEs are of the residual stream: so is one that does not say. */
+  /** The site that the files name; the residual stream, as for most SAEs, where they name none. */
   private static Kind site(SaeWeights w) {
     return w.site().map(SaeSite::kind).filter(k -> k != Kind.UNNAMED).orElse(Kind.RESIDUAL);
   }

@@ -14,8 +14,8 @@ import java.util.Arrays;
  * 2025), with the mean squared error and the explained variance as SAELens corrected them (6.45.1
  * and 6.45.2).
  *
- * <p>Exactly the positions that the SAE is applied to count, whether or not they predict a token:
- * all but the kept ones (BOS, EOS).
+ * <p>The positions that count are exactly those that the SAE is applied to (all but BOS and EOS),
+ * whether or not a next token follows.
  */
 public final class SaeStatistics implements SharedBatches.Measure {
 
@@ -54,7 +54,10 @@ public final class SaeStatistics implements SharedBatches.Measure {
     firings = new long[Math.toIntExact(m)];
   }
 
-  /** From now on each forward pass of the tape is a batch that can be measured. */
+  /**
+   * Records the measurement: from now on each forward pass of the tape is a batch that can be
+   * measured.
+   */
   public void record(Tape tape, Splice splice) {
     Latents latents = splice.latents();
     long tokens = splice.input().rows();

@@ -25,10 +25,10 @@ public final class SaeWriter {
   private SaeWriter() {}
 
   /**
-   * A frozen SAE over activations as they are.
+   * Writes a frozen SAE over activations as they are.
    *
-   * @throws IllegalArgumentException if it takes off its input another vector than it adds to its
-   *     output: the layout has no place for it
+   * @throws IllegalArgumentException if it subtracts another vector from its input than it adds to
+   *     its output: the layout has no place for that
    */
   public static void write(Device device, Sae sae, Path folder, Origin origin) {
     if (sae.bPre() != null && !sae.subtractsDecoderBias()) {
@@ -37,7 +37,9 @@ public final class SaeWriter {
     write(device, sae, null, folder, origin);
   }
 
-  /** One in training, as it stands: a gated one with its gates, others as {@code folded}. */
+  /**
+   * Writes an SAE in training as it stands: a gated one with its gates, others as {@code folded}.
+   */
   public static void write(
       Device device, TrainableSae trainable, Sae folded, Path folder, Origin origin) {
     if (trainable.gates() == null) {

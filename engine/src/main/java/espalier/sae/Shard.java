@@ -8,15 +8,19 @@ import java.util.function.Supplier;
  * What one rank holds of a frozen SAE that all ranks hold together: of the encoder the rows of its
  * own latents, of the decoder its own columns, each about 1 / N of the matrix.
  *
- * <p>So each number is made by one rank, from the same numbers in the same order as where the SAE
- * is whole: z of a latent by who has its row, an element of the output, which is a sum over latents
- * in their order, by who has its column. Sums of ranks' parts would round differently. Gradients
- * ask for the other half: the latents' for rows of the decoder, the input's for columns of the
- * encoder. Those are read where a tape records such a gradient, and not before.
+ * <p>So one rank computes each number, from the same numbers and in the same order as where the SAE
+ * is whole: the rank with a latent's row computes its z, and the rank with a column computes that
+ * element of the output, which is a sum over latents in their order. A sum of the ranks' partial
+ * sums would round differently. Gradients need the other halves: those of the latents need rows of
+ * the decoder, that of the input needs columns of the encoder. These are read when a tape records
+ * such a gradient, and not before.
  */
 public final class Shard {
 
-  /** 32 or 64 bytes: kernels take a column of a slice as they take it in the whole row. */
+  /**
+   * Columns are cut in units of 32 or 64 bytes, so that kernels compute a column of a slice as they
+   * do in the whole row.
+   */
   private static final long COLUMN_UNIT = 16;
 
   private final Ranks ranks;
@@ -26,7 +30,7 @@ public final class Shard {
   private Backward backward;
 
   /**
-   * What gradients need besides.
+   * The other halves, which only gradients need.
    *
    * @param decoderRows {@code [own latents, dOut]}
    * @param encoderColumns {@code [m, columns of dIn]}
@@ -45,8 +49,8 @@ public final class Shard {
   }
 
   /**
-   * Columns of a rank where all have {@code width}: as many for each, so that what is exchanged is
-   * equally long. Of the last ranks some or all are beyond the width, and zero.
+   * How many of {@code width} columns a rank has: the same number for each, so that messages are
+   * equally long. Some or all columns of the last ranks lie beyond the width; these are zero.
    */
   static long columns(long width, int ranks) {
     long units = (width + COLUMN_UNIT - 1) / COLUMN_UNIT;

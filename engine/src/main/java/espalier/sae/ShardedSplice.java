@@ -12,28 +12,29 @@ import java.lang.foreign.MemorySegment;
 import java.util.List;
 
 /**
- * What a {@link Splice} computes where ranks hold its SAE together. Each rank has tokens of its own
- * and does a part of everybody's, so all ranks run the same passes at once:
+ * Computes a {@link Splice} where ranks hold its SAE together. Each rank has tokens of its own and
+ * does a part of the work on everybody's, so all ranks run the same passes at the same time:
  *
  * <ol>
- *   <li>All get everybody's activations, and each encodes them with its own latents.
- *   <li>The lists go to the ranks whose tokens they are of, which merge them into those of the
- *       whole SAE.
- *   <li>All get everybody's lists, and each decodes its own columns, which go to the ranks whose
- *       tokens they are of.
+ *   <li>All ranks receive everybody's activations, and each encodes them with its own latents.
+ *   <li>The lists go back to the ranks that the tokens belong to, which merge them into the lists
+ *       of the whole SAE.
+ *   <li>All ranks receive everybody's merged lists. Each decodes its own columns, which go back to
+ *       the ranks that the tokens belong to.
  * </ol>
  *
- * <p>Backward: all get everybody's gradient of what was decoded, and each has those of its own
- * latents' values; these go home, and there become gradients of z; all get those, and each has its
- * own columns of the input's gradient. Every number is that of the whole SAE: see {@link Shard}.
+ * <p>Backward: all ranks receive everybody's gradient of what was decoded, and each computes the
+ * gradients of its own latents' values. These go back to the ranks that the tokens belong to, and
+ * become gradients of z there. All ranks receive those, and each computes its own columns of the
+ * input's gradient. Every number is that of the whole SAE: see {@link Shard}.
  *
- * <p>Of N ranks with T tokens each, one gets N T (dIn + 4 L) + T dOut numbers in a forward pass and
- * N T (dOut + 2 L) + T dIn in a backward pass, for lists of L entries, those of d in the device's
- * type.
+ * <p>Of N ranks with T tokens each, one receives N T (dIn + 4 L) + T dOut numbers in a forward pass
+ * and N T (dOut + 2 L) + T dIn in a backward pass, for lists of L entries, those of d in the
+ * device's type.
  *
- * <p>Between kernels the host waits for nothing but, where lists may turn out too short, to learn
- * whether they did; and not for that in a step that is replayed, of which all ranks then see the
- * same {@link espalier.device.Control#overflow}.
+ * <p>Between kernels the host waits only to learn whether lists were too short, where they can be.
+ * In a step that is replayed it does not wait for that either; all ranks then see the same {@link
+ * espalier.device.Control#overflow} at the end.
  */
 final class ShardedSplice {
 
@@ -64,7 +65,10 @@ final class ShardedSplice {
   private MemorySegment gradients; // [size, tokens, capacity]: of values, then of z
   private MemorySegment gradientsReturned;
 
-  /** As much memory for each rank's tokens, of which each rank fills one and gets the others. */
+  /**
+   * A block of memory for each rank's tokens. Each rank fills its own block and receives the
+   * others.
+   */
   private final class Blocks {
     private final Var memory;
 
@@ -89,7 +93,10 @@ final class ShardedSplice {
     }
   }
 
-  /** Columns of a matrix {@code [tokens, width]} that ranks make together, and its way home. */
+  /**
+   * A matrix {@code [tokens, width]} of which each rank computes some columns, for everybody's
+   * tokens, and how these get to the ranks that the tokens belong to.
+   */
   private final class Columns {
     private final long width;
     private final long own;
@@ -279,7 +286,10 @@ final class ShardedSplice {
         tokens);
   }
 
-  /** The own latents of another's tokens. Lists that are too short tell by counts or overflow. */
+  /**
+   * Encodes a rank's tokens with this rank's own latents. Counts or the overflow tell if lists are
+   * too short.
+   */
   private void encodeBlock(Kernels k, int rank) {
     long from = shard.firstLatent() * Float.BYTES;
     k.saeEncode(
@@ -304,7 +314,9 @@ final class ShardedSplice {
         shard.latents());
   }
 
-  /** The largest of a token among the own latents, or their groups. */
+  /**
+   * How many of a token's largest latents this rank lists among its own; for GroupMax, its groups.
+   */
   private int ownK() {
     return sae.activation() == Activation.GROUPMAX
         ? (int) (shard.latents() / (sae.latents() / sae.k()))
@@ -344,7 +356,7 @@ final class ShardedSplice {
     }
   }
 
-  /** This rank's part in a forward pass of the others. */
+  /** Takes part in a forward pass of the others, without tokens of its own. */
   void join(Kernels k) {
     k.fill(input.own(), 0, input.memory.cols());
     fillKeep(k, 1); // no token is encoded

@@ -20,7 +20,7 @@ public final class Sparsity {
   private final Tensor coefficients; // l1, l0, strength of the pull towards a number of latents
 
   /**
-   * None, until it is prepared.
+   * All coefficients are 0 until they are prepared.
    *
    * @param slots batches of a step
    */

@@ -14,14 +14,16 @@ import java.util.Objects;
  * An SAE spliced into a stream of activations: x becomes the reconstruction of x, except at kept
  * positions.
  *
- * <p>Latents exist as (index, value) lists only, and every gradient is computed from the lists:
- * with dY the gradient of what is decoded, a latent's is dY . wDec[i] where it is active, and dX is
- * the sum of those times wEnc[i]. Where the input is normalised, gradients go through its
- * statistics, too. The SAE itself is frozen; one in training is a {@link TrainedSplice}.
+ * <p>Latents exist only as (index, value) lists, and every gradient is computed from these lists.
+ * With dY the gradient of what is decoded, the gradient of an active latent i is dY . wDec[i], and
+ * dX is the sum over the active latents of that times wEnc[i]. Where the input is normalised,
+ * gradients go through its statistics, too. The SAE itself is frozen; one in training is a {@link
+ * TrainedSplice}.
  *
  * @param input {@code [tokens, dIn]}
  * @param output {@code [tokens, dOut]}
- * @param spread {@code [tokens, 1]}: the factor of what is decoded, where the scale of the input is
+ * @param keep bytes {@code [tokens]} in device memory, 1 at positions that pass unchanged
+ * @param spread {@code [tokens, 1]}: the factor on what is decoded, where the scale of the input is
  *     restored; else null
  */
 public record Splice(
@@ -45,7 +47,7 @@ public record Splice(
     return new Recorder(tape, x, sae, keep).record();
   }
 
-  /** The one operation, its parts named. What is not needed is null. */
+  /** Records the one operation of a splice. Values that this SAE does not need are null. */
   private static final class Recorder {
     private final Tape tape;
     private final Var x;
@@ -251,7 +253,7 @@ public record Splice(
       inputGradient(k);
     }
 
-    /** Of the entries' z. */
+    /** Computes the gradient of each entry's z. */
     private void latentGradient(Kernels k, MemorySegment dY) {
       if (sharded != null) {
         sharded.decodeBackward(k, dY);

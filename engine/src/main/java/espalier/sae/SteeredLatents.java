@@ -13,7 +13,7 @@ public final class SteeredLatents {
 
   /**
    * output + (value - current value) * wDec[latent], at every position but the kept ones. Where the
-   * SAE restores the scale of its input, so is that of the change.
+   * SAE restores the scale of its input, the change is scaled likewise.
    *
    * @return {@code [tokens, d]}, without a gradient
    */

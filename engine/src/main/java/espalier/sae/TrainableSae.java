@@ -40,7 +40,7 @@ public record TrainableSae(
     Tensor silent,
     Tensor batchThreshold) {
 
-  /** All rows together may be more than an array holds. */
+  /** Rows that are copied at a time: all together may be more than an array holds. */
   private static final int ROWS_AT_ONCE = 4096;
 
   /** Magnitudes of a gated SAE, each {@code [1, m]}: relu(exp(r_mag) wEnc (x - bPre) + b_mag). */
@@ -70,7 +70,7 @@ public record TrainableSae(
   }
 
   /**
-   * Over parameters of {@link #shapes}, whatever they hold.
+   * An SAE over parameters of {@link #shapes}, whatever values they have.
    *
    * @param subtractsDecoderBias whether b_dec is taken off the input before encoding
    */
@@ -235,7 +235,7 @@ public record TrainableSae(
     return trainable;
   }
 
-  /** What belongs to the SAE's course beside its parameters. */
+  /** The state that the run depends on beside the parameters, for checkpoints. */
   public List<Tensor> state() {
     return List.of(silent, batchThreshold);
   }

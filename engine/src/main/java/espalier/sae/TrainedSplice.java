@@ -13,13 +13,14 @@ import java.util.List;
 /**
  * An SAE in training, spliced into a stream of activations as {@link Splice} does, with the losses
  * that need no language model: the squared error of its reconstruction (of each prefix, where it
- * has several), that of its gates, and sparsity. What comes behind the output may add a gradient of
- * its own.
+ * has several), that of its gates, and sparsity. The rest of the model, behind the output, may add
+ * a gradient of its own.
  *
- * <p>The backward pass knows lists only. With D the gradient of a reconstruction, a latent's is D .
- * wDec[i] where it is active; a latent of several nested reconstructions gets the sum of theirs, so
- * D is added up from the longest prefix to the shortest, each overwriting the gradients of its own
- * latents. Weights get theirs from the lists turned round, a latent's tokens at a time.
+ * <p>The backward pass uses lists only. With D the gradient of a reconstruction, the gradient of an
+ * active latent i is D . wDec[i]. A latent of several nested reconstructions gets the sum of their
+ * gradients: so D is added up from the longest prefix to the shortest, and each prefix overwrites
+ * the gradients of its own latents. The gradients of the weights are computed from the inverted
+ * lists: latent by latent, over the tokens on which it is active.
  */
 public final class TrainedSplice {
 
@@ -116,7 +117,8 @@ public final class TrainedSplice {
    * @param x {@code [tokens, d]}, in the SAE's own scale
    * @param keep bytes {@code [tokens]} in device memory, 1 where x passes unchanged (BOS, EOS);
    *     NULL for nowhere
-   * @param course of the SAE's state; null where nobody asks how its latents fare
+   * @param course the SAE's state, which counts silent latents and has the running threshold; null
+   *     where neither is needed
    */
   public static TrainedSplice into(
       Tape tape,
@@ -153,8 +155,8 @@ public final class TrainedSplice {
   }
 
   /**
-   * Weighs the gradient that comes from behind so that it counts {@code balance * sum(error) /
-   * sum(kl)} times, taken for a constant.
+   * Weighs the gradient that comes from behind by {@code factor * sum(error) / sum(kl)}, treated as
+   * a constant.
    *
    * @param divergence per token, on the same tape
    */
@@ -256,7 +258,7 @@ public final class TrainedSplice {
     return level.count == null ? latents.count() : level.count.data();
   }
 
-  /** Encodes, and again with longer lists as long as they are too short. */
+  /** Encodes into the lists; as long as they are too short, again with longer ones. */
   private void list(Kernels k) {
     boolean batchwide = trainable.design().architecture().isBatchwide();
     while (true) {
@@ -297,7 +299,9 @@ public final class TrainedSplice {
         m);
   }
 
-  /** The largest of the batch's candidates. */
+  /**
+   * Keeps the largest of the batch's candidates; false if a list may have been too short for them.
+   */
   private boolean choose(Kernels k) {
     return k.saeBatchTopk(
         latents.index(),
@@ -358,7 +362,10 @@ public final class TrainedSplice {
     }
   }
 
-  /** Brings the reconstruction's error into the gradient of all that contain it. */
+  /**
+   * Adds the gradient of this reconstruction's error to that of all reconstructions that contain
+   * it.
+   */
   private void errorGradient(Kernels k, Level level, MemorySegment dY) {
     boolean balanced = level.reconstruction == output && kl != null;
     boolean accumulate = output.accumulates();
@@ -392,7 +399,7 @@ public final class TrainedSplice {
         d);
   }
 
-  /** From the gradient of values to that of z. Of the largest k there is nothing to do. */
+  /** Turns the gradient of the values into that of z. For the k largest both are the same. */
   private void activationGradient(Kernels k) {
     switch (trainable.design().architecture()) {
       case TOPK, BATCHTOPK, MATRYOSHKA -> {}
@@ -418,7 +425,8 @@ public final class TrainedSplice {
   }
 
   /**
-   * The gates learn from what they alone reconstruct with a decoder that does not learn from it.
+   * The gates learn from the error of what they alone reconstruct; the decoder does not learn from
+   * that error.
    */
   private void gateGradient(Kernels k) {
     k.saeMseBackward(
@@ -451,7 +459,7 @@ public final class TrainedSplice {
         m);
   }
 
-  /** Of the latents that the shorter prefixes do not have. */
+  /** Adds the gradients of the weights of those latents that the shorter prefixes do not have. */
   private void weightGradient(Kernels k, Level level, MemorySegment dY) {
     int n = level.to - level.from;
     k.saeWeightBackward(

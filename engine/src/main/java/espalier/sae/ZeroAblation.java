@@ -5,8 +5,8 @@ import espalier.autograd.Var;
 import java.lang.foreign.MemorySegment;
 
 /**
- * The worst that an SAE's site can be replaced by: zeros, wherever the SAE would be applied. What
- * the rest of the model does without the site is the yardstick of the loss recovered.
+ * Zeros instead of the activations, wherever an SAE would be applied: the worst that could stand
+ * there. What the rest of the model does then is the yardstick for the loss recovered.
  */
 public final class ZeroAblation {
 

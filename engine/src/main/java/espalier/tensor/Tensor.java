@@ -28,7 +28,7 @@ public record Tensor(MemorySegment data, long rows, long cols, long stride, Elem
     }
   }
 
-  /** Newly allocated float32 of undefined content, alive as long as the device. */
+  /** A newly allocated float32 matrix of undefined content, which lives as long as the device. */
   public static Tensor allocate(Device device, long rows, long cols) {
     return allocate(device, rows, cols, ElementType.F32);
   }

@@ -10,8 +10,8 @@ import java.lang.foreign.MemorySegment;
  * AdamW over the flat buffer of all trained parameters (Loshchilov and Hutter 2019), with clipping
  * by the global norm.
  *
- * @param firstMoment of the gradients, one row as long as the parameters
- * @param secondMoment likewise
+ * @param firstMoment {@code [1, n]} for n parameters: running mean of the gradients, float32
+ * @param secondMoment {@code [1, n]}: running mean of their squares
  */
 public record AdamW(
     ParameterSet parameters, Hyperparameters settings, Tensor firstMoment, Tensor secondMoment) {
@@ -22,7 +22,7 @@ public record AdamW(
   public record Hyperparameters(
       double beta1, double beta2, double eps, double weightDecay, double clip) {
 
-    /** The defaults of torch.optim.AdamW but for the two given. */
+    /** The defaults of torch.optim.AdamW, except for the two arguments. */
     public static Hyperparameters of(double weightDecay, double clip) {
       return new Hyperparameters(0.9, 0.999, 1e-8, weightDecay, clip);
     }
@@ -37,9 +37,9 @@ public record AdamW(
   }
 
   /**
-   * Queues the norm of all gradients together and one update by them, with the learning rate and
-   * the step of the device's {@link espalier.device.Control}. Nothing changes where the step has
-   * failed: see esp_adamw.
+   * Queues the norm of all gradients together, and one update. Learning rate and step are those of
+   * the device's {@link espalier.device.Control}. If the step has failed the update changes
+   * nothing: see esp_adamw.
    */
   public void update(Device device) {
     Kernels kernels = device.kernels();

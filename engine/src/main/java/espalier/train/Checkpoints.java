@@ -21,7 +21,7 @@ import java.util.stream.Stream;
 
 /**
  * The state of a training run on disk: all trained parameters and both moments as flat tensors,
- * what else the run's course depends on, and the step in the metadata. Files are written atomically
+ * other state that the run depends on, and the step in the metadata. Files are written atomically
  * and the two newest are kept, so that one is usable at every moment.
  */
 public final class Checkpoints {
@@ -34,7 +34,7 @@ public final class Checkpoints {
   private final List<Tensor> state;
 
   /**
-   * @param fingerprint of everything that the run's course depends on; a checkpoint of another is
+   * @param fingerprint of all settings that the result depends on; a checkpoint with another one is
    *     refused
    */
   public Checkpoints(Path folder, String fingerprint) {
@@ -42,8 +42,9 @@ public final class Checkpoints {
   }
 
   /**
-   * @param state that the run's course depends on beside parameters and moments, in an order that
-   *     does not change; a restored checkpoint overwrites it
+   * @param fingerprint as above
+   * @param state what else the run depends on beside parameters and moments, always in the same
+   *     order; {@link Saved#restore} overwrites it
    */
   public Checkpoints(Path folder, String fingerprint, List<Tensor> state) {
     this.folder = folder;

@@ -12,14 +12,16 @@ import java.util.List;
  *
  * <p>{@link Order#FIXED}: along a binary tree over the micro-batches' numbers, whoever computes
  * them: [0, n) is [0, p) + [p, n) with p the largest power of two below n. So n micro-batches give
- * the same bits on one rank, on n, or on any number between. A rank adds up the subtrees that it
- * has whole; of what is left each rank adds one slice for all ({@link Ranks#exchange}), and the
- * slices are put together. With one subtree a rank (micro-batches a rank a power of two) that moves
- * 2 (N - 1) / N of the gradients' size in and out of each rank: what a ring all-reduce moves, too.
- * With several it moves more: at most 2 log2 of the micro-batches a rank.
+ * the same bits on one rank, on n, or on any number between. Each rank first adds up the subtrees
+ * that lie entirely in its share. The rest of the tree is divided by slices of the gradients: each
+ * rank adds one slice of all ranks' subtrees ({@link Ranks#exchange}), and the slices are put
+ * together ({@link Ranks#collect}). If each rank has one subtree (its number of micro-batches is a
+ * power of two), N ranks each send and receive 2 (N - 1) / N times the size of the gradients, as in
+ * a ring all-reduce. With more subtrees, of which a rank has at most 2 log2 of its micro-batches,
+ * it is more.
  *
- * <p>{@link Order#FASTEST}: kernels add micro-batches to the gradients as they stand, and MPI or
- * NCCL add up the ranks as they like.
+ * <p>{@link Order#FASTEST}: kernels add each micro-batch to the gradients of those before, and MPI
+ * or NCCL add up the ranks in an order of their own.
  */
 public final class GradientSum {
 
@@ -29,7 +31,7 @@ public final class GradientSum {
     FASTEST
   }
 
-  /** Exchanged at a time: small beside a model, large beside a message. */
+  /** Floats that are exchanged at a time: few beside a model, many beside a message. */
   private static final long BLOCK = 1 << 24;
 
   private static final long ALIGNMENT = 16;
@@ -55,10 +57,15 @@ public final class GradientSum {
   private final int accumulate;
   private final Tensor gradients;
 
-  /** Of each rank: its nodes at the end of a step, the last one in its gradients. */
+  /**
+   * By rank: its nodes at the end of a step. The last one is in its gradients, the others in its
+   * buffers.
+   */
   private final List<List<Node>> nodes = new ArrayList<>();
 
-  /** Nodes but the last: of this rank, as they come. */
+  /**
+   * This rank's nodes so far in this step, without the last; each is in the buffer of its index.
+   */
   private final List<Node> held = new ArrayList<>();
 
   private final List<Tensor> buffers = new ArrayList<>();
@@ -130,8 +137,8 @@ public final class GradientSum {
   }
 
   /**
-   * Makes the gradients those of the whole step, on all ranks. The micro-batches before may have
-   * been replayed, so that nobody has called {@link #add} this time.
+   * Makes the gradients those of the whole step, on all ranks. It relies on no calls of {@link
+   * #add} in this step: the micro-batches may have been replayed.
    */
   void finish() {
     if (order == Order.FASTEST) {
@@ -150,7 +157,9 @@ public final class GradientSum {
     }
   }
 
-  /** Of this rank's nodes, those that its buffers hold once it has gone through its batches. */
+  /**
+   * How many of this rank's nodes are in its buffers once it has gone through its micro-batches.
+   */
   private int heldAtEnd() {
     return nodes.get(ranks.rank()).size() - 1;
   }
@@ -225,7 +234,7 @@ public final class GradientSum {
     return (each + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
   }
 
-  /** {@code into += from}; floats' sums do not depend on which comes first. */
+  /** {@code into += from}; the sum of two floats does not depend on their order. */
   private void addTo(Tensor into, Tensor from) {
     device.kernels(ElementType.F32).axpy(1, from.data(), into.data(), into.size());
   }

@@ -37,7 +37,7 @@ public final class Interruption implements AutoCloseable {
     return requested;
   }
 
-  /** Asks for what Ctrl-C asks for. */
+  /** Requests what Ctrl-C requests. */
   public void request() {
     requested = true;
   }

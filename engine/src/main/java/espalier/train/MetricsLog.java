@@ -20,7 +20,7 @@ import java.util.List;
  */
 public final class MetricsLog implements AutoCloseable {
 
-  /** Field of evaluations, and of nothing else: the training time until then. */
+  /** A field that only lines of evaluations have: the training time until then. */
   static final String EVALUATION = "seconds";
 
   private static final ObjectMapper JSON = new ObjectMapper();
@@ -51,7 +51,7 @@ public final class MetricsLog implements AutoCloseable {
     }
   }
 
-  /** Forgets what comes after a step, and anything that is not a whole line. */
+  /** Removes the lines after a step, and anything that is not a whole line. */
   void truncateAfter(long step) {
     close();
     List<String> kept = new ArrayList<>();

@@ -4,7 +4,8 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.lang.foreign.MemorySegment;
 
 /**
- * What a training loop trains: the loss of micro-batches, and what it wants to be told of a step.
+ * What a training loop minimises: the loss of micro-batches, and the numbers of a step that go into
+ * the metrics.
  *
  * <p>A step has two halves. The host prepares its micro-batches ({@link #prepare}); then their work
  * is queued ({@link #accumulate} and the two hooks), the same kernel calls at every step, so that a
@@ -16,8 +17,8 @@ public interface Objective {
   long tokens();
 
   /**
-   * How many numbers each micro-batch leaves, to be added up over a step: the loss, which is not
-   * finite if training must stop, and what else {@link #describe} asks for.
+   * How many numbers each micro-batch leaves, to be added up over a step. The first is the loss;
+   * training stops if it is not finite. The others are for {@link #describe}.
    */
   int numbers();
 
@@ -30,16 +31,16 @@ public interface Objective {
   void prepare(long index, int slot);
 
   /**
-   * Queues the work on a prepared micro-batch: its gradients are added to the parameters', its loss
-   * to that of the device's {@link espalier.device.Control}.
+   * Queues the work on a prepared micro-batch: adds its gradients to those of the parameters, and
+   * its loss to that in the device's {@link espalier.device.Control}.
    *
    * @param numbers float64 {@code [numbers()]} in device memory, overwritten
    */
   void accumulate(int slot, MemorySegment numbers);
 
   /**
-   * Queued between the gradients and the update where there are other ranks: tells them what this
-   * one's micro-batches leave beside gradients.
+   * Queued between the gradients and the update where there are other ranks: exchanges with them
+   * what the micro-batches leave beside gradients.
    */
   default void exchange() {}
 
@@ -49,14 +50,17 @@ public interface Objective {
   /** Queued after the update. */
   default void afterUpdate() {}
 
-  /** Makes room for lists of latents of so many entries: the last step needed them. */
+  /**
+   * Makes room for so many entries in each list of latents: the last step needed them, and is
+   * repeated.
+   */
   void grow(int entries);
 
   /**
-   * Fields of the step's metrics line.
+   * Adds fields to the step's line of metrics.
    *
-   * @param sums of the numbers of the step's micro-batches, wherever they were computed
-   * @param microBatches how many
+   * @param sums {@code [numbers()]}, over the micro-batches of all ranks
+   * @param microBatches how many these are
    */
   void describe(ObjectNode line, double[] sums, long microBatches);
 }

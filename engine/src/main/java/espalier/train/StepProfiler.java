@@ -7,15 +7,15 @@ import java.util.List;
 import java.util.function.Consumer;
 
 /**
- * Profiles a few steps of a training loop, once what happens at the first ones only is over. The
- * parameters become what they would have become without it.
+ * Profiles a few steps of a training loop, after the first ones, which do what later ones do not.
+ * Profiling does not change the parameters.
  */
 public final class StepProfiler {
 
   /** The first runs call by call, the second is recorded, and lists of latents may grow. */
   public static final int WARM = 3;
 
-  /** Enough to see which figures are stable. */
+  /** Steps that are profiled: enough to see which figures are stable. */
   public static final int STEPS = 5;
 
   /**

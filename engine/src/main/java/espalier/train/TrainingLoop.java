@@ -22,8 +22,10 @@ public final class TrainingLoop {
 
   /**
    * @param steps updates of the whole run
-   * @param accumulate micro-batches an update, of each rank
+   * @param accumulate micro-batches of an update, on each rank
    * @param order in which their gradients are added up
+   * @param lr peak learning rate
+   * @param warmup updates over which the learning rate rises to its peak
    * @param evaluateEvery steps between evaluations, the first before the first step and one after
    *     the last; 0 for none
    * @param checkpointEvery steps between checkpoints
@@ -40,7 +42,12 @@ public final class TrainingLoop {
 
   /** Whom the loop tells of its progress. */
   public interface Listener {
-    /** After each step: how many are done. */
+    /**
+     * Called after each step.
+     *
+     * @param step how many steps are done
+     * @param line the step's metrics
+     */
     void stepDone(long step, ObjectNode line);
 
     /**
@@ -79,7 +86,7 @@ public final class TrainingLoop {
   private Optional<StepProfiler> profiler = Optional.empty();
 
   /**
-   * @param metrics of rank 0, the one that writes
+   * @param metrics where rank 0 writes; empty on the others
    */
   public TrainingLoop(
       Device device,
@@ -181,7 +188,7 @@ public final class TrainingLoop {
     saved = step;
   }
 
-  /** Two ranks of one job that do not see the same would go different ways without a word. */
+  /** Two ranks of one job that see different values would silently compute different things. */
   private void requireAlike(String what, double own, String otherwise) {
     double[] all = ranks.gather(own);
     for (int r = 0; r < all.length; r++) {
@@ -198,9 +205,11 @@ public final class TrainingLoop {
   }
 
   /**
-   * Evaluates after a step of which that is asked, unless it was done before the run was resumed.
+   * Evaluates if an evaluation is due after this step, unless it was done before the run was
+   * resumed.
    *
-   * @return false if the user wants the run to stop, and the evaluation is left to who resumes it
+   * @return false if the user wants the run to stop; whoever resumes it then makes up for the
+   *     evaluation
    */
   private boolean evaluate(Listener listener) {
     boolean asked = isDue(settings.evaluateEvery) || step == settings.steps;
