@@ -1,40 +1,44 @@
 /*
  * Dense products: c = alpha * op(a) op(b) + beta * c, 2 m n k FLOPs.
  *
- * Around the tile in registers (register_tile.h) are the loops of Goto and van de Geijn, "Anatomy of High-Performance
- * Matrix Multiplication" (2008): a task is some columns of c, and of these all rows or a piece of them (rows_of_task),
- * cut in
+ * The loops around the tile in registers (register_tile.h) are those of Goto and van de Geijn, "Anatomy of
+ * High-Performance Matrix Multiplication" (2008). A task computes some columns of c, for all rows or for a piece of
+ * them (rows_of_task). From the outermost loop to the innermost it goes over
  *
  *   pieces of k, at most kDepth    the task's columns of op(b) are copied to panels, which stay in the level-2 cache
- *   blocks of kBlockRows rows      op(a) is read where it lies, unless its strips would be scattered: then from a copy,
- *                                  made once if several tasks read the same rows
- *   panels                         stay in the level-1 cache where they fit, and come from the second one otherwise
- *   strips
+ *   blocks of kBlockRows rows      op(a) is read where it lies; if its strips would be scattered there it is copied
+ *                                  first, once for all tasks that read the same rows
+ *   panels                         they stay in the level-1 cache if they fit, else they come from the level-2 cache
+ *   strips                         a strip and a panel make one tile
  *
- * Measured (Zen 3, one core, 102 GFLOP/s possible; in brackets OpenBLAS 0.3.31 in one call), [m, k] x [k, n] with k in
- * the middle: 1024 x 256 x 1536 makes 93 (90), 1024 x 1536 x 256 with b not transposed 96 (90), 256 x 576 x 49152 85
- * (83). With a LoRA rank as one side, 1024 x 768 x 16 95 (49), 1024 x 16 x 768 76 (42).
+ * Bits. For each piece of k an element of c is one chain of multiply-adds (with AMX those of amx.h), and pieces are cut
+ * by k alone. So its bits depend neither on the number of threads nor on m, n or its place in c. (Those of a map with
+ * low-rank terms depend on n: it decides whether a chain begins with a term's.)
  *
- * With AVX-512 (Emerald Rapids, one core, beside other guests, fastest calls of several runs): 1024 x 256 x 1536 makes
- * 185 (169), 1024 x 1536 x 256 with b not transposed 201 (169), 1024 x 256 x 16 153 (102).
+ * Narrow products. Where c has few rows or columns and a is transposed, narrow_product.h takes the place of these
+ * loops, except for words of bfloat16.
  *
- * Two threads of it, in tasks that end together (by columns alone in brackets): 512 x 1536 x 576 makes 355 (332), 512 x
- * 960 x 576 with b not transposed 359 (332), 1024 x 256 x 704 340 (311). From scattered rows (copied for each task in
- * brackets), one core, medians: 512 x 2048 x 2048 154 (144), 512 x 8192 x 2048 163 (150).
+ * Low-rank terms. A map's sums begin with its low-rank term while they are in registers, if there is a term whose
+ * columns begin and end where panels do (begins_with). Other terms are added to a block of c in the level-1 cache.
  *
- * Where c has few rows or columns and a is transposed narrow_product.h takes the place of these loops, but for words of
- * bfloat16. Sums of a map begin with its low-rank term, while they are in registers, where there is one that begins and
- * ends with panels. (Measured as above on two threads, beside the map alone: 1024 x 256 x 1536 with two terms of rank
- * 16 takes 1.07 to 1.08 times as long, and 1.09 to 1.12 if terms are added to a block of c in the level-1 cache; 512 x
- * 576 x 3072 1.01 to 1.02, and 1.05.)
+ * bfloat16. The same loops read words of two terms (register_tile.h), tiles of AMX (amx.h), or copies converted to
+ * floats: bfloat16_products chooses. Sums are float32. A c in bfloat16 with more than one product or piece of k is
+ * summed up in float32 elsewhere, and rounded once.
  *
- * An element of c is one chain of multiply-adds (with AMX those of amx.h) for each piece of k, and pieces are cut by k
- * alone. So its bits depend neither on how many threads there are nor on m, n or where in c it lies. (Of a map with
- * low-rank terms they depend on n: whether a chain begins with a term's.)
+ * Measured, in GFLOP/s, for [m, k] x [k, n] written as m x k x n:
  *
- * Of bfloat16 the same loops take words of two terms (register_tile.h), tiles of AMX (amx.h), or copies that are
- * floats: bfloat16_products. Sums are float32; a c in bfloat16 that takes more than one of them is summed up elsewhere
- * and rounded once.
+ *   Zen 3, one core, 102 possible (in brackets OpenBLAS 0.3.31 in one call): 1024 x 256 x 1536 93 (90); 1024 x 1536 x
+ *   256 with b not transposed 96 (90); 256 x 576 x 49152 85 (83); with a LoRA rank as one side 1024 x 768 x 16 95 (49),
+ *   1024 x 16 x 768 76 (42).
+ *
+ *   Emerald Rapids with AVX-512, one core, beside other guests, fastest calls of several runs (in brackets OpenBLAS):
+ *   1024 x 256 x 1536 185 (169); 1024 x 1536 x 256 with b not transposed 201 (169); 1024 x 256 x 16 153 (102).
+ *   Two threads, with tasks cut so that threads end together (in brackets cut by columns alone): 512 x 1536 x 576 355
+ *   (332); 512 x 960 x 576 with b not transposed 359 (332); 1024 x 256 x 704 340 (311).
+ *   One core, scattered rows of op(a) copied once (in brackets copied for each task), medians: 512 x 2048 x 2048 154
+ *   (144); 512 x 8192 x 2048 163 (150).
+ *   Two threads, a map with two terms of rank 16, time over that of the map alone (in brackets with all terms added in
+ *   the level-1 cache): 1024 x 256 x 1536 1.07 to 1.08 (1.09 to 1.12); 512 x 576 x 3072 1.01 to 1.02 (1.05).
  */
 #include <climits>
 #include <cstdlib>
@@ -51,7 +55,7 @@
 namespace esp {
 namespace {
 
-/* Of k in words. */
+/* The most words of k in a piece. */
 constexpr int64_t kDepth = 640;
 constexpr int64_t kBlockRows = 48, kBlockColumns = 128;
 static_assert(kBlockRows % kTileRows == 0 && kBlockColumns % kPanelColumns == 0, "blocks are whole strips and panels");
@@ -315,8 +319,8 @@ typename Way::Operand *pack_panels(const Matrix<T> &b, int64_t n, int64_t terms,
   return panels + pieces(n, kPanelColumns) * kPanelColumns * length;
 }
 
-/* Whether the sums of map's first piece of k begin with those of a low-rank term, in c with n columns: by sizes alone,
- * so that no task's borders tell in the result. */
+/* Whether the sums of map's first piece of k begin with those of a low-rank term, in c with n columns. This depends on
+ * sizes alone, so that the result does not depend on the borders of tasks. */
 template <typename Way, typename T>
 bool begins_with(const Product<T> &map, const Product<T> &term, int64_t n) {
   const int64_t end = term.from + term.n;
@@ -397,7 +401,7 @@ void sum_of_terms(int64_t m, int64_t n, int64_t i, int64_t height, int64_t begin
   }
 }
 
-/* What products of bfloat16 are made with: the matrix unit; VDPBF16PS, or what stands in for it, from words; or
+/* How products of bfloat16 are computed: by the matrix unit; from words, by VDPBF16PS or what stands in for it; or by
  * multiply-adds of floats. */
 enum class With { kMatrixUnit, kWords, kFloats };
 
@@ -416,22 +420,23 @@ With bfloat16_products() {
   return with;
 }
 
-/* How long the threads take for c [m, n] in tasks of `width` columns and, of its rows, one of `pieces_of_rows`: 1 is
- * one thread's time for `width` columns of all rows. Tasks are taken in order, those of the last columns, which may be
- * fewer, at the end. */
+/* Estimates how long the threads take for c [m, n] in tasks of `width` columns and 1 / pieces_of_rows of the rows. The
+ * unit is one thread's time for `width` columns of all rows. Tasks are taken in order; those of the last columns, which
+ * may be fewer than `width`, come at the end. */
 double duration(int64_t m, int64_t n, int64_t width, int64_t pieces_of_rows) {
-  constexpr double kCopied = 24; /* copying op(b), once for each piece, takes as long as so many rows */
+  constexpr double kCopied = 24; /* copying op(b), once for each piece, takes as long as computing so many rows */
   const int64_t users = threads(), whole = pieces_of_rows * (n / width), idle = (users - whole % users) % users;
   const double part = static_cast<double>(n % width) / static_cast<double>(width);
-  /* Of the fewer columns: what threads do that have none of the last whole tasks meanwhile, and what is left then. */
+  /* The tasks of fewer columns: threads without one of the last whole tasks begin with them; `left` are those that are
+   * still to be done when the whole tasks end. */
   const int64_t narrow = part == 0 ? 0 : pieces_of_rows;
   const int64_t left = part == 0 ? 0 : narrow - std::min(narrow, idle * static_cast<int64_t>(1 / part));
   const double tasks = static_cast<double>(pieces(whole, users)) + part * static_cast<double>(pieces(left, users));
   return tasks * (1 / static_cast<double>(pieces_of_rows) + kCopied / static_cast<double>(m));
 }
 
-/* How many rows a task has: there are two tasks for each thread, or more where the threads then end sooner, because
- * together. */
+/* How many rows a task has: so many that there are two tasks for each thread, or fewer where the threads would then end
+ * sooner, because they end at the same time. */
 int64_t rows_of_task(int64_t m, int64_t n, int64_t width) {
   const int64_t fewest = pieces(2 * threads(), pieces(n, width));
   int64_t best = m;

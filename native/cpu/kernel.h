@@ -19,8 +19,8 @@ namespace esp {
     if (!(condition)) return esp::fail(ESP_INVALID_ARGUMENT, __VA_ARGS__); \
   } while (false)
 
-/* Below this many elementary operations, about 20 us, a loop stays on the calling thread: others may be asleep, and
- * to wake them takes time, too (9 us, measured with OpenMP's). */
+/* A loop of fewer elementary operations than this, about 20 us, stays on the calling thread: the others may be asleep,
+ * and waking them takes time, too (9 us, measured with OpenMP's threads). */
 constexpr int64_t kParallelWork = 1 << 18;
 
 /* body(i) for every i in [0, n): tasks that are large or uneven. Who runs a task does not change its result. */

@@ -1,7 +1,7 @@
 /*
- * The pool of threads. One call at a time has it; its fields are in Pool. A call opens the gate for its work, and shuts
- * it when no part is left; the threads of the pool that found it open have entered by then, and the call waits until
- * they left. Nobody waits for a thread that is late.
+ * The pool of threads. One call at a time uses it. A call opens the gate (Pool::gate) for its work and shuts it when no
+ * part of the work is left to take. The threads that found it open have entered by then, and the call waits until they
+ * have left. A thread that comes late finds the gate shut, and nobody waits for it.
  */
 #include "pool.h"
 
@@ -22,9 +22,9 @@
 namespace esp {
 namespace {
 
-/* Cycles for which a thread looks out for what it waits for, about a millisecond, and sleeps after that; without it a
- * step took a tenth longer (two processors of a virtual machine). It does so alone on its processor for a moment only,
- * and then lets whoever is ready to run there go first: machines are shared. */
+/* A thread that waits spins for kPatience cycles, about a millisecond, before it sleeps: without that a step took a
+ * tenth longer (on two processors of a virtual machine). After the first kMoment cycles it yields in between to
+ * whatever else is ready to run on its processor, because machines are shared. */
 constexpr uint64_t kPatience = 1 << 22, kMoment = 1 << 15;
 
 /* A thread's part of the work. */

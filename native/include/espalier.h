@@ -5,17 +5,18 @@
  *
  * Conventions
  *   - Matrices are row-major. [r, c] is a shape; `ld` is the distance between rows in elements (ld >= c); without an
- * `ld` the rows are contiguous.
+ *     `ld` the rows are contiguous.
  *   - Activations, their gradients and matrices of weights are `void *`: their elements have the type that the last
  *     argument, `dtype`, names: ESP_F32 or ESP_BF16. Everything else is float32 or as declared: statistics, losses,
  *     vectors of weights (norms, biases, thresholds), values of latents, gradients of parameters, optimizer state.
  *     Arithmetic on bfloat16 is in float32 (float64 where said), rounded once when stored.
  *   - `tokens` counts rows of a packed batch: batch sequences of seq_len tokens each, one after another.
- *   - Pointers are device memory of the library's kind. Scratch is the caller's; the CPU's kernels have copies of parts
- * of operands and sums of their own, which the calling thread keeps.
+ *   - Pointers are device memory of the library's kind. Scratch memory is the caller's. Besides, the CPU's kernels keep
+ *     memory of their own in each calling thread, for copies of parts of operands and for sums.
  *   - `accumulate`: 0 overwrites the output, 1 adds to it. Gradients of parameters (d_weight, d_table, ...) are
  *     always added to, so that micro-batches accumulate.
  *   - NULL is allowed only where a contract says "or NULL". Outputs do not overlap inputs unless a contract says so.
+ *   - (+)= stands for what `accumulate` chooses: = or +=.
  *   - Every function returns ESP_OK or a negative status; esp_last_error() then explains it, per calling thread.
  *   - Results do not depend on the number of threads: work is cut by shape alone, and every reduction has a fixed
  *     order. The same inputs give the same bits on one machine.
@@ -76,10 +77,9 @@ ESP_API int32_t esp_transfer(void *target, const void *source, int64_t bytes);
 
 typedef enum { ESP_F32 = 0, ESP_BF16 = 1, ESP_F16 = 2, ESP_F64 = 3 } esp_dtype;
 
-/* What the device multiplies matrices of that type with: 1 instructions for vectors (of bfloat16 VDPBF16PS), 2 a matrix
- * unit (AMX, tensor cores); 0 nothing made for it: kernels take ESP_BF16 then, too, but need more time than for
- * ESP_F32.
- */
+/* How the device multiplies matrices of that type: 2 with a matrix unit (AMX, tensor cores), 1 with vector instructions
+ * (for bfloat16: VDPBF16PS), 0 without instructions for it. Kernels accept ESP_BF16 even then, but are slower than with
+ * ESP_F32. */
 ESP_API int32_t esp_has_products(int32_t dtype);
 
 /* c[m, n] = alpha * op(a) op(b) + beta * c; op transposes where the flag is 1. op(a) is [m, k], op(b) is [k, n].
@@ -114,17 +114,17 @@ typedef enum {
  * [n, k], a term's v [n, r]; else [k, n] and [r, n]. beta = 0 never reads y. terms: `count` of them in the host's
  * memory, at most ESP_LARGEST_TERMS, read before the call returns; their columns do not overlap. y is rounded after
  * each product (ESP_CUDA, ESP_SEPARATE), or once.
- * ESP_EXTRA_COLUMNS is y = [x u_1 u_2 ..] op([w v_1 v_2 ..]) + beta * y. Each u lies right of the one before, the first
- * right of x (u_1 = x + k, ld_u = ldx >= k + all r); each v at its term's columns of the result, in the rows of op(w)'s
- * memory that follow w: to the right if transposed (v_p = w + from_p * ldw + k + the ranks before, ld_v = ldw), else
- * below; scales are 1. Who lays terms out so promises that 0 is what lies beside the v: where a term has no columns.
- * ESP_BY_SHAPE relies on that, too. */
+ * ESP_EXTRA_COLUMNS computes y = [x u_1 u_2 ..] op([w v_1 v_2 ..]) + beta * y and needs this layout: the first u lies
+ * right of x, each other one right of the one before (u_1 = x + k, ld_u = ldx >= k + all r). The v extend w:
+ * to its right if transposed (v_p = w + from_p * ldw + k + the ranks before, ld_v = ldw), else below it; each at its
+ * term's columns of the result. All scales are 1. Where a term has no columns there must be 0 beside its v: the product
+ * reads that, too. A caller who chooses this layout must keep to that with ESP_BY_SHAPE as well. */
 ESP_API int32_t esp_linear(int32_t transposed, int64_t m, int64_t n, int64_t k, const void *x, int64_t ldx,
                            const void *w, int64_t ldw, const esp_low_rank *terms, int32_t count, float beta, void *y,
                            int64_t ldy, int32_t way, int32_t dtype);
-/* way[0] = how esp_linear computes ESP_BY_SHAPE with these arguments: for whoever measures whether another is faster.
- * A function of sizes, alignment, layout, type and the kind of device, and of nothing that is timed: ways round
- * differently, and the same run gives the same bits. */
+/* way[0] = the way that ESP_BY_SHAPE takes with these arguments, for callers that measure whether another is faster. It
+ * depends on sizes, alignment, layout, type and the kind of device, but on nothing that is timed: ways round
+ * differently, and the same run must give the same bits. */
 ESP_API int32_t esp_linear_by_shape(int32_t transposed, int64_t m, int64_t n, int64_t k, const void *x, int64_t ldx,
                                     const void *w, int64_t ldw, const esp_low_rank *terms, int32_t count, const void *y,
                                     int64_t ldy, int32_t dtype, int32_t *way);
@@ -149,8 +149,8 @@ ESP_API int32_t esp_column_sum(const void *x, int64_t ldx, const uint8_t *skip, 
                                int64_t cols, int32_t dtype);
 /* out[r] = x[r] where keep[r], else 0; x and out: [rows, cols], keep: [rows] bytes or NULL (all 0). */
 ESP_API int32_t esp_keep_rows(const void *x, const uint8_t *keep, void *out, int64_t rows, int64_t cols, int32_t dtype);
-/* Of each sequence of `length` rows of x and y [sequences * length, d], over rows without skip ([sequences * length]
- * bytes or NULL): out [sequences, 3] (float64) = their number, sum |x - y|, sum cos(x, y). */
+/* Compares x and y [sequences * length, d] sequence by sequence. out: [sequences, 3] (float64) = the number of rows,
+ * sum |x - y|, sum cos(x, y), over the sequence's rows without skip; skip: [sequences * length] bytes or NULL. */
 ESP_API int32_t esp_sequence_distance(const void *x, const void *y, const uint8_t *skip, double *out, int64_t sequences,
                                       int64_t length, int64_t d, int32_t dtype);
 /* out[0] (+)= sum of x */
@@ -301,13 +301,14 @@ ESP_API int32_t esp_gated_backward(const void *gate_up, int32_t activation, cons
 
 /* ---- language-model head with its losses, fused over chunks of tokens --------------------------------------- */
 
-/* Floats that a row of logits takes in scratch beside them: rows need neither lie a power of two apart nor start
- * anywhere. */
+/* Floats of scratch that each row of logits needs beside the logits themselves: so that rows can be aligned, and need
+ * not lie a power of two apart. */
 enum { ESP_LOGITS_ROOM = 16 };
 
 /* Logits are z = softcap(h head^T), head: [vocab, d]; softcap(z) = cap * tanh(z / cap) if cap > 0, else z.
  * They exist for `chunk` tokens at a time only. targets[t] in [0, vocab), or negative for "no target": such rows
- * count nothing. ESP_CPU refuses a target that is too large; of ESP_CUDA, which cannot look, its loss is NaN. */
+ * do not count. ESP_CPU refuses a target that is too large; ESP_CUDA, which cannot look before it runs, gives it the
+ * loss NaN. */
 
 /* kl[t] = KL(softmax(z_teacher) || softmax(z_student)) in nats; ce_*[t] = -log softmax(z)[targets[t]] (0 without a
  * target). d_student [tokens, d] = grad_scale * d(sum of kl) / d(student), overwritten, or NULL.
@@ -334,8 +335,8 @@ ESP_API int32_t esp_head_ce(const void *hidden, const void *head, float softcap,
 
 typedef enum { ESP_RELU = 0, ESP_JUMPRELU = 1, ESP_TOPK = 2, ESP_GROUPMAX = 3 } esp_sae_kind;
 
-/* z = w_enc (x - b_pre) + b_enc; b_pre [d] or NULL (nothing is subtracted), which it is in bfloat16: there x - b_pre
- * would lose more by its rounding than it gains, and esp_sae_fold_bias makes a b_enc of both.
+/* z = w_enc (x - b_pre) + b_enc; b_pre: [d], or NULL where nothing is subtracted. It must be NULL in bfloat16: there
+ * x - b_pre would be rounded once more, and esp_sae_fold_bias takes b_pre into b_enc instead.
  *   ESP_RELU      entries with z > 0, value z
  *   ESP_JUMPRELU  entries with z > threshold[i], value relu(z). With margin > 0 also the entries with
  *                 |z - threshold[i]| < margin (straight-through gradients need them); value 0 unless z > threshold.
@@ -347,7 +348,7 @@ typedef enum { ESP_RELU = 0, ESP_JUMPRELU = 1, ESP_TOPK = 2, ESP_GROUPMAX = 3 } 
  * Dense z exists for a few rows at a time, in scratch: esp_sae_encode_scratch(d, m) floats.
  * Where a row has more entries than capacity, ESP_CPU returns ESP_CAPACITY, and count holds what each row needs.
  * ESP_CUDA cannot wait: it keeps the first `capacity` entries of such a row and raises overflow[0] to what it needs.
- * overflow: int32 [1] in device memory, or NULL; esp_control has one, at which esp_adamw looks. */
+ * overflow: int32 [1] in device memory, or NULL; esp_control has one, which esp_adamw reads. */
 ESP_API int64_t esp_sae_encode_scratch(int64_t d, int64_t m);
 ESP_API int32_t esp_sae_encode(const void *x, const void *w_enc, const float *b_enc, const float *b_pre, int32_t kind,
                                const float *threshold, float margin, int64_t k, const uint8_t *keep, int32_t *index,
@@ -356,10 +357,10 @@ ESP_API int32_t esp_sae_encode(const void *x, const void *w_enc, const float *b_
 /* bias = b_enc - w_enc b_pre, summed in float64: z = w_enc x + bias. [m], but b_pre: [d]; bias may be b_enc. */
 ESP_API int32_t esp_sae_fold_bias(const void *w_enc, const float *b_enc, const float *b_pre, float *bias, int64_t d,
                                   int64_t m, int32_t dtype);
-/* Latents that slices keep together, where none may part the `group` latents of one of ESP_GROUPMAX (else 1): z of
- * the latents of a slice [a, b) has the bits that it has where all are encoded, if a and b are multiples of it, or the
- * number of latents. ESP_CUDA promises that of its own kernel (bfloat16, ESP_RELU and ESP_JUMPRELU, d <= 1024) alone:
- * cuBLAS chooses its kernels, and with them an order of summation, by the shape of the whole product. */
+/* How many latents a cut into slices must keep together. If a and b are multiples of it (or b is m), z of the latents
+ * [a, b), encoded alone, has the same bits as where all m are encoded. group: latents of a group of ESP_GROUPMAX, which
+ * no cut may divide; else 1. ESP_CUDA promises the bits only for its own kernel (bfloat16, ESP_RELU and ESP_JUMPRELU,
+ * d <= 1024): cuBLAS chooses its kernels, and with them an order of summation, by the shape of the whole product. */
 ESP_API int64_t esp_sae_encode_panel(int64_t group);
 /* out[t] = sum_j value[t, j] * w_dec[index[t, j]] + b_dec; rows with keep[t]: out[t] = x[t]. x: needed with keep,
  * else NULL. */
@@ -399,29 +400,30 @@ ESP_API int32_t esp_sae_weight_backward(const void *x, const float *b_pre, const
 /* loss[t] = |y[t] - x[t]|^2, d_y[t] = grad_scale * 2 (y[t] - x[t]), both 0 where keep[t]. d_y may be NULL. */
 ESP_API int32_t esp_sae_mse(const void *x, const void *y, const uint8_t *keep, float *loss, void *d_y, float grad_scale,
                             int64_t tokens, int64_t d, int32_t dtype);
-/* Brings a reconstruction's error into d_y: d_y[t] = a d_y[t] + grad_scale * 2 (y[t] - x[t]), or a d_y[t] where
- * keep[t]; without accumulate d_y counts as 0. a = 1, or with error and kl [tokens], both given or both NULL,
+/* Adds the gradient of a reconstruction's error to d_y: d_y[t] = a d_y[t] + grad_scale * 2 (y[t] - x[t]), or a d_y[t]
+ * where keep[t]; without accumulate d_y counts as 0. a = 1, or with error and kl [tokens], both given or both NULL,
  * a = balance * sum(error) / sum(kl) (0 where that sum is 0): what stood in d_y, the gradient of a KL, then weighs as
- * much as the error (Karvonen 2025, arXiv 2503.17272: alpha = MSE / KL, taken for a constant). */
+ * much as the error (Karvonen 2025, arXiv 2503.17272: alpha = MSE / KL, treated as a constant). */
 ESP_API int32_t esp_sae_mse_backward(const void *x, const void *y, const uint8_t *keep, const float *error,
                                      const float *kl, float balance, void *d_y, int32_t accumulate, float grad_scale,
                                      int64_t tokens, int64_t d, int32_t dtype);
 
-/* -- an SAE in slices of its latents that follow each other, as ranks hold it: part p has the latents from first[p] on
- *    (int32 [parts], in device memory, ascending from 0) to the next part's. Lists that are sent in one message are
- *    packed: count [tokens], index [tokens, capacity], value [tokens, capacity], one after another, 4 bytes each -- */
+/* -- an SAE that ranks hold in parts: part p has the latents from first[p] up to the next part's (first: int32 [parts],
+ *    in device memory, ascending from 0). Lists that are sent in one message are packed: count [tokens], index [tokens,
+ *    capacity], value [tokens, capacity], one after another, 4 bytes each -- */
 
-/* The lists of the whole SAE from packed [parts] lists of its slices, indices counted from first[p]. Row t becomes the
- * parts' entries, one part after another; with k > 0 the k largest of them, of equal ones those of lower index: what
- * ESP_TOPK lists of the whole (k <= capacity; values are above 0). A row with the entry NaN has (0, NaN) alone. pre:
- * [tokens, capacity], receives the values, or NULL: no threshold is below 0, so that a value is its z.
- * A part's count may be above `capacity` (ESP_CPU leaves it so): what it needs; the first `capacity` entries are there.
+/* Merges the packed [parts] lists of the parts, whose indices count from first[p], into the lists of the whole SAE. Row
+ * t gets the parts' entries, one part after another; with k > 0 only the k largest of them (ties: the lower index), as
+ * ESP_TOPK lists for the whole SAE (k <= capacity; values are above 0). A row with a NaN has the one entry (0, NaN).
+ * pre: [tokens, capacity], receives the values, or NULL: as no threshold is below 0, a value is its z.
+ * A part's count may be above `capacity`, as ESP_CPU leaves it: it is then what the row needs, and the first `capacity`
+ * entries are there.
  * A row that needs more than `capacity` keeps the first entries, and overflow[0] is raised to what it needs. */
 ESP_API int32_t esp_sae_merge(const void *packed, const int32_t *first, int64_t parts, int64_t k, int32_t *index,
                               float *value, float *pre, int32_t *count, int64_t capacity, int32_t *overflow,
                               int64_t tokens);
-/* The entries of the latents [first, first + latents) in lists of the whole SAE: part_count[t] of them, part_index
- * counted from `first`. */
+/* Extracts the entries of the latents [first, first + latents) from lists of the whole SAE: part_count[t] entries, with
+ * part_index counted from `first`. */
 ESP_API int32_t esp_sae_part(const int32_t *index, const int32_t *count, int64_t capacity, int64_t first,
                              int64_t latents, int32_t *part_index, int32_t *part_count, int64_t tokens);
 /* The other way: value[t, j] of lists of the whole SAE from part_value [parts, tokens, capacity], in which each part
@@ -460,13 +462,13 @@ ESP_API int32_t esp_sae_encode_silent(const void *x, const void *w_enc, const fl
  * esp_sae_encode). tokens * capacity < 2^31. */
 ESP_API int32_t esp_sae_batch_topk(int32_t *index, float *value, int32_t *count, int64_t capacity, int64_t k,
                                    const uint8_t *keep, float *smallest, int32_t *overflow, int64_t tokens, int64_t m);
-/* Brings an SAE's state to where batches left it that were computed apart, such as by another rank. later [m +
- * batches]: of each latent what esp_sae_activity made of a silent that was -2^24 before the batches, so less than 0
- * where it was never active (their rows, together fewer than 2^24, are then later[i] + 2^24); and of each batch what
- * esp_sae_batch_topk gave as smallest. silent[i] becomes min(silent[i] + later[i] + 2^24, 2^24) where later[i] < 0,
- * else later[i]. threshold [1] follows the smallest values that are not negative, one batch after another: it becomes
- * that value where it was negative, else threshold + rate (smallest - threshold). overflow: int32 [1], or NULL; nothing
- * is changed where it is not 0. */
+/* Updates an SAE's state by batches that were computed apart, such as by another rank. later: [m + batches]. First, for
+ * each latent, what esp_sae_activity made of a `silent` that was -2^24 before these batches: less than 0 where the
+ * latent was never active in them (later[i] + 2^24 is then the number of their rows, together fewer than 2^24). Then,
+ * for each batch, `smallest` of esp_sae_batch_topk.
+ * silent[i] becomes min(silent[i] + later[i] + 2^24, 2^24) where later[i] < 0, else later[i]. threshold [1] follows
+ * the smallest values that are not negative, one batch after another: it becomes that value where it was negative,
+ * else threshold + rate (smallest - threshold). overflow: int32 [1], or NULL; nothing is changed where it is not 0. */
 ESP_API int32_t esp_sae_follow(float *silent, float *threshold, float rate, const float *later, int64_t batches,
                                const int32_t *overflow, int64_t m);
 /* prefix[t] = entries of row t with index < limit: a list's part among the first latents (Matryoshka SAEs). */
@@ -522,7 +524,7 @@ ESP_API int32_t esp_sae_restore_backward(const void *d_out, const void *y, const
                                          int64_t d, int32_t dtype);
 /* Each row of w [rows, d] divided by its norm; rows of norm 0 stay. */
 ESP_API int32_t esp_normalize_rows(float *w, int64_t rows, int64_t d);
-/* grad[r] -= w[r] <grad[r], w[r]> / |w[r]|^2: what is left of the gradient once rows of w keep their norm. */
+/* grad[r] -= w[r] <grad[r], w[r]> / |w[r]|^2: removes the part of the gradient that changes the norms of w's rows. */
 ESP_API int32_t esp_remove_parallel(const float *w, float *grad, int64_t rows, int64_t d);
 
 /* ---- optimizer ---------------------------------------------------------------------------------------------- */
@@ -535,7 +537,7 @@ typedef struct {
   uint64_t seed;    /* of this step's dropout */
   double loss;      /* summed up over the step's batches */
   double grad_norm; /* written by esp_global_norm */
-  int32_t overflow; /* what the longest list of latents needed, if it did not get it: see esp_sae_encode */
+  int32_t overflow; /* entries that the longest list of latents needed, if it had too little room: see esp_sae_encode */
   int32_t reserved;
 } esp_control;
 
