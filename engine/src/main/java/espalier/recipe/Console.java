@@ -68,7 +68,16 @@ public final class Console {
 
   /** Progress of a task of {@code total} units, to be closed when it is over. */
   public Progress progress(String task, long total) {
-    return terminal ? new Bar(task, total) : new Lines(task, total);
+    return progress(task, 0, total);
+  }
+
+  /**
+   * The same of a task that goes on.
+   *
+   * @param before units done before, of {@code total}; they tell nothing of the time that is left
+   */
+  Progress progress(String task, long before, long total) {
+    return terminal ? new Bar(task, before, total) : new Lines(task, before, total);
   }
 
   /** Progress of one task. */
@@ -86,11 +95,12 @@ public final class Console {
   private final class Bar implements Progress {
     private final ProgressBar bar;
 
-    Bar(String task, long total) {
+    Bar(String task, long before, long total) {
       bar =
           new ProgressBarBuilder()
               .setTaskName(task)
               .setInitialMax(total)
+              .startsFrom(before, Duration.ZERO)
               .setStyle(ProgressBarStyle.UNICODE_BLOCK)
               .setUpdateIntervalMillis(200)
               .continuousUpdate()
@@ -112,13 +122,16 @@ public final class Console {
   private final class Lines implements Progress {
     private static final int TENTHS = 10;
     private final String task;
+    private final long before;
     private final long total;
     private final long start = System.nanoTime();
     private long printed;
 
-    Lines(String task, long total) {
+    Lines(String task, long before, long total) {
       this.task = task;
+      this.before = before;
       this.total = total;
+      printed = before * TENTHS / total;
     }
 
     @Override
@@ -127,7 +140,7 @@ public final class Console {
       if (tenth > printed) {
         printed = tenth;
         double seconds = (System.nanoTime() - start) * 1e-9;
-        double left = seconds / done * (total - done);
+        double left = seconds / (done - before) * (total - done);
         // One write: printf makes one of every piece, and another rank's line can come between.
         err.println(
             "%s: %d of %d (%s, %s left)  %s"

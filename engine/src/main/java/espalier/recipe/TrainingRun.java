@@ -35,7 +35,7 @@ record TrainingRun(
     DeviceChoice choice = DeviceChoice.current();
     String reason = choice.reason().isEmpty() ? "" : " (no GPU: " + choice.reason() + ")";
     console.info("%s: on %s%s".formatted(task, device.describe(), reason));
-    try (Console.Progress progress = console.progress(task, steps)) {
+    try (Console.Progress progress = console.progress(task, loop.step(), steps)) {
       TrainingLoop.End end =
           loop.run(
               new TrainingLoop.Listener() {
