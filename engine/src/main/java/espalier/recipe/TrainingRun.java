@@ -35,6 +35,11 @@ record TrainingRun(
     DeviceChoice choice = DeviceChoice.current();
     String reason = choice.reason().isEmpty() ? "" : " (no GPU: " + choice.reason() + ")";
     console.info("%s: on %s%s".formatted(task, device.describe(), reason));
+    if (loop.warmup() > steps) {
+      console.warn(
+          "--warmup %d: the run has %d steps, so that the learning rate does not get up to --lr"
+              .formatted(loop.warmup(), steps));
+    }
     try (Console.Progress progress = console.progress(task, loop.step(), steps)) {
       TrainingLoop.End end =
           loop.run(

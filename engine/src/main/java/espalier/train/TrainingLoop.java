@@ -149,6 +149,11 @@ public final class TrainingLoop {
     return gradients.refusal().or(update::refusal);
   }
 
+  /** Updates before the learning rate is at its peak. */
+  public long warmup() {
+    return settings.warmup;
+  }
+
   /** Updates done so far. */
   public long step() {
     return step;

@@ -162,6 +162,19 @@ class CommandLineTest {
   }
 
   @Test
+  void aWarmUpThatOutlastsTheRun() {
+    Outcome reached = Outcome.of(adapt("--warmup", "1"));
+    assertEquals(0, reached.code(), reached.err());
+    assertFalse(reached.err().contains("WARNING"), reached.err());
+    Outcome outcome =
+        Outcome.of(adapt("--warmup", "2", "--out", temp.resolve("outlasted").toString()));
+    assertEquals(0, outcome.code(), outcome.err());
+    assertTrue(
+        outcome.err().lines().anyMatch(line -> line.startsWith("WARNING: --warmup 2: ")),
+        outcome.err());
+  }
+
+  @Test
   void anSaeOfAnotherWidth() {
     assertRefused(adapt("--model", Golden.folder("llama-untied").toString()), "sae-topk");
   }
