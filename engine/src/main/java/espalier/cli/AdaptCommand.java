@@ -16,7 +16,9 @@ import java.util.OptionalInt;
 import java.util.concurrent.Callable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
+import picocli.CommandLine.Spec;
 
 @Command(
     name = "adapt",
@@ -24,6 +26,7 @@ import picocli.CommandLine.Option;
         "Trains LoRA adapters around frozen SAEs until the model behaves like itself again.")
 final class AdaptCommand implements Callable<Integer> {
 
+  @Spec private CommandSpec spec;
   @Mixin private Common common;
   @Mixin private Computing computing;
   @Mixin private Spread spread;
@@ -76,8 +79,8 @@ final class AdaptCommand implements Callable<Integer> {
   @Option(
       names = "--alpha",
       description =
-          "updates are scaled by alpha / rank; an --init-adapter keeps its own"
-              + " (default: ${DEFAULT-VALUE})")
+          "updates are scaled by alpha / rank (default: ${DEFAULT-VALUE}; an --init-adapter keeps"
+              + " its own)")
   private double alpha = AdaptSettings.DEFAULT_ALPHA;
 
   @Option(names = "--dropout", description = "of the adapters' inputs (default: ${DEFAULT-VALUE})")
@@ -85,12 +88,16 @@ final class AdaptCommand implements Callable<Integer> {
 
   @Option(
       names = "--layers",
-      description = "after (the first SAE), all, or 3,5-9 (default: ${DEFAULT-VALUE})")
+      description =
+          "after (the first SAE), all, or 3,5-9 (default: ${DEFAULT-VALUE}; an --init-adapter keeps"
+              + " its own)")
   private String layers = "after";
 
   @Option(
       names = "--targets",
-      description = "both, attn, mlp, all-linear, or layer names (default: ${DEFAULT-VALUE})")
+      description =
+          "both, attn, mlp, all-linear, or layer names (default: ${DEFAULT-VALUE}; an"
+              + " --init-adapter keeps its own)")
   private String targets = "both";
 
   @Option(names = "--lr", description = "peak learning rate (default: ${DEFAULT-VALUE})")
@@ -181,6 +188,9 @@ final class AdaptCommand implements Callable<Integer> {
             order,
             resume,
             checkpointEvery);
+    if (initAdapter != null) {
+      Given.refuse(spec, "an --init-adapter keeps its own", "--alpha", "--layers", "--targets");
+    }
     try (Interruption interruption = new Interruption()) {
       return spread.run(ranks -> adapt(settings, gradients.on(ranks, sharding), interruption));
     }

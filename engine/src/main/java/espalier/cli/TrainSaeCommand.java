@@ -19,7 +19,9 @@ import java.util.OptionalInt;
 import java.util.concurrent.Callable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
+import picocli.CommandLine.Spec;
 
 @Command(
     name = "train-sae",
@@ -28,6 +30,7 @@ final class TrainSaeCommand implements Callable<Integer> {
 
   private static final int DEFAULT_K = 32;
 
+  @Spec private CommandSpec spec;
   @Mixin private Common common;
   @Mixin private Computing computing;
   @Mixin private Spread spread;
@@ -242,6 +245,10 @@ final class TrainSaeCommand implements Callable<Integer> {
             Optional.ofNullable(activationCache),
             resume,
             checkpointEvery);
+    if (!starts.isEmpty()) {
+      Given.refuse(
+          spec, "an --init-sae keeps its own", "--arch", "--latents", "--prefixes", "--b-dec");
+    }
     try (Interruption interruption = new Interruption()) {
       return spread.run(ranks -> train(settings, gradients.on(ranks), interruption));
     }

@@ -5,6 +5,7 @@ import espalier.autograd.Tape;
 import espalier.autograd.Var;
 import espalier.device.Device;
 import espalier.format.InputException;
+import espalier.format.SaeWeights.Activation;
 import espalier.model.LanguageModel;
 import espalier.model.TokenBatch;
 import espalier.nn.Adapters;
@@ -78,6 +79,7 @@ record SaeStart(
   /** SAEs from files, to be trained further on activations like those of the first batch. */
   Started from(Saes initial) {
     TrainSaeSettings.Shape shape = settings.shape();
+    shape.k().ifPresent(k -> requireAim(k, initial));
     SortedMap<Integer, SaeDesign> designs = new TreeMap<>();
     List<ParameterSet.Shape> shapes = new ArrayList<>();
     initial
@@ -109,6 +111,15 @@ record SaeStart(
                   TrainableSae.from(device, parameters, prefix(layer), design, sae, variance));
             });
     return new Started(saes, parameters);
+  }
+
+  /** Other activations than JumpReLU leave no choice of how many latents are active. */
+  private static void requireAim(int k, Saes initial) {
+    if (initial.byLayer().values().stream().noneMatch(s -> s.activation() == Activation.JUMPRELU)) {
+      throw new InputException(
+          "--k %d has no effect: it is what a JumpReLU --init-sae aims at, and none is"
+              .formatted(k));
+    }
   }
 
   private static String prefix(int layer) {

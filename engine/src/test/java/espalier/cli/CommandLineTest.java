@@ -161,6 +161,14 @@ class CommandLineTest {
     assertRefused(args, "--rank 5");
   }
 
+  /** Rather than drop it, and record it in run.json as if it held. */
+  @ParameterizedTest
+  @CsvSource({"--alpha, 5", "--layers, all", "--targets, attn"})
+  void whatTheInitialAdapterSays(String option, String value) {
+    String adapter = Golden.folder("adapter").toString();
+    assertRefused(adapt("--init-adapter", adapter, option, value), option + " has no effect: ");
+  }
+
   @Test
   void aWarmUpThatOutlastsTheRun() {
     Outcome reached = Outcome.of(adapt("--warmup", "1"));

@@ -72,6 +72,10 @@ class OtherCommandsTest {
             + " 0",
         "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --l1 -1 | --l1 -1",
         "train-sae --model MODEL --data DATA --out TEMP/out --layer 1 --eval-data no.npy | no.npy",
+        "train-sae --model MODEL --data DATA --out TEMP/out --init-sae 1=SAE --arch gated | --arch",
+        "train-sae --model MODEL --data DATA --out TEMP/out --init-sae 1=SAE --latents 9"
+            + " | --latents",
+        "train-sae --model MODEL --data DATA --out TEMP/out --init-sae 1=SAE --k 4 | --k 4",
         "pretrain --config MODEL/config.json --data DATA --out /proc/x | --out /proc/x",
         "pretrain --config nowhere --data DATA --out TEMP/out | nowhere",
         "pretrain --config MODEL/config.json --out TEMP/out | --data",
