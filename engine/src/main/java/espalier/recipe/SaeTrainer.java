@@ -34,7 +34,7 @@ import java.util.List;
  *   mse          FVU + auxiliary AuxK + sparsity
  *   e2e          KL + sparsity
  *   e2e+ds       kl KL + downstream (mean over the later streams of their squared error) + sparsity
- *   kl-finetune  (FVU + a KL) / 2 + sparsity, a = FVU / KL taken for a constant
+ *   kl-finetune  (FVU + auxiliary AuxK + a KL) / 2 + sparsity, a = FVU / KL taken for a constant
  * </pre>
  *
  * Sparsity is l1 times the sum of latents (standard; gated: of gates, which also reconstruct by
