@@ -188,19 +188,19 @@ final class AdaptCommand implements Callable<Integer> {
             order,
             resume,
             checkpointEvery);
-    if (initAdapter != null) {
-      Given.refuse(spec, "an --init-adapter keeps its own", "--alpha", "--layers", "--targets");
-    }
     try (Interruption interruption = new Interruption()) {
       return spread.run(ranks -> adapt(settings, gradients.on(ranks, sharding), interruption));
     }
   }
 
   private int adapt(AdaptSettings settings, Parallel parallel, Interruption interruption) {
+    Console console = Console.standard();
+    if (initAdapter != null && parallel.ranks().isFirst()) {
+      Given.among(spec, "--alpha", "--layers", "--targets")
+          .forEach(o -> console.warn(o + " has no effect: an --init-adapter keeps its own"));
+    }
     TrainingLoop.End end =
-        new AdaptRecipe(settings, Console.standard(), parallel)
-            .profile(profiling.file())
-            .run(interruption);
+        new AdaptRecipe(settings, console, parallel).profile(profiling.file()).run(interruption);
     if (parallel.ranks().isFirst()) {
       Report.write(out);
     }

@@ -1,24 +1,21 @@
 package espalier.cli;
 
-import espalier.format.InputException;
+import java.util.stream.Stream;
 import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.ParseResult;
 
-/** Options that were given, where another leaves them without effect. */
+/** Tells the options that the user gave from those that have their defaults. */
 final class Given {
 
   private Given() {}
 
   /**
-   * @param command whose options have been read
-   * @param why they have no effect, as in "an --init-sae keeps its own"
-   * @param options by their names
-   * @throws InputException that names the first of them that was given
+   * @param command one whose options have been read
+   * @param options names to choose from
+   * @return those that were given
    */
-  static void refuse(CommandSpec command, String why, String... options) {
-    for (String option : options) {
-      if (command.commandLine().getParseResult().hasMatchedOption(option)) {
-        throw new InputException(option + " has no effect: " + why);
-      }
-    }
+  static Stream<String> among(CommandSpec command, String... options) {
+    ParseResult read = command.commandLine().getParseResult();
+    return Stream.of(options).filter(read::hasMatchedOption);
   }
 }

@@ -246,8 +246,12 @@ final class TrainSaeCommand implements Callable<Integer> {
             resume,
             checkpointEvery);
     if (!starts.isEmpty()) {
-      Given.refuse(
-          spec, "an --init-sae keeps its own", "--arch", "--latents", "--prefixes", "--b-dec");
+      Given.among(spec, "--arch", "--latents", "--prefixes", "--b-dec")
+          .findFirst()
+          .ifPresent(
+              option -> {
+                throw new InputException(option + " has no effect: an --init-sae keeps its own");
+              });
     }
     try (Interruption interruption = new Interruption()) {
       return spread.run(ranks -> train(settings, gradients.on(ranks), interruption));
