@@ -1,5 +1,6 @@
 package espalier.distributed;
 
+import java.io.BufferedOutputStream;
 import java.io.DataInputStream;
 import java.io.DataOutputStream;
 import java.io.IOException;
@@ -39,7 +40,8 @@ final class Link {
     socket.setTcpNoDelay(true);
     socket.setSoTimeout(patienceMillis);
     in = new DataInputStream(socket.getInputStream());
-    out = new DataOutputStream(socket.getOutputStream());
+    // A message leaves whole: who waits for the rest of one would have to know what came before.
+    out = new DataOutputStream(new BufferedOutputStream(socket.getOutputStream()));
   }
 
   static Link to(InetSocketAddress address, int connectMillis, int patienceMillis)

@@ -25,11 +25,19 @@ import java.util.function.UnaryOperator;
  * the connection ends, the process is dead; if it is silent, the process has been stopped or the
  * machine is lost; a rank whose own work makes no progress says so itself. Rank 0 prints the line
  * for all, or rank 1 if rank 0 itself is gone.
+ *
+ * <p>A process counts silence and the time that its work takes in beats of its own. If the whole
+ * job is stopped for a while, as Slurm suspends one, its beats stop as well, so nobody is taken for
+ * silent meanwhile.
  */
 final class Watch implements AutoCloseable {
 
   private static final int BEAT_MILLIS = 1_000;
   private static final int SILENCE_MILLIS = 15_000;
+
+  /** Of its own beats, how many a process that was not stopped has at least in a silence. */
+  private static final int LEAST_BEATS = SILENCE_MILLIS / BEAT_MILLIS / 2;
+
   private static final int CONNECT_MILLIS = 3_000;
   private static final int JOIN_MILLIS = 60_000;
   private static final int RETRY_MILLIS = 200;
@@ -39,8 +47,12 @@ final class Watch implements AutoCloseable {
 
   private static final int GOODBYE_MILLIS = 300;
 
+  private static final long BEAT_NANOS = BEAT_MILLIS * 1_000_000L;
+
   /** Work that takes less time than this is never considered to hang. */
   private static final long LEAST_PATIENCE_NANOS = 20_000_000_000L;
+
+  private static final long IDLE = -1;
 
   /** How many times longer than any piece before it a piece of work may take. */
   private static final int PATIENCE_FACTOR = 10;
@@ -52,8 +64,9 @@ final class Watch implements AutoCloseable {
   private final Thread goodbye = new Thread(this::sayGoodbye, "watch-goodbye");
   private String note;
   private volatile String lastCheckpoint = "";
-  private volatile long workSince;
-  private volatile long longestWork;
+  private volatile long beats;
+  private volatile long workSince = IDLE; // beats
+  private volatile long longestWork; // ns
 
   private Watch(Launch launch, IntConsumer abort) {
     this.launch = launch;
@@ -114,9 +127,8 @@ final class Watch implements AutoCloseable {
       server.setSoTimeout(JOIN_MILLIS);
       while (links.size() < launch.size() - 1) {
         Link link = new Link(server.accept(), SILENCE_MILLIS);
-        Message hello = link.receive();
-        String[] words = hello.text().split(" ", 3);
-        if (hello.kind() != Kind.HELLO || words.length < 3 || !words[0].equals(meeting.secret)) {
+        String[] words = greeting(link).split(" ", 3);
+        if (words.length < 3 || !words[0].equals(meeting.secret)) {
           link.close();
           continue;
         }
@@ -130,6 +142,16 @@ final class Watch implements AutoCloseable {
           "after %d s only %d of %d have connected to rank 0"
               .formatted(JOIN_MILLIS / 1000, links.size() + 1, launch.size()),
           e);
+    }
+  }
+
+  /** What whoever connected says first; empty of a stranger, who may be anybody on the network. */
+  private static String greeting(Link link) {
+    try {
+      Message hello = link.receive();
+      return hello.kind() == Kind.HELLO ? hello.text() : "";
+    } catch (IOException e) {
+      return "";
     }
   }
 
@@ -194,7 +216,7 @@ final class Watch implements AutoCloseable {
     String died = "%s died (%s)".formatted(rank(peer), name);
     try {
       while (true) {
-        Message message = link.receive();
+        Message message = next(link);
         switch (message.kind()) {
           case BEAT -> {}
           case CHECKPOINT -> remember(message.text());
@@ -223,6 +245,22 @@ final class Watch implements AutoCloseable {
     }
   }
 
+  /**
+   * @throws SocketTimeoutException if nothing has come for too long, while this process was there
+   */
+  private Message next(Link link) throws IOException {
+    while (true) {
+      long before = beats;
+      try {
+        return link.receive();
+      } catch (SocketTimeoutException e) {
+        if (beats - before >= LEAST_BEATS) {
+          throw e;
+        }
+      }
+    }
+  }
+
   private void lost(String how) {
     if (launch.rank() > 1) { // rank 0 is lost to all: rank 1 speaks first
       pause(LAST_WAIT_MILLIS);
@@ -241,14 +279,15 @@ final class Watch implements AutoCloseable {
       }
       checkOwnWork();
       pause(BEAT_MILLIS);
+      beats++; // by this thread alone
     }
   }
 
   private void checkOwnWork() {
     long since = workSince;
-    long took = System.nanoTime() - since;
+    long took = (beats - since) * BEAT_NANOS;
     long patience = Math.max(LEAST_PATIENCE_NANOS, PATIENCE_FACTOR * longestWork);
-    if (since != 0 && longestWork > 0 && took > patience) {
+    if (since != IDLE && longestWork > 0 && took > patience) {
       fail("hangs: nothing done for %d s".formatted(took / 1_000_000_000), 1);
     }
   }
@@ -256,21 +295,23 @@ final class Watch implements AutoCloseable {
   /** Runs a piece of work; {@link #beat} looks at how long it takes. */
   void work(Runnable piece) {
     long start = System.nanoTime();
-    workSince = start;
+    long before = beats;
+    workSince = before;
     try {
       piece.run();
     } finally {
-      workSince = 0;
+      workSince = IDLE;
     }
-    longestWork = Math.max(longestWork, System.nanoTime() - start);
+    long counted = (beats - before + 1) * BEAT_NANOS; // less than by the clock if it was stopped
+    longestWork = Math.max(longestWork, Math.min(System.nanoTime() - start, counted));
   }
 
   /** Runs what waits for other ranks, within a piece of work or not: it is not this one's to do. */
   void waitFor(Runnable others) {
-    boolean working = workSince != 0;
-    workSince = 0;
+    boolean working = workSince != IDLE;
+    workSince = IDLE;
     others.run();
-    workSince = working ? System.nanoTime() : 0;
+    workSince = working ? beats : IDLE;
   }
 
   private void remember(String file) {

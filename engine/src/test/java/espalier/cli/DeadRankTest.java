@@ -196,6 +196,27 @@ class DeadRankTest {
     }
   }
 
+  /** As Slurm suspends one to let another job run: longer than silence and work are borne. */
+  @Test
+  void aSuspendedJobGoesOn() throws Exception {
+    MpiJob job =
+        MpiJob.start("openmpi", 2, Map.of(), Main.class, train("adapt", "run", 100_000, false));
+    long reached = checkpointBeyond("run", -1);
+    List<ProcessHandle> ranks = List.of(job.rank(0), job.rank(1));
+    for (ProcessHandle rank : ranks) {
+      signal("STOP", rank);
+    }
+    Thread.sleep(22_000);
+    for (ProcessHandle rank : ranks) {
+      signal("CONT", rank);
+    }
+    Thread.sleep(2_000); // who has been missed by now has ended the job
+    checkpointBeyond("run", newest(temp.resolve("run/checkpoints")));
+    assertTrue(reached > 0 && job.isAlive(), job.error());
+    signal("KILL", ranks.get(1));
+    assertTrue(only(job.await()).contains("rank 1 of 2 died"));
+  }
+
   @ParameterizedTest
   @CsvSource({"openmpi,0", "openmpi,2", "mpich,1"})
   void aRankThatThrowsIsNamed(String mpi, int victim) throws Exception {
