@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -112,6 +113,12 @@ def main() -> int:
         family_models.read(snapshot)
         print("ok     huggingface_hub and transformers read the cache that Espalier wrote")
 
+        shared = root / "shared"
+        with ThreadPoolExecutor() as pool:
+            found = list(pool.map(lambda _: inspect(a.launcher, REPO, shared, endpoint, False)["kind"], range(4)))
+        assert found == ["model"] * 4
+        print("ok     several processes fill a cache at once, as the ranks of a job do")
+
         theirs = root / "theirs"
         for file in (root / "repo").rglob("*"):
             if file.is_file():
@@ -120,7 +127,7 @@ def main() -> int:
         assert inspect(a.launcher, REPO, theirs, endpoint, True)["kind"] == "model"
         assert inspect(a.launcher, f"{REPO}/saes/layer_1", theirs, endpoint, True)["d_sae"] == 70
         print("ok     Espalier reads the cache that huggingface_hub wrote, without a network")
-    print("2 passed, 0 failed")
+    print("3 passed, 0 failed")
     return 0
 
 

@@ -201,7 +201,7 @@ public final class TokenCache {
   private void keep(Path file, TokenRows rows) {
     try {
       Files.createDirectories(folder);
-      AtomicFiles.write(
+      AtomicFiles.writeShared(
           file,
           channel -> {
             ByteBuffer header = ByteBuffer.allocate((int) HEADER).order(ByteOrder.LITTLE_ENDIAN);

@@ -29,8 +29,21 @@ public final class AtomicFiles {
 
   private AtomicFiles() {}
 
+  /** Writes a file of which there is one writer; what a killed one leaves the next writes over. */
   public static void write(Path file, Content content) {
-    Path beside = file.resolveSibling(file.getFileName() + ".tmp");
+    write(file, file.resolveSibling(file.getFileName() + ".tmp"), content);
+  }
+
+  /**
+   * Writes a file that several processes may write at once, such as those of a job into a cache:
+   * each beside in a file of its own, so that the last one's content stays.
+   */
+  public static void writeShared(Path file, Content content) {
+    String own = ".tmp" + ProcessHandle.current().pid() + "-" + Thread.currentThread().threadId();
+    write(file, file.resolveSibling(file.getFileName() + own), content);
+  }
+
+  private static void write(Path file, Path beside, Content content) {
     try {
       try (FileChannel channel =
           FileChannel.open(
@@ -50,9 +63,16 @@ public final class AtomicFiles {
   }
 
   public static void write(Path file, String text) {
-    write(
-        file,
-        channel -> writeFully(channel, ByteBuffer.wrap(text.getBytes(StandardCharsets.UTF_8))));
+    write(file, content(text));
+  }
+
+  /** Writes text that several processes may write at once. */
+  public static void writeShared(Path file, String text) {
+    writeShared(file, content(text));
+  }
+
+  private static Content content(String text) {
+    return channel -> writeFully(channel, ByteBuffer.wrap(text.getBytes(StandardCharsets.UTF_8)));
   }
 
   /** Writes a JSON document, indented. */
@@ -76,7 +96,7 @@ public final class AtomicFiles {
   }
 
   /** A channel may take less than it is given. */
-  static void writeFully(FileChannel channel, ByteBuffer bytes) throws IOException {
+  public static void writeFully(FileChannel channel, ByteBuffer bytes) throws IOException {
     while (bytes.hasRemaining()) {
       channel.write(bytes);
     }

@@ -120,7 +120,7 @@ final class HubCache {
     } catch (IOException e) {
       throw new UncheckedIOException(ref + " cannot be written: " + e.getMessage(), e);
     }
-    AtomicFiles.write(ref, commit);
+    AtomicFiles.writeShared(ref, commit);
   }
 
   /** Relative, so that the cache can be moved as a whole. */

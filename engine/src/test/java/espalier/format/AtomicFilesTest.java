@@ -63,6 +63,31 @@ class AtomicFilesTest {
     assertEquals("new", Files.readString(file));
   }
 
+  /** As where all processes of a job find at once that a cache lacks something. */
+  @Test
+  void severalMayWriteASharedFileAtOnce() throws IOException {
+    Path file = folder.resolve("state");
+    AtomicFiles.writeShared(
+        file,
+        channel -> {
+          Thread other = new Thread(() -> AtomicFiles.writeShared(file, "theirs"));
+          other.start();
+          join(other);
+          assertEquals("theirs", Files.readString(file));
+          AtomicFiles.writeFully(channel, ByteBuffer.wrap("mine".getBytes(StandardCharsets.UTF_8)));
+        });
+    assertEquals("mine", Files.readString(file));
+    assertEquals(List.of(file), files());
+  }
+
+  private static void join(Thread thread) {
+    try {
+      thread.join();
+    } catch (InterruptedException e) {
+      throw new AssertionError(e);
+    }
+  }
+
   @Test
   void writesOverTheRemainsOfAKilledProcess() throws IOException {
     Files.writeString(folder.resolve("state.tmp"), "half of a much longer text");
