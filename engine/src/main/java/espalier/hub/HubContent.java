@@ -25,12 +25,13 @@ public enum HubContent {
   private static final String WEIGHTS = "model.safetensors";
   static final String INDEX = "model.safetensors.index.json";
   private static final String TOKENIZER = "tokenizer.json";
+  private static final String TOKENIZER_CONFIG = "tokenizer_config.json";
   private static final Set<String> MODEL_FILES =
       Set.of(
           "config.json",
           "generation_config.json",
           TOKENIZER,
-          "tokenizer_config.json",
+          TOKENIZER_CONFIG,
           "special_tokens_map.json");
   private static final Set<String> ADAPTER_FILES =
       Set.of("adapter_config.json", "adapter_model.safetensors");
@@ -64,7 +65,7 @@ public enum HubContent {
 
   /** What is looked for beside these files and the repository does not have. */
   static List<String> absent(List<HubFile> chosen, HubListing listing) {
-    Set<String> wanted = new TreeSet<>(Set.of(TOKENIZER));
+    Set<String> wanted = new TreeSet<>(Set.of(TOKENIZER, TOKENIZER_CONFIG));
     chosen.forEach(file -> wanted.addAll(HubSaeFiles.of(file.path()).configurations()));
     listing.files().forEach(file -> wanted.remove(file.path()));
     return List.copyOf(wanted);
@@ -138,7 +139,8 @@ public enum HubContent {
     return switch (this) {
       case MODEL ->
           has(snapshot, name, "config.json")
-              && (has(snapshot, name, TOKENIZER) || snapshot.hasNot(TOKENIZER))
+              && isKnown(snapshot, name, TOKENIZER)
+              && isKnown(snapshot, name, TOKENIZER_CONFIG) // which may say that there is no BOS
               && hasWeights(snapshot, name);
       case ADAPTER -> ADAPTER_FILES.stream().allMatch(file -> has(snapshot, name, file));
       case SAE ->
@@ -169,6 +171,10 @@ public enum HubContent {
     return json.object("weight_map").stream()
         .flatMap(map -> map.keys().stream().map(map::text))
         .allMatch(shard -> HubName.isPlain(shard) && has(snapshot, name, shard));
+  }
+
+  private static boolean isKnown(HubSnapshot snapshot, HubName name, String file) {
+    return has(snapshot, name, file) || snapshot.hasNot(file);
   }
 
   private static boolean has(HubSnapshot snapshot, HubName name, String file) {

@@ -7,6 +7,8 @@ import java.util.Map;
 import java.util.Optional;
 import java.util.Set;
 import java.util.function.Supplier;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 
 /**
  * Where the Hub and its cache are, from the environment variables that huggingface_hub knows.
@@ -19,32 +21,48 @@ import java.util.function.Supplier;
 public record HubSettings(
     Path cache, Supplier<HubAddress> address, Optional<String> token, boolean offline) {
 
+  private static final Pattern VARIABLE = Pattern.compile("\\$(?:\\w+|\\{[^}]*\\})");
   private static final Set<String> YES = Set.of("1", "on", "yes", "true");
 
   public static HubSettings of(Map<String, String> environment) {
     String cacheHome =
         environment.getOrDefault(
             "XDG_CACHE_HOME", environment.getOrDefault("HOME", "") + "/.cache");
-    Path home = Path.of(environment.getOrDefault("HF_HOME", cacheHome + "/huggingface"));
-    String cache = environment.get("HF_HUB_CACHE");
+    Path home = path(environment, "HF_HOME", cacheHome + "/huggingface");
     return new HubSettings(
-        cache == null ? home.resolve("hub") : Path.of(cache),
+        path(environment, "HF_HUB_CACHE", home.resolve("hub").toString()),
         () -> HubAddress.of(environment),
         token(environment, home),
         YES.contains(environment.getOrDefault("HF_HUB_OFFLINE", "").toLowerCase()));
   }
 
+  /**
+   * A path, with {@code ~} and other variables in it put in as huggingface_hub does: what sets
+   * variables for a container or a job is not always a shell.
+   */
+  private static Path path(Map<String, String> environment, String name, String otherwise) {
+    String given = environment.getOrDefault(name, otherwise).replaceFirst("^~(?=/|$)", "\\$HOME");
+    return Path.of(
+        VARIABLE
+            .matcher(given)
+            .replaceAll(
+                found -> {
+                  String variable = found.group().replaceAll("[${}]", "");
+                  return Matcher.quoteReplacement(
+                      environment.getOrDefault(variable, found.group()));
+                }));
+  }
+
   private static Optional<String> token(Map<String, String> environment, Path home) {
-    String token = environment.get("HF_TOKEN");
-    Path file =
-        Path.of(environment.getOrDefault("HF_TOKEN_PATH", home.resolve("token").toString()));
-    if (token == null && Files.isReadable(file)) {
+    String token = environment.getOrDefault("HF_TOKEN", "").strip();
+    Path file = path(environment, "HF_TOKEN_PATH", home.resolve("token").toString());
+    if (token.isEmpty() && Files.isReadable(file)) {
       try {
-        token = Files.readString(file);
+        token = Files.readString(file).strip();
       } catch (IOException e) {
         return Optional.empty();
       }
     }
-    return Optional.ofNullable(token).map(String::strip).filter(t -> !t.isEmpty());
+    return Optional.of(token).filter(t -> !t.isEmpty());
   }
 }

@@ -261,6 +261,16 @@ class HubTest {
     assertEquals(List.of(), server.requests);
   }
 
+  /** It may say that there is no BOS, so a model without it is packed otherwise. */
+  @Test
+  void completesATokenizerWithoutItsConfiguration() throws IOException {
+    put("tokenizer_config.json", "{\"bos_token\": null}");
+    Path file = locate(MODEL, HubContent.MODEL).resolve("tokenizer_config.json");
+    Files.delete(file); // as where only the other file was asked for
+    locate(MODEL, HubContent.MODEL);
+    assertTrue(Files.exists(file));
+  }
+
   /** What of a folder of the repository is in the snapshot. */
   private Set<String> linked(String folder) {
     Path snapshot = cache.resolve("models--owner--small-model/snapshots").resolve(HubServer.COMMIT);
@@ -439,6 +449,26 @@ class HubTest {
     HubSettings more = HubSettings.of(Map.of("HF_HUB_CACHE", "/c", "HF_TOKEN", " t "));
     assertEquals(Path.of("/c"), more.cache());
     assertEquals(Optional.of("t"), more.token());
+    HubSettings unset =
+        HubSettings.of(Map.of("HF_HOME", cache.toString(), "HF_TOKEN", "", "HF_HUB_CACHE", "/c"));
+    assertEquals(Optional.of("from-file"), unset.token());
+  }
+
+  /** What {@code python -c "from huggingface_hub.constants import *; print(HF_HUB_CACHE)"} says. */
+  @ParameterizedTest
+  @CsvSource({
+    "HF_HOME, ~/hf, /home/me/hf/hub",
+    "HF_HOME, ~, /home/me/hub",
+    "HF_HOME, $SCRATCH/hf, /scratch/$me/hf/hub",
+    "HF_HUB_CACHE, ${SCRATCH}/hf, /scratch/$me/hf",
+    "HF_HUB_CACHE, $ABSENT/~/x, $ABSENT/~/x",
+    "HF_HUB_CACHE, ~me/x, ~me/x",
+    "XDG_CACHE_HOME, $SCRATCH, /scratch/$me/huggingface/hub",
+  })
+  void expandsPathsAsTheHubsLibraryDoes(String variable, String given, String expected) {
+    Map<String, String> environment =
+        Map.of("HOME", "/home/me", "SCRATCH", "/scratch/$me", variable, given);
+    assertEquals(Path.of(expected), HubSettings.of(environment).cache());
   }
 
   @Test
