@@ -40,7 +40,7 @@ public final class TokenCache {
   public static final TokenCache NONE = new TokenCache(null, warning -> {});
 
   /** Changes when packing does: what another version packed is not used. */
-  private static final long MAGIC = 0x3130_4b4f_5450_5345L; // "ESPTOK01"
+  private static final long MAGIC = 0x3230_4b4f_5450_5345L; // "ESPTOK02"
 
   private static final long HEADER = 4 * Long.BYTES;
 

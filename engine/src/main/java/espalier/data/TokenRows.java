@@ -11,7 +11,6 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.OptionalInt;
 import java.util.SplittableRandom;
-import java.util.function.Supplier;
 import java.util.stream.IntStream;
 
 /**
@@ -136,13 +135,10 @@ public final class TokenRows {
     Packer packer = new Packer(context, bos, config.eos());
     files.forEach(file -> Pieces.check(file, tokenizer::cuts));
     for (Path file : files) {
-      // Documents that JSON or parquet hold are in memory anyway, and may hold half a surrogate
-      // pair, for which the tokenizer's library converts the whole text in another way.
-      Supplier<Cuts> cuts = Documents.isText(file) ? tokenizer::cuts : () -> Cuts.NONE;
       Documents.read(
           file,
           document -> {
-            Pieces pieces = new Pieces(file, document, cuts);
+            Pieces pieces = new Pieces(file, document, tokenizer::cuts);
             for (String piece = pieces.next(); piece != null; piece = pieces.next()) {
               add(tokenizer.encode(piece), packer, tokenizer, config);
             }

@@ -34,6 +34,10 @@ public final class StrictJson {
   private static final long LARGEST = 64L << 20;
   private static final Pattern DUPLICATE =
       Pattern.compile("Duplicate field '(.*)'", Pattern.DOTALL);
+
+  /** In a string of Java's a whole pair is one character of an expression. */
+  private static final Pattern HALF_PAIR = Pattern.compile("\\p{Cs}");
+
   private static final ObjectMapper MAPPER = mapper(new JsonFactory()).build();
 
   /** For data: takes the NaN and Infinity of Python's json.dumps, and texts of any length. */
@@ -122,10 +126,23 @@ public final class StrictJson {
     return new StrictJson(file, where, node);
   }
 
-  /** Whatever such a line holds. */
+  /**
+   * Whatever such a line holds.
+   *
+   * @throws InputException also for an escaped half of a surrogate pair, which JSON's grammar
+   *     allows and no text has: what a tokenizer's library makes of it spoils the text around it
+   */
   public static JsonNode valueOfLine(Path file, long number, String text) {
     try {
-      return LINES.readTree(text);
+      JsonNode value = LINES.readTree(text);
+      Matcher half = HALF_PAIR.matcher(text.contains("\\u") ? value.toString() : "");
+      if (half.find()) {
+        throw new InputException(
+            file,
+            "line %d: \\u%04x is half of a surrogate pair, no character"
+                .formatted(number, (int) half.group().charAt(0)));
+      }
+      return value;
     } catch (JsonProcessingException e) {
       throw new InputException(file, "line " + number + ": not valid JSON");
     }

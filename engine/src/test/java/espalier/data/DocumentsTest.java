@@ -41,6 +41,13 @@ class DocumentsTest {
 
   /** As Python's json.dumps writes them. */
   @Test
+  void charactersMayBeEscaped() throws IOException {
+    Path file = folder.resolve("a.jsonl");
+    Files.writeString(file, "{\"text\": \"\\ud83c\\udf3f \\u00e9\\u0000\"}\n");
+    assertEquals(List.of("🌿 é\0"), read(file));
+  }
+
+  @Test
   void otherFieldsMayBeNoNumbers() throws IOException {
     Path file = folder.resolve("a.jsonl");
     Files.writeString(file, "{\"score\": NaN, \"a\": [-Infinity, Infinity], \"text\": \"one\"}\n");
@@ -81,6 +88,9 @@ class DocumentsTest {
           {"text": null}               | no string field "text"
           ["a"]                        | no string field "text"
           "a"                          | no string field "text"
+          {"text": "a \\ud83c"}        | \\ud83c is half of a surrogate pair
+          {"text": "\\udf3f a"}        | \\udf3f is half of a surrogate pair
+          {"text": "\\ud83c\\ud83c\\udf3f"} | \\ud83c is half of a surrogate pair
           """)
   void namesTheLineThatCannotBeUsed(String line, String fault) throws IOException {
     Path file = folder.resolve("a.jsonl");
