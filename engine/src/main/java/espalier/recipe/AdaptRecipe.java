@@ -193,9 +193,6 @@ public final class AdaptRecipe {
     Optional<Checkpoints.Saved> saved = settings.resume() ? checkpoints.latest() : Optional.empty();
     long[] saeBytes =
         in.saes.bytes(ranks); // ranks meet here: if one refuses its input, none begins
-    if (ranks.isFirst()) {
-      folder.begin("adapt", SettingsJson.of(settings), settings.seed(), saeBytes);
-    }
     TrainingRun run =
         new TrainingRun(
             device,
@@ -207,6 +204,9 @@ public final class AdaptRecipe {
             profile.map(file -> ProfileReport.profiler(device, ranks, file, console)));
     interruption.listen();
     try (MetricsLog metrics = ranks.isFirst() ? new MetricsLog(folder.metrics()) : null) {
+      if (ranks.isFirst()) {
+        folder.begin("adapt", SettingsJson.of(settings), settings.seed(), saeBytes);
+      }
       TrainingLoop loop =
           new TrainingLoop(
               device,

@@ -96,9 +96,9 @@ public final class PretrainRecipe {
     Checkpoints checkpoints =
         new Checkpoints(folder.checkpoints(), RunFolder.fingerprint(settings, steps));
     Optional<Checkpoints.Saved> saved = settings.resume() ? checkpoints.latest() : Optional.empty();
-    folder.begin("pretrain", SettingsJson.of(settings), settings.seed());
     interruption.listen();
     try (MetricsLog metrics = new MetricsLog(folder.metrics())) {
+      folder.begin("pretrain", SettingsJson.of(settings), settings.seed());
       TrainingLoop loop =
           new TrainingLoop(
               device,

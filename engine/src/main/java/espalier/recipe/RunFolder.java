@@ -35,7 +35,9 @@ public record RunFolder(Path path) {
       throw new InputException("--out " + path + ": is no folder");
     }
     if (Files.isDirectory(path) && !isEmpty(path)) {
-      boolean holdsRun = Files.exists(path.resolve(RUN));
+      RunFolder folder = new RunFolder(path);
+      // The metrics are there first, and alone where the disk was full.
+      boolean holdsRun = Files.exists(path.resolve(RUN)) || Files.exists(folder.metrics());
       if (!holdsRun) {
         throw new InputException("--out " + path + ": holds other files");
       }

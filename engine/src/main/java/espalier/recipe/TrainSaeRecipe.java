@@ -219,11 +219,11 @@ public final class TrainSaeRecipe {
             evaluation(device, in, saes, interruption),
             profile.map(file -> ProfileReport.profiler(device, ranks, file, console)));
     ranks.gather(); // ranks meet here: if one refuses its input, none begins
-    if (ranks.isFirst()) {
-      folder.begin("train-sae", SettingsJson.of(settings), settings.seed(), ranks.size());
-    }
     interruption.listen();
     try (MetricsLog metrics = ranks.isFirst() ? new MetricsLog(folder.metrics()) : null) {
+      if (ranks.isFirst()) {
+        folder.begin("train-sae", SettingsJson.of(settings), settings.seed(), ranks.size());
+      }
       TrainingLoop loop =
           new TrainingLoop(
               device,

@@ -1,22 +1,31 @@
 package espalier.train;
 
+import static java.nio.charset.StandardCharsets.ISO_8859_1;
+import static java.nio.charset.StandardCharsets.UTF_8;
+
 import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import java.io.BufferedWriter;
+import espalier.format.AtomicFiles;
+import espalier.format.InputException;
 import java.io.IOException;
 import java.io.UncheckedIOException;
-import java.nio.charset.StandardCharsets;
+import java.nio.ByteBuffer;
+import java.nio.channels.FileChannel;
+import java.nio.channels.OverlappingFileLockException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardOpenOption;
-import java.util.ArrayList;
 import java.util.List;
 
 /**
  * {@code metrics.jsonl}: a JSON object a line, a step or an evaluation each. Lines are appended
  * whole; a line that a crash cut off is dropped when the run resumes.
+ *
+ * <p>The file is locked while it is open, so that a run has one writer: a second would mix its
+ * steps, checkpoints and results with the first one's. All goes through one channel, as the lock
+ * ends with any that the process closes.
  */
 public final class MetricsLog implements AutoCloseable {
 
@@ -26,55 +35,75 @@ public final class MetricsLog implements AutoCloseable {
   private static final ObjectMapper JSON = new ObjectMapper();
 
   private final Path file;
-  private BufferedWriter writer;
+  private final FileChannel channel;
 
+  /**
+   * Opens the log of a run, whose folder is made if need be.
+   *
+   * @throws InputException if another process has it open
+   */
   public MetricsLog(Path file) {
     this.file = file;
-    open();
+    try {
+      Files.createDirectories(file.toAbsolutePath().getParent());
+      channel =
+          FileChannel.open(
+              file, StandardOpenOption.CREATE, StandardOpenOption.READ, StandardOpenOption.WRITE);
+    } catch (IOException e) {
+      throw cannot("be written", e);
+    }
+    try {
+      if (!lock()) {
+        throw new InputException(file, "is being written: the run goes on in another process");
+      }
+      channel.position(channel.size());
+    } catch (IOException e) {
+      throw cannot("be written", e);
+    }
   }
 
+  /** Whether nobody else has the lock, as far as the file system can tell: not all have locks. */
+  private boolean lock() {
+    try {
+      return channel.tryLock() != null;
+    } catch (OverlappingFileLockException e) {
+      return false;
+    } catch (IOException e) {
+      return true;
+    }
+  }
+
+  /** Writes a line at once: whoever watches the run sees each step. */
   public void append(ObjectNode line) {
     try {
-      writer.write(JSON.writeValueAsString(line));
-      writer.write('\n');
-      writer.flush(); // whoever watches the run sees each step
+      AtomicFiles.writeFully(
+          channel, ByteBuffer.wrap((JSON.writeValueAsString(line) + "\n").getBytes(UTF_8)));
     } catch (IOException e) {
-      throw new UncheckedIOException(file + ": cannot be written", e);
+      throw cannot("be written", e);
     }
   }
 
-  public void flush() {
-    try {
-      writer.flush();
-    } catch (IOException e) {
-      throw new UncheckedIOException(file + ": cannot be written", e);
-    }
-  }
-
-  /** Removes the lines after a step, and anything that is not a whole line. */
+  /** Removes the lines after a step, and anything behind them that is not a whole line. */
   void truncateAfter(long step) {
-    close();
-    List<String> kept = new ArrayList<>();
     try {
-      for (String line : Files.readAllLines(file)) {
-        if (stepOf(line) <= step) {
-          kept.add(line);
+      long kept = 0;
+      for (String line : lines()) {
+        if (!line.endsWith("\n") || stepOf(line) > step) {
+          break;
         }
+        kept += line.length();
       }
-      Path fresh = file.resolveSibling(file.getFileName() + ".tmp");
-      Files.write(fresh, kept);
-      Files.move(fresh, file, java.nio.file.StandardCopyOption.ATOMIC_MOVE);
+      channel.truncate(kept);
     } catch (IOException e) {
-      throw new UncheckedIOException(file + ": cannot be cut to step " + step, e);
+      throw cannot("be cut to step " + step, e);
     }
-    open();
   }
 
   /** The step of the last evaluation; -1 if there is none. */
   long lastEvaluation() {
     long last = -1;
     try {
-      for (String line : Files.readAllLines(file)) {
+      for (String line : lines()) {
         JsonNode json = JSON.readTree(line);
         if (json.has(EVALUATION)) {
           last = json.path("step").longValue();
@@ -82,8 +111,19 @@ public final class MetricsLog implements AutoCloseable {
       }
       return last;
     } catch (IOException e) {
-      throw new UncheckedIOException(file + ": cannot be read", e);
+      throw cannot("be read", e);
     }
+  }
+
+  /** All lines with their ends, a character a byte. */
+  private List<String> lines() throws IOException {
+    ByteBuffer all = ByteBuffer.allocate(Math.toIntExact(channel.size()));
+    int read = 0;
+    while (all.hasRemaining() && read >= 0) {
+      read = channel.read(all, all.position());
+    }
+    String text = new String(all.array(), ISO_8859_1);
+    return text.isEmpty() ? List.of() : List.of(text.split("(?<=\n)"));
   }
 
   private static long stepOf(String line) {
@@ -95,22 +135,16 @@ public final class MetricsLog implements AutoCloseable {
     }
   }
 
-  private void open() {
-    try {
-      writer =
-          Files.newBufferedWriter(
-              file, StandardCharsets.UTF_8, StandardOpenOption.CREATE, StandardOpenOption.APPEND);
-    } catch (IOException e) {
-      throw new UncheckedIOException(file + ": cannot be written", e);
-    }
+  private UncheckedIOException cannot(String what, IOException e) {
+    return new UncheckedIOException(file + ": cannot " + what, e);
   }
 
   @Override
   public void close() {
     try {
-      writer.close();
+      channel.close();
     } catch (IOException e) {
-      throw new UncheckedIOException(file + ": cannot be written", e);
+      throw cannot("be written", e);
     }
   }
 }

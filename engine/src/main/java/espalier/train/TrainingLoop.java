@@ -187,7 +187,6 @@ public final class TrainingLoop {
 
   private void save() {
     if (ranks.isFirst() && saved != step) {
-      metrics.ifPresent(MetricsLog::flush);
       ranks.checkpoint(checkpoints.write(step, seconds, optimizer).toString());
     }
     saved = step;
@@ -345,7 +344,6 @@ public final class TrainingLoop {
 
   private void requireFinite(double loss, double norm) {
     if (!Double.isFinite(loss) || !Double.isFinite(norm)) {
-      metrics.ifPresent(MetricsLog::flush);
       throw new TrainingDivergedException(step + 1, loss, norm, checkpoints.latestFile());
     }
   }

@@ -1,5 +1,6 @@
 package espalier.cli;
 
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
@@ -67,6 +68,29 @@ class CommandProcessTest {
     assertTrue(process.error().contains("train-sae topk mse: interrupted after step"));
     assertTrue(Files.exists(cache.resolve("present")), "activations are lost");
     assertTrue(Files.exists(out.resolve("report.html")), "there is no report");
+  }
+
+  /** As where somebody takes a run for dead that goes on elsewhere. */
+  @Test
+  void aRunHasOneProcess() throws Exception {
+    Path out = temp.resolve("out");
+    String[] command =
+        ("adapt --rank 4 --layers all --steps 1000000 --resume --model %s --sae 1=%s --data %s"
+                + " --out %s")
+            .formatted(MODEL, Golden.folder("sae-topk"), Golden.folder("tokens.npy"), out)
+            .split(" ");
+    CommandProcess first = CommandProcess.start(ProcessBuilder.Redirect.DISCARD, command);
+    while (first.process().isAlive() && steps(out.resolve("metrics.jsonl")) < 3) {
+      Thread.sleep(20);
+    }
+    byte[] run = Files.readAllBytes(out.resolve("run.json"));
+    CommandProcess second = CommandProcess.start(ProcessBuilder.Redirect.DISCARD, command);
+    assertEquals(2, second.await());
+    assertTrue(second.error().contains("the run goes on in another process"), second.error());
+    assertArrayEquals(run, Files.readAllBytes(out.resolve("run.json")));
+    first.process().destroy();
+    first.await();
+    assertTrue(first.error().contains("adapt: interrupted after step"), first.error());
   }
 
   private static long steps(Path metrics) throws IOException {

@@ -2,6 +2,7 @@ package espalier.recipe;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertNotEquals;
+import static org.junit.jupiter.api.Assertions.assertThrows;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
@@ -9,7 +10,9 @@ import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.device.DeviceChoice;
 import espalier.device.ElementType;
+import espalier.format.InputException;
 import java.io.IOException;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Locale;
 import org.junit.jupiter.api.AfterEach;
@@ -41,6 +44,17 @@ class RunFolderTest {
     assertEquals(exact, RunFolder.fingerprint(new Settings(4), 10));
     choose(ElementType.BF16);
     assertNotEquals(exact, RunFolder.fingerprint(new Settings(4), 10));
+  }
+
+  @Test
+  void aRunThatCouldOnlyBeginMayBeGoneOnWith() throws IOException {
+    Path out = Files.createDirectory(temp.resolve("out"));
+    assertEquals(out, RunFolder.check(out, false).path());
+    Path metrics = Files.createFile(new RunFolder(out).metrics());
+    assertEquals(out, RunFolder.check(out, true).path());
+    assertThrows(InputException.class, () -> RunFolder.check(out, false));
+    Files.move(metrics, out.resolve("other"));
+    assertThrows(InputException.class, () -> RunFolder.check(out, true));
   }
 
   @Test
