@@ -114,8 +114,9 @@ final class Failures {
     if (e instanceof Error) {
       return e.toString(); // its message alone may be no more than a class's name
     }
-    if (e instanceof UncheckedIOException io && io.getCause() != null) {
-      return io.getMessage() + " (" + io.getCause().getMessage() + ")";
+    if (e instanceof UncheckedIOException io) {
+      String why = String.valueOf(io.getCause().getMessage());
+      return io.getMessage().endsWith(why) ? io.getMessage() : io.getMessage() + " (" + why + ")";
     }
     return e.getMessage() == null ? e.toString() : e.getMessage();
   }

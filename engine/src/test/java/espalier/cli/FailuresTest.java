@@ -63,6 +63,10 @@ class FailuresTest {
         1,
         "x cannot be read (no space)",
         fail(new UncheckedIOException("x cannot be read", new IOException("no space"))));
+    assertLine(
+        1,
+        "x cannot be read: no space",
+        fail(new UncheckedIOException("x cannot be read: no space", new IOException("no space"))));
   }
 
   @Test
