@@ -46,7 +46,7 @@ public final class PeftWriter {
    * @param linear every linear layer in the model's blocks, adapted or not
    * @param rankStabilised whether the scale is alpha / sqrt(rank), not alpha / rank
    * @param storedTransposed whether the model's files hold its weights as {@code [in, out]}
-   * @param baseModel the model's name
+   * @param baseModel the model's name on the Hub, or its folder
    */
   public record Adapter(
       SortedMap<String, Layer> layers,

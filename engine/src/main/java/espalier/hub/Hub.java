@@ -49,6 +49,11 @@ public final class Hub {
     this.patience = patience;
   }
 
+  /** Of which repository a model's folder is, if it is a snapshot in a cache of the Hub. */
+  public static Optional<String> repository(Path folder) {
+    return HubCache.repository(folder.toAbsolutePath().normalize());
+  }
+
   /**
    * A folder or file on this machine. What exists here under that name is taken; what cannot be a
    * repository's name is returned as it is, for its reader to refuse.

@@ -15,6 +15,7 @@ import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.HexFormat;
 import java.util.Optional;
+import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
@@ -26,10 +27,21 @@ final class HubCache {
 
   private static final Pattern COMMIT = Pattern.compile("[0-9a-f]{40}");
 
+  private static final Pattern SNAPSHOT =
+      Pattern.compile("/models--([^/]+?)--([^/]+)/snapshots/[0-9a-f]{40}$");
+
   private final Path root;
 
   HubCache(Path root) {
     this.root = root;
+  }
+
+  /** The owner and name that a snapshot's folder has above it. */
+  static Optional<String> repository(Path snapshot) {
+    Matcher matcher = SNAPSHOT.matcher(snapshot.toString());
+    return matcher.find()
+        ? Optional.of(matcher.group(1) + "/" + matcher.group(2))
+        : Optional.empty();
   }
 
   /** The snapshot that a revision means, if it was ever downloaded. */

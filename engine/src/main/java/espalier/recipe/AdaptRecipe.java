@@ -230,7 +230,7 @@ public final class AdaptRecipe {
         in.adaptation.save(
             device,
             folder.path(),
-            settings.model().getFileName().toString(),
+            settings.model(),
             in.rows.context(),
             in.rows.beginWith(in.model.config().bos()));
       }

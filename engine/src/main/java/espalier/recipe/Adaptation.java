@@ -190,11 +190,12 @@ record Adaptation(
    * Adapters of the model in PEFT's layout, those of outputs in a file of our own, SAEs in a folder
    * {@code layer-L} each.
    *
+   * @param model folder that it was read from
    * @param context tokens of the rows it was trained on
    * @param hasBos whether these begin with BOS
    */
-  void save(Device device, Path folder, String baseModel, int context, boolean hasBos) {
-    lora.ifPresent(l -> l.save(folder, baseModel));
+  void save(Device device, Path folder, Path model, int context, boolean hasBos) {
+    lora.ifPresent(l -> l.save(folder, ModelName.ofAdapter(model)));
     trained.forEach(
         (layer, sae) ->
             SaeWriter.write(
@@ -202,7 +203,7 @@ record Adaptation(
                 sae,
                 sae.folded(device),
                 folder.resolve("layer-" + layer),
-                new SaeWriter.Origin(layer, baseModel, context, hasBos)));
+                new SaeWriter.Origin(layer, ModelName.ofSae(model), context, hasBos)));
     if (!outputs.isEmpty()) {
       SortedMap<Integer, Tensor> down = new TreeMap<>();
       SortedMap<Integer, Tensor> up = new TreeMap<>();

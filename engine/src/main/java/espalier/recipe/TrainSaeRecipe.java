@@ -288,7 +288,7 @@ public final class TrainSaeRecipe {
   private SaeWriter.Origin origin(Inputs in, int layer) {
     return new SaeWriter.Origin(
         layer,
-        in.modelFolder.getFileName().toString(),
+        ModelName.ofSae(in.modelFolder),
         in.rows.context(),
         in.rows.beginWith(in.model.config().bos()));
   }
