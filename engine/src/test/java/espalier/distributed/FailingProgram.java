@@ -8,6 +8,9 @@ import java.util.concurrent.locks.LockSupport;
  */
 public final class FailingProgram {
 
+  /** Said by a rank that begins to hang. */
+  public static final String HANGS = "hangs from now on";
+
   private FailingProgram() {}
 
   public static void main(String[] arguments) {
@@ -38,6 +41,7 @@ public final class FailingProgram {
     if (how.equals("throw")) {
       throw new IllegalStateException("its own fault");
     }
+    System.err.println(HANGS);
     while (true) {
       LockSupport.park();
     }
