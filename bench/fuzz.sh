@@ -3,6 +3,9 @@
 # time. What it finds is left in engine/src/test/resources/espalier/fuzz, as a further seed, and fails the run.
 #
 #   bench/fuzz.sh SECONDS [METHOD...]
+#
+# ESPALIER_CLASSPATH: the class path of the tests, if they are compiled. Otherwise Maven compiles them first, and may delete
+# classes that something beside is running.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -14,7 +17,7 @@ tests=engine/src/test/java/espalier/fuzz/ParserFuzzTest.java
 
 . .mvn/tools.sh
 espalier_find_jdk
-classpath=$(espalier_test_classpath)
+classpath=${ESPALIER_CLASSPATH:-$(espalier_test_classpath)}
 arguments=$(sed -n 's|.*<fuzz.arguments>\(.*\)</fuzz.arguments>.*|\1|p' pom.xml)
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
