@@ -4,7 +4,7 @@ LoRA training, whose gradients pass the SAE and the statistics of its normalisat
 
     compare_sites.py [--launcher ./espalier] [--seed N] [--only TEXT] [--keep DIR]
 
-Both compute in float32. Ends with 'N passed, N failed'.
+Both compute in float32; a case in which a decision hangs on rounding is drawn again. Ends with 'N passed, N failed'.
 """
 import argparse
 import secrets
