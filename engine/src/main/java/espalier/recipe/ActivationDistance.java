@@ -128,8 +128,9 @@ final class ActivationDistance implements SharedBatches.Measure {
       mean = squares = 0;
     }
 
+    /** NaN without numbers. */
     double mean() {
-      return mean;
+      return count == 0 ? Double.NaN : mean;
     }
 
     /** Half the width of the 90 % confidence interval; NaN for less than two numbers. */

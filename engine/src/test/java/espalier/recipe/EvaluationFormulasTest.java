@@ -194,6 +194,15 @@ class EvaluationFormulasTest {
   }
 
   @Test
+  void noSequenceHasNoMean() {
+    ActivationDistance.Mean mean = new ActivationDistance.Mean();
+    assertTrue(Double.isNaN(mean.mean()));
+    mean.add(3);
+    mean.reset();
+    assertTrue(Double.isNaN(mean.mean()));
+  }
+
+  @Test
   void oneSequenceHasNoInterval() {
     ActivationDistance.Mean mean = new ActivationDistance.Mean();
     mean.add(3);
