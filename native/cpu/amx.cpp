@@ -1,4 +1,4 @@
-/* Whether there is a matrix unit to use. */
+/* Whether this process may use the matrix unit (amx.h). */
 #include "amx.h"
 
 #include <sys/syscall.h>

@@ -1,12 +1,13 @@
 /*
- * The matrix unit of Intel's processors since Sapphire Rapids (AMX): products of bfloat16 by eight registers that hold
- * tiles of 16 rows of 64 bytes, a tile of c being 16 x 16 floats. Internal.
+ * Products of bfloat16 by AMX, the matrix unit of Intel's processors since Sapphire Rapids. It has eight registers that
+ * hold tiles of 16 rows of 64 bytes each; a tile of c is 16 x 16 floats. Internal.
  *
- * TDPBF16PS adds to c[16, 16] what a[16, 16] b[16, 16] is in words of two terms: of the first terms of all words one
- * chain of multiply-adds, of the second terms another, and then their sum to c. It reads a by rows, as it is stored,
- * and b by rows of words, as panels have it (pack.h). Numbers below the normal ones are 0 to it.
+ * The instruction TDPBF16PS adds a[16, 16] b[16, 16] to c[16, 16], where the elements of a and b are words of two
+ * terms. It makes one chain of multiply-adds over the first terms of all words and another over the second terms, and
+ * then adds their sum to c. It reads a by rows, as a is stored, and b by rows of words, as panels have it (pack.h). It
+ * takes denormal numbers for 0.
  *
- * With ESPALIER_MODEL_AMX a model of the unit takes its place, for tests on machines that have none.
+ * With ESPALIER_MODEL_AMX a model of the unit takes its place, for tests on machines without one.
  */
 #ifndef ESPALIER_CPU_AMX_H
 #define ESPALIER_CPU_AMX_H
@@ -22,10 +23,10 @@
 namespace esp {
 namespace amx {
 
-/* Of a tile; words of four bytes. */
+/* The rows of a tile, and the words of four bytes in a row. */
 constexpr int64_t kRows = 16, kWords = 16;
 
-/* Whether there is a unit that this process may use, for which the kernel has to be asked. */
+/* Whether there is a unit that this process may use. The operating system has to be asked for it. */
 bool permitted();
 
 #if defined(ESPALIER_MODEL_AMX)
@@ -77,7 +78,7 @@ inline void multiply_add() {
 
 #elif defined(ESPALIER_AMX)
 
-/* All eight registers as whole tiles, on the calling thread. */
+/* Sets up all eight registers as whole tiles, on the calling thread. */
 inline void configure() {
   struct alignas(64) Configuration {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -88,7 +89,7 @@ inline void configure() {
   asm volatile("ldtilecfg %0" : : "m"(whole));
 }
 
-/* A thread that holds tiles has 8 KB more to save whenever it is interrupted. */
+/* Gives the registers back: a thread that holds tiles has 8 KB more to save whenever it is interrupted. */
 inline void release() { asm volatile("tilerelease"); }
 
 template <int t>
@@ -96,7 +97,7 @@ inline void zero() {
   asm volatile("tilezero %%tmm%c0" : : "i"(t));
 }
 
-/* (The compiler's own functions do not say that they read memory.) */
+/* In assembly, because the compiler's own functions do not say that they read memory. */
 template <int t>
 inline void load(const void *rows, int64_t bytes) {
   asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(rows), "r"(bytes), "i"(t) : "memory");
@@ -116,8 +117,8 @@ inline void multiply_add() {
 
 #if defined(ESPALIER_AMX)
 
-/* sums[kDown * kRows, kAcross * kWords] = a b, with k in tiles of kWords words. Rows of a, and of words of b, lie so
- * many bytes apart. */
+/* sums[kDown * kRows, kAcross * kWords] = a b, where k counts tiles of kWords words. Rows of a are row_a bytes apart,
+ * and rows of words of b are row_b bytes apart. */
 template <int kDown, int kAcross>
 inline void product(int64_t k, const char *a, int64_t row_a, const char *b, int64_t row_b, float *sums) {
   static_assert(kDown <= 2 && kAcross <= 2, "four tiles of sums, two of a and two of b are all that there are");

@@ -4,25 +4,39 @@
  *   s = scale q k^T, then softcap * tanh(s / softcap) if softcap > 0;  p = softmax(s);  out = p v
  *   backward: dv = p^T do;  dp = do v^T;  ds = p (dp - rowsum(do out)) * ds/d(scale q k^T);  dq = ds k;  dk = ds^T q
  *
- * FLOPs, causal (half of the square): 2 products forward, 5 backward, each of tokens * seq_len * n_heads * head_dim.
- * Bytes: q, k, v, out once, and k, v again per tile of queries, q, d_out and d_q again per tile of keys, from cache.
+ * FLOPs. Causal means half of the square. The forward pass makes 2 products and the backward pass 5, each of tokens *
+ * seq_len * n_heads * head_dim FLOPs.
  *
- * Tiles of 64 x 64 scores live on the stack. Threads take (sequence, head, tile of 64 queries) forward and (sequence,
- * kv head, tile of 64 keys) backward, longest first. A key's gradients have one owner; to those of a query tiles of
- * keys add in ascending order, waiting for each other where they must, so that no sum depends on who comes first. Tiles
- * above the diagonal or outside the window are never visited, and of a tile on the diagonal only the blocks and vectors
- * that reach it are computed. One operand of every product is laid out so that its vectors are contiguous: the tile
- * that a task keeps is transposed once; what it streams is read in place as the other operand, but copied where its
- * rows are vectors, as rows a power of two apart fall into the same few places of a cache.
+ * Bytes. q, k, v and out are read or written once. Besides, k and v are read again for each tile of queries, and q,
+ * d_out and d_q for each tile of keys; these come from the cache.
  *
- * Operands of products are of the type T of activations, in words (register_tile.h), or floats made of them. In words
- * of bfloat16 p and ds are rounded for the products that they go into; scores and sums, those of gradients too, are
- * float32, rounded when all is added.
+ * Tasks. A tile is 64 x 64 scores and lies on the stack. A task of the forward pass is (sequence, head, tile of 64
+ * queries), one of the backward pass (sequence, kv head, tile of 64 keys). The longest tasks are started first. Tiles
+ * above the diagonal or outside the window are never visited. In a tile on the diagonal only those blocks and vectors
+ * are computed that hold a pair which is not masked.
  *
- * Measured, counting the causal half only (Zen 3, one core, 102 GFLOP/s possible): 67 forward and 75 backward for 512
- * tokens of 9 heads of 64, 70 and 73 of 8 heads of 128, 70 and 75 for 2048 tokens of heads of 64, 53 and 67 for 256 of
- * heads of 32; without exponentials, forward, 70 to 75. (With the scores computed twice backward, once for the keys'
- * gradients and once for the queries', 53, 53, 55 and 45.) Products through gemm instead would copy every tile first.
+ * Order of sums. The gradients of a key belong to one task. Those of a query are sums over tiles of keys, which several
+ * tasks compute: they add in ascending order and wait for each other where they must (Turns). So no sum depends on
+ * which task comes first.
+ *
+ * Layout. Each product needs one operand whose vectors are contiguous. The tile that a task keeps is transposed once
+ * for that. What the task streams past it is read in place as the other operand. It is copied only where its rows serve
+ * as vectors, because rows a power of two apart fall into the same few sets of a cache.
+ *
+ * Types. The operands of products are words of the type T of activations (register_tile.h), or floats converted from
+ * them. In words of bfloat16, p and ds are rounded for the products that they go into. Scores and sums, also those of
+ * gradients, are float32 and are rounded once all terms are added.
+ *
+ * Measured in GFLOP/s, counting the causal half only (Zen 3, one core, 102 possible):
+ *
+ *   tokens, heads               forward   backward   backward with scores computed twice
+ *   512, 9 heads of 64               67         75                                   53
+ *   512, 8 heads of 128              70         73                                   53
+ *   2048, heads of 64                70         75                                   55
+ *   256, heads of 32                 53         67                                   45
+ *
+ * Without exponentials the forward pass makes 70 to 75. The last column is a backward pass that computed the scores
+ * once for the gradients of keys and once more for those of queries. Products through gemm would copy every tile first.
  */
 #include <atomic>
 #include <cmath>
@@ -42,7 +56,7 @@ using esp::Part;
 using esp::words_of;
 
 constexpr int64_t kTile = 64, kMaxHeadDim = 256;
-/* Elements of a row of kTile words. */
+/* The elements in a row of kTile words. */
 template <typename T>
 constexpr int64_t kLine = kTile *kTerms<T>;
 constexpr float kLog2E = 1.44269504088896341f;
@@ -67,7 +81,7 @@ struct Shape {
 struct Span {
   int64_t begin, end;
 
-  /* To whole vectors: loops have no remainder. */
+  /* Widened to whole vectors, so that loops have no remainder. */
   Span widened() const {
     if (begin >= end) return {0, 0};
     return {begin / esp::kLanes * esp::kLanes, (end + esp::kLanes - 1) / esp::kLanes * esp::kLanes};
@@ -78,17 +92,17 @@ Span within_tile(int64_t begin, int64_t end) {
   return {std::clamp<int64_t>(begin, 0, kTile), std::clamp<int64_t>(end, 0, kTile)};
 }
 
-/* Of the queries from `first` on, those that see a key. */
+/* Which of the kTile queries from `first` on see a key. */
 Span queries_seeing(const Shape &shape, int64_t first, int64_t key) {
   return within_tile(key - first, shape.window > 0 ? key + shape.window - first : kTile);
 }
 
-/* Of the keys from `first` on, those that a query sees. */
+/* Which of the kTile keys from `first` on a query sees. */
 Span keys_seen(const Shape &shape, int64_t first, int64_t query) {
   return within_tile(shape.first_key(query) - first, query + 1 - first);
 }
 
-/* value in those lanes of `outer` that are not in `inner`. */
+/* Writes value to those lanes of `outer` that are not in `inner`. */
 void fill_outside(float *row, Span inner, Span outer, float value) {
   if (inner.begin >= inner.end) inner = {outer.end, outer.end};
   std::fill(row + outer.begin, row + inner.begin, value);
@@ -97,7 +111,7 @@ void fill_outside(float *row, Span inner, Span outer, float value) {
 
 constexpr Span kAllLanes{0, kTile};
 
-/* body(i) for whole vectors of lanes: no loop has a remainder. */
+/* Calls body(i) for every lane; lanes must be whole vectors, so that no loop has a remainder. */
 template <typename Body>
 inline void each_lane(Span lanes, const Body &body) {
   for (int64_t first = lanes.begin; first < lanes.end; first += esp::kLanes) {
@@ -106,8 +120,8 @@ inline void each_lane(Span lanes, const Body &body) {
   }
 }
 
-/* Word (c, r) of target [words of cols, kTile]: word c, as P has them, of row r of source, for r < rows; 0 beyond rows
- * and cols. */
+/* Transposes rows into words of P: word (c, r) of target [words of cols, kTile] is word c of row r of source, for r <
+ * rows. Beyond rows and cols target is 0. */
 template <typename T, typename P>
 void transpose(const T *source, int64_t ld, int64_t rows, int64_t cols, P *target) {
   constexpr int64_t lanes = esp::kLanes, terms = kTerms<P>, square = lanes * kTerms<T>;
@@ -127,12 +141,13 @@ void transpose(const T *source, int64_t ld, int64_t rows, int64_t cols, P *targe
   }
 }
 
-/* Word (i, c) of target [words of rows, cols], as P has them: the rows of word i, in column c of source; 0 beyond rows.
- */
+/* Gathers rows into words of P: word (i, c) of target [words of rows, cols] holds column c of those rows of source that
+ * make word i. Beyond rows target is 0. */
 template <typename T, typename P>
 void gather(const T *source, int64_t ld, int64_t rows, int64_t cols, P *target) {
   if constexpr (kTerms<P> == 1) {
-    constexpr int64_t kTwo = 2 * esp::kLanes; /* one by one they would become a call of memcpy, for a short row */
+    constexpr int64_t kTwo =
+        2 * esp::kLanes; /* with one vector at a time the compiler would call memcpy, for a short row */
     for (int64_t r = 0; r < rows; r++) {
       int64_t c = 0;
       for (; c + kTwo <= cols; c += kTwo) {
@@ -158,14 +173,14 @@ void gather(const T *source, int64_t ld, int64_t rows, int64_t cols, P *target) 
   }
 }
 
-/* Rows of a tile, of whole words. */
+/* Rows of a tile, each a whole number of words. */
 template <typename P>
 struct RowTile {
   const P *at;
   int64_t ld;
 };
 
-/* In place, but for rows of another type, or that end within a word: those are copied. */
+/* The rows in place if possible. They are copied if they are of another type or end within a word. */
 template <typename T, typename P>
 RowTile<P> rows_in_words(const T *source, int64_t ld, int64_t rows, int64_t cols, P *copy) {
   const int64_t length = words_of<P>(cols) * kTerms<P>;
@@ -176,8 +191,9 @@ RowTile<P> rows_in_words(const T *source, int64_t ld, int64_t rows, int64_t cols
   return {copy, length};
 }
 
-/* Factors of a product from rows of kTile floats, as the first operand in each layout: [rows, kTile], and [words of
- * rows, kTile] with rows in a word. Floats are both. */
+/* Turns floats [rows, kTile] into the first operand of a product: factors as [rows, kTile], factors_transposed as
+ * [words of rows, kTile], whose words take their terms from consecutive rows. For operands that are floats both are the
+ * same memory. */
 template <typename P>
 const P *factors(const float *source, int64_t rows, P *target) {
   if constexpr (kTerms<P> == 1) {
@@ -198,15 +214,16 @@ const P *factors_transposed(const P *rounded, int64_t rows, P *target) {
   }
 }
 
-/* What makes a score of base 2 of a product, p = 2^score, unless scores are capped first. */
+/* What a product q k^T is multiplied by so that p = 2^score. If scores are capped the base comes later, with the cap.
+ */
 float score_factor(const Shape &shape) { return shape.softcap > 0 ? shape.scale : shape.scale * kLog2E; }
 
-/* Whether scores have to be scaled, and not the columns that they are products of: those in bfloat16 stay, as scaling
- * would round again. */
+/* Whether the scores have to be scaled. Otherwise a factor of the product is scaled beforehand, which is cheaper; in
+ * bfloat16 that would round once more. */
 template <typename P>
 constexpr bool kScaled = !std::is_same_v<P, float>;
 
-/* The columns of q or k such that products of them are scores. */
+/* Scales the columns of q or k so that products with them are scores. */
 template <typename P>
 void scale_columns([[maybe_unused]] P *columns, const Shape &shape) {
   if constexpr (!kScaled<P>) {
@@ -216,7 +233,7 @@ void scale_columns([[maybe_unused]] P *columns, const Shape &shape) {
   }
 }
 
-/* From products of columns to scores, where the columns were not scaled. */
+/* Scales products to scores, where the columns were not scaled. */
 template <typename P>
 void scale_scores([[maybe_unused]] float *s, Span lanes, const Shape &shape) {
   if constexpr (kScaled<P>) {
@@ -225,7 +242,8 @@ void scale_scores([[maybe_unused]] float *s, Span lanes, const Shape &shape) {
   }
 }
 
-/* softcap * tanh(s / softcap), in place, of base 2. slope, if given, receives the derivative of that of base e. */
+/* s = softcap * tanh(s / softcap), in place and for base 2, that is times log2(e). slope, if given, receives the
+ * derivative of the capped score without that factor. */
 void cap_scores(float *s, Span lanes, float softcap, float *slope) {
   const float inverse = 1 / softcap;
 #pragma omp simd
@@ -238,14 +256,15 @@ void cap_scores(float *s, Span lanes, float softcap, float *slope) {
   for (int64_t i = lanes.begin; i < lanes.end; i++) s[i] *= softcap * kLog2E;
 }
 
-/* Of the keys from `key` on, those that any of kLanes queries from `query` on sees. */
+/* Which of the keys from `key` on any of the kLanes queries from `query` on sees. */
 Span keys_of_lanes(const Shape &shape, int64_t key, int64_t keys, int64_t query) {
   const int64_t end = std::clamp<int64_t>(query + esp::kLanes - key, 0, keys);
   return {std::clamp<int64_t>(shape.first_key(query) - key, 0, end), end};
 }
 
-/* kLanes queries' columns of `keys` rows of scores become weights, 2^(score - maximum), 0 where not seen; where the
- * maximum grows, what was summed up until now is to shrink. */
+/* Online softmax of kLanes queries, which are columns of `keys` rows of scores. Scores become weights 2^(score -
+ * maximum), 0 where a key is not seen. maximum and total are brought up to date; shrink receives the factor for what
+ * was summed up under the maximum of before. */
 inline void softmax_columns(float *scores, int64_t keys, Span seen, float *maximum, float *total, float *shrink) {
   using esp::Lanes;
   const Lanes before = esp::load(maximum);
@@ -268,13 +287,13 @@ inline void softmax_columns(float *scores, int64_t keys, Span seen, float *maxim
   esp::store(shrink, smaller);
 }
 
-/* Of activations T, whose products are made of P. */
+/* One task of the forward pass. T is the type of activations, P that of the operands of products. */
 template <typename T, typename P>
 void forward_tile(const Shape &shape, const T *q, const T *k, const T *v, T *out, float *lse, int64_t first,
                   int64_t queries) {
   const int64_t d = shape.head_dim;
   P q_columns[kMaxHeadDim * kTile]; /* [d, queries] */
-  float scores[kTile * kTile];      /* [keys, queries]: a query is a lane, its maximum needs no shuffle */
+  float scores[kTile * kTile];      /* [keys, queries]: a query is a lane, so its maximum needs no shuffle */
   float sums[kTile * kMaxHeadDim];  /* [queries, d] */
   P v_rows[kTile * kMaxHeadDim], copy[kTile * kMaxHeadDim], p[kTile * kTile], p_words[kTile * kTile];
   float maximum[kTile], total[kTile], shrink[kTile];
@@ -323,8 +342,8 @@ void forward_tile(const Shape &shape, const T *q, const T *k, const T *v, T *out
   }
 }
 
-/* From scores before the cap to p (in place), and from dp to ds = p (dp - delta) * d(score) / d(q k^T), in some lanes
- * of a query's row. */
+/* Some lanes of a query's row, in place: s goes from scores before the cap to p, and dp becomes ds = p (dp - delta) *
+ * d(score) / d(q k^T). */
 void gradient_row(float *s, float *dp, Span lanes, const Shape &shape, float lse, float delta) {
   float slope[kTile];
   const float scale = shape.scale, lse_2 = lse * kLog2E;
@@ -337,8 +356,8 @@ void gradient_row(float *s, float *dp, Span lanes, const Shape &shape, float lse
   if (shape.softcap > 0) each_lane(lanes, [&](int64_t i) { dp[i] *= slope[i]; });
 }
 
-/* Which tile of keys is next to add to dq of a head's tile of queries: they take turns in ascending order, whoever
- * computes them. A task waits only for one that has begun before it. */
+/* Whose turn it is to add to dq. For each head's tile of queries it counts the tiles of keys, which add in ascending
+ * order whichever thread computes them. A task waits only for tasks that have begun before it. */
 class Turns {
  public:
   explicit Turns(const Shape &shape)
@@ -363,7 +382,8 @@ class Turns {
   std::vector<std::atomic<int64_t>> next_; /* [head of any sequence, tile of queries] */
 };
 
-/* Where sums [kTile, d] of a task gather: the result's own place, or, if that is no float's, one here. */
+/* Where a task gathers its sums [kTile, d]: in the result's own place if that is of floats, else in memory here, from
+ * which they are rounded at the end. */
 template <typename T>
 struct Sums {
   float here[std::is_same_v<T, float> ? 1 : kTile * kMaxHeadDim];
@@ -387,9 +407,10 @@ struct Sums {
   }
 };
 
-/* dk and dv of a tile of keys, and what it adds to dq: the queries of all heads of the group are streamed, from the
- * last to the first, so that the next tile of keys can follow closely. head: of all sequences' the group's first. d_q:
- * rows ld_d_q apart, of heads that lie as in q. */
+/* One task of the backward pass: dk and dv of a tile of keys, and what this tile adds to dq. It streams the queries of
+ * all heads of the group, from the last tile to the first, so that the next tile of keys can follow closely. head is
+ * the number of the group's first head among the heads of all sequences. The rows of d_q are ld_d_q apart, and heads
+ * lie in them as in q. */
 template <typename T, typename P>
 void key_tile(const Shape &shape, const T *q, const T *k, const T *v, const T *d_out, const float *lse,
               const float *delta, float *d_q, int64_t ld_d_q, T *d_k, T *d_v, int64_t first, int64_t keys, int64_t head,
@@ -414,7 +435,7 @@ void key_tile(const Shape &shape, const T *q, const T *k, const T *v, const T *d
       const Part columns = diagonal ? Part::kColumnsToRow : Part::kAll;
       const auto product = [&](const T *source, int64_t ld, P *gathered, const P *with, float *result) {
         gather(source, ld, queries, d, gathered);
-        /* Floats that were gathered are rows, too, and in cache. */
+        /* Gathered floats are rows, too, and they are in the cache. */
         const RowTile<P> rows = kTerms<P> == 1 ? RowTile<P>{gathered, d} : rows_in_words(source, ld, queries, d, copy);
         esp::tile_product<Layout::kRows>(queries, kTile, words, rows.at, rows.ld, with, kLine<P>, result, kTile, false,
                                          columns);
@@ -450,7 +471,8 @@ void key_tile(const Shape &shape, const T *q, const T *k, const T *v, const T *d
   v_sums.store(keys);
 }
 
-/* Where dq is summed up, [tokens, ld]: in its place, or in memory that the calling thread keeps. */
+/* Where dq is summed up in float32, [tokens, ld]: in its own place if it is of floats, else in memory that the calling
+ * thread keeps. */
 template <typename T>
 float *query_sums([[maybe_unused]] T *d_q, [[maybe_unused]] int64_t size) {
   if constexpr (std::is_same_v<T, float>) {
@@ -462,7 +484,7 @@ float *query_sums([[maybe_unused]] T *d_q, [[maybe_unused]] int64_t size) {
   }
 }
 
-/* body(T{}, P{}) for the type of activations and that which products are made of. */
+/* Calls body(T{}, P{}) with the type of activations and that of the operands of products. */
 template <typename Body>
 int32_t with_types(int32_t dtype, const Body &body) {
   return esp::with_type(dtype, [&](auto type) {
@@ -543,7 +565,7 @@ int32_t esp_attention_backward(const void *q_, int64_t ld_q, const void *k_, con
     });
     const int64_t ld_sums = std::is_same_v<T, float> ? ld_q : n_heads * head_dim;
     float *sums = query_sums(d_q, batch * seq_len * ld_sums);
-    /* The first keys, which most queries see, first. */
+    /* The first keys come first, because most queries see them: theirs are the longest tasks. */
     Turns turns(shape);
     const int64_t lanes = batch * n_kv_heads;
     esp::parallel_tasks(lanes * shape.tiles(), [&](int64_t task) {

@@ -1,8 +1,9 @@
 /*
- * How far two streams of activations are apart, and rows taken out of one.
+ * How far two streams of activations are apart: for each sequence the sums over its rows of |x - y| and of cos(x, y).
+ * And a copy of a stream in which only some rows are kept, the others 0.
  *
- * Bytes: 8 tokens d in float32, half of that in bfloat16; bound by memory. Threads take sequences of the distance,
- * whose rows are added in order in float64, and rows of the copy.
+ * Bytes: 8 tokens d in float32, half of that in bfloat16: bound by memory. For the distance threads take sequences,
+ * whose rows are added in order in float64; for the copy they take rows.
  */
 #include <cmath>
 

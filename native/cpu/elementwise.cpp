@@ -1,9 +1,10 @@
 /*
- * Elementwise operations, reductions and dropout: each reads its inputs and writes its output once, and is
- * bound by memory. Threads take blocks of 16384 elements; reductions take at most 256 blocks and add their float64
- * sums in order.
+ * Elementwise operations, reductions and dropout. Each reads its inputs once and writes its output once, and is bound
+ * by memory. Threads take blocks of 16384 elements. Reductions use at most 256 blocks and add the blocks' float64 sums
+ * in order.
  *
- * Measured (Zen 5, one core, in cache): adding 110 GB/s, a sum 50, dropout 34 (two 64-bit products for each element).
+ * Measured (Zen 5, one core, in cache): adding 110 GB/s, a sum 50, dropout 34 (it takes two 64-bit products for each
+ * element).
  */
 
 #include "bf16.h"
@@ -88,7 +89,7 @@ int32_t esp_column_sum(const void *x_, int64_t ldx, const uint8_t *skip, float a
 int32_t esp_sum(const float *x, int64_t n, double *out, int32_t accumulate) {
   ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
   const double total = esp::blocked_sum(n, [=](int64_t begin, int64_t end) {
-    const float *values = x; /* a captured pointer in a reduction makes GCC 12 gather */
+    const float *values = x; /* GCC 12 would gather from a captured pointer in a reduction */
     double sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = begin; i < end; i++) sum += static_cast<double>(values[i]);
@@ -100,7 +101,7 @@ int32_t esp_sum(const float *x, int64_t n, double *out, int32_t accumulate) {
 
 namespace {
 
-/* Output function of SplitMix64 (Steele, Lea & Flood 2014): a bijection that mixes every bit into every other. */
+/* The output function of SplitMix64 (Steele, Lea & Flood 2014): a bijection that mixes every bit into every other. */
 uint64_t mix(uint64_t z) {
   z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
   z = (z ^ z >> 27) * 0x94d049bb133111ebu;
@@ -125,7 +126,8 @@ int32_t check_rows(int64_t rows, int64_t cols, int64_t ld) {
   return ESP_OK;
 }
 
-/* body(begin, end, gap) for pieces of [0, rows * cols) that lie in one: element i at i + gap, as rows are ld apart. */
+/* Calls body(begin, end, gap) for pieces of the elements [0, rows * cols). Element i of a piece is at i + gap in
+ * memory, as rows are ld apart. */
 template <typename Body>
 void row_blocks(int64_t rows, int64_t cols, int64_t ld, const Body &body) {
   if (ld == cols) {
@@ -140,7 +142,8 @@ void row_blocks(int64_t rows, int64_t cols, int64_t ld, const Body &body) {
 
 int32_t esp_fill_uniform(void *x_, int64_t ldx, float bound, uint64_t seed, int64_t rows, int64_t cols, int32_t dtype) {
   if (int32_t status = check_rows(rows, cols, ldx)) return status;
-  /* The upper 24 bits of a SplitMix64 output, as one of the odd numbers between -2^24 and 2^24: all are floats. */
+  /* The upper 24 bits of an output of SplitMix64 choose one of the odd numbers between -2^24 and 2^24, all of which are
+   * floats. */
   const uint64_t step = 0x9e3779b97f4a7c15u, start = mix(seed + step);
   const float unit = bound * 0x1p-24f;
   return esp::with_type(dtype, [=](auto type) {

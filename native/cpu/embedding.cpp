@@ -1,9 +1,9 @@
 /*
  * Embedding: out[t] = scale * table[ids[t]], and its gradient.
  *
- * Bytes: 8 tokens d forward, 12 tokens d backward in float32, 4 and 10 in bfloat16. Forward, threads take tokens.
- * Backward, the same row may be named by many tokens: threads take blocks of columns, each in token order, so that no
- * two threads write the same element and the order of every sum is fixed.
+ * Bytes: 8 tokens d forward, 12 tokens d backward in float32; 4 and 10 in bfloat16. Forward, threads take tokens.
+ * Backward, many tokens may name the same row. So threads take blocks of columns, and each adds in the order of tokens:
+ * no two threads write the same element, and the order of every sum is fixed.
  */
 #include "bf16.h"
 

@@ -63,29 +63,31 @@ static_assert(kBlockRows % kTileRows == 0 && kBlockColumns % kPanelColumns == 0,
 /* The most words of k of a low-rank term that a map's sums begin with. */
 constexpr int64_t kLowDepth = 64;
 
-/* Of a map and its low-rank terms. */
+/* A map and its low-rank terms. */
 constexpr int64_t kMostProducts = 1 + ESP_LARGEST_TERMS;
 
-/* Below this many multiplications, about 20 us, the calling thread does all: see kParallelWork. */
+/* A product of fewer multiplications than this, about 20 us, is computed by the calling thread alone: see
+ * kParallelWork. */
 constexpr int64_t kOneTask = 1 << 20;
 
-/* The most elements of rows that are spread at once: 64 MB of floats. */
+/* The most elements that spread_rows copies: 64 MB of floats. */
 constexpr int64_t kMostSpread = 1 << 24;
 
-/* Whether rows fall into the same few places of a cache. */
+/* Whether rows fall into the same few sets of a cache. */
 template <typename T>
 bool scattered(const Matrix<T> &a) {
   return a.ld * static_cast<int64_t>(sizeof(T)) % 4096 == 0;
 }
 
-/* What a thread copies to, once it has had a product. In words, of whatever type. */
+/* The memory that a thread copies operands to. It is allocated at the thread's first product. Sizes are in words,
+ * whatever the type. */
 struct Copies {
   alignas(64) float panels[kDepth * kBlockColumns];
   alignas(64) float low_panels[kLowDepth * kBlockColumns];
   alignas(64) float rows[(kDepth + kApart) * kBlockRows];
   alignas(64) float low_rows[(kLowDepth + kApart) * kBlockRows];
   std::vector<float> sums;   /* of a task's part of c */
-  std::vector<float> spread; /* an operand: spread_rows */
+  std::vector<float> spread; /* a whole operand: spread_rows */
 };
 
 Copies &copies() {
@@ -98,21 +100,21 @@ int64_t pieces(int64_t size, int64_t length) { return (size + length - 1) / leng
 /* size / count, rounded up to a multiple of unit. */
 int64_t piece(int64_t size, int64_t count, int64_t unit) { return pieces(pieces(size, count), unit) * unit; }
 
-/* Where k is cut: pieces of this many terms, the last may be shorter. */
+/* How k is cut: into pieces of this many terms; the last may be shorter. */
 template <typename T>
 int64_t depth_of(int64_t k) {
   constexpr int64_t most = kDepth * kTerms<T>;
   return k <= most ? most : piece(k, pieces(k, most), kTerms<T>);
 }
 
-/* Rows of op(a) for one piece of k: word (r, i) of a strip is at[number of strip * strip + r * row + i * step]. */
+/* The rows of op(a) for one piece of k: word (r, i) of a strip is at[number of strip * strip + r * row + i * step]. */
 template <typename T>
 struct Rows {
   const T *at;
   int64_t strip, row, step;
 };
 
-/* alpha * sum + beta * c, which is not read if beta is 0: a vector and a number are rounded alike. */
+/* alpha * sum + beta * c, where c is not read if beta is 0. A vector and a single number are rounded alike. */
 template <typename C>
 inline Lanes combined(float alpha, Lanes sum, float beta, const C *c) {
   return beta == 0 ? alpha * sum : fused_multiply_add(Lanes{} + alpha, sum, beta * load(c));
@@ -123,7 +125,8 @@ inline float combined(float alpha, float sum, float beta, const C *c) {
   return beta == 0 ? alpha * sum : fused_multiply_add(alpha, sum, beta * static_cast<float>(*c));
 }
 
-/* A low-rank term of one panel's columns, of k words (0: none): word (r, i) of its a at a[r * row + i * kTerms<P>]. */
+/* The low-rank term for the columns of one panel, with k words (0: there is none). Word (r, i) of its a is at a[r * row
+ * + i * kTerms<P>]. */
 template <typename P>
 struct LowRank {
   int64_t k = 0;
@@ -133,8 +136,8 @@ struct LowRank {
   const P *panel = nullptr;
 };
 
-/* c[kRows, kVectors * kLanes] = alpha * (low + a panel) + beta * c, a as Rows has it, k in words. An element's chain
- * begins with the low-rank term, if there is one. */
+/* c[kRows, kVectors * kLanes] = alpha * (low + a panel) + beta * c, with a as in Rows and k in words. An element's
+ * chain begins with the low-rank term, if there is one. */
 template <int kVectors, int kRows, typename T, typename C>
 inline void tile(const LowRank<T> &low, int64_t k, float alpha, const T *a, int64_t row, int64_t step, const T *panel,
                  float beta, C *c, int64_t ldc) {
@@ -148,20 +151,22 @@ inline void tile(const LowRank<T> &low, int64_t k, float alpha, const T *a, int6
   tile.store_to(c, ldc, [=](Lanes sum, const C *before) { return combined(alpha, sum, beta, before); });
 }
 
-/* tile<rows>, rows <= kMost. (By a lambda, as in tile_product.h, addresses in the loop fall out of registers.) */
+/* tile<rows> for rows <= kMost. (With a lambda, as in tile_product.h, the addresses in the loop would not stay in
+ * registers.) */
 template <int kVectors, int kMost, typename T, typename C>
 inline void tile_of(int64_t rows, const LowRank<T> &low, int64_t k, float alpha, const T *a, int64_t row, int64_t step,
                     const T *panel, float beta, C *c, int64_t ldc) {
   constexpr int64_t word = kTerms<T>;
   if (rows == kMost) {
-    /* A step that the compiler knows is an address for free. */
+    /* If the compiler knows a step, the address costs no instruction. */
     if (step == word) return tile<kVectors, kMost>(low, k, alpha, a, row, word, panel, beta, c, ldc);
     return tile<kVectors, kMost>(low, k, alpha, a, word, kTileRows * word, panel, beta, c, ldc);
   }
   if constexpr (kMost > 1) tile_of<kVectors, kMost - 1>(rows, low, k, alpha, a, row, step, panel, beta, c, ldc);
 }
 
-/* Where the rows [0, m) of op(a) lie for terms [0, k); copied if need be. readable: rows that there are. */
+/* Where the rows [0, m) of op(a) lie for the terms [0, k). They are copied if need be. readable: the rows that exist
+ * from a on. */
 template <typename T, typename P>
 Rows<P> rows_of(const Matrix<T> &a, int64_t m, int64_t k, int64_t readable, P *copy) {
   constexpr int64_t word = kTerms<P>;
@@ -178,7 +183,7 @@ Rows<P> rows_of(const Matrix<T> &a, int64_t m, int64_t k, int64_t readable, P *c
   return {copy, ld * kTileRows, ld, word};
 }
 
-/* c[rows, width] by a tile, of whatever is in c's place that does not end there. */
+/* c[rows, width] by a tile; if c ends within the tile, the tile is computed elsewhere and its part copied. */
 template <int kVectors, typename T, typename C>
 void edge_tile(int64_t rows, int64_t width, const LowRank<T> &low, int64_t k, float alpha, const T *a, int64_t row,
                int64_t step, const T *panel, float beta, C *c, int64_t ldc) {
@@ -194,14 +199,14 @@ void edge_tile(int64_t rows, int64_t width, const LowRank<T> &low, int64_t k, fl
   }
 }
 
-/* The low-rank term of a panel's columns, if there is one, and its own panel. */
+/* The low-rank term for a panel's columns, if there is one, and the panel of its own b. */
 template <typename T, typename P>
 struct LowPanel {
   const Product<T> *term = nullptr;
   const P *panel = nullptr;
 };
 
-/* Products of T by the instructions for vectors (register_tile.h), copied as P: itself, or floats. */
+/* Products of T by vector instructions (register_tile.h). Operands are copied as P, which is T or float. */
 template <typename T, typename P = T>
 struct ByVectors {
   using Operand = P;
@@ -209,11 +214,11 @@ struct ByVectors {
   /* Whether sums may begin with a low-rank term. */
   static constexpr bool kTakesLowRank = true;
 
-  /* Words that a panel has for k terms. */
+  /* The words that a panel has for k terms. */
   static int64_t words(int64_t k) { return words_of<P>(k); }
 
-  /* c[m, n] for m <= kBlockRows, n <= kBlockColumns and one piece of k. readable: rows of op(a) that there are from a
-   * on. low: of each panel the low-rank term that sums begin with, row: where its rows begin. */
+  /* c[m, n] for m <= kBlockRows, n <= kBlockColumns and one piece of k. readable: the rows of op(a) that exist from a
+   * on. low: for each panel the low-rank term that its sums begin with. row: the first of these rows in that term. */
   template <typename C>
   static void row_block(int64_t m, int64_t n, int64_t terms, float alpha, const Matrix<T> &a, int64_t readable,
                         const P *panels, const LowPanel<T, P> *low, int64_t row, float beta, C *c, int64_t ldc) {
@@ -224,7 +229,7 @@ struct ByVectors {
       const P *panel = panels + j * length * kTerms<P>;
       LowRank<P> of_panel;
       if (const Product<T> *const term = low->term; term != nullptr) {
-        if (j == 0 || low[-1].term != term) { /* otherwise its rows are there */
+        if (j == 0 || low[-1].term != term) { /* otherwise its rows have been copied already */
           low_rows = rows_of(term->a.from(row, 0), m, term->k, readable, reinterpret_cast<P *>(copies().low_rows));
         }
         of_panel = {words(term->k), term->alpha, low_rows.at, low_rows.row, low->panel};
@@ -233,7 +238,7 @@ struct ByVectors {
         const int64_t height = std::min<int64_t>(kTileRows, m - i);
         const P *strip = rows.at + i / kTileRows * rows.strip;
         C *target = c + i * ldc + j;
-        if (n - j <= kLanes) { /* of two vectors one would be zeros */
+        if (n - j <= kLanes) { /* the second of two vectors would be zeros */
           edge_tile<1>(height, n - j, of_panel, length, alpha, strip, rows.row, rows.step, panel, beta, target, ldc);
         } else {
           edge_tile<kTileVectors>(height, std::min<int64_t>(kPanelColumns, n - j), of_panel, length, alpha, strip,
@@ -243,7 +248,7 @@ struct ByVectors {
     }
   }
 
-  /* What a thread holds meanwhile: nothing. */
+  /* What a thread has to set up for this way: nothing. */
   struct Session {};
 };
 
@@ -252,13 +257,13 @@ struct ByVectors {
 struct ByMatrixUnit {
   using T = bf16;
   using Operand = bf16;
-  static constexpr bool kTakesLowRank = false; /* in the matrix unit sums cannot be scaled */
+  static constexpr bool kTakesLowRank = false; /* the matrix unit cannot scale sums */
   static_assert(kLanes == amx::kWords && kBlockRows % amx::kRows == 0, "tiles are as wide as vectors");
 
-  /* In whole tiles; terms that are not there are zeros. */
+  /* Whole tiles; missing terms are zeros. */
   static int64_t words(int64_t k) { return pieces(words_of<T>(k), amx::kWords) * amx::kWords; }
 
-  /* As ByVectors has it. */
+  /* As in ByVectors. */
   template <typename C>
   static void row_block(int64_t m, int64_t n, int64_t terms, float alpha, const Matrix<T> &a, int64_t readable,
                         const T *panels, const LowPanel<T, T> *, int64_t, float beta, C *c, int64_t ldc) {
@@ -293,7 +298,8 @@ struct ByMatrixUnit {
   };
 
  private:
-  /* Rows of op(a) in whole tiles, which may not all be there: in place, or copied and filled up with zeros. */
+  /* The rows of op(a) in whole tiles, some of whose rows may not exist: in place, or copied and filled up with zeros.
+   */
   static Rows<T> whole_rows(const Matrix<T> &a, int64_t m, int64_t k, int64_t readable, T *copy) {
     constexpr int64_t word = kTerms<T>;
     const int64_t length = words(k) * word, tall = pieces(m, amx::kRows) * amx::kRows;
@@ -309,7 +315,7 @@ struct ByMatrixUnit {
 };
 #endif
 
-/* Panels of n <= kBlockColumns columns of op(b), `terms` terms of k, at `panels`; where they end. */
+/* Copies n <= kBlockColumns columns of op(b), for `terms` terms of k, to panels at `panels`. Returns where they end. */
 template <typename Way, typename T>
 typename Way::Operand *pack_panels(const Matrix<T> &b, int64_t n, int64_t terms, typename Way::Operand *panels) {
   const int64_t words = Way::words(terms), length = words * kTerms<typename Way::Operand>;
@@ -328,15 +334,15 @@ bool begins_with(const Product<T> &map, const Product<T> &term, int64_t n) {
          Way::words(term.k) <= kLowDepth && term.from % kPanelColumns == 0 && (end % kPanelColumns == 0 || end == n);
 }
 
-/* Rows [i, i + height) and columns [begin, end) of products with m rows and n columns; a c in bfloat16 for one product
- * of one piece of k alone. */
+/* Rows [i, i + height) and columns [begin, end) of the sum of products, which has m rows and n columns. c may be
+ * bfloat16 only for one product with one piece of k. */
 template <typename Way, typename T, typename C>
 void sum_of_terms(int64_t m, int64_t n, int64_t i, int64_t height, int64_t begin, int64_t end, float beta,
                   const Product<T> *terms, int64_t count, C *c, int64_t ldc) {
   [[maybe_unused]] const typename Way::Session session{};
   using P = typename Way::Operand;
   P *const panels = reinterpret_cast<P *>(copies().panels);
-  /* Of some columns of a term the terms [first, first + length) of k to all rows. */
+  /* Adds the terms [first, first + length) of k of one product to the rows [top, top + rows). */
   const auto add = [=](const Product<T> &term, const P *packed, const LowPanel<T, P> *low, int64_t first,
                        int64_t length, float scale, int64_t top, int64_t rows) {
     const int64_t from = std::max(begin, term.from), to = std::min(end, term.from + term.n);
@@ -354,7 +360,7 @@ void sum_of_terms(int64_t m, int64_t n, int64_t i, int64_t height, int64_t begin
 
   LowPanel<T, P> low[kBlockColumns / kPanelColumns];
   const LowPanel<T, P> none[kBlockColumns / kPanelColumns];
-  const Product<T> *apart[kMostProducts]; /* the terms that are not among these */
+  const Product<T> *apart[kMostProducts]; /* the products that no sum begins with */
   int64_t others = 0, words = 0;
   P *at = reinterpret_cast<P *>(copies().low_panels);
   for (int64_t p = 0; p < count; p++) {
@@ -372,7 +378,7 @@ void sum_of_terms(int64_t m, int64_t n, int64_t i, int64_t height, int64_t begin
     }
   }
   if (others > 1 && words <= kDepth) {
-    /* All panels at once, and all terms to a block while it is in the level-1 cache. */
+    /* All panels are packed first. Then all products are added to a block of rows while it is in the level-1 cache. */
     const P *packed[kMostProducts];
     P *next = panels;
     for (int64_t p = 0; p < others; p++) {
@@ -387,11 +393,11 @@ void sum_of_terms(int64_t m, int64_t n, int64_t i, int64_t height, int64_t begin
     }
     return;
   }
-  for (int64_t p = 0; p < others; p++) { /* while c is in cache */
+  for (int64_t p = 0; p < others; p++) { /* one product after another, while c is in the cache */
     const Product<T> &term = *apart[p];
     const int64_t depth = depth_of<P>(term.k);
     int64_t first = 0;
-    do { /* once where k is 0: c is beta c then */
+    do { /* runs once if k is 0, to make c = beta c */
       const bool at_first = p == 0 && first == 0;
       const int64_t length = std::min(depth, term.k - first);
       panels_of(term, first, length, panels);
@@ -405,7 +411,7 @@ void sum_of_terms(int64_t m, int64_t n, int64_t i, int64_t height, int64_t begin
  * multiply-adds of floats. */
 enum class With { kMatrixUnit, kWords, kFloats };
 
-/* The fastest that there is, unless ESPALIER_BF16 in the environment is words or floats. */
+/* Chooses the fastest way that there is, unless ESPALIER_BF16 in the environment is words or floats. */
 With bfloat16_products() {
   static const With with = [] {
     const char *const named = std::getenv("ESPALIER_BF16");
@@ -413,7 +419,7 @@ With bfloat16_products() {
     if (wanted == "words") return With::kWords;
     if (wanted == "floats") return With::kFloats;
     if (amx::permitted()) return With::kMatrixUnit;
-    /* Measured on Emerald Rapids: one core makes 102 GFLOP/s of VDPBF16PS and 137 of multiply-adds of floats. */
+    /* Measured on Emerald Rapids: with VDPBF16PS one core reaches 102 GFLOP/s, with multiply-adds of floats 137. */
     const bool slow = __builtin_cpu_is("intel") && !__builtin_cpu_is("cooperlake");
     return kHasDotProducts && slow ? With::kFloats : With::kWords;
   }();
@@ -451,14 +457,14 @@ int64_t rows_of_task(int64_t m, int64_t n, int64_t width) {
   return best;
 }
 
-/* task(i) for every i in [0, count), `work` multiplications in all. */
+/* Calls task(i) for every i in [0, count). `work`: the multiplications of all tasks together. */
 template <typename Task>
 void run_tasks(int64_t count, int64_t work, const Task &task) {
   if (work >= kOneTask) return parallel_tasks(count, task);
   for (int64_t index = 0; index < count; index++) task(index);
 }
 
-/* c[m, n] = alpha * a^T b + beta * c, a and b as they are stored, [k, m] and [k, n], one of them of at most kNarrow
+/* c[m, n] = alpha * a^T b + beta * c, with a [k, m] and b [k, n] as they are stored. One of them has at most kNarrow
  * columns. */
 template <typename T, typename C>
 void narrow_product(int64_t m, int64_t n, int64_t k, float alpha, const T *a, int64_t lda, const T *b, int64_t ldb,
@@ -474,7 +480,7 @@ void narrow_product(int64_t m, int64_t n, int64_t k, float alpha, const T *a, in
     const int64_t j = index * width, count = std::min(width, wide - j);
     NarrowProduct product(narrow, count);
     int64_t first = 0;
-    do { /* once where k is 0 */
+    do { /* runs once if k is 0 */
       product.set(std::min(depth, k - first), a + first * lda, lda, b + first * ldb + j, ldb);
       const float scale = first == 0 ? beta : 1;
       for (int64_t i = 0; i < narrow; i++) {
@@ -491,7 +497,8 @@ void narrow_product(int64_t m, int64_t n, int64_t k, float alpha, const T *a, in
   run_tasks(pieces(wide, width), m * n * k, task);
 }
 
-/* Rows of a in a copy of the calling thread, apart so that they are not scattered. */
+/* Copies the rows of a to memory of the calling thread, with a distance between them at which they are not scattered.
+ */
 template <typename T>
 Matrix<T> spread_rows(const Matrix<T> &a, int64_t m, int64_t k) {
   const int64_t ld = k + kApart * kTerms<T>;
@@ -529,7 +536,7 @@ void products_by(int64_t m, int64_t n, float beta, const Product<T> *terms, int6
       }
       return;
     }
-    a = spread_rows(a, m, own[0].k); /* once, and not for the columns of each task */
+    a = spread_rows(a, m, own[0].k); /* once, not once per task of columns */
   }
   const auto task = [&](int64_t index) {
     const int64_t i = index % rows * height, j = index / rows * width;

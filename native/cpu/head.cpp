@@ -1,16 +1,17 @@
 /*
- * The language-model head fused with its losses, a chunk of tokens at a time: logits of the chunk by one product, row
- * statistics, the gradient in place over the logits, the hidden gradient by a second product.
+ * The language-model head fused with its losses. It works on a chunk of tokens at a time: one product gives the logits
+ * of the chunk; then each row's statistics are computed, and the gradient takes the place of the logits; a second
+ * product gives the gradient of the hidden states. Logits of more than a chunk never exist.
  *
- * KL: 6 tokens vocab d FLOPs (4 without the gradient) and 2 exponentials per token and vocabulary entry; CE: 2, 4 with
- * d_hidden, 6 with d_head too, and 2 exponentials. The head is read from memory once per product and chunk.
+ * FLOPs. KL: 6 tokens vocab d (4 without the gradient). CE: 2 tokens vocab d, 4 with d_hidden, 6 with d_head too. Both
+ * need 2 exponentials per token and vocabulary entry. The head is read from memory once per product and chunk.
  *
- * KL(p || q) is summed as p (e^d - 1 - d), d = log q - log p: every term is positive and of second order in d, so
- * nothing cancels where student and teacher nearly agree, and equal inputs give exactly 0. It is the usual sum of -p d,
- * since p and q both sum to 1. The gradient q - p is taken from d in the same way.
+ * KL(p || q) is summed as p (e^d - 1 - d), d = log q - log p. This equals the usual sum of -p d, since p and q both sum
+ * to 1. But here every term is positive and of second order in d: nothing cancels where student and teacher nearly
+ * agree, and equal inputs give exactly 0. The gradient q - p is taken from d in the same way.
  *
- * Measured (Zen 5, one core, 512 tokens, d 576, vocab 49152): KL with gradient 761 ms in chunks of 80 tokens, 541 of
- * 256, 509 of 512; the rows' statistics and gradients are 32 ms of it.
+ * Measured (Zen 5, one core, 512 tokens, d 576, vocab 49152), KL with gradient: 761 ms in chunks of 80 tokens, 541 in
+ * chunks of 256, 509 in one of 512. The statistics and gradients of rows are 32 ms of it.
  */
 #include <cmath>
 #include <cstring>
@@ -28,8 +29,8 @@ struct Statistics {
   double log_sum_exp() const { return static_cast<double>(maximum) + std::log(sum); }
 };
 
-/* The sum of term(i) over [0, n): float32 in blocks, whose sums are added in float64. (In float64 throughout, all of a
- * row takes a fifth longer.) */
+/* The sum of term(i) over [0, n): in float32 within a block, with the sums of blocks added in float64. (With float64
+ * throughout, a row takes a fifth longer in all.) */
 template <typename Term>
 inline double sum_of(int64_t n, const Term &term) {
   constexpr int64_t kBlock = 256;
@@ -44,7 +45,7 @@ inline double sum_of(int64_t n, const Term &term) {
   return total;
 }
 
-/* powers [n], if given, receive e^(z - maximum). */
+/* The statistics of a row of logits z [n]. powers [n], if given, receive e^(z - maximum). */
 Statistics softmax_statistics(const float *z, int64_t n, float *powers) {
   float maximum = z[0];
 #pragma omp simd reduction(max : maximum)
@@ -60,14 +61,14 @@ void cap_logits(float *z, int64_t n, float cap) {
   for (int64_t i = 0; i < n; i++) z[i] = cap * esp::tanh(z[i] * inverse);
 }
 
-/* Of one vocabulary entry with q = p e^d. */
+/* What one vocabulary entry contributes, with q = p e^d. */
 struct Entry {
   float divergence; /* p (e^d - 1 - d) */
   float difference; /* q - p */
 };
 
-/* By a series where the differences would cancel: |d| < 1/2, where its first term left out is d^9 / 9!, 1e-8 of what is
- * kept. */
+/* For |d| < 1/2 a series, because the differences would cancel. The first term that it leaves out is d^9 / 9!, 1e-8 of
+ * what is kept. */
 inline Entry entry(float p, float q, float d) {
   float series = 1.0f / 40320;
   series = series * d + 1.0f / 5040;
@@ -88,9 +89,8 @@ struct Row {
   Statistics statistics;
 };
 
-/* KL of a row; gradient [n] receives scale * d(kl) / d(logits before the cap), and may be the student's z. Nobody may
- * want it: but in a loop of its own the compiler would round the KL otherwise.
- */
+/* The KL of a row. gradient [n] receives scale * d(kl) / d(logits before the cap), and may be the student's z. It is
+ * computed even if nobody wants it: in a loop without it the compiler would round the KL differently. */
 float kl_row(const Row &student, const Row &teacher, int64_t n, float cap, float *gradient, float scale) {
   const float shift = static_cast<float>(student.statistics.log_sum_exp() - teacher.statistics.log_sum_exp());
   const float s_inverse = static_cast<float>(1 / student.statistics.sum);
@@ -126,12 +126,13 @@ void cross_entropy_gradient(float *z, const Statistics &s, int64_t n, int32_t ta
   z[target] -= scale * (1.0f - target_ratio * target_ratio);
 }
 
-/* From one row of logits to the next. Rows a power of two apart, as they are in many a vocabulary, fall into the same
- * few places of a cache, and the product that reads them would copy them all first: 1024 x 4096 x 256 takes 0.88 of the
- * time from rows of 4112 that it takes from rows of 4096 (Emerald Rapids, two threads, medians in turn). */
+/* From one row of logits to the next. Vocabularies often have a power of two as their size; rows so far apart fall into
+ * the same few sets of a cache, and the product that reads them would copy them all first. 1024 x 4096 x 256 takes 0.88
+ * of the time with rows of 4112 that it takes with rows of 4096 (Emerald Rapids, two threads, medians in turn). */
 int64_t row_length(int64_t vocab) { return vocab + ESP_LOGITS_ROOM; }
 
-/* A row of float as T, from where it begins on: rows are kTerms<T> times as far apart then. */
+/* Rounds a row of floats to T, in place from the row's beginning. Rows are then kTerms<T> times as many elements apart.
+ */
 template <typename T>
 void round_in_place(float *row, int64_t n) {
   if constexpr (!std::is_same_v<T, float>) {
@@ -140,7 +141,7 @@ void round_in_place(float *row, int64_t n) {
     for (int64_t first = 0; first < n; first += kBlock) {
       const int64_t count = std::min(kBlock, n - first);
       esp::round_row(row + first, rounded, count);
-      /* Beyond it nothing is written that is not read yet. */
+      /* What lies beyond these elements has not been read yet, so it is not written yet. */
       std::memcpy(reinterpret_cast<char *>(row) + first * static_cast<int64_t>(sizeof(T)), rounded,
                   static_cast<size_t>(count) * sizeof(T));
     }

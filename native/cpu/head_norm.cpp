@@ -1,10 +1,12 @@
 /*
- * RMSNorm of each query and key head of a fused projection (Henry et al. 2020, as Qwen 3 and Gemma 3 have it), values
- * copied.
+ * RMSNorm of each query head and key head of a fused projection (Henry et al. 2020, as in Qwen 3 and Gemma 3). Heads of
+ * values are copied.
  *
- * Bytes: 8 tokens (n_heads + 2 n_kv_heads) head_dim forward, 12 backward in float32, half of that in bfloat16: bound by
- * memory. Threads take tokens; the weights' gradients are sums over tokens and heads in that order, and go by blocks of
- * columns.
+ *   out = x * rstd * (weight_offset + weight), rstd = 1 / sqrt(mean(x^2) + eps), over the head_dim elements of a head
+ *
+ * Bytes: 8 tokens (n_heads + 2 n_kv_heads) head_dim forward and 12 times that product backward in float32, half of that
+ * in bfloat16: bound by memory. Threads take tokens. The gradients of the weights are sums over tokens and heads; for
+ * these, threads take blocks of columns, and each adds in the order of tokens and heads.
  *
  * Measured (Zen 5, one core, in cache, float32, heads of 64 to 256): 31 to 36 GB/s forward, 38 to 41 backward.
  */
@@ -20,7 +22,7 @@ int32_t check(int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_
   return ESP_OK;
 }
 
-/* The weights' gradients += sums over tokens and heads of d_out * xhat. */
+/* Adds to the gradients of the weights: sums over tokens and heads of d_out * xhat. */
 template <typename T>
 void weight_gradients(const T *x, const float *rstd, const T *d_out, float *d_query_weight, float *d_key_weight,
                       int64_t tokens, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim) {
@@ -87,7 +89,7 @@ int32_t esp_head_norm_backward(const void *x_, const float *query_weight, const 
     using T = decltype(type);
     const auto *x = static_cast<const T *>(x_), *d_out = static_cast<const T *>(d_out_);
     auto *d_x = static_cast<T *>(d_x_);
-    if (d_query_weight != nullptr) { /* first: d_x may overwrite d_out */
+    if (d_query_weight != nullptr) { /* before d_x, which may overwrite d_out */
       weight_gradients(x, rstd, d_out, d_query_weight, d_key_weight, tokens, n_heads, n_kv_heads, head_dim);
     }
     esp::parallel_rows(tokens, 4 * ld, [=](int64_t t) {

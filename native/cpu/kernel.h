@@ -13,7 +13,8 @@ namespace esp {
 /* Sets this thread's error message and returns `status`. */
 [[gnu::format(printf, 2, 3)]] int32_t fail(int32_t status, const char *format, ...);
 
-/* For the start of a kernel: the contract is broken unless `condition` holds; the rest is a printf message. */
+/* For the start of a kernel: returns an error unless `condition`, a part of the contract, holds. The rest is a printf
+ * message. */
 #define ESP_REQUIRE(condition, ...)                                        \
   do {                                                                     \
     if (!(condition)) return esp::fail(ESP_INVALID_ARGUMENT, __VA_ARGS__); \
@@ -23,21 +24,22 @@ namespace esp {
  * and waking them takes time, too (9 us, measured with OpenMP's threads). */
 constexpr int64_t kParallelWork = 1 << 18;
 
-/* body(i) for every i in [0, n): tasks that are large or uneven. Who runs a task does not change its result. */
+/* Calls body(i) for every i in [0, n). For tasks that are large or uneven. Which thread runs a task does not change its
+ * result. */
 template <typename Body>
 void parallel_tasks(int64_t n, const Body &body, Share share = Share::kInOrder) {
   run(
       n, share, [](const void *context, int64_t i) { (*static_cast<const Body *>(context))(i); }, &body);
 }
 
-/* body(i) for every i in [0, n), rows of about `work` operations each; for even work. */
+/* Calls body(i) for every i in [0, n), rows of about `work` operations each. For even work. */
 template <typename Body>
 void parallel_rows(int64_t n, int64_t work, const Body &body) {
   if (n * work < kParallelWork) {
     for (int64_t i = 0; i < n; i++) body(i);
     return;
   }
-  /* Not too many for their number to be counted up one by one. */
+  /* Not more, because tasks are taken one at a time and counted. */
   const int64_t tasks = std::min<int64_t>(n, 8 * threads());
   parallel_tasks(
       tasks,
@@ -47,7 +49,7 @@ void parallel_rows(int64_t n, int64_t work, const Body &body) {
       Share::kOwnParts);
 }
 
-/* body(begin, end) for pieces of [0, n) of `block` elements (the last may be shorter). */
+/* Calls body(begin, end) for pieces of [0, n) of `block` elements; the last piece may be shorter. */
 template <typename Body>
 void parallel_blocks(int64_t n, int64_t block, const Body &body) {
   parallel_rows((n + block - 1) / block, block, [&](int64_t i) { body(i * block, std::min(n, (i + 1) * block)); });
@@ -56,7 +58,8 @@ void parallel_blocks(int64_t n, int64_t block, const Body &body) {
 constexpr int64_t kElementBlock = 1 << 14;
 constexpr int64_t kColumnBlock = 64;
 
-/* The sum of partial(begin, end) over [0, n), cut into at most kPartials pieces by n alone and added in order. */
+/* The sum of partial(begin, end) over [0, n). n alone decides how it is cut, into at most kPartials pieces, and these
+ * are added in order. */
 template <typename Partial>
 double blocked_sum(int64_t n, const Partial &partial) {
   constexpr int64_t kPartials = 256;
@@ -68,18 +71,18 @@ double blocked_sum(int64_t n, const Partial &partial) {
   return total;
 }
 
-/* A matrix of T as it is stored; op transposes it or not. */
+/* A matrix of T as it is stored, and whether op transposes it. */
 template <typename T>
 struct Matrix {
   const T *at;
   int64_t ld;
   bool transposed;
 
-  /* From element (i, j) of op on. */
+  /* The matrix that begins at element (i, j) of op. */
   Matrix from(int64_t i, int64_t j) const { return {transposed ? at + j * ld + i : at + i * ld + j, ld, transposed}; }
 };
 
-/* alpha * op(a)[m, k] op(b)[k, n], for columns [from, from + n) of what it is added to. */
+/* alpha * op(a)[m, k] op(b)[k, n], which is added to the columns [from, from + n) of a result. */
 template <typename T>
 struct Product {
   Matrix<T> a, b;
@@ -87,19 +90,19 @@ struct Product {
   float alpha;
 };
 
-/* c[m, n] = beta * c + the terms, in one pass over c, rounded once; the first term is for all columns. T and C: float
- * both, or T bf16 (bf16.h) and C bf16 or float. */
+/* c[m, n] = beta * c + the terms, in one pass over c and rounded once. The first term is for all columns. T and C are
+ * both float, or T is bf16 (bf16.h) and C is bf16 or float. */
 template <typename T, typename C>
 void products(int64_t m, int64_t n, float beta, const Product<T> *terms, int64_t count, C *c, int64_t ldc);
 
-/* Whether products of bfloat16 are made of floats on this processor. */
+/* Whether products of bfloat16 are computed with floats on this processor. */
 bool bfloat16_as_floats();
 
-/* What esp_gemm asks of sizes. */
+/* The checks of sizes that esp_gemm makes. */
 int32_t check_product(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb,
                       int64_t ldc);
 
-/* esp_gemm without its checks, for kernels that made their own. */
+/* esp_gemm without its checks, for kernels that have made their own. */
 template <typename T, typename C>
 void gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha, const T *a, int64_t lda, const T *b,
           int64_t ldb, float beta, C *c, int64_t ldc) {

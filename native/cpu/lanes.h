@@ -1,4 +1,4 @@
-/* Vectors of floats, as wide as the instruction set that is compiled for. Internal. */
+/* Vectors of floats, as wide as the instruction set that the library is compiled for. Internal. */
 #ifndef ESPALIER_CPU_LANES_H
 #define ESPALIER_CPU_LANES_H
 
@@ -25,7 +25,8 @@ typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float)), aligned(
 inline Lanes load(const float *p) { return *reinterpret_cast<const Lanes *>(p); }
 inline void store(float *p, Lanes x) { *reinterpret_cast<Lanes *>(p) = x; }
 
-/* a * b + c, rounded once where the processor can. (Of two products in a sum the compiler would choose one.) */
+/* a * b + c, rounded once where the processor can. (In a sum of two products the compiler would choose which one to
+ * fuse.) */
 inline float fused_multiply_add(float a, float b, float c) {
 #if defined(__FMA__)
   return __builtin_fmaf(a, b, c);
@@ -45,7 +46,7 @@ inline Lanes fused_multiply_add(Lanes a, Lanes b, Lanes c) {
 #endif
 }
 
-/* Bit i: whether a[i] > b[i]. */
+/* Bit i says whether a[i] > b[i]. */
 inline uint32_t bits_above(Lanes a, Lanes b) {
 #if ESPALIER_LANES == 16 && defined(__AVX512F__)
   return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
@@ -58,7 +59,7 @@ inline uint32_t bits_above(Lanes a, Lanes b) {
 #endif
 }
 
-/* As many numbers of 32 bits, and of 16 at any alignment. */
+/* kLanes integers of 32 bits, and kLanes of 16 bits at any alignment. */
 typedef uint32_t Words __attribute__((vector_size(kLanes * sizeof(uint32_t))));
 typedef uint16_t Halves __attribute__((vector_size(kLanes * sizeof(uint16_t)), aligned(sizeof(uint16_t)), may_alias));
 

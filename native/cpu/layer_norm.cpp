@@ -1,14 +1,14 @@
 /*
- * LayerNorm (Ba et al. 2016): out = (x - mean) * rstd * weight + bias, rstd = 1 / sqrt(variance + eps), also of a sum
- * that is stored on the way.
+ * LayerNorm (Ba et al. 2016): out = (x - mean) * rstd * weight + bias, rstd = 1 / sqrt(variance + eps). There is also a
+ * variant whose input is a sum, which it stores on the way.
  *
  * Bytes: 8 rows d forward (a row is read again from cache), 16 to 20 rows d backward in float32, half of that in
- * bfloat16; about 6 and 14 FLOPs an element: bound by memory. Threads take rows; the gradients of weight and bias are
- * sums over rows and go by blocks of columns, rows in order. Sums in float64; the variance is that of the centred row,
- * so that a large mean costs no digits.
+ * bfloat16. About 6 and 14 FLOPs an element: bound by memory. Threads take rows. The gradients of weight and bias are
+ * sums over rows; for these, threads take blocks of columns, and each adds its rows in order. Sums are float64. The
+ * variance is computed from the centred row, so that a large mean costs no digits.
  *
- * Measured (Zen 5, one core, in cache, float32): 37 GB/s forward, which the conversions to float64 bound, 90 backward,
- * 60 to 75 with the gradients of weight and bias.
+ * Measured (Zen 5, one core, in cache, float32): 37 GB/s forward, where the conversions to float64 are the limit; 90
+ * backward, 60 to 75 with the gradients of weight and bias.
  */
 #include <cmath>
 
@@ -16,7 +16,7 @@
 
 namespace {
 
-/* y: what is added to x first, and sum, which receives the result; or both NULL. */
+/* y is added to x first, and sum receives the result; or both are NULL. */
 int32_t forward(const void *x_, const void *y_, const float *weight, const float *bias, float eps, void *sum_,
                 void *out_, int64_t ld_out, float *mean, float *rstd, int64_t rows, int64_t d, int32_t dtype) {
   ESP_REQUIRE(rows >= 0 && d > 0, "bad sizes: rows=%ld d=%ld", rows, d);
@@ -29,7 +29,7 @@ int32_t forward(const void *x_, const void *y_, const float *weight, const float
       const T *in = x + r * d;
       if (sum != nullptr) {
         const T *other = y + r * d;
-        T *stored = sum + r * d; /* which may be x or y */
+        T *stored = sum + r * d; /* may be x or y itself */
 #pragma omp simd
         for (int64_t c = 0; c < d; c++) stored[c] = static_cast<T>(in[c] + other[c]);
         in = stored;
@@ -39,7 +39,7 @@ int32_t forward(const void *x_, const void *y_, const float *weight, const float
 #pragma omp simd reduction(+ : total)
       for (int64_t c = 0; c < d; c++) total += static_cast<double>(in[c]);
       const float centre = static_cast<float>(total / static_cast<double>(d));
-      double squares = 0, rest = 0; /* rest: what rounding the mean left */
+      double squares = 0, rest = 0; /* rest: what rounding the mean left over */
 #pragma omp simd reduction(+ : squares, rest)
       for (int64_t c = 0; c < d; c++) {
         const double centred = static_cast<double>(in[c]) - static_cast<double>(centre);

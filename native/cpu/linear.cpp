@@ -1,10 +1,12 @@
 /*
- * A linear map and its low-rank terms, in one of two ways:
+ * A linear map and its low-rank terms, y = beta y + x op(w) + sum of scale u op(v), in one of two ways:
  *
- *   ESP_SEPARATE       y = beta y + x op(w), then y[:, from .. from + n) += scale u op(v): 2 m n k + sum of 2 m n_p r_p
- *                      FLOPs. Sums begin with their term, or terms are added to some columns of y while these are
- *                      in cache
- *   ESP_EXTRA_COLUMNS  one product with k + sum of r_p terms a sum: 2 m n (k + sum of r_p) FLOPs
+ *   ESP_SEPARATE       first y = beta y + x op(w), then y[:, from .. from + n) += scale u op(v) for each term. FLOPs: 2
+ * m n k + sum of 2 m n_p r_p. Where possible a sum begins with its term while it is in registers; other terms are added
+ * to some columns of y while these are in the cache (gemm.cpp) ESP_EXTRA_COLUMNS  one product whose sums have k + sum
+ * of r_p terms. FLOPs: 2 m n (k + sum of r_p)
+ *
+ * A rule over the shape chooses (esp_linear_by_shape).
  */
 #include <climits>
 
@@ -24,9 +26,10 @@ int32_t check(int32_t transposed, const esp_low_rank &term, int64_t n) {
   return ESP_OK;
 }
 
-/* Whether the sums of one product meet nothing but the terms: beside a term of some columns they would multiply with
- * zeros. Measured when products were OpenBLAS's (Zen 3, fastest of 60, rank 64, 256 rows): one product takes 0.85 to
- * 1.03 of the time of separate ones with one term of all columns, 1.06 and 1.08 with two and three terms. */
+/* Whether all terms are for all columns. In one product a term for some columns would be multiplied with zeros in the
+ * others. Measured when OpenBLAS computed the products (Zen 3, fastest of 60, rank 64, 256 rows): with one term for all
+ * columns one product takes 0.85 to 1.03 of the time of separate ones; with two and three terms for some columns each
+ * it takes 1.06 and 1.08 of it. */
 bool has_no_zeros(int64_t n, const esp_low_rank *terms, int32_t count) {
   return std::all_of(terms, terms + count, [n](const esp_low_rank &term) { return term.n == n; });
 }

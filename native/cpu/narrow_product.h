@@ -1,14 +1,17 @@
 /*
- * Products a^T b of two matrices of many rows, of which one has few columns: the gradients of low-rank matrices. c is
- * made in pieces of kWide columns of the wide one, and of its transpose if a is the wide one. Internal.
+ * Products c = a^T b of two matrices with many rows, one of which has few columns. They are the gradients of low-rank
+ * matrices. c is computed in pieces of kWide columns of the wide matrix. If a is the wide one, c^T = b^T a is computed
+ * instead. Internal.
  *
- * In the loops of gemm.cpp each copied panel would meet but one or two strips. Here a few rows of a panel are copied to
- * the level-1 cache, and what they add to its sums is added before the next ones. The chain of multiply-adds of an
- * element goes on where it was, so it is the one of gemm.cpp. Operands are floats, or become floats as they are copied.
+ * Why not the loops of gemm.cpp: there a panel is copied for many strips, but here it would meet only one or two.
+ * Instead a few rows of a panel are copied to the level-1 cache, and all that they contribute is added to the sums
+ * before the next rows are copied. The chain of multiply-adds of an element goes on where it stopped, so it is the same
+ * chain as in gemm.cpp. Operands are floats, or are converted to floats as they are copied.
  *
- * Measured (Emerald Rapids, one core, fastest calls; in brackets by the loops of gemm.cpp), [k, m]^T x [k, n] as m x k
- * x n: 256 x 1024 x 16 makes 121 GFLOP/s (69), 16 x 1024 x 256 129 (97), 16 x 1024 x 768 105 (82), 48 x 1024 x 256 170
- * (139), 768 x 1024 x 16 from rows of 1536, which come from the level-3 cache, 82 (68). Prefetching those did not help.
+ * Measured in GFLOP/s (Emerald Rapids, one core, fastest calls; in brackets with the loops of gemm.cpp), for [k, m]^T x
+ * [k, n] written as m x k x n: 256 x 1024 x 16 121 (69); 16 x 1024 x 256 129 (97); 16 x 1024 x 768 105 (82); 48 x 1024
+ * x 256 170 (139); 768 x 1024 x 16 from rows of 1536, which come from the level-3 cache, 82 (68). Prefetching those
+ * rows did not help.
  */
 #ifndef ESPALIER_CPU_NARROW_PRODUCT_H
 #define ESPALIER_CPU_NARROW_PRODUCT_H
@@ -18,20 +21,20 @@
 
 namespace esp {
 
-/* The most columns of the narrow matrix, and of the wide one in a piece. */
+/* The most columns that the narrow matrix may have, and the columns of the wide one in a piece. */
 constexpr int64_t kNarrow = 48, kWide = 128;
 static_assert(kWide % kPanelColumns == 0, "a piece is whole panels");
 
-/* A piece's sums. */
+/* The sums of one piece, [narrow, wide]. */
 class NarrowProduct {
  public:
   NarrowProduct(int64_t narrow, int64_t wide) : narrow_(narrow), wide_(wide) {}
 
-  /* Sums of rows [0, k) of the narrow matrix a and the wide one, b. */
+  /* Computes the sums over the rows [0, k) of the narrow matrix a and the wide matrix b. */
   template <typename T>
   void set(int64_t k, const T *a, int64_t lda, const T *b, int64_t ldb) {
     int64_t i = 0;
-    do { /* once where k is 0: then they are 0 */
+    do { /* runs once if k is 0: then the sums are 0 */
       const int64_t rows = std::min(kRows, k - i);
       if constexpr (std::is_same_v<T, float>) {
         add(i > 0, rows, a + i * lda, lda, b + i * ldb, ldb);
@@ -43,13 +46,13 @@ class NarrowProduct {
     } while (i < k);
   }
 
-  /* Those of column i of the narrow matrix, [wide]. */
+  /* The sums of column i of the narrow matrix, [wide]. */
   const float *row(int64_t i) const { return sums_ + i * kWide; }
 
  private:
   static constexpr int64_t kRows = 48;
 
-  /* Adds those of a few rows, a of floats; without `more` to nothing. */
+  /* Adds what a few rows contribute, with a in floats. If `more` is false the sums begin at 0. */
   template <typename T>
   void add(bool more, int64_t rows, const float *a, int64_t lda, const T *b, int64_t ldb) {
     for (int64_t j = 0; j < wide_; j += kPanelColumns) {

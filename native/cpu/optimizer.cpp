@@ -1,9 +1,10 @@
 /*
- * Gradient norm and AdamW (Loshchilov & Hutter 2019, algorithm 2, in torch.optim.AdamW's order of operations).
+ * The norm of gradients, and AdamW (Loshchilov & Hutter 2019, algorithm 2, with the order of operations of
+ * torch.optim.AdamW).
  *
- * Bytes: 4 n for the norm, 28 n for AdamW; about 15 FLOPs an element: bound by memory. Threads take blocks.
+ * Bytes: 4 n for the norm, 28 n for AdamW. About 15 FLOPs an element: bound by memory. Threads take blocks.
  *
- * Measured (Zen 5, one core): norm 50 GB/s from cache, AdamW 55 from memory.
+ * Measured (Zen 5, one core): the norm 50 GB/s from cache, AdamW 55 from memory.
  */
 #include <cmath>
 
@@ -12,7 +13,7 @@
 int32_t esp_global_norm(const float *grad, int64_t n, esp_control *control) {
   ESP_REQUIRE(n >= 0, "n must not be negative, got %ld", n);
   control->grad_norm = std::sqrt(esp::blocked_sum(n, [=](int64_t begin, int64_t end) {
-    const float *gradient = grad; /* a captured pointer in a reduction makes GCC 12 gather */
+    const float *gradient = grad; /* GCC 12 would gather from a captured pointer in a reduction */
     double sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = begin; i < end; i++) sum += static_cast<double>(gradient[i]) * static_cast<double>(gradient[i]);

@@ -1,10 +1,10 @@
 /*
- * Copies of blocks of matrices in the layouts that gemm.cpp's inner loop reads: one address after another, in words of
- * kTerms<T> terms of k (register_tile.h); a last word is filled up with 0. Internal.
+ * Copies blocks of matrices to the layouts that the inner loop of gemm.cpp reads from the first address to the last.
+ * Both consist of words of kTerms<T> terms of k (register_tile.h); the last word is filled up with 0. Internal.
  *
- *   panel   kPanelColumns columns of op(b): [words][kPanelColumns], zeros where the matrix ends before; one vector's
- *           columns, [words][kLanes], where no more are left
- *   strip   kTileRows rows of op(a), where a is stored transposed: [words][kTileRows]
+ *   panel   kPanelColumns columns of op(b): [words][kPanelColumns], with zeros where the matrix ends earlier. If at
+ * most kLanes columns are left it has one vector of columns, [words][kLanes] strip   kTileRows rows of op(a), where a
+ * is stored transposed: [words][kTileRows]
  */
 #ifndef ESPALIER_CPU_PACK_H
 #define ESPALIER_CPU_PACK_H
@@ -18,18 +18,18 @@ namespace esp {
 
 constexpr int kPanelColumns = kTileVectors * kLanes;
 
-/* Words that k terms fill. */
+/* The words that k terms fill. */
 template <typename T>
 constexpr int64_t words_of(int64_t k) {
   return (k + kTerms<T> - 1) / kTerms<T>;
 }
 
-/* Rows a and b, `half` apart, of squares of 2 half x 2 half beside each other: their off-diagonal quarters swapped.
- * (Places that the compiler knows become one or two instructions; if they come from a loop it takes three that are
- * slower.) */
+/* A step of a transposition in registers. Rows a and b are `half` apart; of each square of 2 half x 2 half in them the
+ * off-diagonal quarters are swapped. (Places that are compile-time constants become one or two instructions. From a
+ * loop they would become three slower ones.) */
 template <int half, int... lane>
 inline void swap_quarters(Lanes &a, Lanes &b, std::integer_sequence<int, lane...>) {
-  typedef int32_t Places __attribute__((vector_size(kLanes * sizeof(int32_t)))); /* in a, and in b, numbered on */
+  typedef int32_t Places __attribute__((vector_size(kLanes * sizeof(int32_t)))); /* lanes of a, then those of b */
   const Lanes upper = __builtin_shuffle(a, b, Places{((lane & half) != 0 ? kLanes + lane - half : lane)...});
   b = __builtin_shuffle(a, b, Places{((lane & half) != 0 ? kLanes + lane : lane + half)...});
   a = upper;
@@ -44,8 +44,8 @@ inline void transpose_squares(Lanes *rows) {
   if constexpr (half > 1) transpose_squares<half / 2>(rows);
 }
 
-/* Words turned round: word i of row j of s, whose rows are lds elements apart, becomes word j of row i of t, for i, j <
- * kLanes. Words of two terms become two rows of t, if that is of floats. */
+/* Transposes a square of words: word i of row j of s, whose rows are lds elements apart, becomes word j of row i of t,
+ * for i, j < kLanes. If s has words of two terms and t has floats, each such word row becomes two rows of t. */
 template <typename T, typename P>
 inline void transpose(const T *s, int64_t lds, P *t, int64_t ldt) {
   Lanes rows[kLanes];
@@ -64,7 +64,7 @@ inline void transpose(const T *s, int64_t lds, P *t, int64_t ldt) {
   }
 }
 
-/* The words, as P has them, of kLanes columns whose terms of one word lie in rows ld elements apart. */
+/* Words of P for kLanes columns. The terms of a word lie in consecutive rows, ld elements apart. */
 template <typename P, typename T>
 inline Lanes gathered_words(const T *s, int64_t ld) {
   if constexpr (kTerms<P> == 1) {
@@ -74,12 +74,12 @@ inline Lanes gathered_words(const T *s, int64_t ld) {
   }
 }
 
-/* The first kVectors * kLanes columns of op(b), of which there are n, as `all` words of P. Element (i, j) is b[j * ldb
- * + i] if transposed, else b[i * ldb + j]; i < k. */
+/* The first kVectors * kLanes columns of op(b), which has n columns, as `all` words of P. Element (i, j), i < k, is b[j
+ * * ldb + i] if transposed, else b[i * ldb + j]. */
 template <int kVectors, typename T, typename P>
 inline void pack_columns(bool transposed, const T *b, int64_t ldb, int64_t k, int64_t all, int64_t n, P *panel) {
   constexpr int64_t terms = kTerms<P>, columns = kVectors * kLanes, square = kLanes * kTerms<T>;
-  int64_t i = 0; /* a term */
+  int64_t i = 0; /* the next term */
   if (n >= columns && transposed) {
     for (; i + square <= k; i += square) {
       for (int j = 0; j < columns; j += kLanes)
@@ -102,17 +102,18 @@ inline void pack_columns(bool transposed, const T *b, int64_t ldb, int64_t k, in
   }
 }
 
-/* A panel of what is left of op(b), n columns, as `all` words: at least those that k terms fill. */
+/* A panel of the first of the n columns that are left of op(b), as `all` words, which are at least as many as k terms
+ * fill. */
 template <typename T, typename P>
 inline void pack_panel(bool transposed, const T *b, int64_t ldb, int64_t k, int64_t all, int64_t n, P *panel) {
   if (n <= kLanes) return pack_columns<1>(transposed, b, ldb, k, all, n, panel);
   pack_columns<kTileVectors>(transposed, b, ldb, k, all, n, panel);
 }
 
-/* Rows [0, m) of op(a), m at most kLanes, which is stored transposed, as rows of `all` words, ld elements apart:
- * element (i, r) at a[i * lda + r] for i < k.
+/* Rows [0, m) of op(a), m <= kLanes, where a is stored transposed: element (i, r), i < k, is a[i * lda + r]. They
+ * become rows of `all` words, ld elements apart.
  *
- * readable: elements of a row of a that there are from a on */
+ * readable: the elements that may be read of each row of a, counted from a */
 template <typename T>
 inline void pack_rows_turned(const T *a, int64_t lda, int64_t k, int64_t all, int64_t m, int64_t readable, T *rows,
                              int64_t ld) {
@@ -131,7 +132,7 @@ inline void pack_rows_turned(const T *a, int64_t lda, int64_t k, int64_t all, in
   }
 }
 
-/* m rows of `cols` elements, as P, in rows of `length`, filled up with 0, ld_target apart. */
+/* Copies m rows of `cols` elements as P, to rows of `length` elements that are ld_target apart and filled up with 0. */
 template <typename T, typename P>
 inline void copy_rows(const T *source, int64_t ld, int64_t m, int64_t cols, P *target, int64_t ld_target,
                       int64_t length) {
@@ -142,23 +143,24 @@ inline void copy_rows(const T *source, int64_t ld, int64_t m, int64_t cols, P *t
   }
 }
 
-/* Strips lie this many words further apart than they are long, lest they fall into the same few places of a cache. */
+/* The words left free between a strip and the next one, lest strips fall into the same few sets of a cache. */
 constexpr int64_t kApart = 16;
 
-/* In words, of so many words of k. */
+/* From one strip of k words to the next, in words. */
 constexpr int64_t strip_length(int64_t k) { return k * kTileRows + kApart; }
 
-/* Rows [0, m) of op(a), which is stored transposed, as strips: element (i, r) at a[i * lda + r] for i < k.
+/* Rows [0, m) of op(a), where a is stored transposed, as strips: element (i, r), i < k, is a[i * lda + r].
  *
- * readable: elements of a row of a that there are from a on */
+ * readable: the elements that may be read of each row of a, counted from a */
 template <typename T, typename P>
 inline void pack_strips(const T *a, int64_t lda, int64_t k, int64_t m, int64_t readable, P *strips) {
   constexpr int64_t terms = kTerms<P>;
   const int64_t all = words_of<P>(k), length = strip_length(all) * terms;
-  /* What a vector writes beyond its strip's row, the next row overwrites; what it reads beyond must be there. */
+  /* A vector is wider than a strip. What it writes beyond the strip's row is overwritten by the next row; what it reads
+   * beyond must exist. */
   const int64_t vectors = readable < kLanes ? 0 : (readable - kLanes) / kTileRows + 1;
   const int64_t whole = std::min(m / kTileRows, vectors) * kTileRows;
-  for (int64_t i = 0; i < all; i++) { /* rows outside: they are read as they lie */
+  for (int64_t i = 0; i < all; i++) { /* rows of a in the outer loop, so that they are read in order */
     const T *row = a + i * terms * lda;
     P *target = strips + i * kTileRows * terms;
     const bool full = (i + 1) * terms <= k;

@@ -34,23 +34,23 @@ struct alignas(64) Part {
 };
 
 struct Pool {
-  std::atomic<bool> taken{false}; /* by a call */
+  std::atomic<bool> taken{false}; /* whether a call is using the pool */
   int64_t workers = 0;            /* threads that have been started */
 
-  /* Of the call. */
+  /* What the current call wants done. */
   void (*body)(const void *, int64_t) = nullptr;
   const void *context = nullptr;
   int64_t users = 0, parts = 0;
   std::vector<Part> part;
 
-  alignas(64) std::atomic<uint32_t> calls{0}; /* so far; who sleeps waits for the next one */
+  alignas(64) std::atomic<uint32_t> calls{0}; /* how many there were so far; a sleeping thread waits for the next one */
   std::atomic<uint32_t> sleepers{0};
-  alignas(64) std::atomic<uint32_t> gate{0}; /* kOpen, and the number of threads of the pool inside */
+  alignas(64) std::atomic<uint32_t> gate{0}; /* kOpen, plus the number of the pool's threads inside */
 };
 
 constexpr uint32_t kOpen = 1u << 31;
 
-/* Never destroyed: its threads may outlive whatever runs when the process ends. */
+/* Never destroyed, because its threads may outlive the destructors that run when the process ends. */
 Pool &pool() {
   static Pool *const all = new Pool;
   return *all;
@@ -66,7 +66,7 @@ void wake(const std::atomic<uint32_t> &word, int most) {
   syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, most, nullptr, nullptr, 0);
 }
 
-/* Whether `done` within kPatience. */
+/* Spins until `done`, for at most kPatience. Returns whether it became true. */
 template <typename Done>
 bool soon(const Done &done) {
   const uint64_t begin = __builtin_ia32_rdtsc();
@@ -81,7 +81,7 @@ bool soon(const Done &done) {
   }
 }
 
-/* Part `own` and then what is left of the others. */
+/* Does part `own`, and then what is left of the others. */
 void work(Pool &p, int64_t own) {
   for (int64_t turn = 0; turn < p.parts; turn++) {
     Part &part = p.part[static_cast<size_t>((own + turn) % p.parts)];
@@ -92,7 +92,7 @@ void work(Pool &p, int64_t own) {
   }
 }
 
-/* A thread of the pool, for good; it has part `own`, where a call has as many. */
+/* What a thread of the pool does until the process ends. Its part is `own`, if a call has that many. */
 [[noreturn]] void serve(Pool &p, int64_t own) {
   uint32_t seen = 0;
   for (;;) {
@@ -108,12 +108,12 @@ void work(Pool &p, int64_t own) {
     }
     if ((gate & kOpen) == 0) continue;
     if (own < p.users) work(p, own);
-    /* The last one out of a gate that is shut: the call may be asleep. */
+    /* The last thread to leave through a shut gate wakes the call, which may be asleep. */
     if (p.gate.fetch_sub(1, std::memory_order_acq_rel) == 1) wake(p.gate, 1);
   }
 }
 
-/* One more thread; false where the system has a limit on them. */
+/* Starts one more thread. Returns false if the system allows no more. */
 bool start_worker(Pool &p) {
   try {
     std::thread worker([&p, own = p.workers + 1] { serve(p, own); });
@@ -125,7 +125,8 @@ bool start_worker(Pool &p) {
   }
 }
 
-/* As many as OMP_NUM_THREADS says, which other libraries of a process go by as well; else one for each processor. */
+/* As many as OMP_NUM_THREADS says, which other libraries in the process follow as well. Without it one for each
+ * processor. */
 int usual_threads() {
   const char *const said = std::getenv("OMP_NUM_THREADS");
   const long count = said == nullptr ? 0 : std::strtol(said, nullptr, 10);
@@ -161,7 +162,7 @@ void run(int64_t n, Share share, void (*body)(const void *context, int64_t i), c
     p.part[static_cast<size_t>(i)].next.store(n * i / parts, std::memory_order_relaxed);
     p.part[static_cast<size_t>(i)].end = n * (i + 1) / parts;
   }
-  while (p.workers < users - 1 && start_worker(p)) p.workers++; /* however many there are, they take all parts */
+  while (p.workers < users - 1 && start_worker(p)) p.workers++; /* if fewer can be started, they still take all parts */
   p.gate.store(kOpen, std::memory_order_release);
   p.calls.fetch_add(1);
   if (p.sleepers.load() > 0) wake(p.calls, INT_MAX);

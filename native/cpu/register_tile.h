@@ -1,9 +1,14 @@
 /*
  * The inner loop of dense products: a tile of c that stays in registers while k runs. Internal.
  *
- * Of both operands it takes words of kTerms<T> terms of a sum: a float, or two bfloat16, terms 2 i and 2 i + 1. Each
- * step takes a row of words of b in vectors and broadcasts words of a. With 16 lanes 12 x 32, which is 24 of 32
- * registers for the sums, with 8 lanes 6 x 16, 12 of 16: 8 loads for 12 fused multiply-adds, which are what takes time.
+ *   sum[rows, vectors * kLanes] += a[rows, k] b[k, vectors * kLanes]
+ *
+ * Both operands come in words of four bytes. A word holds kTerms<T> terms of a sum: one float, or two bfloat16, which
+ * are terms 2 i and 2 i + 1. Each step loads a row of words of b in vectors, and broadcasts one word of a for each row.
+ *
+ * A full tile is 6 x 16 with 8 lanes, where its sums take 12 of 16 registers, and 12 x 32 with 16 lanes, where they
+ * take 24 of 32. With 8 lanes a step makes 8 loads for 12 fused multiply-adds. So it is the multiply-adds that take the
+ * time.
  */
 #ifndef ESPALIER_CPU_REGISTER_TILE_H
 #define ESPALIER_CPU_REGISTER_TILE_H
@@ -12,11 +17,11 @@
 
 namespace esp {
 
-/* Rows and vectors of a full tile. */
+/* The rows of a full tile, and its vectors in a row. */
 constexpr int kTileRows = kLanes == 16 ? 12 : 6, kTileVectors = 2;
 
-/* A word, and kLanes that follow each other, at any address that a bfloat16 may have; as floats, which they may not be.
- * (An alignment that depends on T would be ignored.) */
+/* One word, and kLanes consecutive words, at any address that a bfloat16 may have. Their type is float whatever they
+ * hold. (An alignment that depends on T would be ignored.) */
 typedef float LooseWord __attribute__((aligned(sizeof(bf16)), may_alias));
 typedef float LooseWords __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(bf16)), may_alias));
 
@@ -35,19 +40,20 @@ inline void store_words(T *p, Lanes bits) {
   *reinterpret_cast<LooseWords *>(p) = bits;
 }
 
-/* The floats that words of two bfloat16 are. */
+/* Words of two bfloat16: their first terms, and their second terms, as floats. */
 inline Lanes first_terms(Words two) { return reinterpret_cast<Lanes>(two << 16); }
 inline Lanes second_terms(Words two) { return reinterpret_cast<Lanes>(two & 0xffff0000u); }
 
-/* Whether an instruction multiplies and adds two bfloat16 of each word. */
+/* Whether one instruction multiplies and adds both bfloat16 of each word. */
 #if defined(__AVX512BF16__)
 constexpr bool kHasDotProducts = kLanes == 16;
 #else
 constexpr bool kHasDotProducts = false;
 #endif
 
-/* sum + a * b. Where a vector is a register of AVX2, in that of the sum: the compiler would multiply into that of a and
- * move the result, up to three times in a step of 24 instructions, for which products take 2 % longer. */
+/* sum + a * b. With AVX2 the instruction is written out, so that the result stays in the register of the sum. The
+ * compiler would write it to the register of a and move it, up to three times in a step of 24 instructions, and
+ * products would take 2 % longer. */
 inline Lanes multiply_add(float a, Lanes b, Lanes sum) {
 #if defined(__FMA__)
   if constexpr (kLanes == 8) {
@@ -59,7 +65,7 @@ inline Lanes multiply_add(float a, Lanes b, Lanes sum) {
   return sum + a * b;
 }
 
-/* sum + a word of a * words of b: all their terms. Of two, the second is added first, as VDPBF16PS does it. */
+/* sum + one word of a * words of b, all their terms. Of two terms the second is added first, as VDPBF16PS does it. */
 template <typename T>
 inline Lanes multiply_add(float a, Lanes b, Lanes sum) {
   if constexpr (kTerms<T> == 1) {
@@ -70,16 +76,16 @@ inline Lanes multiply_add(float a, Lanes b, Lanes sum) {
       return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(_mm512_set1_ps(a)), reinterpret_cast<__m512bh>(b));
     }
 #endif
-    /* Without AVX512-BF16 two products of floats: a bfloat16 is the upper half of one. (Denormal numbers, which that
-     * takes and gives as 0, stay.) */
+    /* Without AVX512-BF16: two products of floats, as a bfloat16 is the upper half of a float. (VDPBF16PS takes
+     * denormal numbers for 0 and gives 0 for them; here they stay.) */
     const Words a_words = Words{} + __builtin_bit_cast(uint32_t, a), b_words = reinterpret_cast<Words>(b);
     const Lanes later = sum + second_terms(a_words) * second_terms(b_words);
     return later + first_terms(a_words) * first_terms(b_words);
   }
 }
 
-/* sum = a[kRows, k] b[k, kVectors * kLanes], k in words. Element (r, i) of a, a word, is at a[r * row + i * step]; a
- * row i of words of b at b[i * ldb]. */
+/* sum = a[kRows, k] b[k, kVectors * kLanes], with k in words. Word (r, i) of a is at a[r * row + i * step], and row i
+ * of words of b is at b[i * ldb]. */
 template <typename T, int kRows, int kVectors>
 struct RegisterTile {
   Lanes sum[kRows][kVectors];
@@ -129,7 +135,7 @@ struct RegisterTile {
     }
   }
 
-  /* c = result(sum, address of c), by vectors. */
+  /* Writes c = result(sum, address of c), one vector at a time. */
   template <typename C, typename Result>
   void store_to(C *c, int64_t ldc, const Result &result) const {
 #pragma GCC unroll 12

@@ -1,13 +1,15 @@
 /*
- * RMSNorm (Zhang & Sennrich 2019): out = x * rstd * (weight_offset + weight), rstd = 1 / sqrt(mean(x^2) + eps), also of
- * a sum that is stored on the way, to which a branch may come through a norm of its own.
+ * RMSNorm (Zhang & Sennrich 2019): out = x * rstd * (weight_offset + weight), rstd = 1 / sqrt(mean(x^2) + eps). There
+ * are also variants whose input is a sum, which they store on the way; what is added may first pass through a norm of
+ * its own.
  *
- * Bytes: 8 rows d forward, 16 to 20 rows d backward in float32, half of that in bfloat16; about 3 and 10 FLOPs an
- * element: bound by memory. Threads take rows; the weight's gradient is a sum over rows and goes by blocks of columns,
- * rows in order. Sums in float64: rows that hold an attention sink span five orders of magnitude.
+ * Bytes: 8 rows d forward, 16 to 20 rows d backward in float32, half of that in bfloat16. About 3 and 10 FLOPs an
+ * element: bound by memory. Threads take rows. The gradient of the weight is a sum over rows; for it, threads take
+ * blocks of columns, and each adds its rows in order. Sums are float64, because rows that hold an attention sink span
+ * five orders of magnitude.
  *
- * What is done to a row is not inlined: so it is compiled once for each type, and rounds alike in whatever kernel it is
- * a part of.
+ * The functions that work on one row are not inlined. So each is compiled once per type, and rounds alike in all
+ * kernels that call it.
  *
  * Measured (Zen 5, one core, in cache, float32): 52 GB/s forward, 67 backward.
  */
@@ -17,7 +19,7 @@
 
 namespace {
 
-/* result = RMSNorm of a row; returns rstd. */
+/* result = RMSNorm of the row `in`. Returns rstd. */
 template <typename T>
 [[gnu::noinline]] float normalise(const T *in, const float *weight, float weight_offset, float eps,
                                   T *__restrict result, int64_t d) {
@@ -30,14 +32,14 @@ template <typename T>
   return scale;
 }
 
-/* total = x + y, which it may be. */
+/* total = x + y. total may be x or y. */
 template <typename T>
 [[gnu::noinline]] void add(const T *x, const T *y, T *total, int64_t d) {
 #pragma omp simd
   for (int64_t c = 0; c < d; c++) total[c] = static_cast<T>(x[c] + y[c]);
 }
 
-/* y: what is added to x first, and sum, which receives the result; or both NULL. */
+/* y is added to x first, and sum receives the result; or both are NULL. */
 int32_t forward(const void *x_, const void *y_, const float *weight, float weight_offset, float eps, void *sum_,
                 void *out_, int64_t ld_out, float *rstd, int64_t rows, int64_t d, int32_t dtype) {
   ESP_REQUIRE(rows >= 0 && d > 0, "bad sizes: rows=%ld d=%ld", rows, d);
@@ -57,7 +59,7 @@ int32_t forward(const void *x_, const void *y_, const float *weight, float weigh
   });
 }
 
-/* result (+)= the gradient of a row that was normalised by scale. */
+/* result (+)= the gradient of a row that was normalised with rstd = scale. */
 template <typename T>
 [[gnu::noinline]] void row_gradient(const T *__restrict in, const float *__restrict gain, float weight_offset,
                                     float scale, const T *__restrict gradient, T *__restrict result, bool accumulate,
@@ -83,7 +85,7 @@ template <typename T>
   }
 }
 
-/* d_weight, if it is given, += sum over rows of d_out * xhat. */
+/* d_weight += sum over rows of d_out * xhat. Does nothing if d_weight is NULL. */
 template <typename T>
 void weight_gradient(const T *x, const float *rstd, const T *d_out, float *d_weight, int64_t rows, int64_t d) {
   if (d_weight == nullptr) return;

@@ -1,8 +1,9 @@
 /*
- * Rotary positions (Su et al. 2021), in place: (x[i], x[i + h]) turns by sign * angle(position, i). Half-split order,
- * as Hugging Face stores Llama's weights.
+ * Rotary positions (Su et al. 2021), in place: the pair (x[i], x[i + h]), h = rotary_dim / 2, is turned by the angle
+ * sign * angle(position, i). The halves of a head are the two sides of the pairs, as in the weights of Llama that
+ * Hugging Face stores.
  *
- * Bytes: 8 tokens n_heads rotary_dim in float32, half of that in bfloat16; 6 FLOPs a pair: bound by memory. Threads
+ * Bytes: 8 tokens n_heads rotary_dim in float32, half of that in bfloat16. 6 FLOPs a pair: bound by memory. Threads
  * take tokens.
  *
  * Measured (Zen 5, one core, in cache, float32): 80 to 95 GB/s.

@@ -1,4 +1,4 @@
-/* Sums over two rows that are compared. Internal. */
+/* Sums over two rows that are compared with each other. Internal. */
 #ifndef ESPALIER_CPU_ROW_SUMS_H
 #define ESPALIER_CPU_ROW_SUMS_H
 

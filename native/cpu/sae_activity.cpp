@@ -1,13 +1,14 @@
 /*
- * What an SAE's training depends on from batch to batch: how many latents are active, which have been silent for long,
- * the running threshold, and the pull of the number of active latents towards its target. A pass over the lists and one
- * over the latents: not worth a thread.
+ * What an SAE's training depends on from batch to batch: how many latents are active, how long each has been silent,
+ * the running threshold, and the pull of the number of active latents towards its target.
+ *
+ * One pass over the lists and one over the latents is too little work for several threads.
  */
 #include "kernel.h"
 
 namespace {
 
-/* The whole numbers up to here are floats. */
+/* Up to here all whole numbers are floats. */
 constexpr float kLongestSilence = 1 << 24;
 
 }  // namespace

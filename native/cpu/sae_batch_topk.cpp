@@ -1,9 +1,12 @@
 /*
- * The largest entries of a whole batch's lists (BatchTopK), and the part of each list among the first latents.
+ * BatchTopK: keeps the largest entries of a whole batch's lists. And for each list, how many entries are among the
+ * first latents (esp_sae_prefix).
  *
- * Positive floats are ordered as their bits are, and NaN above them all: the smallest value that stays is found by four
- * counts of one byte each, from the highest down. Five passes over the lists, a few hundred thousand entries: not worth
- * a thread. Nothing is sorted, so that ties go by row and index.
+ * The bits of positive floats, read as integers, are in the same order as the floats, with NaN above all. So the
+ * smallest value that stays is found one byte at a time, from the highest byte down, by counting how many entries have
+ * each value of that byte. That is four passes over the lists, and a fifth removes the rest. Lists have a few hundred
+ * thousand entries: too little work for several threads. Nothing is sorted, so of equal values those first by row and
+ * index stay.
  */
 #include <cstring>
 
@@ -17,7 +20,8 @@ uint32_t bits(float value) {
   return result;
 }
 
-/* The `wanted` largest of all entries: those above `bar`, and `ties` of those equal to it. */
+/* Describes the `wanted` largest of all entries: they are those above `bar` and the first `ties` of those equal to it.
+ */
 struct Largest {
   uint32_t bar;
   int64_t ties;

@@ -1,22 +1,26 @@
 /*
- * SAE encoding: z = w_enc (x - b_pre) + b_enc, then the active latents of each row as a list (index, value).
+ * SAE encoding: z = w_enc (x - b_pre) + b_enc, then the active latents of each row as a list of (index, value).
  *
- * 2 tokens d m FLOPs for z, which is dense; the rest reads z once or twice while it is in cache. Rows go in chunks of
- * kChunkRows, latents in panels of kPanel: the product of both uses all threads, then threads take rows, whose lists go
- * on from panel to panel. Selection compares 64 latents at a time by vectors, to a word that says which are active;
- * top-k looks first for a number that k of all z exceed, so that hardly more than k remain to choose from.
+ * z is dense and takes 2 tokens d m FLOPs. What follows reads z once or twice while it is in cache. Rows are processed
+ * in chunks of kChunkRows, latents in panels of kPanel. For each chunk and panel all threads compute the product; then
+ * each thread takes rows, whose lists are continued from panel to panel. The selection compares 64 latents at a time
+ * with vector instructions and gets a word that says which are active. Top-k first looks for a number that k of all z
+ * exceed, so that hardly more than k remain to choose from.
  *
- * Measured (Emerald Rapids, two cores, 1024 tokens, d 256, m 4096, least of 21), beside a product of 6.1 to 6.4 ms: the
- * top 32 7.8, those above their thresholds 7.5, the positive ones 7.1; when latents of a block were looked at one by
- * one, and the k largest kept in a heap, 8.6, 8.5 and 8.1. (Zen 3, two cores, beside other work, k 32, least of 5) m
- * 65536: 560 ms; in one panel of 64 rows a chunk, as 16 MB of z would have it, 662. 1024 tokens, d 768, m 131072, least
- * of 3: 2.9 s and 3.6.
+ * Measured:
+ *
+ *   Emerald Rapids, two cores, 1024 tokens, d 256, m 4096, least of 21, where the product alone takes 6.1 to 6.4 ms:
+ * the top 32 7.8 ms, those above their thresholds 7.5, the positive ones 7.1. An earlier version, which looked at
+ * latents one by one and kept the k largest in a heap: 8.6, 8.5 and 8.1.
+ *
+ *   Zen 3, two cores, beside other work, k 32. m 65536, least of 5: 560 ms; with one panel of all latents and chunks of
+ *   64 rows, so that z has 16 MB, too: 662. 1024 tokens, d 768, m 131072, least of 3: 2.9 s; with one panel 3.6.
  */
 #include "sae_select.h"
 
 namespace {
 
-/* z += b_enc; whether a z is NaN. */
+/* z += b_enc. Returns whether any z is NaN. */
 bool add_bias(float *z, const float *b_enc, int64_t m) {
   int nan = 0;
 #pragma omp simd reduction(| : nan)
@@ -27,10 +31,10 @@ bool add_bias(float *z, const float *b_enc, int64_t m) {
   return nan != 0;
 }
 
-/* In the place of a row's number of entries: a z was NaN. */
+/* Stands in the place of a row's number of entries if a z was NaN. */
 constexpr int64_t kNaN = -1;
 
-/* Adds a panel's latents to a row's list. */
+/* Adds the active latents of a panel to a row's list. */
 void select(const float *z, int32_t kind, const float *threshold, float margin, int64_t k, int64_t latents, int64_t m,
             esp::Entries &entries) {
   switch (kind) {
@@ -45,13 +49,13 @@ void select(const float *z, int32_t kind, const float *threshold, float margin, 
   }
 }
 
-/* About `latents`, in whole groups. */
+/* About `latents`, rounded to whole groups. */
 int64_t whole_groups(int64_t group, int64_t latents) { return group > latents ? group : latents / group * group; }
 
 }  // namespace
 
-/* A latent's z depends on none of the others (see gemm.cpp): more than one group stay together for the sake of cache
- * lines alone. */
+/* How many latents belong together when an SAE is divided. As z of a latent does not depend on the others (see
+ * gemm.cpp), one group would do; more stay together only for the sake of cache lines. */
 int64_t esp_sae_encode_panel(int64_t group) {
   if (group <= 0) return esp::fail(ESP_INVALID_ARGUMENT, "no groups of %ld latents", group);
   return whole_groups(group, 64);
@@ -60,7 +64,8 @@ int64_t esp_sae_encode_panel(int64_t group) {
 int64_t esp_sae_encode_scratch(int64_t d, int64_t m) {
   if (d <= 0 || m <= 0) return esp::fail(ESP_INVALID_ARGUMENT, "bad sizes: d=%ld m=%ld", d, m);
   if (m <= esp::kPanel) return esp::kChunkRows * (d + m);
-  /* A group of latents may be wider than a panel; esp_sae_encode_silent lists latents besides. */
+  /* Twice m more: a group of latents may be wider than a panel, and esp_sae_encode_silent also keeps a list of latents
+   * here. */
   return esp::kChunkRows * (d + esp::kPanel) + 2 * m;
 }
 

@@ -1,14 +1,15 @@
 /*
- * The k largest pre-activations among silent latents, for the auxiliary loss that brings them back.
+ * The k largest pre-activations among the silent latents, for the auxiliary loss that brings these back.
  *
- * 2 tokens d FLOPs per silent latent, of which there are few once training runs well: their rows of w_enc are gathered,
- * kGather at a time, so that the products leave out the others. Rows of x go in chunks as in sae_encode.cpp.
+ * 2 tokens d FLOPs per silent latent. Once training runs well there are few of them. So their rows of w_enc are
+ * gathered, kGather at a time, and the products leave out all others. Rows of x go in chunks as in sae_encode.cpp.
  */
 #include "sae_select.h"
 
 namespace {
 
-/* Rows of w_enc at a time: few enough to fit in the scratch memory of esp_sae_encode, whatever its shape. */
+/* How many rows of w_enc are gathered at a time: few enough that they fit into the scratch memory of esp_sae_encode for
+ * every shape. */
 constexpr int64_t kGather = 32;
 
 }  // namespace
@@ -20,8 +21,8 @@ int32_t esp_sae_encode_silent(const void *x_, const void *w_enc_, const float *b
   ESP_REQUIRE(tokens >= 0 && d > 0 && m > 0, "bad sizes: tokens=%ld d=%ld m=%ld", tokens, d, m);
   ESP_REQUIRE(k > 0 && k <= m && capacity >= k, "k must be in [1, %ld], got %ld", std::min(m, capacity), k);
   ESP_REQUIRE(dtype == ESP_F32 || b_pre == nullptr, "in bfloat16 b_pre belongs into b_enc: esp_sae_fold_bias");
-  /* scratch: gathered rows [kGather, d], numbers of the silent latents [m], and for each row of a chunk x - b_pre and z
-   */
+  /* scratch holds the gathered rows [kGather, d], the numbers of the silent latents [m], and for each row of a chunk x
+   * - b_pre and z. */
   int32_t *latents = reinterpret_cast<int32_t *>(scratch + kGather * d);
   float *rest = scratch + kGather * d + m;
   int64_t found = 0;

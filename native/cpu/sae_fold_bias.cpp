@@ -1,5 +1,5 @@
 /*
- * bias = b_enc - w_enc b_pre, once for an encoder that stays as it is: 2 m d FLOPs.
+ * bias = b_enc - w_enc b_pre. It is computed once, for an encoder that does not change: 2 m d FLOPs.
  */
 #include "bf16.h"
 #include "kernel.h"

@@ -1,10 +1,11 @@
 /*
- * Gated SAEs: magnitudes from gates, and the gradients of both. With u = pre the open gate, p = u - b_gate, g =
- * exp(r_mag):
+ * Gated SAEs: the magnitudes of the latents whose gates are open, and the gradients of gates and magnitudes. u = pre is
+ * the pre-activation of the gate, p = u - b_gate, and g = exp(r_mag):
  *
  *   value = relu(g p + b_mag);  d_pre = g d_value 1[value > 0] + d_gate + l1
  *
- * A few operations an entry. Forward, threads take tokens; backward, latents, whose sums nobody else touches.
+ * A few operations an entry. Forward, threads take tokens. Backward, they take latents, so that each sum belongs to one
+ * thread.
  */
 #include <cmath>
 

@@ -1,8 +1,9 @@
 /*
  * How well an SAE reconstructs: the squared error with its gradient, and running statistics over tokens.
  *
- * Bytes: 8 to 12 tokens d in float32, half of that in bfloat16; bound by memory. Threads take tokens, or columns for
- * the column sums. All sums in float64: a few tokens (attention sinks) have norms a hundred times the others'.
+ * Bytes: 8 to 12 tokens d in float32, half of that in bfloat16: bound by memory. Threads take tokens; for sums of
+ * columns they take columns. All sums are float64, because a few tokens (attention sinks) have norms a hundred times
+ * those of the others.
  */
 #include <cmath>
 
@@ -13,8 +14,8 @@ namespace {
 
 bool is_kept(const uint8_t *keep, int64_t t) { return keep != nullptr && keep[t] != 0; }
 
-/* Adds to stats what esp_sae_stats asks of x and y, token by token: at most 64 blocks of rows, cut by `tokens` alone,
- * added in order. */
+/* Adds to stats what esp_sae_stats takes from x and y, token by token. The rows are divided into at most 64 blocks, by
+ * `tokens` alone, which are added in order. */
 template <typename T>
 void add_rows(const T *x, const T *y, const uint8_t *keep, double *stats, int64_t tokens, int64_t d) {
   constexpr int64_t kBlocks = 64;
@@ -51,7 +52,7 @@ void add_rows(const T *x, const T *y, const uint8_t *keep, double *stats, int64_
   }
 }
 
-/* totals[c] += sum over rows without keep of x[t, c]. */
+/* totals[c] += sum of x[t, c] over the rows that are not kept. */
 template <typename T>
 void add_columns(const T *x, const uint8_t *keep, double *totals, int64_t tokens, int64_t d) {
   const int64_t columns = (d + esp::kColumnBlock - 1) / esp::kColumnBlock;
@@ -139,7 +140,7 @@ int32_t esp_sae_mse_backward(const void *x_, const void *y_, const uint8_t *keep
       } else {
 #pragma omp simd
         for (int64_t c = 0; c < d; c++) {
-          /* fma: compilers are to round the one product, not choose which of the two. */
+          /* By fma, because a compiler that fuses one of the two products could choose either. */
           gradient[c] = static_cast<T>(__builtin_fmaf(factor, output[c] - target[c], weight * gradient[c]));
         }
       }

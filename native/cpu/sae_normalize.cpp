@@ -1,10 +1,11 @@
 /*
- * Normalisation of an SAE's input and its undoing, with u = x - mean:
+ * Normalisation of an SAE's input, and its undoing. With u = x - mean:
  *
  *   normalised = u / (spread + eps);   out = spread * decoded + mean + skip
  *
- * Gradients go through the statistics: spread = |u| / sqrt(n) has the derivative u / (n spread).
- * Bytes: 8 to 16 tokens d in float32, half of that in bfloat16; bound by memory. Threads take rows. Sums in float64.
+ * Gradients go through the statistics, too: the derivative of spread = |u| / sqrt(n) is u / (n spread).
+ *
+ * Bytes: 8 to 16 tokens d in float32, half of that in bfloat16: bound by memory. Threads take rows. Sums are float64.
  */
 #include <cmath>
 
@@ -12,7 +13,7 @@
 
 namespace {
 
-/* Statistics and constants of a kind. */
+/* What the statistics of a kind of normalisation are. */
 struct Kind {
   bool centred;
   double eps;
@@ -100,7 +101,7 @@ int32_t esp_sae_normalize_backward(const void *x_, const float *mean, const floa
         dot += g * (static_cast<double>(in[c]) - centre);
       }
       const double inverse = 1 / (deviation + kind.eps);
-      double along = 0, level = 0; /* factor of u, and what every element gets */
+      double along = 0, level = 0; /* along: the factor of u; level: what every element gets */
       if (!kind.centred || deviation > 0) {
         const double beside = d_spread == nullptr ? 0 : static_cast<double>(d_spread[t]);
         along = (beside - dot * inverse * inverse) / (kind.n * deviation);

@@ -1,9 +1,9 @@
 /*
- * An SAE in slices of its latents, as ranks hold it: lists of slices to lists of the whole and back, and columns of
- * parts side by side.
+ * An SAE whose latents are divided among ranks, each of which holds a slice of them. These kernels merge the lists of
+ * slices into lists of the whole SAE, divide such lists again, and put columns that ranks computed side by side.
  *
- * Bound by memory: 8 to 12 bytes an entry, 8 an element of the columns (4 in bfloat16), little beside what ranks send
- * each other. The k largest of a token are found as the encoder does it.
+ * Bound by memory: 8 to 12 bytes an entry, 8 an element of the columns (4 in bfloat16). That is little beside what
+ * ranks send each other. The k largest of a token are found as in the encoder.
  */
 #include <climits>
 #include <cmath>
@@ -14,16 +14,16 @@
 
 namespace {
 
-/* Packed lists of all parts, and where their latents begin. */
+/* The packed lists of all parts, and the number of each part's first latent. */
 struct Parts {
   const int32_t *packed, *first;
   int64_t parts, capacity, tokens;
 
   const int32_t *block(int64_t p) const { return packed + p * tokens * (1 + 2 * capacity); }
-  /* What the part needs; it has no more than capacity. */
+  /* How many entries the part's list needs. It holds no more than capacity. */
   int64_t count(int64_t p, int64_t t) const { return block(p)[t]; }
 
-  /* found(latent, value) for a token's entries, in the order of latents; whether one is NaN. */
+  /* Calls found(latent, value) for the entries of a token, in the order of latents. Returns whether one is NaN. */
   template <typename Found>
   bool walk(int64_t t, const Found &found) const {
     for (int64_t p = 0; p < parts; p++) {
@@ -39,12 +39,12 @@ struct Parts {
   }
 };
 
-/* Entries of a list with indices below `limit`: they come first. */
+/* How many entries of a list have an index below `limit`. They come first. */
 int64_t entries_below(const int32_t *index, int64_t entries, int64_t limit) {
   return std::lower_bound(index, index + entries, limit) - index;
 }
 
-/* One token's list; what it needs, which may be more than `entries` has room for. */
+/* Merges one token's list. Returns how many entries it needs, which may be more than `entries` has room for. */
 int64_t merge(const Parts &parts, int64_t t, int64_t k, esp::Entries &entries) {
   int64_t needed = 0;
   bool nan = false;
@@ -76,7 +76,7 @@ int32_t esp_sae_merge(const void *packed, const int32_t *first, int64_t parts, i
   esp::parallel_rows(tokens, kTypicalEntries * parts, [=](int64_t t) {
     esp::Entries entries{index + t * capacity, value + t * capacity, pre == nullptr ? nullptr : pre + t * capacity,
                          capacity};
-    count[t] = static_cast<int32_t>(merge(all, t, k, entries)); /* for the loop below */
+    count[t] = static_cast<int32_t>(merge(all, t, k, entries)); /* needed, not listed: the loop below cuts it off */
   });
   int32_t longest = 0;
   for (int64_t t = 0; t < tokens; t++) {

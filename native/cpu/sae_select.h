@@ -1,4 +1,4 @@
-/* Rows of pre-activations to lists of active latents, and how rows are cut into chunks. Internal. */
+/* How rows of pre-activations become lists of active latents, and how rows are cut into chunks. Internal. */
 #ifndef ESPALIER_CPU_SAE_SELECT_H
 #define ESPALIER_CPU_SAE_SELECT_H
 
@@ -11,10 +11,10 @@
 
 namespace esp {
 
-/* Rows of x and latents of a product: 16 MB of z, whatever m. */
+/* The rows of x and the latents of one product: z has 16 MB whatever m is. */
 constexpr int64_t kChunkRows = 512, kPanel = 8192;
 
-/* Rows of x without b_pre: in `centred`, unless nothing is to be subtracted, as ever in bfloat16. */
+/* Rows of x minus b_pre. They are written to `centred`, unless there is nothing to subtract, as always in bfloat16. */
 template <typename T>
 inline const T *less_bias(const T *x, [[maybe_unused]] const float *b_pre, [[maybe_unused]] int64_t rows,
                           [[maybe_unused]] int64_t d, [[maybe_unused]] float *centred) {
@@ -33,11 +33,12 @@ inline const T *less_bias(const T *x, [[maybe_unused]] const float *b_pre, [[may
 
 constexpr int64_t kSelectBlock = 64;
 
-/* The k largest of what is added, in that order: of equal ones the first. More than k are kept for a while, lest each
- * new one be put in its place. In memory of the calling thread, one at a time. */
+/* The k largest of what is added, in the order in which it was added; of equal values the first stay. It keeps somewhat
+ * more than k until they are sorted out, so that not each new value has to be put in its place. It uses memory of the
+ * calling thread, so a thread has one at a time. */
 class Largest {
  public:
-  /* What is not above the bar counts for nothing. */
+  /* bar: only values above it are taken. */
   Largest(int64_t k, float bar) : k_(k), bar_(bar) {
     if (memory().index.size() < static_cast<size_t>(k + kMore)) memory().resize(static_cast<size_t>(k + kMore));
     index_ = memory().index.data();
@@ -57,7 +58,7 @@ class Largest {
     value_[count_++] = v;
   }
 
-  /* To the k largest, where there are more. */
+  /* Leaves the k largest, if there are more. */
   void reduce() {
     if (count_ <= k_) return;
     float *const ranked = memory().ranked.data();
@@ -98,14 +99,14 @@ class Largest {
   float *value_;
 };
 
-/* A row's list while it is filled, a panel of latents after another. Entries beyond capacity are counted but not
- * stored. */
+/* A row's list while it is being filled, one panel of latents after another. Entries beyond capacity are counted but
+ * not stored. */
 struct Entries {
   int32_t *index;
   float *value;
   float *pre; /* or NULL */
   int64_t capacity, count = 0;
-  int64_t first = 0; /* of the panel's latents */
+  int64_t first = 0; /* the number of the panel's first latent */
 
   void add(int64_t i, float v, float z) {
     if (count < capacity) {
@@ -116,7 +117,7 @@ struct Entries {
     count++;
   }
 
-  /* These, whose numbers are not the panel's but all latents', in the place of what there was. */
+  /* Replaces the list by `largest`, whose indices count from the first latent of all, not from that of the panel. */
   void replace(const Largest &largest) {
     count = largest.count();
     const int64_t listed = std::min(count, capacity);
@@ -125,15 +126,15 @@ struct Entries {
     if (pre != nullptr) std::copy_n(largest.value(), listed, pre);
   }
 
-  /* What a row is that has a NaN: the one entry (0, NaN). */
+  /* A row with a NaN becomes the one entry (0, NaN). */
   void replace_by_nan() {
     count = first = 0;
     add(0, __builtin_nanf(""), __builtin_nanf(""));
   }
 };
 
-/* body(i) for every i < n with z[i] - bar[i] > offset, in ascending order; without bars, with z[i] > offset. offset may
- * rise meanwhile, which is seen from the next kSelectBlock on. */
+/* Calls body(i) for every i < n with z[i] - bar[i] > offset, in ascending order; without bars for those with z[i] >
+ * offset. offset may rise meanwhile, which takes effect from the next kSelectBlock on. */
 template <typename Body>
 inline void each_above(const float *z, const float *bar, const float &offset, int64_t n, const Body &body) {
   const auto among = [&](int64_t first, uint64_t bits) {
@@ -161,8 +162,9 @@ inline void select_jumprelu(const float *z, const float *threshold, float margin
              [&](int64_t i) { entries.add(i, z[i] > threshold[i] && z[i] > 0 ? z[i] : 0.0f, z[i]); });
 }
 
-/* A number that at least k of z exceed and few others do, or 0: of kSlots maxima of elements kSlots apart, each of
- * another element, k are above it. Found by halving an interval, which no branch has to guess. */
+/* A number that at least k of z exceed, and few others do; or 0. It takes kSlots maxima, each over elements kSlots
+ * apart, so that each maximum is another element, and finds a number that k of the maxima exceed. It halves an interval
+ * for that, without a branch that could be mispredicted. */
 inline float below_largest(const float *z, int64_t m, int64_t k) {
   constexpr int64_t kSlots = 256, kHalvings = 12;
   if (k > kSlots / 2 || m < 2 * kSlots) return 0;
@@ -185,7 +187,7 @@ inline float below_largest(const float *z, int64_t m, int64_t k) {
   return low;
 }
 
-/* The list has the k largest of the panels before. */
+/* The list holds the k largest of the panels before. */
 inline void select_topk(const float *z, int64_t m, int64_t k, Entries &entries) {
   const int64_t before = std::min(entries.count, entries.capacity);
   Largest largest(k, 0);
@@ -195,7 +197,7 @@ inline void select_topk(const float *z, int64_t m, int64_t k, Entries &entries) 
   each_above(z, nullptr, largest.bar(), m,
              [&](int64_t i) { largest.add(static_cast<int32_t>(entries.first + i), z[i]); });
   largest.reduce();
-  const int64_t unlisted = entries.count - before; /* of a list without room for k */
+  const int64_t unlisted = entries.count - before; /* entries that a list without room for k could not store */
   entries.replace(largest);
   entries.count = std::min(k, unlisted + entries.count);
 }

@@ -1,6 +1,6 @@
 /*
- * Small dense products on tiles that lie in cache: c (+)= a b, for attention, whose tiles are too small for a call of
- * gemm each, and are read where they lie. Internal.
+ * Small dense products of tiles that lie in the cache, c (+)= a b. They are for attention: its tiles are too small for
+ * a call of gemm each, and they are read where they lie. Internal.
  */
 #ifndef ESPALIER_CPU_TILE_PRODUCT_H
 #define ESPALIER_CPU_TILE_PRODUCT_H
@@ -13,11 +13,11 @@
 
 namespace esp {
 
-/* How a tile of a lies in memory, in words (register_tile.h): word (row, i) at element row * ld + i * kTerms, or,
- * transposed, at i * ld + row * kTerms. */
+/* How a tile of a lies in memory, in words (register_tile.h). kRows: word (row, i) is at element row * ld + i * kTerms.
+ * kTransposed: it is at element i * ld + row * kTerms. */
 enum class Layout { kRows, kTransposed };
 
-/* Elements between rows, and between words of a row. */
+/* The elements from one row to the next, and from one word of a row to the next. */
 template <Layout layout, typename T>
 constexpr int64_t row_step(int64_t ld) {
   return layout == Layout::kRows ? ld : kTerms<T>;
@@ -28,7 +28,7 @@ constexpr int64_t word_step(int64_t ld) {
   return layout == Layout::kRows ? kTerms<T> : ld;
 }
 
-/* c[kRowCount, kVectors * kLanes] */
+/* One register tile of c, [kRowCount, kVectors * kLanes]. */
 template <Layout layout, int kRowCount, int kVectors, typename T>
 inline void register_block(int64_t k, const T *a, int64_t lda, const T *b, int64_t ldb, float *c, int64_t ldc,
                            bool accumulate) {
@@ -36,7 +36,7 @@ inline void register_block(int64_t k, const T *a, int64_t lda, const T *b, int64
   tile.store_to(c, ldc, [=](Lanes sum, const float *before) { return accumulate ? load(before) + sum : sum; });
 }
 
-/* The last columns, fewer than kLanes. */
+/* The last columns of c, if they are fewer than kLanes. */
 template <Layout layout, typename T>
 inline void narrow_block(int64_t rows, int64_t cols, int64_t k, const T *a, int64_t lda, const T *b, int64_t ldb,
                          float *c, int64_t ldc, bool accumulate) {
@@ -44,7 +44,7 @@ inline void narrow_block(int64_t rows, int64_t cols, int64_t k, const T *a, int6
     float sum[kLanes] = {};
     for (int64_t i = 0; i < k; i++) {
       const T *factor = a + r * row_step<layout, T>(lda) + i * word_step<layout, T>(lda);
-      for (int64_t term = kTerms<T> - 1; term >= 0; term--) { /* as multiply_add has it */
+      for (int64_t term = kTerms<T> - 1; term >= 0; term--) { /* the second term first, as in multiply_add */
         for (int64_t j = 0; j < cols; j++) sum[j] += factor[term] * b[i * ldb + j * kTerms<T> + term];
       }
     }
@@ -65,16 +65,16 @@ inline void row_block(int64_t n, int64_t k, const T *a, int64_t lda, const T *b,
   if (j < n) narrow_block<layout>(kRowCount, n - j, k, a, lda, b + j * kTerms<T>, ldb, c + j, ldc, accumulate);
 }
 
-/* What of a product is wanted, or not zero: all of it, or what lies on one side of a diagonal. */
+/* Which part of a product is wanted, or which part of a is not zero: all, or what lies on one side of the diagonal. */
 enum class Part {
   kAll,
-  kColumnsFromRow, /* c[i, j] with j >= i; what lies before stays as it is or becomes anything */
-  kColumnsToRow,   /* c[i, j] with j <= i, likewise */
+  kColumnsFromRow, /* c[i, j] with j >= i; other elements may keep their value or get any */
+  kColumnsToRow,   /* c[i, j] with j <= i; other elements may keep their value or get any */
   kTermsFromRow,   /* a[i, k] is 0 for k < i */
   kTermsToRow      /* a[i, k] is 0 for k > i */
 };
 
-/* Rows [i, i + kRowCount) of tile_product. Cuts are in whole vectors and words. */
+/* Rows [i, i + kRowCount) of tile_product. A part is cut at whole vectors and words. */
 template <Layout layout, int kRowCount, typename T>
 inline void part_block(int64_t i, int64_t n, int64_t k, const T *a, int64_t lda, const T *b, int64_t ldb, float *c,
                        int64_t ldc, bool accumulate, Part part) {
@@ -88,25 +88,26 @@ inline void part_block(int64_t i, int64_t n, int64_t k, const T *a, int64_t lda,
                                b + first * ldb + column * kTerms<T>, ldb, c + i * ldc + column, ldc, accumulate);
 }
 
-/* body(rows), with rows, 1 to kMost, as a constant. */
+/* Calls body(rows) with rows, which is 1 to kMost, as a compile-time constant. */
 template <int kMost = kTileRows, typename Body>
 inline void with_rows(int64_t rows, const Body &body) {
   if (rows == kMost) return body(std::integral_constant<int, kMost>());
   if constexpr (kMost > 1) with_rows<kMost - 1>(rows, body);
 }
 
-/* body(first, count), as with_rows, for the rows of [0, m) in blocks. */
+/* Divides the rows [0, m) into blocks and calls body(first, count) for each, with count as a compile-time constant. */
 template <typename Body>
 inline void for_rows(int64_t m, const Body &body) {
   for (int64_t i = 0, rows; i < m; i += rows) {
-    /* What is more than one block and less than two is halved: a few rows would not keep the multiply-adds busy. */
+    /* If what is left is more than one block and less than two it is halved: a block of few rows would not keep the
+     * multiply-adds busy. */
     const int64_t left = m - i;
     rows = left <= kTileRows ? left : left < 2 * kTileRows ? (left + 1) / 2 : kTileRows;
     with_rows(rows, [&body, i](auto count) { body(i, count); });
   }
 }
 
-/* c[m, n] (+)= a[m, k] b[k, n], or part of it, on the calling thread; k in words, of b as rows of n of them. */
+/* c[m, n] (+)= a[m, k] b[k, n], or a part of it, on the calling thread. k counts words, and b is k rows of n words. */
 template <Layout layout, typename T>
 inline void tile_product(int64_t m, int64_t n, int64_t k, const T *a, int64_t lda, const T *b, int64_t ldb, float *c,
                          int64_t ldc, bool accumulate, Part part) {

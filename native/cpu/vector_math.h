@@ -1,8 +1,8 @@
 /*
- * Elementary functions that a compiler can vectorise: branch-free, float32, inline. Internal.
+ * Elementary functions that a compiler can vectorise: branch-free, in float32, inline. Internal.
  *
- * Largest error against the exact value, over all floats whose result is normal: exp 1.03 ulp, exp2 0.94, tanh 1.34,
- * sigmoid 2.49, gaussian 2.22, normal_cdf 10.1 (a relative 9.5e-7 at -1.41, 3.6e-7 in the tail).
+ * The largest errors against the exact value, over all floats whose result is normal: exp 1.03 ulp, exp2 0.94, tanh
+ * 1.34, sigmoid 2.49, gaussian 2.22, normal_cdf 10.1 (which is a relative 9.5e-7 at -1.41, and 3.6e-7 in the tail).
  */
 #ifndef ESPALIER_CPU_VECTOR_MATH_H
 #define ESPALIER_CPU_VECTOR_MATH_H
@@ -13,7 +13,7 @@
 
 namespace esp {
 
-/* A float's bits; of a vector of floats its words. */
+/* The type of a float's bits; for a vector of floats a vector of words. */
 template <typename Real>
 struct BitsOf {
   typedef Words type;
@@ -23,7 +23,7 @@ struct BitsOf<float> {
   typedef uint32_t type;
 };
 
-/* The integer n nearest to x in [-127, 127], and 2^n; 2^-127 is 0 here. */
+/* For x in [-127, 127]: the integer n nearest to x, and 2^n. Here 2^-127 is 0. */
 template <typename Real>
 struct Power {
   Real n, two_to_n;
@@ -31,15 +31,16 @@ struct Power {
 
 template <typename Real>
 inline Power<Real> nearest_power(Real x) {
-  /* Adding 1.5 * 2^23 rounds to an integer, kept in the low bits; 127 more, and these are the exponent of 2^n. */
+  /* Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits. With 127 added as well these bits are the
+   * exponent of 2^n. */
   const float magic = 12582912.0f + 127.0f;
   const Real shifted = x + magic;
   return {shifted - magic, __builtin_bit_cast(Real, __builtin_bit_cast(typename BitsOf<Real>::type, shifted) << 23)};
 }
 
-/* e^x as 2^n e^r with |r| <= ln 2 / 2 and a polynomial for e^r (coefficients: Cephes expf). Below -87.68, where n is
- * -127, 0, without denormals on the way but for n = -126; above 88.37 it stays at 2.4e38 instead of overflowing. NaN
- * stays NaN. Nothing is chosen by a comparison but the two clamps. */
+/* e^x = 2^n e^r with |r| <= ln 2 / 2 and a polynomial for e^r (coefficients: Cephes expf). Below -87.68, where n is
+ * -127, it is 0; no denormals occur on the way except for n = -126. Above 88.37 it stays at 2.4e38 instead of
+ * overflowing. NaN stays NaN. The only comparisons are the two clamps. */
 inline float exp(float x) {
   const float low = -88.02f, high = 88.37f;
   float y = high < x ? high : x;
@@ -56,8 +57,8 @@ inline float exp(float x) {
   return p * power.two_to_n;
 }
 
-/* 2^x for x <= 127, cheaper than e^x: what n leaves of x is exact. A polynomial for (2^f - 1) / f, |f| <= 1/2, of least
- * largest error (2e-9). Below -126.5 0; NaN stays NaN. Real: float or Lanes. */
+/* 2^x for x <= 127. It is cheaper than e^x, as x - n is exact. The polynomial is that for (2^f - 1) / f, |f| <= 1/2,
+ * with the least largest error (2e-9). Below -126.5 the result is 0; NaN stays NaN. Real is float or Lanes. */
 template <typename Real>
 inline Real exp2(Real x) {
   const Real low = Real{} - 127.0f;
@@ -76,7 +77,7 @@ inline Real exp2(Real x) {
 
 inline float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
 
-/* Odd polynomial near 0 (Cephes tanhf), 1 - 2 / (e^2|x| + 1) elsewhere. */
+/* An odd polynomial near 0 (Cephes tanhf), and 1 - 2 / (e^2|x| + 1) elsewhere. */
 inline float tanh(float x) {
   const float a = x < 0 ? -x : x;
   const float z = x * x;
@@ -90,8 +91,8 @@ inline float tanh(float x) {
   return a < 0.625f ? near : (x < 0 ? -far : far);
 }
 
-/* e^(-x^2 / 2). The rounding of the square, which e^ would magnify, is made good. Beyond 16 the result is 0 anyway, and
- * squares could overflow. */
+/* e^(-x^2 / 2). The exponential would magnify the rounding error of the square, so that error is computed and made up
+ * for. Beyond 16 the result is 0 in any case, and squares could overflow. */
 inline float gaussian(float x) {
   const float a = x < 0 ? -x : x;
   const float y = a > 16.0f ? 16.0f : a;
@@ -100,8 +101,8 @@ inline float gaussian(float x) {
   return exp(-square) * (1.0f - rest);
 }
 
-/* The normal distribution function, 1/2 erfc(-x / sqrt 2): a polynomial for erf near 0, e^-t^2 times one in 1 / t^2
- * elsewhere (coefficients: Cephes erff and erfcf). */
+/* The normal distribution function, 1/2 erfc(-x / sqrt 2): near 0 by a polynomial for erf, elsewhere by e^-t^2 times a
+ * polynomial in 1 / t^2 (coefficients: Cephes erff and erfcf). */
 inline float normal_cdf(float x) {
   const float t = (x < 0 ? -x : x) * 0.70710678118654752440f;
   const float square = 0.5f * x * x;
@@ -112,7 +113,7 @@ inline float normal_cdf(float x) {
   p = p * square + 1.128358514861418e-1f;
   p = p * square - 3.761262582423300e-1f;
   p = p * square + 1.128379165726710f;
-  const float near = 0.5f - 0.5f * p * t; /* (0.5 p) t: one rounding, where 0.5 (p t) has two */
+  const float near = 0.5f - 0.5f * p * t; /* (0.5 p) t is rounded once, 0.5 (p t) twice */
   const float inverse = 1.0f / (t < 1.0f ? 1.0f : t);
   const float q = inverse * inverse;
   float a = 2.326819970068386e-2f;
