@@ -146,8 +146,7 @@ void transpose(const T *source, int64_t ld, int64_t rows, int64_t cols, P *targe
 template <typename T, typename P>
 void gather(const T *source, int64_t ld, int64_t rows, int64_t cols, P *target) {
   if constexpr (kTerms<P> == 1) {
-    constexpr int64_t kTwo =
-        2 * esp::kLanes; /* with one vector at a time the compiler would call memcpy, for a short row */
+    constexpr int64_t kTwo = 2 * esp::kLanes; /* one by one they would become a call of memcpy, for a short row */
     for (int64_t r = 0; r < rows; r++) {
       int64_t c = 0;
       for (; c + kTwo <= cols; c += kTwo) {

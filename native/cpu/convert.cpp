@@ -75,8 +75,7 @@ constexpr int64_t kPiece = 4096;
 template <typename T>
 void transpose_band(const uint8_t *source, int32_t dtype, const float *row_scale, T *dst, int64_t ld_dst, int64_t begin,
                     int64_t end, int64_t first, int64_t last, int64_t rows) {
-  double tile[kTile][kTile + 1]; /* [column of dst, row of dst]; float64, so that a source in float64 is rounded only
-                                    once, below */
+  double tile[kTile][kTile + 1]; /* [column of dst, row of dst]; float64: rounded once, below */
   for (int64_t r = first; r < last; r += kTile) {
     const int64_t height = std::min(kTile, last - r), width = end - begin;
     for (int64_t c = 0; c < width; c++) load(source, dtype, (begin + c) * rows + r, height, tile[c]);

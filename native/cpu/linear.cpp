@@ -1,10 +1,10 @@
 /*
  * A linear map and its low-rank terms, y = beta y + x op(w) + sum of scale u op(v), in one of two ways:
  *
- *   ESP_SEPARATE       first y = beta y + x op(w), then y[:, from .. from + n) += scale u op(v) for each term. FLOPs: 2
- * m n k + sum of 2 m n_p r_p. Where possible a sum begins with its term while it is in registers; other terms are added
- * to some columns of y while these are in the cache (gemm.cpp) ESP_EXTRA_COLUMNS  one product whose sums have k + sum
- * of r_p terms. FLOPs: 2 m n (k + sum of r_p)
+ *   ESP_SEPARATE       first y = beta y + x op(w), then y[:, from .. from + n) += scale u op(v) for each term. FLOPs:
+ *                      2 m n k + sum of 2 m n_p r_p. Where possible a sum begins with its term, while in registers;
+ *                      other terms are added to some columns of y while these are in the cache (gemm.cpp)
+ *   ESP_EXTRA_COLUMNS  one product whose sums have k + sum of r_p terms. FLOPs: 2 m n (k + sum of r_p)
  *
  * A rule over the shape chooses (esp_linear_by_shape).
  */

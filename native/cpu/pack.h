@@ -3,8 +3,8 @@
  * Both consist of words of kTerms<T> terms of k (register_tile.h); the last word is filled up with 0. Internal.
  *
  *   panel   kPanelColumns columns of op(b): [words][kPanelColumns], with zeros where the matrix ends earlier. If at
- * most kLanes columns are left it has one vector of columns, [words][kLanes] strip   kTileRows rows of op(a), where a
- * is stored transposed: [words][kTileRows]
+ *           most kLanes columns are left it has one vector of columns, [words][kLanes]
+ *   strip   kTileRows rows of op(a), where a is stored transposed: [words][kTileRows]
  */
 #ifndef ESPALIER_CPU_PACK_H
 #define ESPALIER_CPU_PACK_H

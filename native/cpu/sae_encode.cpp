@@ -10,8 +10,8 @@
  * Measured:
  *
  *   Emerald Rapids, two cores, 1024 tokens, d 256, m 4096, least of 21, where the product alone takes 6.1 to 6.4 ms:
- * the top 32 7.8 ms, those above their thresholds 7.5, the positive ones 7.1. An earlier version, which looked at
- * latents one by one and kept the k largest in a heap: 8.6, 8.5 and 8.1.
+ *   the top 32 7.8 ms, those above their thresholds 7.5, the positive ones 7.1. An earlier version, which looked at
+ *   latents one by one and kept the k largest in a heap: 8.6, 8.5 and 8.1.
  *
  *   Zen 3, two cores, beside other work, k 32. m 65536, least of 5: 560 ms; with one panel of all latents and chunks of
  *   64 rows, so that z has 16 MB, too: 662. 1024 tokens, d 768, m 131072, least of 3: 2.9 s; with one panel 3.6.

@@ -1,8 +1,8 @@
 /*
  * The activation of an MLP without a gate: out = act(x), and its gradient.
  *
- * Elements moved: 2 n forward, 3 n backward; 25 to 60 FLOPs each: bound by memory. A thread takes packs of 16 bytes a
- * grid apart.
+ * Elements moved: 2 n forward, 3 n backward; 25 to 60 FLOPs each: bound by memory. Threads take packs of 16 bytes; a
+ * thread's packs are one grid apart.
  */
 #include "activation.cuh"
 
@@ -19,7 +19,7 @@ __global__ void forward(const T *x, T *out, int64_t n) {
   }
 }
 
-/* d_x may be d_out: an element is read before it is written, and by nothing else. */
+/* d_x may be d_out: each element is read before it is written, and is not needed for any other. */
 template <typename Activation, typename T, int N>
 __global__ void backward(const T *x, const T *d_out, T *d_x, int64_t n) {
   ESP_FOR_EACH(p, n / N) {

@@ -1,4 +1,4 @@
-/* The activation functions of MLPs and their slopes, and the choice among them. Internal. */
+/* The activation functions of MLPs, their derivatives (slopes), and the choice among them. Internal. */
 #ifndef ESPALIER_CUDA_ACTIVATION_CUH
 #define ESPALIER_CUDA_ACTIVATION_CUH
 
@@ -16,8 +16,8 @@ struct Silu {
   }
 };
 
-/* gelu(x) = x/2 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3); 1 + tanh(u) = 2 sigmoid(2u), which keeps its digits
- * where tanh is near -1. */
+/* gelu(x) = x/2 (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3). It is computed by 1 + tanh(u) = 2 sigmoid(2u),
+ * which loses no digits where tanh is near -1. */
 struct GeluTanh {
   static constexpr float kScale = 0.79788456080286535588f, kCubic = 0.044715f;
   static __device__ float value(float x) { return x * sigmoid(2.0f * kScale * x * (1.0f + kCubic * x * x)); }
@@ -27,7 +27,7 @@ struct GeluTanh {
   }
 };
 
-/* gelu(x) = x Phi(x), of which the slope is Phi(x) + x phi(x). */
+/* gelu(x) = x Phi(x). Its slope is Phi(x) + x phi(x). */
 struct GeluErf {
   static __device__ float value(float x) { return x * normcdff(x); }
   static __device__ float slope(float x) {
@@ -41,7 +41,7 @@ struct Relu {
   static __device__ float slope(float x) { return x > 0 ? 1.0f : 0.0f; }
 };
 
-/* body(Activation{}) for the function that esp_activation names. */
+/* Calls body(Activation{}) with the function that `activation`, an esp_activation, names. */
 template <typename Body>
 int32_t with_activation(int32_t activation, const Body &body) {
   switch (activation) {

@@ -1,6 +1,6 @@
 /*
- * Exponentials and reciprocals by the GPU's special function unit, for scores that are rounded to bfloat16 afterwards,
- * or come from what was. libm's on the emulator.
+ * Exponentials and reciprocals by the GPU's special function unit. They are for scores that are computed from bfloat16,
+ * or rounded to it afterwards. On the emulator they are libm's.
  */
 #ifndef ESPALIER_CUDA_APPROXIMATE_CUH
 #define ESPALIER_CUDA_APPROXIMATE_CUH
@@ -20,7 +20,7 @@ __device__ inline float exp2_approximate(float x) {
 #endif
 }
 
-/* 1 / x; relative error 2^-23, 0 for infinity; a subnormal x counts as 0. */
+/* 1 / x, with a relative error of 2^-23. It is 0 for infinity. A subnormal x counts as 0. */
 __device__ inline float reciprocal_approximate(float x) {
 #ifdef __CUDACC__
   float y;

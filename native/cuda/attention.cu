@@ -6,7 +6,8 @@
  *     on other GPUs        attention_forward.cu, attention_backward.cu
  *   everything else        attention_blocked.cu
  *
- * delta = rowsum(d_out out) is a warp's work a row: 2 head_dim FLOPs for 2 head_dim elements, bound by memory.
+ * delta = rowsum(d_out out), which the backward pass needs, is computed here. A warp takes a row: 2 head_dim FLOPs for
+ * 2 head_dim elements, bound by memory.
  */
 #include "attention.cuh"
 
@@ -44,7 +45,7 @@ int32_t check(int64_t batch, int64_t seq_len, int64_t n_heads, int64_t n_kv_head
   ESP_REQUIRE(ld_q >= n_heads * head_dim && ld_kv >= n_kv_heads * head_dim && ld_out >= n_heads * head_dim,
               "ld_q=%ld, ld_kv=%ld or ld_out=%ld is shorter than a row", ld_q, ld_kv, ld_out);
   ESP_REQUIRE(window >= 0, "window must not be negative, got %ld", window);
-  /* A grid is batch * n_heads times up to 65535 tiles of 32. */
+  /* A grid has batch * n_heads columns and at most 65535 rows, each a tile of 32 queries or keys. */
   ESP_REQUIRE(seq_len <= 65535 * 32 && n_heads <= INT_MAX && batch <= INT_MAX / n_heads,
               "too large: batch=%ld seq_len=%ld n_heads=%ld", batch, seq_len, n_heads);
   return ESP_OK;

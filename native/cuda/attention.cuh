@@ -45,19 +45,21 @@ struct Shape {
   __device__ int64_t d_out_at(int64_t sequence, int head, int row) const {
     return (sequence * seq_len + row) * ld_d_out() + static_cast<int64_t>(head) * head_dim;
   }
-  /* In [tokens, n_heads]. */
+  /* Where the statistics of a row are, in [tokens, n_heads]. */
   __device__ int64_t statistic_at(int64_t sequence, int head, int row) const {
     return (sequence * seq_len + row) * n_heads + head;
   }
 };
 
 /*
- * Scores in units of log 2, so that exp2 is all that is left, and their slopes ds/d(scale q.k). Approximate ones for
- * bfloat16. With a cap: cap tanh(x) = cap (1 - 2 r), r = 1 / (1 + e^2x), absolute error below 2^-20 cap;
- * tanh.approx.f32 is an instruction less, but its error of 2^-11 cap would be the largest in a score.
+ * Scores in units of log 2, so that only exp2 is left to do, and their slopes ds/d(scale q.k).
+ *
+ * For bfloat16 they are approximate. With a cap: cap tanh(x) = cap (1 - 2 r), r = 1 / (1 + e^2x), with an absolute
+ * error below 2^-20 cap. The instruction tanh.approx.f32 would save one instruction, but its error of 2^-11 cap would
+ * be the largest in a score.
  */
 struct Scores {
-  float product_to_log2, product_to_exponent; /* of 2^.. = e^2x */
+  float product_to_log2, product_to_exponent; /* the second: of 2^.. = e^2x */
   float cap;                                  /* 0: none */
 
   __device__ explicit Scores(const Shape &s)
@@ -70,7 +72,7 @@ struct Scores {
   }
   __device__ float capped(float rest_of_tanh) const { return cap - 2.0f * cap * rest_of_tanh; }
 
-  /* Products become scores. */
+  /* Turns products into scores. */
   template <int kTiles>
   __device__ void apply(float (&p)[kTiles][4]) const {
     if (cap > 0) {
@@ -88,7 +90,7 @@ struct Scores {
     }
   }
 
-  /* A product becomes p = exp(s - lse), and `slope` ds/d(scale product). kCapped: whether there is a cap. */
+  /* Turns a product into p = exp(s - lse); `slope` receives ds/d(scale product). kCapped: whether there is a cap. */
   template <bool kCapped>
   __device__ float probability(float product, float lse_log2, float &slope) const {
     if constexpr (kCapped) {
@@ -104,7 +106,7 @@ struct Scores {
   }
 };
 
-/* Over the four lanes that share a row of an accumulator. */
+/* The maximum over the four lanes that share a row of an accumulator. */
 __device__ inline float quad_max(float x) {
   x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
   return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
@@ -123,15 +125,15 @@ struct Tensors {
   bf16 *d_q, *d_k, *d_v;
 };
 
-/* On tensor cores: head_dim, lds and pointers are multiples of 8 elements. */
+/* On tensor cores. head_dim, lds and pointers must be multiples of 8 elements. */
 int32_t forward_by_tensor_cores(const Shape &s, const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, float *lse);
 int32_t backward_by_tensor_cores(const Shape &s, const Tensors &x);
 
-/* On Hopper's, where has_hopper(): likewise. */
+/* On Hopper's tensor cores, if has_hopper(); the same conditions. */
 int32_t forward_by_warpgroups(const Shape &s, const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, float *lse);
 int32_t backward_by_warpgroups(const Shape &s, const Tensors &x);
 
-/* With FMAs: any shape. T: float or bf16. */
+/* With FMAs, for any shape. T is float or bf16. */
 template <typename T>
 int32_t forward_blocked(const Shape &s, const T *q, const T *k, const T *v, T *out, float *lse);
 template <typename T>

@@ -1,22 +1,26 @@
 /*
- * Attention backward on tensor cores, bfloat16, in two kernels without atomics: each gradient has one owner, which adds
- * up in one order (Dao 2023, with the parallel sums over queries and over keys taken apart).
+ * Attention backward on tensor cores, bfloat16. The algorithm is that of Dao 2023, but the two parallel sums, over
+ * queries and over keys, are two kernels. So each gradient belongs to one block, which adds in one order, without
+ * atomics.
  *
  *   p = exp(s - lse);  dp = d_out.v;  ds = p (dp - delta) s'(scale q.k);  delta = d_out.out
  *   d_v = sum_i p d_out_i;  d_k = scale sum_i ds q_i;  d_q = scale sum_j ds k_j
  *
- * by_key: a block takes kKeys keys of a key/value head and goes through the queries that see any of them, one head of
- * the group after the other. It computes transposed scores, [keys, queries], kScoreRows warps below and the others
- * beside each other; p and ds go through shared memory, in bfloat16, as for d_k and d_v the warps are cut another way:
- * kSumRows warps below each other, the others share the columns.
- * by_query: a block takes 64 or 128 queries of a head and goes through the keys; a warp owns 16 kRowTiles queries, and
- * ds stays in its registers, as p does in the forward pass.
+ * by_key computes d_k and d_v. A block takes kKeys keys of a key/value head and goes through the queries that see any
+ * of them, one head of the group after the other. It computes transposed scores, [keys, queries]. For these its warps
+ * form a grid of kScoreRows rows, which divide the keys, and of columns, which divide the queries. For the sums they
+ * form another grid, of kSumRows rows, whose columns divide the columns of the head. Therefore p and ds go through
+ * shared memory, in bfloat16.
  *
- * Both compute dp first: the tile that it needs alone (d_out, v) is free after that and the next one comes while the
- * rest is computed; the other tile (q, k) comes while the next dp is. So one buffer each is enough.
+ * by_query computes d_q. A block takes 64 or 128 queries of a head and goes through the keys. A warp owns 16 kRowTiles
+ * queries, and ds stays in its registers, as p does in the forward pass.
  *
- * FLOPs: 14 head_dim a pair of a query and a key it sees: 7 products, two of them (s, dp) computed in both kernels.
- * Bytes: by_key reads q and d_out once a tile of keys, by_query k and v once a tile of queries, from L2.
+ * Both compute dp first. Then the tile that only dp needs (d_out, or v) is free, and the next one is copied while the
+ * rest is computed. The other tile (q, or k) is copied while the next dp is computed. So one buffer for each is enough.
+ *
+ * FLOPs: 14 head_dim for each pair of a query and a key that it sees. That is 7 products, two of which (s and dp) are
+ * computed in both kernels. Bytes: by_key reads q and d_out once for each tile of keys, by_query k and v once for each
+ * tile of queries, from L2.
  */
 #include "attention.cuh"
 #include "tile.cuh"
@@ -26,7 +30,7 @@ namespace {
 
 /* ---- d_k and d_v ---- */
 
-/* kScoreRows, kSumRows: how many warps lie below each other for scores, and for sums. */
+/* kScoreRows, kSumRows: the rows of the grid of warps, for scores and for sums. */
 template <int kDim, int kKeys, int kQueries, int kWarps, int kScoreRows, int kSumRows>
 struct KeyCut {
   static constexpr int kThreads = 32 * kWarps;
@@ -37,11 +41,13 @@ struct KeyCut {
   static_assert(kScoreTiles > 0 && kScoreCols % 16 == 0 && kSumTiles > 0 && kSumCols % 16 == 0, "whole tiles of mma");
 };
 
-/* c[t][n] += rows of a times rows of b, over kDim columns: tile (t, n) from row_a + 16 t and row_b + 8 n. */
+/* c[t][n] += products of rows of a with rows of b, over kDim columns. Tile (t, n) begins at row row_a + 16 t of a and
+ * row row_b + 8 n of b. */
 template <int kDim, int kRowTiles, int kCols>
 __device__ inline void products_of_rows(float (&c)[kRowTiles][kCols / 8][4], const Tile<kDim> &a, int row_a,
                                         const Tile<kDim> &b, int row_b) {
-  /* Two steps together hide the latency of ldmatrix. With 128 columns all registers are taken without. */
+  /* Two steps are unrolled together, which hides the latency of ldmatrix. With 128 columns one step already takes all
+   * registers. */
   [[maybe_unused]] constexpr int kAhead = kDim == 128 ? 1 : 2;
 #pragma unroll kAhead
   for (int column = 0; column < kDim; column += 16) {
@@ -61,7 +67,7 @@ __device__ inline void products_of_rows(float (&c)[kRowTiles][kCols / 8][4], con
   }
 }
 
-/* sum[t][n] += a b: rows row_a + 16 t of a, columns column_b + 8 n of b. */
+/* sum[t][n] += a b, for the rows of a from row_a + 16 t and the columns of b from column_b + 8 n. */
 template <int kInner, int kDim, int kRowTiles, int kCols>
 __device__ inline void add_product(float (&sum)[kRowTiles][kCols / 8][4], const Tile<kInner> &a, int row_a,
                                    const Tile<kDim> &b, int column_b) {
@@ -106,7 +112,7 @@ __global__ void __launch_bounds__(32 * kWarps)
   const int tiles = (end - first + kQueries - 1) / kQueries, steps = tiles * shape.group();
   const Scores scores(shape);
 
-  /* Step n: the tile of queries n % tiles of the group's head n / tiles. */
+  /* Step n works on the tile n % tiles of queries of the group's head n / tiles. */
   auto head_of = [&](int step) { return kv_head * shape.group() + step / tiles; };
   auto query_of = [&](int step) { return first + step % tiles * kQueries; };
   auto fetch_gradients = [&](int step) {
@@ -320,9 +326,9 @@ int32_t run_by_query(const Shape &s, const Tensors &x) {
                            C::kSharedBytes, x.q, x.k, x.v, x.lse, x.d_out, x.delta, x.d_q, s);
 }
 
-/* Heads of more than 128 columns: 64 keys with 64 queries where shared memory has room for them (144 KB for 256
- * columns) and there are enough blocks for all multiprocessors, else 32 with 32 (68 KB): three blocks then share one on
- * sm_90. */
+/* For heads of more than 128 columns. Tiles have 64 keys and 64 queries if they fit into shared memory (144 KB with 256
+ * columns) and there are enough blocks for all multiprocessors. Otherwise they have 32 and 32 (68 KB), of which three
+ * blocks share a multiprocessor on sm_90. */
 template <int kDim>
 int32_t run_by_key_of_wide_heads(const Shape &s, const Tensors &x) {
   const Hardware gpu = hardware();

@@ -1,53 +1,64 @@
 /*
- * Attention backward on Hopper's tensor cores, bfloat16, in one kernel without atomics: the sums of
- * attention_backward.cu, whose products wgmma makes from shared memory (warpgroup.cuh).
+ * Attention backward on Hopper's tensor cores, bfloat16, in one kernel without atomics. The sums are those of
+ * attention_backward.cu; their products are made by wgmma from shared memory (warpgroup.cuh).
  *
  *   p = exp(s - lse);  dp = d_out.v;  ds = p (dp - delta) s'(scale q.k);  delta = d_out.out
  *   d_v = sum_i p d_out_i;  d_k = scale sum_i ds q_i;  d_q = scale sum_j ds k_j
  *
- * by_key: a block has 64 keys of a key/value head, and goes through tiles of the queries that see any of them, one head
- * of the group after the other. It computes transposed scores [keys, queries], whose accumulators are laid out as the
- * left operands of both sums, d_v and d_k. With more than 128 columns these do not fit into registers together, and a
- * block has one of them: p is computed twice then, but nothing is exchanged through shared memory.
- * by_query: a block has 64 queries of a head, and goes through tiles of keys.
+ * by_key: a block has 64 keys of a key/value head. It goes through tiles of the queries that see any of them, one head
+ * of the group after the other. It computes transposed scores [keys, queries], because the layout of their accumulators
+ * is that of the left operands of both sums, d_v and d_k. With more than 128 columns both sums do not fit into
+ * registers together, and a block computes one of them. p is then computed twice, but nothing has to be exchanged
+ * through shared memory.
  *
- * Both are blocks of one launch: with a causal mask the longest block takes twice the mean, and where blocks are few,
- * as of one sequence, queries' blocks fill what the keys' short ones leave idle. Longest first in each.
+ * by_query: a block has 64 queries of a head and goes through tiles of keys.
  *
- * In both, kGroups warpgroups take tiles in turn, each at its own pace and with a sum of its own, and join them in the
- * end: two where one would be alone on its multiprocessor, which could not hide its instructions' latency. The next
- * tile comes while one is worked on.
+ * One launch has the blocks of both. With a causal mask the longest block takes twice the mean. Where blocks are few,
+ * as with one sequence, the blocks of queries fill what the short blocks of keys leave idle. The longest blocks of each
+ * kind start first.
  *
- * FLOPs: 14 head_dim a pair of a query and a key it sees, 16 above 128 columns: 7 or 8 products. As two launches on an
- * H200, 4 sequences of 1024 tokens: by_key and by_query 0.122 and 0.061 ms with 32 heads of 64 columns, 0.092 and 0.063
- * with 16 of 128, 0.166 and 0.089 with 8 of 256 and a cap; one sequence of the last 0.087 and 0.038, which 128 blocks
- * each took as long as the longest of them: together 0.090. Bytes: by_key reads q and d_out once a tile of
- * keys, by_query k and v once a tile of queries, from L2.
+ * In both, kGroups warpgroups take tiles in turn. Each goes at its own pace and has its own sum; at the end the sums
+ * are added. There are two groups if one would be alone on its multiprocessor, where it could not hide the latency of
+ * its instructions. The next tile is copied while the current one is worked on.
+ *
+ * FLOPs: 14 head_dim for each pair of a query and a key that it sees (7 products), 16 with more than 128 columns (8
+ * products). Bytes: by_key reads q and d_out once for each tile of keys, by_query k and v once for each tile of
+ * queries, from L2.
+ *
+ * Measured on an H200, as two launches, ms:
+ *
+ *   sequences of 1024 tokens   heads                          by_key   by_query
+ *   4                          32 of 64 columns                0.122      0.061
+ *   4                          16 of 128                       0.092      0.063
+ *   4                          8 of 256 with a cap             0.166      0.089
+ *   1                          8 of 256 with a cap             0.087      0.038
+ *
+ * In the last case each launch of 128 blocks took as long as its longest block. In one launch both together took 0.090.
  */
 #include "attention_warpgroup.cuh"
 
 namespace esp::attention {
 namespace {
 
-constexpr int kRows = 64; /* that a block has: keys, or queries */
+constexpr int kRows = 64; /* of a block: keys, or queries */
 constexpr int kStages = 2;
 
-/* Rows of the other side at a time. */
+/* How many rows of the other side are in a tile. */
 template <int kDim>
 constexpr int kTile = kDim <= 128 ? 64 : 32;
 
-/* Two matrices of the block's rows, and for each warpgroup two stages of two tiles. */
+/* Shared memory: two matrices of the block's rows, and for each warpgroup two stages of two tiles. */
 template <int kDim, int kGroups>
 struct Cut {
   static constexpr int kThreads = kWarpgroup * kGroups;
   static constexpr int kTileElements = kTile<kDim> * kDim, kGroupElements = 2 * kStages * kTileElements;
   static constexpr int kElements = 2 * kRows * kDim + kGroups * kGroupElements;
-  static constexpr int kStatistics = 2 * kTile<kDim>; /* lse in log2 and delta, of a stage; by_key's */
+  static constexpr int kStatistics = 2 * kTile<kDim>; /* by_key's: lse, in log2, and delta for one stage */
   static constexpr int kSharedBytes = 2 * kElements + 4 * kGroups * kStages * kStatistics;
   static_assert(kGroups == 1 || 4 * kRows * kDim <= 2 * kGroups * kGroupElements, "room to join sums in");
 };
 
-/* The sum of both groups' `sum` in the first one's; thread t of both has the same elements. */
+/* Adds the `sum` of the second group to that of the first. Thread t has the same elements in both groups. */
 template <int kTiles>
 __device__ inline void join(float (&sum)[kTiles][4], int group, int thread, bf16 *shared) {
   float *const of_thread = reinterpret_cast<float *>(shared) + thread;
@@ -69,7 +80,7 @@ __device__ inline void join(float (&sum)[kTiles][4], int group, int thread, bf16
   }
 }
 
-/* factor sum, by way of shared memory that nobody needs any more, to the block's rows of a matrix. */
+/* Stores factor * sum to the block's rows of a matrix. It goes through shared memory that nobody needs any more. */
 template <int kDim>
 __device__ inline void store(float (&sum)[kDim / 8][4], float factor, const Panels<kRows, kDim> &way_out, bf16 *target,
                              int64_t ld, int rows, int cols, int thread) {
@@ -86,7 +97,7 @@ __device__ inline void store(float (&sum)[kDim / 8][4], float factor, const Pane
 
 /* ---- d_k and d_v ---- */
 
-/* Of scores' products [keys, queries]: p, and ds of dp, both over what they are computed from. */
+/* Makes p from the products for scores [keys, queries], and ds from dp, both in place. */
 template <bool kCapped, bool kGradient, int kTiles>
 __device__ inline void weigh(float (&p)[kTiles][4], float (&dp)[kTiles][4], const Scores &scores, const float *lse_log2,
                              const float *deltas, int lane) {
@@ -103,10 +114,10 @@ __device__ inline void weigh(float (&p)[kTiles][4], float (&dp)[kTiles][4], cons
   }
 }
 
-/* What a block computes. */
+/* Which sums a block computes. */
 enum class Sums { kBoth, kKeys, kValues };
 
-/* Of 64 keys, the `tile`-th, of a sequence's key/value head. */
+/* Works on the `tile`-th 64 keys of a sequence's key/value head. */
 template <int kDim, Sums kSums, int kGroups>
 __device__ inline void by_key(const Tensors &x, const Shape &shape, int64_t sequence, int kv_head, int tile,
                               bf16 *shared) {
@@ -129,7 +140,7 @@ __device__ inline void by_key(const Tensors &x, const Shape &shape, int64_t sequ
   const int tiles = (end - j + kQueries - 1) / kQueries, steps = tiles * shape.group();
   const Scores scores(shape);
 
-  /* Step n: the tile of queries n % tiles of the group's head n / tiles. */
+  /* Step n works on the tile n % tiles of queries of the group's head n / tiles. */
   auto query_of = [&](int step) { return j + step % tiles * kQueries; };
   auto fetch = [&](int step, int stage) {
     if (step < steps) {
@@ -220,7 +231,7 @@ __device__ inline void by_key(const Tensors &x, const Shape &shape, int64_t sequ
 
 /* ---- d_q ---- */
 
-/* Of 64 queries, the `tile`-th, of a sequence's head. */
+/* Works on the `tile`-th 64 queries of a sequence's head. */
 template <int kDim, int kGroups>
 __device__ inline void by_query(const Tensors &x, const Shape &shape, int64_t sequence, int head, int tile_of_queries,
                                 bf16 *shared) {
@@ -335,11 +346,11 @@ __device__ inline void by_query(const Tensors &x, const Shape &shape, int64_t se
 
 /* ---- the launch ---- */
 
-/* Of a tile of keys: d_k and d_v together, or each. */
+/* How many blocks a tile of keys has: one for d_k and d_v together, or one for each. */
 template <int kDim>
 constexpr int kBlocksOfKeys = kDim <= 128 ? 1 : 2;
 
-/* First all blocks of keys, then all of queries; those of a tile side by side. */
+/* The grid has first all blocks of keys, then all blocks of queries. Those of a tile are next to each other. */
 template <int kDim, int kGroups>
 __global__ void __launch_bounds__(kWarpgroup *kGroups) backward(Tensors x, Shape shape, int tiles) {
   ESP_DYNAMIC_PANELS(shared);
@@ -372,8 +383,8 @@ int32_t run(const Shape &s, const Tensors &x, int64_t tiles) {
                            static_cast<int>(tiles));
 }
 
-/* Shared memory holds one block of 256 columns, or two of 128: two groups where a multiprocessor would have fewer
- * warpgroups else. */
+/* Shared memory has room for one block of 256 columns, or for two of 128. A block has two groups where a multiprocessor
+ * would otherwise have fewer warpgroups. */
 template <int kDim>
 int32_t run(const Shape &s, const Tensors &x) {
   const int64_t tiles = (s.seq_len + kRows - 1) / kRows;

@@ -1,14 +1,14 @@
 /*
- * Attention without tensor cores, forward and backward: float32, and bfloat16 where head_dim or pointers are no
+ * Attention without tensor cores, forward and backward: for float32, and for bfloat16 if head_dim or pointers are not
  * multiples of 8 elements. The algorithms are those of attention_forward.cu and attention_backward.cu.
  *
- * A block of 16 x 16 threads works on 64 x 64 pairs: a thread owns 4 x 4 of their scores, and in the results 4 rows and
- * 4 columns of every 64. Operands go through shared memory as float, 32 columns of both sides at a time for scores (64
- * x 32 each, transposed, so that a thread reads what it needs of a column as two float4), 64 x 64 for results. 16 FMAs
- * follow on two reads of 16 bytes.
+ * A block of 16 x 16 threads works on 64 x 64 pairs. A thread owns 4 x 4 of their scores; of the results it owns 4 rows
+ * and 4 of every 64 columns. Operands go through shared memory as float. For scores these are 32 columns of both sides
+ * at a time, 64 x 32 each and transposed, so that a thread reads what it needs of a column as two float4. For results
+ * they are 64 x 64. Two reads of 16 bytes serve 16 FMAs.
  *
- * FLOPs: 4 head_dim a pair forward, 14 backward, and as much for the half of the tiles on the diagonal that is not
- * seen. Bytes: both sides of 64 x 64 scores are read for each tile, from L2.
+ * FLOPs: 4 head_dim a pair forward, 14 backward. The unseen half of the tiles on the diagonal is computed as well.
+ * Bytes: for each tile of 64 x 64 scores both sides are read, from L2.
  */
 #include "attention.cuh"
 
@@ -19,7 +19,7 @@ constexpr int kTile = 64, kSide = 16, kInner = 32; /* kSide: threads in a row of
 constexpr int kChunks = kLargestHead / kTile;
 constexpr int kPitch = kTile / 4 + 1; /* in float4; one more than needed, against conflicts */
 
-/* Of each 64 columns of a row of results, a thread has 4. */
+/* A thread has 4 of each 64 columns of a row of results. */
 using Sums = float[kChunks][4][4];
 
 __shared__ float4 operands[2 * kInner * kPitch]; /* two of [kInner, kTile], or [kTile, kTile] */
@@ -33,7 +33,7 @@ struct Thread {
 __device__ inline float element(const float4 &four, int e) { return reinterpret_cast<const float *>(&four)[e]; }
 __device__ inline float &element(float4 &four, int e) { return reinterpret_cast<float *>(&four)[e]; }
 
-/* Rows of a matrix of which `count` exist, `width` elements each. */
+/* Rows of a matrix, `width` elements each. Only `count` of them exist. */
 template <typename T>
 struct Rows {
   const T *data;
@@ -45,7 +45,8 @@ struct Rows {
   }
 };
 
-/* target[c, r] = rows[r, first + c]; a warp takes 4 rows of 8 columns, which no two of its lanes store to one bank. */
+/* target[c, r] = rows[r, first + c]. A warp takes 4 rows of 8 columns, so that no two of its lanes store to one bank.
+ */
 template <typename T>
 __device__ inline void load_transposed(const Rows<T> &rows, int first, float4 *target) {
   for (int i = static_cast<int>(threadIdx.x); i < kTile * kInner; i += kThreads) {
@@ -54,7 +55,7 @@ __device__ inline void load_transposed(const Rows<T> &rows, int first, float4 *t
   }
 }
 
-/* c[a, b] += <row 4 y + a of left, row 4 x + b of right>; ends with everybody past its reads. */
+/* c[a, b] += <row 4 y + a of left, row 4 x + b of right>. When it returns all threads have finished reading. */
 template <typename L, typename R>
 __device__ inline void multiply(const Rows<L> &left, const Rows<R> &right, float (&c)[4][4]) {
   const Thread own;
@@ -76,14 +77,14 @@ __device__ inline void multiply(const Rows<L> &left, const Rows<R> &right, float
   }
 }
 
-/* weights = transposed c; the last readers must be done. */
+/* weights = transposed c. Before the call all threads must have finished reading weights. */
 __device__ inline void share(const float (&c)[4][4]) {
   const Thread own;
 #pragma unroll
   for (int e = 0; e < 4; e++) weights[4 * own.x + e][own.y] = make_float4(c[0][e], c[1][e], c[2][e], c[3][e]);
 }
 
-/* sum[row] += sum over inner of weights[inner, row] rows[inner]; begins and ends with a barrier. */
+/* sum[row] += sum over inner of weights[inner, row] rows[inner]. It begins and ends with a barrier. */
 template <typename T>
 __device__ inline void add_weighted(const Rows<T> &rows, Sums &sum) {
   const Thread own;
@@ -124,7 +125,7 @@ __device__ inline void store(const Sums &sum, const float (&factor)[4], T *targe
   }
 }
 
-/* s of a product, and its derivative by it. */
+/* The score s of a product, and its derivative with respect to the product. */
 __device__ inline float exact_score(const Shape &shape, float product, float &slope) {
   const float s = product * shape.scale;
   slope = shape.scale;
@@ -134,7 +135,7 @@ __device__ inline float exact_score(const Shape &shape, float product, float &sl
   return shape.softcap * t;
 }
 
-/* Over the 16 threads that share rows. */
+/* The maximum over the 16 threads that share rows. */
 __device__ inline float row_max(float x) {
   for (int lanes = kSide / 2; lanes > 0; lanes /= 2) x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, lanes));
   return x;
@@ -200,7 +201,7 @@ __global__ void __launch_bounds__(kThreads)
   store(sum, factor, out + shape.out_at(sequence, head, i), shape.ld_out, end - i, width);
 }
 
-/* p and ds of a pair that sees. */
+/* Makes p and ds of one pair, in place; both are 0 if the query does not see the key. */
 __device__ inline void weigh(const Shape &shape, bool sees, float lse, float delta, float &p, float &dp) {
   float slope;
   const float s = exact_score(shape, p, slope);

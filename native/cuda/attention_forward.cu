@@ -1,19 +1,21 @@
 /*
- * Attention forward on tensor cores, bfloat16: online softmax (Milakov & Gimelshein 2018) over tiles of keys, as Dao
- * 2023 ("FlashAttention-2") cuts the work.
+ * Attention forward on tensor cores, bfloat16: online softmax (Milakov & Gimelshein 2018) over tiles of keys, with the
+ * work divided as in Dao 2023 ("FlashAttention-2").
  *
  *   s = softcap(scale q.k);  out = sum_j softmax(s)_j v_j;  lse = log sum_j exp(s_j)
  *
- * A block takes kQueries queries of one head and goes through the tiles of keys that any of them sees, in order. A warp
- * owns 16 kRowTiles rows: their scores stay in its registers, where the accumulators of q.k are already laid out as the
- * left operand of p v. Queries stay in shared memory. Values come while scores are computed, the next keys while p v
- * is. Masks are looked at only in tiles that the diagonal or the window cuts. The longest tiles start first.
+ * A block takes kQueries queries of one head and goes, in order, through the tiles of keys that any of them sees. A
+ * warp owns 16 kRowTiles rows. Their scores stay in its registers, because the accumulators of q.k already have the
+ * layout of the left operand of p v. Queries stay in shared memory. Values are copied while scores are computed, and
+ * the next keys while p v is computed. Masks are applied only in tiles that the diagonal or the window cuts. The
+ * longest tiles start first.
  *
- * FLOPs: 4 head_dim a pair of a query and a key it sees. Bytes: q and out once, k and v once per tile of queries, from
- * L2. p is rounded to bfloat16 for its product; sums and statistics are float. Padded with zeros to kDim columns.
+ * FLOPs: 4 head_dim for each pair of a query and a key that it sees. Bytes: q and out once, k and v once for each tile
+ * of queries, from L2. p is rounded to bfloat16 for its product; sums and statistics are float. Heads are padded with
+ * zeros to kDim columns.
  *
- * Shared memory (queries, keys, values) and registers bound the tiles: for kDim 256 it is 96 KB, two blocks on sm_90,
- * one on sm_80 and sm_89, with 128 accumulators a thread.
+ * Shared memory (queries, keys, values) and registers limit the size of tiles. For kDim 256 a block takes 96 KB and 128
+ * accumulators a thread; two such blocks fit on sm_90, one on sm_80 and sm_89.
  */
 #include "attention.cuh"
 #include "tile.cuh"
@@ -139,7 +141,8 @@ __global__ void __launch_bounds__(32 * kWarps)
     }
   }
 
-/* A warp's rows of queries are its own, and were last read before the last barrier: they are the way out. */
+/* The rows of queries that a warp owns were last read before the last barrier. The result goes out through their
+ * memory. */
 #pragma unroll
   for (int t = 0; t < kRowTiles; t++) {
 #pragma unroll

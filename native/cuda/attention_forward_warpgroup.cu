@@ -1,23 +1,24 @@
 /*
- * Attention forward on Hopper's tensor cores, bfloat16: the algorithm of attention_forward.cu, whose products wgmma
- * makes from shared memory (warpgroup.cuh). There 16 rows of scores read all keys by ldmatrix, 5 reads of 512 bytes for
- * 8 mma, and shared memory was busy four times as long as the tensor cores; here a read serves 64 rows.
+ * Attention forward on Hopper's tensor cores, bfloat16: the algorithm of attention_forward.cu with products by wgmma
+ * from shared memory (warpgroup.cuh). Why: there each 16 rows of scores read all keys by ldmatrix, which is 5 reads of
+ * 512 bytes for 8 mma, so shared memory was busy four times as long as the tensor cores. Here one read serves 64 rows.
  *
- * A block has 64 queries of one head. Queries stay in shared memory, scores and the result in registers, p goes from
- * them into its product. Values come while scores are computed, the next keys while p v is; what the other blocks of
- * the multiprocessor compute hides the rest. Where there are too few blocks for that, a block has two warpgroups, which
- * take tiles of keys in turn, each at its own pace and with sums of its own, and join them in the end. The longest
- * tiles start first.
+ * A block has 64 queries of one head. Queries stay in shared memory; scores and the result stay in registers, from
+ * which p goes directly into its product. Values are copied while scores are computed, and the next keys while p v is
+ * computed. The remaining latency is hidden by the other blocks of the multiprocessor. If there are too few blocks for
+ * that, a block has two warpgroups. They take tiles of keys in turn, each at its own pace and with its own sums, which
+ * are added at the end. The longest tiles start first.
  *
- * What p is measured from must not be the largest score, only near it, so that exponentials stay in range: it is raised
- * when a score lies more than 2^8 above, and sums are seldom scaled.
+ * Exponentials are relative to a base. It need not be the largest score, only near it, so that exponentials stay in
+ * range. It is raised only when p would exceed 2^8, so sums are seldom scaled.
  *
- * FLOPs: 4 head_dim a pair of a query and a key it sees, an exponential and with a cap another and a division. Bytes: q
- * and out once, k and v once per tile of queries, from L2: 64 keys are 256 head_dim bytes for 16384 head_dim FLOPs,
- * which at L2's 5.5 TB/s is 350 TFLOP/s. Most of the time goes where neither is: a warp has some 700 instructions a
- * tile, and too few warps fit beside each other to hide their latency. On an H200, 4 sequences of 1024 tokens: 0.062 ms
- * with 32 heads of 64 columns, 0.051 with 16 of 128, 0.053 with 8 of 256 and a cap, 277 to 336 TFLOP/s where
- * attention_forward.cu reaches 147 to 156.
+ * FLOPs: 4 head_dim for each pair of a query and a key that it sees, and an exponential; with a cap another exponential
+ * and a division. Bytes: q and out once, k and v once for each tile of queries, from L2. 64 keys are 256 head_dim bytes
+ * for 16384 head_dim FLOPs, so L2's 5.5 TB/s would allow 350 TFLOP/s. Most of the time is limited by neither: a warp
+ * has some 700 instructions a tile, and too few warps fit side by side to hide their latency.
+ *
+ * Measured on an H200, 4 sequences of 1024 tokens: 0.062 ms with 32 heads of 64 columns, 0.051 with 16 of 128, 0.053
+ * with 8 of 256 and a cap. That is 277 to 336 TFLOP/s; attention_forward.cu reaches 147 to 156.
  */
 #include "attention_warpgroup.cuh"
 
@@ -25,7 +26,7 @@ namespace esp::attention {
 namespace {
 
 constexpr int kQueries = 64, kKeys = 64;
-constexpr float kSlack = 8; /* log2 of how large p may be */
+constexpr float kSlack = 8; /* log2 of the largest p that is allowed */
 
 template <int kDim, int kGroups>
 struct Cut {
@@ -52,7 +53,7 @@ __global__ void __launch_bounds__(kWarpgroup *kGroups)
   v += shape.key_at(sequence, kv_head, 0);
   const Scores scores(shape);
 
-  /* Groups go through as many tiles each: one beyond the end has no keys. */
+  /* Both groups take equally many tiles; a tile beyond the end has no keys. */
   float sum[kDim / 8][4] = {}, base[2] = {-INFINITY, -INFINITY}, total[2] = {};
   const int first = shape.first_key(i) / kKeys * kKeys;
   auto fetch = [&](const Panels<kKeys, kDim> &tile, const bf16 *source, int j) {
@@ -176,7 +177,8 @@ __global__ void __launch_bounds__(kWarpgroup *kGroups)
     }
   }
 
-  /* A warp's rows of queries were last read before the last barrier: they are the way out. */
+  /* The rows of queries that a warp owns were last read before the last barrier. The result goes out through their
+   * memory. */
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const float all = quad_sum(total[half]), factor = 1.0f / all;

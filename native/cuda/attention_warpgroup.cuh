@@ -7,7 +7,7 @@
 
 namespace esp::attention {
 
-/* c[64, kB] = a's rows times b's rows, over kDim columns. */
+/* c[64, kB] = products of the rows of a with the rows of b, over kDim columns. */
 template <int kDim, int kB>
 __device__ inline void multiply_rows(float (&c)[kB / 8][4], const Panels<64, kDim> &a, const Panels<kB, kDim> &b) {
 #pragma unroll

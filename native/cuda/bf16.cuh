@@ -1,7 +1,7 @@
 /*
- * bfloat16, the type of activations beside float: esp::bf16 and esp::bf16x2, which are CUDA's own (the emulator has its
- * own), and conversions that kernels templated over both types use. Arithmetic is in float; a result is rounded once,
- * to nearest even, when it is stored.
+ * bfloat16, the type of activations beside float: esp::bf16 and esp::bf16x2, which are CUDA's types (on the emulator
+ * its own), and conversions for kernels that are templates over both types. Arithmetic is in float; a result is rounded
+ * once, to nearest even, when it is stored.
  */
 #ifndef ESPALIER_CUDA_BF16_CUH
 #define ESPALIER_CUDA_BF16_CUH
@@ -42,7 +42,7 @@ __host__ __device__ inline bf16 rounded<bf16>(double x) {
   return __double2bfloat16(x);
 }
 
-/* body(T{}) for the type of activations that `dtype` names. */
+/* Calls body(T{}) with the type of activations that `dtype` names. */
 template <typename Body>
 int32_t with_type(int32_t dtype, const Body &body) {
   switch (dtype) {

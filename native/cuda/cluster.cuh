@@ -1,10 +1,10 @@
 /*
- * Hopper's clusters: blocks that run at the same time, near each other, and reach each other's dynamic shared memory
- * (PTX ISA "Cluster of Cooperative Thread Arrays"). What one writes there another sees behind the next barrier of the
- * cluster. Internal.
+ * Hopper's clusters: blocks that run at the same time, near each other, and can access each other's dynamic shared
+ * memory (PTX ISA "Cluster of Cooperative Thread Arrays"). What one block writes there another sees after the next
+ * barrier of the cluster. Internal.
  *
- * A block must neither be reached before it has started nor end before others are done with its memory: a meeting or a
- * barrier lies before the first access, a barrier behind the last one.
+ * A block's memory must not be accessed before the block has started, and the block must not end while others still
+ * access it. So a meeting or a barrier comes before the first access, and a barrier after the last one.
  */
 #ifndef ESPALIER_CUDA_CLUSTER_CUH
 #define ESPALIER_CUDA_CLUSTER_CUH
@@ -15,7 +15,7 @@ namespace esp {
 
 #ifdef __CUDACC__
 
-/* Other GPUs' code is never launched: see has_hopper(). */
+/* On other GPUs this is empty: their code is never launched, see has_hopper(). */
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 #define ESP_CLUSTER_PTX(...) asm volatile(__VA_ARGS__)
 #else
@@ -29,19 +29,19 @@ __device__ inline unsigned cluster_rank() {
   return rank;
 }
 
-/* Waits for all threads of the cluster: nobody sees more than before, but all blocks have started. */
+/* Waits until all threads of the cluster have come, so that all blocks have started. It makes no writes visible. */
 __device__ inline void cluster_meeting() {
   ESP_CLUSTER_PTX("barrier.cluster.arrive.relaxed;" ::: "memory");
   ESP_CLUSTER_PTX("barrier.cluster.wait.acquire;" ::: "memory");
 }
 
-/* Waits for all threads of the cluster, and shows each what the others have written. */
+/* Waits until all threads of the cluster have come, and makes what they have written visible to all. */
 __device__ inline void cluster_barrier() {
   ESP_CLUSTER_PTX("barrier.cluster.arrive.release;" ::: "memory");
   ESP_CLUSTER_PTX("barrier.cluster.wait.acquire;" ::: "memory");
 }
 
-/* Where block `rank` has what `shared` points to, which is dynamic shared memory of this one. */
+/* The address, in block `rank`, of what `shared` points to in this block's dynamic shared memory. */
 template <typename T>
 __device__ inline T *in_block(T *shared, unsigned rank) {
   uint64_t there = 0;
@@ -61,7 +61,7 @@ T *in_block(T *shared, unsigned rank) {
 
 #endif
 
-/* Kernels for clusters of `size` blocks, each of so many threads and bytes of dynamic shared memory. */
+/* The shape of clusters of `size` blocks, with this many threads and bytes of dynamic shared memory a block. */
 struct ClusterShape {
   unsigned size, threads;
   size_t shared_bytes;
@@ -69,8 +69,9 @@ struct ClusterShape {
 
 #ifdef __CUDACC__
 
-/* What a launch of `clusters` clusters is told; its attributes are in `attributes`. The blocks of one go to as many
- * multiprocessors: two on one would do the same at the same time, of which neither hides what the other waits for. */
+/* The configuration of a launch of `clusters` clusters; its attributes are in `attributes`. The blocks of a cluster go
+ * to different multiprocessors: two of them on one would do the same at the same time, so neither could hide what the
+ * other waits for. */
 inline cudaLaunchConfig_t cluster_configuration(const ClusterShape &shape, int64_t clusters,
                                                 cudaLaunchAttribute (&attributes)[2]) {
   attributes[0] = {};
@@ -92,8 +93,9 @@ inline cudaLaunchConfig_t cluster_configuration(const ClusterShape &shape, int64
 
 #endif
 
-/* How many such clusters the GPU runs at once: 0 where it cannot run one. Makes the kernel launchable in this shape, so
- * it comes before its first launch, which may be captured. The emulator: so few that each takes several rows. */
+/* How many such clusters the GPU runs at once; 0 if it cannot run one. It also makes the kernel launchable in this
+ * shape. So it must be called before the kernel's first launch, which may be captured. On the emulator the number is so
+ * small that each cluster takes several rows. */
 template <typename... Parameters>
 int64_t clusters_at_once(void (*kernel)(Parameters...), const ClusterShape &shape) {
 #ifdef __CUDACC__
@@ -101,13 +103,13 @@ int64_t clusters_at_once(void (*kernel)(Parameters...), const ClusterShape &shap
   allow_shared(function, shape.shared_bytes);
   cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t configuration = cluster_configuration(shape, hardware().multiprocessors, attributes);
-  configuration.numAttrs = 1; /* the dimension alone */
+  configuration.numAttrs = 1; /* only the dimension */
   int clusters = 0;
   if (cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) != cudaSuccess ||
       cudaFuncSetAttribute(function, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared) !=
           cudaSuccess ||
       cudaOccupancyMaxActiveClusters(&clusters, function, &configuration) != cudaSuccess) {
-    cudaGetLastError(); /* the caller goes another way */
+    cudaGetLastError(); /* clears the error: the caller goes another way */
     return 0;
   }
   return clusters;
@@ -118,7 +120,7 @@ int64_t clusters_at_once(void (*kernel)(Parameters...), const ClusterShape &shap
 #endif
 }
 
-/* Runs kernel(arguments...) on `clusters` clusters, consecutive blocks each; otherwise as launch(). */
+/* Runs kernel(arguments...) on `clusters` clusters of consecutive blocks. Otherwise like launch(). */
 template <typename... Parameters, typename... Arguments>
 int32_t launch_clusters(const char *name, void (*kernel)(Parameters...), const ClusterShape &shape, int64_t clusters,
                         Arguments... arguments) {
@@ -126,7 +128,7 @@ int32_t launch_clusters(const char *name, void (*kernel)(Parameters...), const C
 #ifdef __CUDACC__
   cudaLaunchAttribute attributes[2];
   const cudaLaunchConfig_t configuration = cluster_configuration(shape, clusters, attributes);
-  cudaLaunchKernelEx(&configuration, kernel, static_cast<Parameters>(arguments)...); /* launched() finds what it says */
+  cudaLaunchKernelEx(&configuration, kernel, static_cast<Parameters>(arguments)...); /* launched() finds the error */
 #else
   emulator::launch_clusters(name, kernel, grid_of(clusters * shape.size), shape.size, shape.threads, shape.shared_bytes,
                             stream(), arguments...);

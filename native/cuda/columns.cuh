@@ -1,6 +1,7 @@
 /*
- * Sums over rows, in float64 and in a fixed order: a block takes a strip of 32 columns, so that a warp reads whole
- * sectors; its warps take rows in turn, and their sums are added in order. No scratch and no atomics. Internal.
+ * Sums over rows, in float64 and in a fixed order. A block takes a strip of 32 columns, so that a warp reads whole
+ * sectors. Its warps take rows in turn, and their sums are added in order. This needs neither scratch memory nor
+ * atomics. Internal.
  */
 #ifndef ESPALIER_CUDA_COLUMNS_CUH
 #define ESPALIER_CUDA_COLUMNS_CUH
@@ -13,7 +14,8 @@ constexpr int kStrip = 32, kStripWarps = 32, kStripThreads = 32 * kStripWarps;
 
 inline int64_t strips_of(int64_t cols) { return (cols + kStrip - 1) / kStrip; }
 
-/* For the block's columns c: term(r, c, sums) adds row r's part to K sums, and finish(c, sums) takes them. */
+/* For each column c of the block: term(r, c, sums) adds what row r contributes to K sums, and finish(c, sums) receives
+ * them. */
 template <int K, typename Term, typename Finish>
 __device__ inline void column_sums(int64_t rows, int64_t cols, const Term &term, const Finish &finish) {
   __shared__ double partial[K][kStripWarps][kStrip];

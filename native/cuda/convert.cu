@@ -1,11 +1,11 @@
 /*
- * From the number types of files to those of activations: vectors, and matrices that are transposed and scaled on the
- * way. The bytes have been copied to the device as they are.
+ * Conversion from the number types of files to those of activations: of vectors, and of matrices, which are transposed
+ * and scaled on the way. The bytes of a file have been copied to the device as they are.
  *
- * Bound by memory. What a step converts, parameters to their copy in bfloat16, is aligned and goes by packs. Bytes of
- * files may lie at any alignment, so that elements are put together from bytes: files are converted once. A
- * transposition goes by tiles of 32 x 32 in shared memory, a column wider than a tile against bank conflicts: both
- * sides are then touched in rows of 64 bytes or more.
+ * Bound by memory. What every step converts, parameters to their copy in bfloat16, is aligned and goes by packs. The
+ * bytes of files may lie at any alignment, so their elements are assembled from single bytes; files are converted only
+ * once. A transposition goes by tiles of 32 x 32 in shared memory, so that both sides are read and written in rows of
+ * 64 bytes or more. The tile in memory is one column wider, against bank conflicts.
  */
 #include "vector.cuh"
 
@@ -13,7 +13,7 @@ namespace {
 
 constexpr int kTile = 32;
 
-/* Blocks that share a matrix: a model has some hundred of them, of 10^5 to 10^6 elements. */
+/* How many blocks share a matrix. A model has some hundred matrices of 10^5 to 10^6 elements. */
 constexpr unsigned kPlaceBlocks = 16;
 
 __device__ inline uint64_t little_endian(const uint8_t *bytes, int count) {
@@ -30,8 +30,8 @@ __device__ inline To bits_as(From from) {
   return to;
 }
 
-/* IEEE half: the exponent is moved by a multiplication with 2^112, which also turns denormals into normal floats;
- * infinities and NaNs get the largest exponent. */
+/* From IEEE half. Multiplying by 2^112 moves the exponent, which also turns denormals into normal floats. Infinities
+ * and NaNs get the largest exponent. */
 __device__ inline float from_f16(uint32_t bits) {
   const uint32_t magnitude = (bits & 0x7fffu) << 13;
   const float scaled = bits_as<float>(magnitude) * 0x1p112f;
@@ -66,7 +66,7 @@ __global__ void convert(const uint8_t *source, int32_t from, const float *row_sc
   }
 }
 
-/* A block takes tiles of dst, a grid apart; a thread four elements of a column of it. */
+/* A block takes tiles of dst that are one grid apart; a thread takes four elements of a column of each. */
 template <typename T>
 __global__ void transpose(const uint8_t *source, int32_t from, const float *row_scale, T *dst, int64_t rows,
                           int64_t cols, int64_t ld_dst) {
@@ -89,7 +89,7 @@ __global__ void transpose(const uint8_t *source, int32_t from, const float *row_
   }
 }
 
-/* Column p of the grid copies place p, in packs where all its rows are aligned. */
+/* Column p of the grid copies place p, in packs if all its rows are aligned. */
 template <typename T>
 __global__ void place_matrices(const float *values, const esp_place *places) {
   constexpr int N = esp::kPack<T>;

@@ -1,9 +1,10 @@
 /*
- * How far two streams of activations are apart, and rows taken out of one.
+ * How far two streams of activations are apart: for each sequence the sums over its rows of |x - y| and of cos(x, y).
+ * And a copy of a stream in which only some rows are kept, the others 0.
  *
- * Elements moved: 2 tokens d; bound by memory. A block takes a row of keep_rows. Of distances it takes a sequence, its
- * warps rows in turn, whose sums are added in order of warps, in float64: an evaluation has hundreds of sequences, so
- * that the multiprocessors have work.
+ * Elements moved: 2 tokens d; bound by memory. For keep_rows a block takes a row. For distances a block takes a
+ * sequence: its warps take rows in turn, and their sums are added in the order of warps, in float64. An evaluation has
+ * hundreds of sequences, which is enough work for all multiprocessors.
  */
 #include "row_sums.cuh"
 

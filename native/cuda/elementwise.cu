@@ -1,10 +1,10 @@
 /*
- * Elementwise operations, reductions and dropout, as in cpu/elementwise.cpp; bound by memory: 1 to 3 elements moved for
- * each one of the result.
+ * Elementwise operations, reductions and dropout, as in cpu/elementwise.cpp. Bound by memory: 1 to 3 elements are moved
+ * for each element of the result.
  *
- * A thread takes packs of 16 bytes a grid apart, so that a warp reads 512 bytes in a row; where a flag or a vector
- * belongs to a row, a block takes a row. Sums go by a fixed order, in float64: columns.cuh and sums.cuh. Dropout costs
- * two 64-bit products an element, about as long as its memory takes.
+ * Threads take packs of 16 bytes, so that a warp reads 512 bytes in a row; a thread's packs are one grid apart. Where a
+ * flag or a vector belongs to a row, a block takes a row. Sums are made in float64 and in a fixed order: columns.cuh
+ * and sums.cuh. Dropout needs two 64-bit products an element, which takes about as long as its memory accesses.
  */
 #include "columns.cuh"
 #include "sums.cuh"
@@ -23,7 +23,7 @@ __global__ void copy(const T *x, T *out, int64_t n) {
   ESP_FOR_EACH(p, n / N) esp::store(out + p * N, esp::load<N>(x + p * N));
 }
 
-/* out = alpha x + y, which may be x or y: an element is read before it is written, and by nothing else. */
+/* out = alpha x + y. out may be x or y: each element is read before it is written, and is not needed for any other. */
 template <typename T, int N>
 __global__ void add(float alpha, const T *x, const T *y, T *out, int64_t n) {
   ESP_FOR_EACH(p, n / N) {
@@ -62,14 +62,14 @@ struct StoreSum {
   __device__ void operator()(double sum) const { *out = accumulate ? *out + sum : sum; }
 };
 
-/* Output function of SplitMix64 (Steele, Lea & Flood 2014). */
+/* The output function of SplitMix64 (Steele, Lea & Flood 2014). */
 __host__ __device__ inline uint64_t mix(uint64_t z) {
   z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
   z = (z ^ z >> 27) * 0x94d049bb133111ebu;
   return z ^ z >> 31;
 }
 
-/* Rows of `cols` elements that lie `ld` apart: where element i of all is. */
+/* Where element i of all is, in rows of `cols` elements that are `ld` apart. */
 struct RowsApart {
   int64_t cols, ld;
   __device__ int64_t operator()(int64_t i) const { return cols == ld ? i : i / cols * ld + i % cols; }
@@ -91,7 +91,8 @@ __global__ void dropout(const T *x, RowsApart of_x, T *out, int64_t n, uint32_t 
   }
 }
 
-/* The upper 24 bits of a SplitMix64 output, as one of the odd numbers between -2^24 and 2^24: all are floats. */
+/* The upper 24 bits of an output of SplitMix64 choose one of the odd numbers between -2^24 and 2^24, all of which are
+ * floats. */
 template <typename T, int N>
 __global__ void fill_uniform(T *x, RowsApart of_x, float unit, uint64_t start, int64_t n) {
   const uint64_t step = 0x9e3779b97f4a7c15u;
@@ -111,7 +112,8 @@ int32_t check_rows(int64_t rows, int64_t cols, int64_t ld) {
   return ESP_OK;
 }
 
-/* What must be a multiple of a pack: the number of elements where they lie one by one, else that of each row. */
+/* What must be a multiple of a pack: the number of all elements if rows lie one after another, otherwise both the
+ * length of a row and ld. */
 int64_t pack_length(int64_t rows, int64_t cols, int64_t ld) { return ld == cols ? rows * cols : cols | ld; }
 
 }  // namespace

@@ -1,12 +1,14 @@
 /*
  * Embedding: out[t] = scale * table[ids[t]], and its gradient.
  *
- * Elements moved: 2 tokens d forward; backward tokens d read and at most 2 tokens d of the gradient read and written.
- * Bound by memory. Forward, a block takes a token. Backward, without atomics and in token order: a block takes a token
- * and a strip of columns; it works only if no earlier token has the same id, and then adds up all tokens that have it.
- * Finding them reads tokens^2 ids in all, from cache: 50 us of it at 8192 tokens (computed).
+ * Elements moved: 2 tokens d forward. Backward tokens d are read, and at most 2 tokens d of the gradient are read and
+ * written. Bound by memory.
  *
- * The host cannot look at ids. One outside the table makes NaN, which reaches the loss, and has no gradient.
+ * Forward, a block takes a token. Backward goes without atomics and in the order of tokens: a block takes a token and a
+ * strip of columns, and works only if no earlier token has the same id. Then it adds up all tokens that have this id.
+ * To find them all blocks together read tokens^2 ids, from cache: 50 us at 8192 tokens (computed).
+ *
+ * The host cannot look at ids. An id outside the table gives NaN, which reaches the loss, and has no gradient.
  */
 #include "columns.cuh"
 #include "vector.cuh"
@@ -29,7 +31,7 @@ __global__ void forward(const int32_t *ids, const T *table, float scale, T *out,
   }
 }
 
-/* Whether one of ids[0, end) is `id`; all threads must come. */
+/* Whether one of ids[0, end) is `id`. All threads of the block must call it. */
 __device__ bool occurs(const int32_t *ids, int64_t end, int32_t id) {
   int found = 0;
   for (int64_t t = threadIdx.x; t < end; t += esp::kThreads) found |= ids[t] == id;

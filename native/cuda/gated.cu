@@ -1,5 +1,6 @@
 /*
- * Gated MLP: out = act(gate) * up, where gate and up are the halves of a row (SwiGLU, GeGLU: Shazeer 2020).
+ * The activation of a gated MLP: out = act(gate) * up, where gate and up are the halves of a row (SwiGLU, GeGLU:
+ * Shazeer 2020), and its gradient.
  *
  * Elements moved: 3 rows d forward, 5 rows d backward; 30 to 60 FLOPs each: bound by memory. A block takes a row, a
  * thread packs of 16 bytes of it.
@@ -21,7 +22,8 @@ __global__ void forward(const T *gate_up, T *out, int64_t ld_out, int64_t d) {
   }
 }
 
-/* d_gate_up may be gate_up: both of a pair are read before either is written, and by nothing else. */
+/* d_gate_up may be gate_up: both elements of a pair are read before either is written, and are not needed for any
+ * other. */
 template <typename Activation, typename T, int N>
 __global__ void backward(const T *gate_up, const T *d_out, T *d_gate_up, int64_t d) {
   const int64_t row = blockIdx.x * 2 * d;

@@ -1,10 +1,10 @@
 /*
- * Dense products by cuBLAS: c = alpha * op(a) op(b) + beta * c.
+ * Dense products by cuBLAS: c = alpha * op(a) op(b) + beta * c, 2 m n k FLOPs.
  *
- * cuBLAS takes matrices by columns. A row-major c [m, n] is, by columns, its transpose [n, m] = op(b)^T op(a)^T: the
- * operands change places and keep their flags. Sums are float32 for both types (CUBLAS_COMPUTE_32F; TF32 is not used
- * unless NVIDIA_TF32_OVERRIDE forces it), and a bfloat16 result is rounded once: the handle must have
- * CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION. 2 m n k FLOPs.
+ * cuBLAS expects matrices stored by columns. A row-major c [m, n] is then its transpose [n, m] = op(b)^T op(a)^T. So
+ * the operands change places and keep their flags. Sums are float32 for both types (CUBLAS_COMPUTE_32F; TF32 is not
+ * used unless NVIDIA_TF32_OVERRIDE forces it). A bfloat16 result is rounded once, for which the handle must have
+ * CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION.
  */
 #include "gemm.cuh"
 
@@ -14,7 +14,7 @@
 namespace esp {
 namespace {
 
-/* As cublas_api.h and library_types.h number them: the library itself is loaded at run time, by Java. */
+/* The numbers are those of cublas_api.h and library_types.h. Java loads the library itself at run time. */
 constexpr int kNoTranspose = 0, kTranspose = 1;
 constexpr int kReal32F = 0, kReal16BF = 14;
 constexpr int kCompute32F = 68;

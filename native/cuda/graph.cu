@@ -1,10 +1,10 @@
 /*
- * What a captured CUDA graph is changed into before it is instantiated.
+ * Changes a captured CUDA graph before it is instantiated: small fills and copies become kernels.
  *
- * cuBLAS zeroes counters in its workspace before some products. As memory set nodes between kernels these cost 6.6 us
- * each on an H200, of which 0.8 are the filling: 62 of them were 1.5 % of a step. A kernel follows a kernel within
- * 0.2 us. Copies of a batch's tokens and of a step's few numbers likewise: the first 0.1 ms of a step had 0.06 of
- * waiting between them. Kernels reach pinned memory of the host, too.
+ * Why: cuBLAS zeroes counters in its workspace before some products. Between kernels such a memory-set node took 6.6 us
+ * on an H200, of which the filling takes 0.8. There were 62 of them, 1.5 % of a step. A kernel follows a kernel within
+ * 0.2 us. The same holds for the copies of a batch's tokens and of a step's few numbers: in the first 0.1 ms of a step
+ * 0.06 were waiting between them. Kernels can access pinned memory of the host, too.
  */
 #include "device.cuh"
 
@@ -14,7 +14,7 @@
 namespace esp {
 namespace {
 
-constexpr size_t kLargest = 64 << 10; /* bytes: more is worth a copy engine, or a kernel of many blocks */
+constexpr size_t kLargest = 64 << 10; /* bytes: for more a copy engine, or a kernel of many blocks, is better */
 
 constexpr unsigned kBlock = 1024;
 
@@ -23,7 +23,8 @@ __global__ void fill_elements(T *target, T value, uint32_t count) {
   for (uint32_t i = threadIdx.x; i < count; i += blockDim.x) target[i] = value;
 }
 
-/* What comes from the host takes over a microsecond to come: a thread asks for several before it stores the first. */
+/* What comes from the host takes over a microsecond to arrive. So a thread asks for several elements before it stores
+ * the first. */
 template <typename T>
 __global__ void copy_elements(T *target, const T *source, uint32_t count) {
   constexpr uint32_t kAtOnce = 4;
@@ -40,7 +41,7 @@ __global__ void copy_elements(T *target, const T *source, uint32_t count) {
   }
 }
 
-/* CUDA 12 has these functions without data of edges. */
+/* In CUDA 12 these functions do not take the data of edges. */
 cudaError_t dependencies(cudaGraphNode_t node, cudaGraphNode_t *nodes, size_t *count) {
 #if CUDART_VERSION >= 13000
   return cudaGraphNodeGetDependencies(node, nodes, nullptr, count);
@@ -65,7 +66,7 @@ cudaError_t add_dependencies(cudaGraph_t graph, const cudaGraphNode_t *from, con
 #endif
 }
 
-/* The nodes that `list` tells of: first how many, then which. */
+/* The nodes that `list` returns: it is called first for their number, then for the nodes. */
 template <typename List>
 cudaError_t nodes_of(List list, std::vector<cudaGraphNode_t> &nodes) {
   size_t count = 0;
@@ -74,7 +75,7 @@ cudaError_t nodes_of(List list, std::vector<cudaGraphNode_t> &nodes) {
   return count == 0 ? cudaSuccess : list(nodes.data(), &count);
 }
 
-/* A block that runs kernel(arguments...). */
+/* Adds a node that runs kernel(arguments...) in one block. */
 template <typename... Parameters>
 cudaError_t add_kernel(cudaGraph_t graph, const std::vector<cudaGraphNode_t> &before, cudaGraphNode_t *added,
                        void (*kernel)(Parameters...), Parameters... arguments) {
@@ -87,7 +88,7 @@ cudaError_t add_kernel(cudaGraph_t graph, const std::vector<cudaGraphNode_t> &be
   return cudaGraphAddKernelNode(added, graph, before.data(), before.size(), &node);
 }
 
-/* Puts a node in the place of another: add(nodes before it, where the new one goes). */
+/* Replaces a node by another. add(nodes before it, place for the new node) creates that. */
 template <typename Add>
 cudaError_t replace(cudaGraph_t graph, cudaGraphNode_t node, Add add) {
   std::vector<cudaGraphNode_t> before, behind;
@@ -125,7 +126,7 @@ cudaError_t replace_copy(cudaGraph_t graph, cudaGraphNode_t node) {
                       is_start(copy.dstPos) && copy.extent.height == 1 && copy.extent.depth == 1;
   const size_t bytes = copy.extent.width;
   if (!linear || bytes > kLargest) return cudaSuccess;
-  for (const void *memory : {copy.srcPtr.ptr, copy.dstPtr.ptr}) { /* as the kernel will see it */
+  for (const void *memory : {copy.srcPtr.ptr, copy.dstPtr.ptr}) { /* as the kernel will access it */
     cudaPointerAttributes of{};
     if (const cudaError_t error = cudaPointerGetAttributes(&of, memory)) return error;
     if (of.devicePointer != memory) return cudaSuccess;
@@ -169,7 +170,7 @@ int32_t esp_prepare_graph(void *graph) {
 
 #else
 
-/* The emulator's graphs are lists of work without nodes. */
+/* The graphs of the emulator are lists of work without nodes. */
 int32_t esp_prepare_graph(void *) { return ESP_OK; }
 
 #endif

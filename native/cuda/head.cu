@@ -1,26 +1,30 @@
 /*
- * The language-model head fused with its losses, a chunk of tokens at a time: logits of the chunk by one product
- * (gemm.cu), statistics, losses and the gradient in place over the logits by one kernel, the gradients of hidden states
- * and head by further products. A launch or two a chunk beside the products.
+ * The language-model head fused with its losses. It works on a chunk of tokens at a time: one product gives the logits
+ * of the chunk (gemm.cu); one kernel computes statistics and losses, and puts the gradient in the place of the logits;
+ * further products give the gradients of hidden states and of the head. That is a launch or two a chunk beside the
+ * products.
  *
- * KL: 6 tokens vocab d FLOPs (4 without the gradient); CE: 2, 4 with d_hidden, 6 with d_head too. The rows' kernel
- * reads float32 logits twice and writes the gradient once: 18 (KL) or 10 (CE) bytes a logit with a gradient in
- * bfloat16, 4 or 2 exponentials and as many tanh with a cap. On an H200, for 1024 tokens of 256000 in bfloat16, the
- * bytes take 1.2 ms at the 3.9 TB/s of a copy, about 60 instructions for a logit of both models 0.5 ms, and the 12 of
- * them that go to special function units, 16 a cycle, 0.8 ms (computed); it took 1.38 ms. The second reading is what
- * had to go, but the rows in flight, two a multiprocessor and 2 MB each, are ten times L2: on Hopper clusters keep such
- * rows of KL in shared memory (head_cluster.cu).
+ * FLOPs. KL: 6 tokens vocab d (4 without the gradient). CE: 2 tokens vocab d, 4 with d_hidden, 6 with d_head too. The
+ * kernel for rows reads float32 logits twice and writes the gradient once: with a gradient in bfloat16 18 (KL) or 10
+ * (CE) bytes a logit, 4 or 2 exponentials, and as many tanh if there is a cap.
  *
- * A block takes a row, a thread packs of it a block apart. The softmax is online (Milakov & Gimelshein 2018): each
- * thread keeps the maximum of what it has seen and the sum of e^(z - maximum), in float64 between packs.
+ * Rows. A block takes a row, and a thread takes packs of it that are a block apart. The softmax is online (Milakov &
+ * Gimelshein 2018): each thread keeps the maximum of what it has seen and the sum of e^(z - maximum), in float64
+ * between packs.
  *
- * The gradient is stored in the type that the next product takes. A bfloat16 row starts where its row of float32 logits
- * starts and takes half of it (so that rows are twice as many elements apart): threads meet between reading packs and
+ * The gradient is stored in the type that the next product takes. A row in bfloat16 starts where its row of float32
+ * logits starts and takes half of it, so rows are twice as many elements apart. Threads meet between reading packs and
  * storing them, and what is stored lies before what is still to be read.
  *
- * KL(p || q) is summed as p (e^d - 1 - d), d = log q - log p: every term is positive and of second order in d, so
- * nothing cancels where student and teacher nearly agree, and equal inputs give exactly 0. It is the usual sum of -p d,
- * since p and q both sum to 1. The gradient q - p is taken from d in the same way.
+ * KL(p || q) is summed as p (e^d - 1 - d), d = log q - log p. This equals the usual sum of -p d, since p and q both sum
+ * to 1. But here every term is positive and of second order in d: nothing cancels where student and teacher nearly
+ * agree, and equal inputs give exactly 0. The gradient q - p is taken from d in the same way.
+ *
+ * Time on an H200 for 1024 tokens of 256000 in bfloat16: 1.38 ms measured. Computed: 1.2 ms for the bytes at the 3.9
+ * TB/s of a copy; 0.5 ms for about 60 instructions for a logit of both models; 0.8 ms for the 12 of these that go to
+ * special function units, 16 a cycle. So the second reading had to be avoided. But the rows in flight, two a
+ * multiprocessor with 2 MB each, are ten times the size of L2. Therefore, on Hopper, clusters keep such rows of KL in
+ * shared memory (head_cluster.cu).
  *
  * The host cannot look at targets: one that is not below vocab makes the loss NaN.
  */
@@ -33,10 +37,11 @@ using namespace esp::head;
 
 namespace {
 
-/* Two blocks a multiprocessor, so that one computes while the other waits for memory; 64 registers a thread. */
+/* Two blocks a multiprocessor, so that one computes while the other waits for memory. That leaves 64 registers a
+ * thread. */
 constexpr int kRowThreads = 512, kRowBlocks = 2;
 
-/* Of a row: sum is that of power(level - maximum). */
+/* The statistics of a row, or of a part of it: sum is the sum of power(level - maximum). */
 template <typename T>
 struct Statistics {
   float maximum;
@@ -60,7 +65,7 @@ struct Statistics {
   }
 };
 
-/* Of the whole row, from each thread's part; all threads must come. */
+/* The statistics of the whole row from each thread's part. All threads must call it. */
 template <typename T>
 __device__ Statistics<T> together(const Statistics<T> &own) {
   __shared__ float warps[kRowThreads / 32];
@@ -91,7 +96,8 @@ __device__ inline float cross_entropy(const float *row, const Statistics<T> &s, 
   return static_cast<float>(s.log_sum_exp() - of_target);
 }
 
-/* Losses of a row of KL, and over the student's logits grad_scale * d(kl) / d(logits before the cap) if wanted. */
+/* The losses of a row of KL. If it is wanted, grad_scale * d(kl) / d(logits before the cap) is written over the
+ * student's logits. */
 template <typename T, int N>
 __global__ void __launch_bounds__(kRowThreads, kRowBlocks) kl_rows(KlRows rows) {
   const int64_t r = blockIdx.x, vocab = rows.vocab;
@@ -138,8 +144,8 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) kl_rows(KlRows rows) 
   if (threadIdx.x == 0) rows.kl[r] = static_cast<float>(divergence);
 }
 
-/* Likewise of cross-entropy: grad_scale * (softmax(z) - onehot(target)) * slope of the cap; rows without target get
- * 0. */
+/* The same for cross-entropy, whose gradient is grad_scale * (softmax(z) - onehot(target)) * slope of the cap; 0 for
+ * rows without a target. */
 template <typename T, int N>
 __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
     cross_entropy_rows(float *logits, Softcap softcap, const int32_t *targets, float *ce, bool gradient,
@@ -197,7 +203,7 @@ int32_t esp_head_kl(const void *student, const void *teacher, const void *head, 
   return esp::with_packs(dtype, vocab, {student_logits, teacher_logits}, [&](auto type, auto width) -> int32_t {
     using T = decltype(type);
     constexpr int N = decltype(width)::value;
-    constexpr int64_t kSpread = sizeof(float) / sizeof(T); /* rows of the gradient are so many times ld apart */
+    constexpr int64_t kSpread = sizeof(float) / sizeof(T); /* how many times ld the rows of the gradient are apart */
     const bool by_clusters = std::is_same_v<T, esp::bf16> && N > 1 && suits_clusters(vocab);
     for (int64_t first = 0; first < tokens; first += chunk) {
       const int64_t count = std::min(chunk, tokens - first);

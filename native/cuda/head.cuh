@@ -1,6 +1,6 @@
 /*
- * What the kernels of a head's losses (head.cu, head_cluster.cu) have in common: capped logits and their exponentials,
- * the terms of a divergence, where gradients lie. Internal.
+ * What the kernels for the losses of a head (head.cu, head_cluster.cu) have in common: capped logits and their
+ * exponentials, the terms of a divergence, and where gradients lie. Internal.
  */
 #ifndef ESPALIER_CUDA_HEAD_CUH
 #define ESPALIER_CUDA_HEAD_CUH
@@ -16,15 +16,15 @@ struct Softcap {
   float cap; /* 0 for none */
 };
 
-/* How logits are capped and exponentiated beside products in T. A level is a capped logit as the sums of a row take
- * it: power(level - maximum) = e^(logit - maximum). */
+/* How logits are capped and exponentiated beside products in T. A level is a capped logit in the units in which a row
+ * is summed up: power(level - maximum) = e^(logit - maximum). */
 template <typename T>
 struct Scale;
 
-/* In float32 by libm, and a level is the capped logit. */
+/* In float32, by libm. A level is the capped logit itself. */
 template <>
 struct Scale<float> {
-  static constexpr float kNats = 1; /* of a level of 1 */
+  static constexpr float kNats = 1; /* the nats in a level of 1 */
   float cap, inverse;
 
   __device__ explicit Scale(Softcap c) : cap(c.cap), inverse(c.cap > 0 ? 1 / c.cap : 0) {}
@@ -32,8 +32,9 @@ struct Scale<float> {
   static __device__ float power(float level) { return expf(level); }
 };
 
-/* Logits of bfloat16 activations have lost more than approximations lose. Levels are to base 2: cap * tanh(z / cap) =
- * cap - 2 cap / (1 + e^(2 z / cap)) is five instructions. Absolute error below 2^-21 cap, of powers 2^-22 relative. */
+/* Logits of bfloat16 activations have lost more digits than approximations lose. So levels are to base 2, and cap *
+ * tanh(z / cap) = cap - 2 cap / (1 + e^(2 z / cap)) takes five instructions. The absolute error is below 2^-21 cap, the
+ * relative one of powers 2^-22. */
 template <>
 struct Scale<bf16> {
   static constexpr float kNats = kLn2;
@@ -47,23 +48,23 @@ struct Scale<bf16> {
   static __device__ float power(float level) { return exp2_approximate(level); }
 };
 
-/* d(capped) / d(uncapped) from the level: 1 - tanh^2. */
+/* d(capped) / d(uncapped) = 1 - tanh^2, computed from the level. */
 template <typename T>
 __device__ inline float slope(const Scale<T> &scale, float level) {
   const float ratio = level * scale.inverse;
   return 1.0f - ratio * ratio;
 }
 
-constexpr float kNothing = -3.402823466e38f; /* lower than any level, and no infinity, of which differences are NaN */
+constexpr float kNothing = -3.402823466e38f; /* below every level, and finite: differences of infinities are NaN */
 
-/* Of one vocabulary entry with q = p e^d. */
+/* What one vocabulary entry contributes, with q = p e^d. */
 struct Entry {
   float divergence; /* p (e^d - 1 - d) */
   float difference; /* q - p */
 };
 
-/* By a series where the differences would cancel: |d| < 1/2, where its first term left out is d^9 / 9!, 1e-8 of what is
- * kept. */
+/* For |d| < 1/2 a series, because the differences would cancel. The first term that it leaves out is d^9 / 9!, 1e-8 of
+ * what is kept. */
 __device__ inline Entry entry(float p, float q, float d) {
   float series = 1.0f / 40320;
   series = series * d + 1.0f / 5040;
@@ -83,12 +84,12 @@ __device__ inline T *gradient_row(float *logits) {
   return reinterpret_cast<T *>(logits);
 }
 
-/* How far apart rows of logits lie, in floats, so that those of a gradient in bfloat16, which start where they do, are
- * aligned for cuBLAS, too: it takes slower products where rows do not start at multiples of 16 bytes. */
+/* How far apart rows of logits are, in floats. A gradient in bfloat16 starts where its row of logits starts. cuBLAS
+ * takes slower products if rows do not start at multiples of 16 bytes, so rows are aligned for both. */
 inline int64_t row_stride(int64_t vocab) { return (vocab + 7) / 8 * 8; }
 static_assert(ESP_LOGITS_ROOM >= 7, "rows begin within the room that the caller leaves");
 
-/* A chunk of rows of KL: pointers are of its first row, those of targets and their losses NULL where not wanted. */
+/* A chunk of rows of KL. Pointers are to its first row. Targets and their losses are NULL if they are not wanted. */
 struct KlRows {
   float *student; /* [rows, vocab] logits, rows ld apart, over which the gradient goes */
   const float *teacher;
@@ -100,9 +101,9 @@ struct KlRows {
   int64_t vocab, ld;
 };
 
-/* Whether clusters take such rows, beside products in bfloat16 (head_cluster.cu says which). */
+/* Whether clusters take rows of this length, for models in bfloat16 (head_cluster.cu says which). */
 bool suits_clusters(int64_t vocab);
-/* What kl_rows of head.cu does, for rows in whole packs of bfloat16. */
+/* Does what kl_rows of head.cu does, for rows in whole packs of bfloat16. */
 int32_t kl_by_clusters(const KlRows &rows, int64_t count);
 
 }  // namespace esp::head

@@ -1,21 +1,29 @@
 /*
- * Rows of KL on Hopper, beside products in bfloat16: kl_rows of head.cu, which reads the logits a second time, with
- * shared memory for that. A row of both models is 2 MB for a vocabulary of 256000: a cluster of 16 blocks takes it,
- * 125 KB each, of which 113 KB fit into shared memory beside another block's, and the rest stays in registers.
+ * Rows of KL on Hopper, for models in bfloat16: what kl_rows of head.cu computes, but without its second reading of the
+ * logits. They stay in shared memory instead. With a vocabulary of 256000 a row of both models is 2 MB. A cluster of 16
+ * blocks takes it, 125 KB each. Of these, 113 KB fit into shared memory beside those of another block; the rest stays
+ * in registers.
  *
- * A block has a slice of the row, a thread packs of it that nobody else touches. Copies of logits arrive (cp.async),
- * become levels where they lie and are summed up; blocks tell each other their sums; threads read their levels again,
- * and where they have read, the copy of the next row's logits begins. In bfloat16 gradients lie over the first half of
- * the row's logits, so over other blocks' slices: they are stored behind the barrier at which all have theirs, the only
- * one that the cluster meets at for a row.
+ * A block has a slice of the row, and a thread has packs of it that no other thread touches. For each row,
  *
- * A logit of both models is 10 bytes, where two readings are 18. For 512 rows of 256000 on an H200, computed: 0.34 ms
- * for the bytes at the 3.9 TB/s of a copy; 0.28 ms to issue 62 instructions a logit of both, 0.31 with what a row costs
- * beside; 0.28 ms for the 8 of them that go to special function units, 16 a cycle (12 in head.cu, which computes levels
- * twice). Copies run while a block computes, and of two blocks a multiprocessor one waits while the other does not:
- * 0.40 ms predicted, where kl_rows takes 0.69.
+ *   copies of logits arrive (cp.async), are turned into levels in place, and are summed up;
+ *   the blocks tell each other their sums;
+ *   the threads read their levels again, and where they have read, the copy of the next row's logits begins.
  *
- * A thread has at most 36 logits of a row, so its sums are float32; all are in an order that vocab alone decides.
+ * Gradients in bfloat16 lie over the first half of the row's logits, so over the slices of other blocks. They are
+ * stored after the barrier at which all blocks have copied their slices. It is the only barrier of the cluster for a
+ * row.
+ *
+ * Bytes: 10 for a logit of both models, where two readings need 18.
+ *
+ * Time for 512 rows of 256000 on an H200, computed: 0.34 ms for the bytes at the 3.9 TB/s of a copy; 0.28 ms to issue
+ * 62 instructions a logit of both models, 0.31 including what a row costs in addition; 0.28 ms for the 8 of these that
+ * go to special function units, 16 a cycle (12 in head.cu, which computes levels twice). Copies run while a block
+ * computes, and of the two blocks of a multiprocessor one waits while the other does not. So 0.40 ms are predicted;
+ * kl_rows takes 0.69.
+ *
+ * A thread has at most 36 logits of a row, so its sums are float32. All sums are in an order that depends on vocab
+ * alone.
  */
 #include <algorithm>
 
@@ -28,13 +36,13 @@ namespace {
 
 constexpr int kRowThreads = 512, kRowWarps = kRowThreads / 32, kRowBlocks = 2;
 constexpr int kMostBlocks = 16;
-constexpr int kSteps = 7; /* packs of both models that a thread keeps in shared memory, at most */
-constexpr int kSpare = 2; /* those whose teacher's levels it keeps in registers, at most */
+constexpr int kSteps = 7; /* at most so many packs of both models a thread keeps in shared memory */
+constexpr int kSpare = 2; /* of so many more, at most, it keeps the teacher's levels in registers */
 
 using Quad = Pack<4>;
 using RowScale = Scale<bf16>;
 
-/* Of a part of a row: sum is that of power(level - maximum). */
+/* The sums of a part of a row: sum is that of power(level - maximum). */
 struct Sums {
   float maximum, sum;
 
@@ -48,7 +56,7 @@ struct Sums {
     for (int i = 0; i < 4; i++) sum += RowScale::power(levels[i] - maximum);
   }
 
-  /* Of all lanes' parts. */
+  /* The sums of all lanes' parts together. */
   __device__ Sums over_warp() const {
     float top = maximum;
     for (int lanes = 16; lanes > 0; lanes /= 2) top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, lanes));
@@ -68,14 +76,14 @@ struct BothSums {
   __device__ BothSums over_warp() const { return {student.over_warp(), teacher.over_warp()}; }
 };
 
-/* A block's dynamic shared memory: what is to be told, then 16 bytes for each pack of its slice of the student's row,
- * and for as many of the teacher's as there is room. */
+/* A block's dynamic shared memory. It begins with what blocks tell each other. Then come 16 bytes for each pack of its
+ * slice of the student's row, and for as many packs of the teacher's as there is room. */
 struct Told {
-  float4 warps[kRowWarps]; /* this block's warps' sums */
+  float4 warps[kRowWarps]; /* the sums of this block's warps */
   float warp_divergences[kRowWarps];
-  /* Of this row and the one before, in turn: a block may write while another one still reads, a row behind. */
-  float4 blocks[2][kMostBlocks];     /* sums of all blocks, in each of them */
-  float divergences[2][kMostBlocks]; /* of all blocks, in block 0 */
+  /* For this row and the one before, in turn: a block may write while another one, a row behind, still reads. */
+  float4 blocks[2][kMostBlocks];     /* the sums of all blocks; each block has a copy */
+  float divergences[2][kMostBlocks]; /* those of all blocks; only block 0 has them */
 };
 constexpr int kSharedBytes = (228 << 10) / kRowBlocks - 1024; /* 1 KB of each block's share is CUDA's */
 constexpr int kSlots = static_cast<int>((kSharedBytes - sizeof(Told)) / 16);
@@ -84,10 +92,10 @@ constexpr int kMostPacks = (kSlots + kSpare * kRowThreads) / 2; /* of a slice */
 struct Cut {
   unsigned blocks; /* of a cluster */
   int packs;       /* of a slice; the last ones may have fewer, or none */
-  int teachers;    /* of them, for which there is room in shared memory */
+  int teachers;    /* how many of the teacher's packs have room in shared memory */
 };
 
-/* The smallest cluster whose blocks have room for their slices; of 0 blocks where the largest has not. */
+/* The smallest cluster whose blocks have room for their slices. It has 0 blocks if even the largest has no room. */
 Cut cut(int64_t vocab) {
   const int64_t packs = vocab / 4;
   for (unsigned blocks = 1; blocks <= kMostBlocks; blocks *= 2) {
@@ -105,7 +113,7 @@ __device__ inline Quad in_levels(Quad z, const RowScale &scale) {
   return z;
 }
 
-/* Turns the logits that have arrived there into levels. */
+/* Turns the logits that have arrived in the slot into levels, in place. */
 __device__ inline Quad in_levels(uint4 *slot, const RowScale &scale) {
   const Quad z = in_levels(unpacked<float>(load_16(slot)), scale);
   store_16(slot, packed<float>(z));
@@ -123,7 +131,7 @@ __device__ inline float cross_entropy(const Sums &row, float level, int32_t targ
   return static_cast<float>(row.log_sum_exp() - static_cast<double>(RowScale::kNats) * static_cast<double>(level));
 }
 
-/* rows.student[count, vocab]; as many clusters as the GPU runs at once take rows in turn. */
+/* Works on rows.student[count, vocab]. There are as many clusters as the GPU runs at once; they take rows in turn. */
 __global__ void __launch_bounds__(kRowThreads, kRowBlocks) kl_rows_by_clusters(KlRows rows, int64_t count, Cut cut) {
   ESP_DYNAMIC_SHARED(Told, told);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
@@ -133,9 +141,9 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) kl_rows_by_clusters(K
   const int packs = left < cut.packs ? left : cut.packs; /* below 1 where the slice is empty */
   const int kept = packs < cut.teachers ? packs : cut.teachers;
 
-  /* This thread's packs of the slice are those of as many steps, kRowThreads apart, whose levels of both models are
-   * kept in shared memory, and spare ones, whose teacher's are in registers. The first threads have one step more, the
-   * last ones one spare pack. */
+  /* A thread's packs of the slice are kRowThreads apart. The first are those of its steps, whose levels of both models
+   * are in shared memory. The others are spare: their teacher's levels are in registers. The first threads have one
+   * step more, the last ones one spare pack more. */
   uint4 *const students = reinterpret_cast<uint4 *>(told + 1) + thread, *const teachers = students + cut.packs;
   const int steps = kept > thread ? (kept - thread + kRowThreads - 1) / kRowThreads : 0;
   const int to_spare = kept + kRowThreads - 1 - 2 * thread; /* from the thread's first pack to its first spare one */
@@ -148,13 +156,14 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) kl_rows_by_clusters(K
     cp_async_16(students + j, next_student + 4 * j, true);
     cp_async_16(teachers + j, next_teacher + 4 * j, true);
   };
-  /* The student's is there with the first step's. */
+  /* The student's logits of a spare pack arrive with those of the first step. */
   auto fetch_spare = [&](int e) {
     const int j = to_spare + e * kRowThreads;
     cp_async_16(students + j, next_student + 4 * j, true);
     spare[e] = load<4>(next_teacher + 4 * j);
   };
-  /* A row's divergences are told with the next row's sums. */
+  /* Blocks tell block 0 their parts of a row's divergence together with the next row's sums. Block 0 then writes the
+   * total. */
   const bool tells = rank == 0 && thread == 0;
   auto tell_divergence = [&](unsigned turn) {
     const float own = warp_sum(lane < kRowWarps ? told->warp_divergences[lane] : 0.0f);
@@ -185,7 +194,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) kl_rows_by_clusters(K
         sums.student.add(in_levels(students + step * kRowThreads, scale));
         sums.teacher.add(in_levels(teachers + step * kRowThreads, scale));
       }
-      cp_async_commit(); /* nothing: of as many groups the oldest is the next step's */
+      cp_async_commit(); /* an empty group, so that the oldest of as many groups is always the next step's */
     }
 #pragma unroll
     for (int e = 0; e < kSpare; e++) {
@@ -212,7 +221,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) kl_rows_by_clusters(K
       if (is_block) in_block(told, static_cast<unsigned>(lane))->blocks[turn][rank] = own.stored();
       if (!is_first) tell_divergence(1 - turn);
     }
-    cluster_barrier(); /* all have their slices, and have told */
+    cluster_barrier(); /* all blocks have copied their slices and told their sums */
     if (tells && !is_first) rows.kl[r - clusters] = total_divergence(1 - turn);
     sums = BothSums::of(is_block ? told->blocks[turn][lane] : nothing).over_warp();
     const Sums s = sums.student, t = sums.teacher;
@@ -236,7 +245,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) kl_rows_by_clusters(K
       }
       if (rows.gradient) store_quad(out + 4 * j, z);
     };
-    /* Where a pack has been read for the last time the next row's goes. */
+    /* Once a pack has been read for the last time, the next row's pack is copied to its place. */
     const bool fetches = r + clusters < count;
     next_student += clusters * rows.ld;
     next_teacher += clusters * rows.ld;
@@ -266,14 +275,14 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) kl_rows_by_clusters(K
   if (tells) rows.kl[r - clusters] = total_divergence(1 - turn);
 }
 
-/* Clusters of so many blocks that the GPU runs at once. GPCs differ in how many have room: 0 where a quarter of the
- * multiprocessors would be left idle. */
+/* How many clusters of this many blocks the GPU runs at once. GPCs differ in how many they have room for. 0 if more
+ * than a quarter of the multiprocessors would be left idle. */
 int64_t clusters_at_once(unsigned blocks) {
   const int64_t at_once = esp::clusters_at_once(kl_rows_by_clusters, {blocks, kRowThreads, kSharedBytes});
   return 4 * at_once * blocks >= 3 * hardware().multiprocessors ? at_once : 0;
 }
 
-/* The same, asked once. */
+/* The same, computed once. */
 int64_t known_at_once(unsigned blocks) {
   static const int64_t known[] = {clusters_at_once(2), clusters_at_once(4), clusters_at_once(8), clusters_at_once(16)};
   return known[blocks == 2 ? 0 : blocks == 4 ? 1 : blocks == 8 ? 2 : 3];
@@ -281,7 +290,8 @@ int64_t known_at_once(unsigned blocks) {
 
 }  // namespace
 
-/* Rows that one block has room for are read the second time from L2: 264 of them, two a multiprocessor, are 35 MB. */
+/* Rows that fit into one block are not worth it: their second reading comes from L2, as 264 of them, two a
+ * multiprocessor, are 35 MB. */
 bool suits_clusters(int64_t vocab) {
   const unsigned blocks = cut(vocab).blocks;
   return blocks >= 2 && has_hopper() && known_at_once(blocks) > 0;

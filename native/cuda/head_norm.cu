@@ -1,10 +1,13 @@
 /*
- * RMSNorm of each query and key head of a fused projection (Henry et al. 2020, as Qwen 3 and Gemma 3 have it), values
- * copied.
+ * RMSNorm of each query head and key head of a fused projection (Henry et al. 2020, as in Qwen 3 and Gemma 3). Heads of
+ * values are copied.
  *
- * Elements moved: 2 tokens (n_heads + 2 n_kv_heads) head_dim forward, 3 backward: bound by memory. A warp takes a head
- * of a token, a lane packs of 16 bytes of it. The weights' gradients are sums over tokens and heads in a fixed order
- * (columns.cuh), by a block for each 32 columns of a head: slow, but these weights are frozen beside adapters.
+ *   out = x * rstd * (weight_offset + weight), rstd = 1 / sqrt(mean(x^2) + eps), over the head_dim elements of a head
+ *
+ * Elements moved: 2 tokens (n_heads + 2 n_kv_heads) head_dim forward, 3 times that product backward: bound by memory. A
+ * warp takes a head of a token, a lane packs of 16 bytes of it. The gradients of the weights are sums over tokens and
+ * heads in a fixed order (columns.cuh), with one block for each 32 columns of a head. That is slow, but beside adapters
+ * these weights are frozen.
  */
 #include "columns.cuh"
 #include "vector.cuh"
@@ -19,7 +22,7 @@ struct Shape {
 
 constexpr int kWarps = esp::kThreads / 32;
 
-/* The head that this warp takes; a warp is either wholly at work or wholly past the end. */
+/* The head that this warp takes. Either all lanes of a warp have work, or the whole warp is past the end. */
 __device__ inline int64_t own_head() { return static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32; }
 
 template <typename T, int N>
@@ -55,7 +58,7 @@ __global__ void forward(const T *x, const float *query_weight, const float *key_
   }
 }
 
-/* d_x may be d_out: a lane reads what it writes, and nothing else. */
+/* d_x may be d_out: a lane reads what it later writes, and no other elements. */
 template <typename T, int N>
 __global__ void backward(const T *x, const float *query_weight, const float *key_weight, float weight_offset,
                          const float *rstd, const T *d_out, T *d_x, Shape s) {
@@ -91,7 +94,7 @@ __global__ void backward(const T *x, const float *query_weight, const float *key
   }
 }
 
-/* d_weight += the sum over tokens and `count` heads of each, from head `first` on. */
+/* d_weight += the sum over tokens, and over `count` heads of each from head `first` on. */
 template <typename T>
 __global__ void weight_gradient(const T *x, const float *rstd, const T *d_out, float *d_weight, int64_t first,
                                 int64_t count, Shape s) {
@@ -142,7 +145,7 @@ int32_t esp_head_norm_backward(const void *x, const float *query_weight, const f
     constexpr int N = decltype(width)::value;
     const auto *in = static_cast<const T *>(x);
     const auto *gradient = static_cast<const T *>(d_out);
-    if (d_query_weight != nullptr) { /* first: d_x may overwrite d_out */
+    if (d_query_weight != nullptr) { /* before d_x, which may overwrite d_out */
       int32_t status = ESP_LAUNCH(weight_gradient<T>, esp::strips_of(head_dim), esp::kStripThreads, in, rstd, gradient,
                                   d_query_weight, static_cast<int64_t>(0), n_heads, s);
       if (status != ESP_OK) return status;

@@ -1,18 +1,18 @@
 /*
- * LayerNorm (Ba et al. 2016): out = (x - mean) * rstd * weight + bias, rstd = 1 / sqrt(variance + eps), also of a sum
- * that is stored on the way.
+ * LayerNorm (Ba et al. 2016): out = (x - mean) * rstd * weight + bias, rstd = 1 / sqrt(variance + eps). There is also a
+ * variant whose input is a sum, which it stores on the way.
  *
  * Elements moved: 2 rows d forward, 4 rows d with the sum, 3 or 4 rows d backward; about 8 FLOPs each: bound by memory.
- * A block takes a row, a thread packs of 16 bytes of it: later readings come from cache. The variance is that of the
- * centred row. Sums are float64 between packs; of float32 rows, every term is (at 1/64 of float32's rate on sm_89, 1/2
- * on sm_80 and sm_90). The parameters' gradients: columns.cuh.
+ * A block takes a row, a thread packs of 16 bytes of it; later readings come from cache. The variance is computed from
+ * the centred row. Sums are float64 between packs; for float32 rows every term is (float64 runs at 1/64 of float32's
+ * rate on sm_89, at 1/2 on sm_80 and sm_90). The gradients of the parameters: columns.cuh.
  */
 #include "columns.cuh"
 #include "vector.cuh"
 
 namespace {
 
-/* y and sum: NULL, or sum = x + y is what is normalised. */
+/* y and sum are NULL, or sum = x + y is what is normalised. */
 template <typename T, int N>
 __global__ void forward(const T *x, const T *y, const float *weight, const float *bias, float eps, T *sum, T *out,
                         int64_t ld_out, float *mean, float *rstd, int64_t d) {
@@ -20,7 +20,7 @@ __global__ void forward(const T *x, const T *y, const float *weight, const float
   const int64_t r = blockIdx.x, first = threadIdx.x * N, step = blockDim.x * N;
   const T *in = x + r * d;
   if (sum != nullptr) {
-    for (int64_t c = first; c < d; c += step) { /* a thread reads below what it writes here */
+    for (int64_t c = first; c < d; c += step) { /* a thread later reads only what it writes here */
       esp::Pack<N> row = esp::load<N>(in + c);
       const esp::Pack<N> other = esp::load<N>(y + r * d + c);
       for (int i = 0; i < N; i++) row[i] += other[i];
@@ -36,7 +36,7 @@ __global__ void forward(const T *x, const T *y, const float *weight, const float
     total += static_cast<double>(part);
   }
   const float centre = static_cast<float>(esp::block_sum(total) / static_cast<double>(d));
-  double squares = 0, rest = 0; /* rest: what rounding the mean left */
+  double squares = 0, rest = 0; /* rest: what rounding the mean left over */
   for (int64_t c = first; c < d; c += step) {
     const esp::Pack<N> row = esp::load<N>(in + c);
     Part square = 0, linear = 0;

@@ -57,7 +57,7 @@ int32_t esp_set_stream(void *stream) {
   return ESP_OK;
 }
 
-/* The host's threads have nothing to do here. */
+/* Does nothing: kernels of this library do not use threads of the host. */
 int32_t esp_set_threads(int32_t threads) {
   ESP_REQUIRE(threads >= 0 && threads <= 1024, "threads must be 0 (all) to 1024, got %d", threads);
   return ESP_OK;

@@ -1,23 +1,26 @@
 /*
  * A linear map and its low-rank terms: which way is taken, and the ways through cuBLAS.
  *
- *   ESP_SEPARATE       y = x op(w) by cuBLAS, then for each term y += scale u op(v) on its columns: y is read and
- *                      written once more, 2 m n_p elements, and a launch is added
+ *   ESP_SEPARATE       y = x op(w) by cuBLAS, then for each term y += scale u op(v) on its columns. It costs one more
+ *                      launch for each term, and y is read and written once more, 2 m n_p elements
  *
- *   ESP_EXTRA_COLUMNS  one product by cuBLAS, for which u is more columns of x and v more of w: nothing is read twice,
- *                      but all m n sums run over the ranks of all terms. Needs neighbours in memory, so whoever
- *                      allocates x and w leaves room: frozen weights cannot be copied every step
+ *   ESP_EXTRA_COLUMNS  one product by cuBLAS, in which u is more columns of x, and v more of w. Nothing is read twice,
+ *                      but all m n sums run over the ranks of all terms. u must lie beside x in memory, and v beside w,
+ *                      so whoever allocates x and w leaves room there: frozen weights cannot be copied every step
  *
- *   fused              linear_fused.cu: a sum runs over its own term's rank only, and operands lie anywhere, but
- *                      mma.sync where cuBLAS has wgmma on Hopper
+ *   fused              linear_fused.cu: a sum runs only over the rank of its own term, and operands may lie anywhere.
+ *                      But on Hopper it uses mma.sync, where cuBLAS uses wgmma
  *
- * The rule compares three estimates, made of a few rates. `espalier bench --kernels` times every way and names each
- * shape that the rule has wrong. On an H200 (1f7a513) extra columns were the fastest of all shapes of Gemma-2-2B, 1.01
- * to 1.07 times the map alone, separate products took 1.04 to 1.5 times it, and fused kernels made 60 to 210 TFLOP/s
- * where cuBLAS makes about 700. Of other GPUs the rates are assumed: 250 and 210 of Ampere's A100; an Ada card about
- * 150 and 130. Timing the ways
- * when a process starts would choose better, and by noise: ways round differently, and a run must repeat bit for bit,
- * resumed or not, on one rank or several.
+ * The rule compares three estimates, which a few rates give. `espalier bench --kernels` times every way, and names each
+ * shape for which the rule is wrong.
+ *
+ * Measured on an H200 (1f7a513), all shapes of Gemma-2-2B: extra columns were the fastest everywhere and took 1.01 to
+ * 1.07 times as long as the map alone. Separate products took 1.04 to 1.5 times as long as the map. Fused kernels made
+ * 60 to 210 TFLOP/s, cuBLAS about 700. The rates of other GPUs are assumed: 250 and 210 for an A100 (Ampere), about 150
+ * and 130 for an Ada card.
+ *
+ * Timing the ways when a process starts would choose better, but by noise. The ways round differently, and a run must
+ * repeat bit for bit: resumed or not, on one rank or several.
  */
 #include "linear.cuh"
 
@@ -33,7 +36,7 @@ namespace {
 constexpr int kRows = 128, kNarrow = 128, kWide = 256;
 
 struct Rates {
-  double cublas, fused; /* FLOP/s of a GPU full of tiles */
+  double cublas, fused; /* FLOP/s when the GPU is full of tiles */
   double bytes;         /* per second, to and from memory */
 };
 
@@ -47,7 +50,7 @@ constexpr double kLaunch = 2e-6;
 
 int64_t rounded_up(int64_t size, int64_t tile) { return (size + tile - 1) / tile; }
 
-/* Seconds for c[m, n] with `inner` terms a sum, by tiles that multiprocessors take one at a time. */
+/* The seconds that c[m, n] takes with `inner` terms a sum. Multiprocessors take tiles one at a time. */
 double tiles_take(int64_t m, int64_t n, int64_t inner, int64_t tile, double rate, const Hardware &gpu) {
   const int64_t tiles = rounded_up(m, kRows) * rounded_up(n, tile);
   const int64_t waves = rounded_up(tiles, gpu.multiprocessors);
@@ -55,14 +58,14 @@ double tiles_take(int64_t m, int64_t n, int64_t inner, int64_t tile, double rate
 }
 
 /*
- * fits: whether the fused kernels take it
- * extra: columns that the terms add to those of x; -1 where they do not lie so
+ * fits: whether the fused kernels take this shape extra: how many columns the terms add to those of x; -1 if they do
+ * not lie that way
  */
 int32_t choose(int64_t m, int64_t n, int64_t k, const esp_low_rank *terms, int32_t count, bool fits, int64_t extra) {
   const Hardware gpu = hardware();
   const Rates rate = rates(gpu);
   double separate = tiles_take(m, n, k, kNarrow, rate.cublas, gpu);
-  int64_t rank = 0; /* the most that a tile meets */
+  int64_t rank = 0; /* the largest rank that a tile can meet */
   for (int32_t p = 0; p < count; p++) {
     const double outputs = static_cast<double>(m) * static_cast<double>(terms[p].n);
     separate += kLaunch +
@@ -101,7 +104,7 @@ bool whole_packs(std::initializer_list<int64_t> sizes, std::initializer_list<con
          in_packs<bf16>(0, addresses);
 }
 
-/* What the arguments allow: whether the fused kernels take them, and the columns of ESP_EXTRA_COLUMNS or -1. */
+/* What the arguments allow: whether the fused kernels take them, and how many columns ESP_EXTRA_COLUMNS adds, or -1. */
 struct Allowed {
   bool fused;
   int64_t extra;

@@ -25,8 +25,8 @@ struct Map {
   Term terms[ESP_LARGEST_TERMS];
 };
 
-/* In one kernel with tiles of 128 x 128 or 128 x 256: all sizes, offsets, lds and pointers are multiples of 8 elements,
- * m aside. */
+/* In one kernel, with tiles of 128 x 128 or 128 x 256. Except for m, all sizes, offsets, lds and pointers must be
+ * multiples of 8 elements. */
 int32_t fused(const Map &map, bool transposed, bool wide);
 
 }  // namespace esp::linear

@@ -3,16 +3,16 @@
  *
  *   y = beta y + x op(w) + scale_p u_p op(v_p) on the columns of each term p
  *
- * A block computes 128 x kCols elements of y. Its accumulators first get u_p op(v_p), are multiplied with the scale of
- * their column (so that nothing is rounded between), and then get x op(w): for the tensor cores the terms are more
- * columns of x, but nothing has to lie side by side in memory. y is written once, and read only where beta is not 0.
+ * A block computes 128 x kCols elements of y. Its accumulators first get u_p op(v_p), are then multiplied by the scale
+ * of their column, so that nothing is rounded in between, and then get x op(w). For the tensor cores the terms are more
+ * columns of x, but nothing has to lie side by side in memory. y is written once, and read only if beta is not 0.
  *
- * Operands come 32 columns of K at a time, kStages of them on their way or in use, into swizzled tiles (tile.cuh). 8
- * warps, 2 x 4, own 64 x kCols / 4 elements each: 6 reads of 512 bytes from shared memory for 16 mma with 128 columns,
- * 8 for 32 with 256.
+ * Operands arrive 32 columns of K at a time, in swizzled tiles (tile.cuh); kStages such steps are being copied or in
+ * use. The 8 warps, 2 x 4, own 64 x kCols / 4 elements each. With 128 columns they read 512 bytes from shared memory 6
+ * times for 16 mma, with 256 columns 8 times for 32.
  *
- * FLOPs: 2 m n k + sum of 2 m n_p r_p. Bytes: x and w once, y once or twice; x, w and y again as often as tiles share
- * them, from L2: neighbouring blocks work on the same columns of w.
+ * FLOPs: 2 m n k + sum of 2 m n_p r_p. Bytes: x and w once, y once or twice from memory. From L2 x, w and y are read
+ * again for each tile that shares them. Neighbouring blocks work on the same columns of w.
  */
 #include "linear.cuh"
 #include "tile.cuh"
@@ -31,7 +31,7 @@ struct Cut {
   static constexpr int kSharedBytes = 2 * kElements;
 };
 
-/* kTransposed: w is [n, k] and v [n, r], else [k, n] and [r, n]. */
+/* kTransposed: w is [n, k] and v is [n, r]; otherwise [k, n] and [r, n]. */
 template <bool kTransposed, int kCols, int kStages>
 __global__ void __launch_bounds__(kThreads) product(Map map) {
   using C = Cut<kCols, kStages>;
@@ -44,7 +44,8 @@ __global__ void __launch_bounds__(kThreads) product(Map map) {
 
   auto left_of = [&](int step) { return Tile<kInner>{shared + step % kStages * C::kStageElements}; };
   auto right_of = [&](int step) { return Right{shared + step % kStages * C::kStageElements + kRows * kInner}; };
-  /* Rows i of x [m, inner] and columns j of op(w) [inner, width], whose columns start at `from`, both from `at` on. */
+  /* Copies rows i.. of x [m, inner] and columns j.. of op(w) [inner, width], whose columns start at `from`; of both the
+   * part of `inner` that begins at `at`. */
   auto fetch = [&](int step, const bf16 *x, int64_t ldx, const bf16 *w, int64_t ldw, int inner, int from, int width,
                    int at) {
     left_of(step).template fetch<kRows, kThreads>(x, i * ldx + at, ldx, {0, rows, 0, inner - at}, thread);
@@ -55,7 +56,7 @@ __global__ void __launch_bounds__(kThreads) product(Map map) {
       right_of(step).template fetch<kInner, kThreads>(w, at * ldw - first, ldw, {0, inner - at, first, end}, thread);
     }
   };
-  /* How many steps a term takes here. */
+  /* How many steps a term takes in this block. */
   auto steps_of = [&](const Term &term) {
     return term.from < j + kCols && term.from + term.n > j ? (term.r + kInner - 1) / kInner : 0;
   };
@@ -99,7 +100,7 @@ __global__ void __launch_bounds__(kThreads) product(Map map) {
   for (int step = 0; step < kStages - 1; step++) fetch_step(step);
   for (int step = 0; step < steps; step++) {
     cp_async_wait<kStages - 2>();
-    __syncthreads(); /* this step's tiles are there, and nobody reads those of the last one any more */
+    __syncthreads(); /* this step's tiles have arrived, and nobody reads those of the last step any more */
     fetch_step(step + kStages - 1);
     if (step == term_steps && term_steps > 0) scale_terms();
     const Tile<kInner> left = left_of(step);
@@ -127,7 +128,7 @@ __global__ void __launch_bounds__(kThreads) product(Map map) {
   }
   if (steps == term_steps && term_steps > 0) scale_terms(); /* k = 0 */
 
-  __syncthreads(); /* the tiles' place is free for the result's: copies that are not waited for yet are empty groups */
+  __syncthreads(); /* the result goes where the tiles were; copies not waited for yet are empty groups */
   const Tile<kCols> result{shared};
   const int64_t at = i * map.ldy + j;
   if (map.beta != 0) {

@@ -1,16 +1,22 @@
 /*
- * Tensor cores: bfloat16 products with float accumulators, and the loads that feed them. For compute capability 8.0 and
- * later; PTX on a GPU, plain loops over the lanes of a warp on the emulator, where all checks are made that PTX leaves
- * undefined. All lanes of a warp must call together.
+ * Tensor cores: bfloat16 products with float accumulators, and the loads that feed them, for compute capability 8.0 and
+ * later. On a GPU they are PTX. On the emulator they are plain loops over the lanes of a warp, with checks for all that
+ * PTX leaves undefined. All lanes of a warp must call together.
  *
- * Fragments of mma.m16n8k16 (PTX ISA, "Matrix Fragments for mma.m16n8k16"), lane l, a register two bfloat16, the lower
- * half the even column of A or the even row of B: A [16, 16]  register r: row = l / 4 + 8 (r % 2), columns 2 (l % 4) +
- * {0, 1} + 8 (r / 2) B [16, 8]   register r: column = l / 4, rows 2 (l % 4) + {0, 1} + 8 r C [16, 8]   float e: row = l
- * / 4 + 8 (e / 2), column = 2 (l % 4) + e % 2 ldmatrix loads 8 x 8 matrices of bfloat16, a row of 16 bytes each; lane l
- * gives the address of row l % 8 of matrix l / 8 and gets, of each matrix, row l / 4, columns 2 (l % 4) + {0, 1};
- * transposed, column l / 4, rows 2 (l % 4) + {0, 1}. A row-major tile [16, 16] loads as A with x4 from rows l % 16,
- * columns 8 (l / 16); a tile [8, 16] of B's transpose (K in attention) with x2 from rows l % 8, columns 8 (l / 8 % 2);
- * a row-major tile [16, 8] of B (V) with x2.trans from rows l % 16.
+ * Fragments of mma.m16n8k16 (PTX ISA, "Matrix Fragments for mma.m16n8k16"), for lane l. A register holds two bfloat16;
+ * its lower half is the even column of A or the even row of B.
+ *
+ *   A [16, 16]   register r: row = l / 4 + 8 (r % 2), columns 2 (l % 4) + {0, 1} + 8 (r / 2)
+ *   B [16, 8]    register r: column = l / 4, rows 2 (l % 4) + {0, 1} + 8 r
+ *   C [16, 8]    float e: row = l / 4 + 8 (e / 2), column = 2 (l % 4) + e % 2
+ *
+ * ldmatrix loads 8 x 8 matrices of bfloat16, whose rows have 16 bytes each. Lane l gives the address of row l % 8 of
+ * matrix l / 8. Of each matrix it gets row l / 4, columns 2 (l % 4) + {0, 1}; with .trans column l / 4, rows 2 (l % 4)
+ * + {0, 1}.
+ *
+ *   a row-major tile [16, 16], as A                     x4, from rows l % 16, columns 8 (l / 16)
+ *   a tile [8, 16] of B's transpose (K in attention)    x2, from rows l % 8, columns 8 (l / 8 % 2)
+ *   a row-major tile [16, 8] of B (V in attention)      x2.trans, from rows l % 16
  */
 #ifndef ESPALIER_CUDA_MMA_CUH
 #define ESPALIER_CUDA_MMA_CUH
@@ -72,16 +78,16 @@ __device__ inline void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], const
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-/* Copies 16 bytes from global to shared memory, both aligned to 16, or writes zeros where not `valid` (source is not
- * read then). They are there once the thread has waited for the group that the next commit closes, and for other
- * threads after a barrier behind that. */
+/* Copies 16 bytes from global to shared memory, both aligned to 16. If not `valid` it writes zeros and does not read
+ * source. The thread sees them once it has waited for the group that the next commit closes; other threads see them
+ * after a barrier behind that wait. */
 __device__ inline void cp_async_16(void *shared, const void *source, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(source),
                "r"(valid ? 16 : 0)
                : "memory");
 }
 __device__ inline void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-/* Until at most N of this thread's groups are on their way. */
+/* Waits until at most N of this thread's groups are still being copied. */
 template <int N>
 __device__ inline void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
@@ -109,7 +115,7 @@ inline void cp_async_wait() {
 
 #endif
 
-/* Two bfloat16 as a register of a fragment. */
+/* Two numbers, rounded to bfloat16, as a register of a fragment. */
 __device__ inline uint32_t pack(float low, float high) {
   const bf16x2 both = __floats2bfloat162_rn(low, high);
   uint32_t bits;
@@ -117,7 +123,7 @@ __device__ inline uint32_t pack(float low, float high) {
   return bits;
 }
 
-/* The left operand [16, 16] from accumulators of its left and its right half, rounded: C's layout is A's. */
+/* The left operand [16, 16] from the accumulators of its left and right halves, rounded. C's layout is that of A. */
 __device__ inline void pack_a(uint32_t (&a)[4], const float (&left)[4], const float (&right)[4]) {
   a[0] = pack(left[0], left[1]);
   a[1] = pack(left[2], left[3]);

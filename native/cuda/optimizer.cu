@@ -1,10 +1,11 @@
 /*
- * Gradient norm and AdamW (Loshchilov & Hutter 2019, algorithm 2, in torch.optim.AdamW's order of operations).
+ * The norm of gradients, and AdamW (Loshchilov & Hutter 2019, algorithm 2, with the order of operations of
+ * torch.optim.AdamW).
  *
- * Bytes: 4 n for the norm, 28 n for AdamW; about 15 FLOPs an element: bound by memory. Threads take packs of 16 bytes;
- * sums are float64 (sums.cuh). What depends on the step is read and computed on the device, once a block, so that a
- * recorded step can be replayed. The host cannot look at control: a step below 1 makes NaN here. Parameters are
- * float32; esp_convert makes their copy in bfloat16.
+ * Bytes: 4 n for the norm, 28 n for AdamW. About 15 FLOPs an element: bound by memory. Threads take packs of 16 bytes;
+ * sums are float64 (sums.cuh). What depends on the step is read and computed on the device, once for each block, so
+ * that a recorded step can be replayed. The host cannot look at the control block: a step below 1 gives NaN. Parameters
+ * are float32; esp_convert makes their copy in bfloat16.
  */
 #include "sums.cuh"
 
@@ -23,7 +24,7 @@ struct AdamW {
   float beta1, beta2, eps, weight_decay, clip;
 };
 
-/* What all elements of a step have in common. */
+/* What is the same for all elements in a step. */
 struct Step {
   float size, correction, decay, scale;
 };

@@ -1,15 +1,16 @@
 /*
- * Learned positions: out[t] = x[t] + table[t % seq_len], and the table's gradient.
+ * Learned positions: out[t] = x[t] + table[t % seq_len], and the gradient of the table.
  *
- * Elements moved: 2 tokens d forward beside the table, tokens d backward; bound by memory. A thread takes a pack of 16
- * bytes: forward of the activations, backward of the table, for which it adds the sequences in order, in float64.
+ * Elements moved: 2 tokens d forward, without the table, tokens d backward; bound by memory. A thread takes a pack of
+ * 16 bytes. Forward it is a pack of the activations. Backward it is a pack of the table, for which the thread adds the
+ * sequences in order, in float64.
  */
 #include "columns.cuh"
 #include "vector.cuh"
 
 namespace {
 
-/* Packs do not cross rows, so that they do not cross the table's end. out may be x. */
+/* Packs do not cross rows, so they do not cross the end of the table either. out may be x. */
 template <typename T, int N>
 __global__ void forward(const T *x, const T *table, T *out, int64_t n, int64_t period) {
   ESP_FOR_EACH(p, n / N) {

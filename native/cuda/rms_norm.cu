@@ -1,14 +1,14 @@
 /*
- * RMSNorm (Zhang & Sennrich 2019): out = x * rstd * (weight_offset + weight), rstd = 1 / sqrt(mean(x^2) + eps), also of
- * a sum that is stored on the way.
+ * RMSNorm (Zhang & Sennrich 2019): out = x * rstd * (weight_offset + weight), rstd = 1 / sqrt(mean(x^2) + eps). There
+ * is also a variant whose input is a sum, which it stores on the way.
  *
  * Elements moved: 2 rows d forward, 4 rows d with the sum, 3 or 4 rows d backward; about 4 FLOPs each: bound by memory,
- * and of a thousand rows by latency. Two ways:
+ * and with only a thousand rows by latency. There are two ways:
  *
- *   a warp takes a row    of up to 16 packs a lane, which it keeps: rms_norm.cuh
- *   a block takes a row   of more, or that is not aligned; the second reading comes from cache
+ *   a warp takes a row    if the row is aligned and has at most 16 packs a lane. The lanes keep it: rms_norm.cuh
+ *   a block takes a row   otherwise. The row is read a second time, from cache
  *
- * The weight's gradient: columns.cuh.
+ * The gradient of the weight: columns.cuh.
  */
 #include "columns.cuh"
 #include "rms_norm.cuh"
@@ -17,7 +17,7 @@ namespace {
 
 /* ---- a warp takes a row ---- */
 
-/* y and sum: NULL, or sum = x + y is what is normalised. */
+/* y and sum are NULL, or sum = x + y is what is normalised. */
 template <typename T, int kPacks>
 __global__ void __launch_bounds__(32 * esp::rms::kWarps)
     forward_of_warp(const T *x, const T *y, const float *__restrict__ weight, float weight_offset, float eps, T *sum,
@@ -78,14 +78,14 @@ __device__ inline esp::Pack<N> gain_of(const float *weight, float weight_offset)
   return gain;
 }
 
-/* y and sum: NULL, or sum = x + y is what is normalised. */
+/* y and sum are NULL, or sum = x + y is what is normalised. */
 template <typename T, int N>
 __global__ void forward(const T *x, const T *y, const float *weight, float weight_offset, float eps, T *sum, T *out,
                         int64_t ld_out, float *rstd, int64_t d) {
   const int64_t r = blockIdx.x, first = threadIdx.x * N, step = blockDim.x * N;
   const T *in = x + r * d;
   if (sum != nullptr) {
-    for (int64_t c = first; c < d; c += step) { /* a thread reads below what it writes here */
+    for (int64_t c = first; c < d; c += step) { /* a thread later reads only what it writes here */
       esp::Pack<N> row = esp::load<N>(in + c);
       const esp::Pack<N> other = esp::load<N>(y + r * d + c);
       for (int i = 0; i < N; i++) row[i] += other[i];

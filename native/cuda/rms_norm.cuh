@@ -1,12 +1,12 @@
 /*
- * What RMSNorm's kernels share (rms_norm.cu, rms_norm_branch.cu). Internal.
+ * What the kernels of RMSNorm share (rms_norm.cu, rms_norm_branch.cu). Internal.
  *
- * A warp takes a row, in packs of 16 bytes, and asks for all of them at once. The gains, weight_offset + weight, are
- * twice the bytes of a row of bfloat16: a block of kWarps rows asks for them once, together with its rows, and keeps
- * them in shared memory. So a warp waits for memory once.
+ * A warp takes a row, in packs of 16 bytes, and loads all of them at once. The gains, weight_offset + weight, are twice
+ * the bytes of a row of bfloat16. So a block of kWarps rows loads them once, together with its rows, and keeps them in
+ * shared memory. In this way a warp waits for memory once.
  *
- * Sums are float64 between packs, as rows that hold an attention sink span five orders of magnitude; of float32 rows,
- * every term is (at 1/64 of float32's rate on sm_89, 1/2 on sm_80 and sm_90).
+ * Sums are float64 between packs, as rows that hold an attention sink span five orders of magnitude; for float32 rows
+ * every term is (float64 runs at 1/64 of float32's rate on sm_89, at 1/2 on sm_80 and sm_90).
  */
 #ifndef ESPALIER_CUDA_RMS_NORM_CUH
 #define ESPALIER_CUDA_RMS_NORM_CUH
@@ -22,7 +22,7 @@ __device__ inline float rstd_of(double squares, int64_t d, float eps) {
   return static_cast<float>(1 / sqrt(squares / static_cast<double>(d) + static_cast<double>(eps)));
 }
 
-/* d_x = scale g - x (scale^3 <g, x> / d): what x is multiplied with. */
+/* d_x = scale g - x (scale^3 <g, x> / d). This is the factor of x. */
 __device__ inline float along_row(double dot, float scale, int64_t d) {
   const double cube = static_cast<double>(scale) * static_cast<double>(scale) * static_cast<double>(scale);
   return static_cast<float>(cube * dot / static_cast<double>(d));
@@ -36,7 +36,7 @@ __device__ inline double squares_of(const Pack<N> &row) {
   return static_cast<double>(sum);
 }
 
-/* Of g = dy gain and the row. */
+/* <g, x> for the packs of g = dy gain and of the row. */
 template <typename T, int N>
 __device__ inline double dot_of(const Pack<N> &row, const Pack<N> &dy, const Pack<N> &gain) {
   PackSum<T> sum = 0;
@@ -52,7 +52,7 @@ __device__ inline Pack<N> normed(Pack<N> row, float scale, const Pack<N> &gain) 
   return row;
 }
 
-/* before + d_x. One rounding is named, so that every kernel has the same. */
+/* before + d_x. The rounding of one product is made explicit, so that every kernel rounds alike. */
 template <int N>
 __device__ inline Pack<N> with_gradient(Pack<N> before, const Pack<N> &row, const Pack<N> &dy, const Pack<N> &gain,
                                         float scale, float along) {
@@ -63,14 +63,14 @@ __device__ inline Pack<N> with_gradient(Pack<N> before, const Pack<N> &row, cons
 
 /* ---- a warp takes a row ---- */
 
-/* The warp's row, and of it what is this lane's: kPacks packs. */
+/* The warp's row, and which part of it this lane has: kPacks packs. */
 template <typename T, int kPacks>
 struct Lane {
   static constexpr int N = kPack<T>;
   using Packs = uint4[kPacks];
 
   int64_t row, d;
-  int end; /* d, 0 of a row that is not there */
+  int end; /* d, or 0 if the row does not exist */
 
   __device__ Lane(int64_t rows, int64_t width)
       : row(static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32),
@@ -81,7 +81,7 @@ struct Lane {
 
   __device__ int column(int p) const { return (p * 32 + static_cast<int>(threadIdx.x % 32)) * N; }
 
-  /* Zeros where there is nothing. */
+  /* Loads the lane's packs, with zeros beyond the row. */
   __device__ void load(const T *x, Packs &packs) const {
     const T *mine = x + row * d + column(0);
 #pragma unroll
@@ -95,7 +95,7 @@ struct Lane {
     if (column(p) < end) store_16(x + row * ld + column(p), pack);
   }
 
-  /* Of a row that is there: computed, and stored. */
+  /* Computes and stores rstd, for a row that exists. */
   __device__ float rstd_of(const Packs &packs, float eps, float *rstd) const {
     double squares = 0;
 #pragma unroll
@@ -105,7 +105,7 @@ struct Lane {
     return scale;
   }
 
-  /* Of a row x that is there: before + d_x in the place of dy, and stored. */
+  /* For a row x that exists: computes before + d_x in place of dy, and stores it. */
   template <typename AnyGains>
   __device__ void gradient(const Packs &x, Packs &dy, const Packs &before, const AnyGains &gains, float scale,
                            T *d_x) const {
@@ -122,15 +122,15 @@ struct Lane {
   }
 };
 
-/* weight_offset + weight, zero weights behind their end. 16 bytes of each lane lie side by side: a warp reads 512 bytes
- * in a row. */
+/* The gains weight_offset + weight, 0 beyond the end. The 16 bytes of a warp's lanes lie side by side: a warp reads 512
+ * bytes in a row. */
 template <int N, int kPacks>
 struct Gains {
   static constexpr int kOfThread = (kPacks * N / 4 + kWarps - 1) / kWarps; /* as many of each: no branches */
 
   alignas(16) float at[4 * kOfThread * 32 * kWarps];
 
-  /* A thread's part, on its way from memory while rows are asked for. */
+  /* A thread's part of the weights, which is being loaded while rows are. */
   struct Asked {
     Pack<4> part[kOfThread];
   };
@@ -144,7 +144,7 @@ struct Gains {
     return asked;
   }
 
-  /* By the whole block; a barrier must follow. */
+  /* Stores the gains to shared memory. All threads of the block must call it, and a barrier must follow. */
   __device__ void keep(Asked asked, float weight_offset) {
 #pragma unroll
     for (int i = 0; i < kOfThread; i++) {
@@ -154,7 +154,7 @@ struct Gains {
     }
   }
 
-  /* Of the calling lane's pack p. */
+  /* The gains for pack p of the calling lane. */
   __device__ Pack<N> of(int p) const {
     Pack<N> pack;
 #pragma unroll
@@ -174,7 +174,8 @@ struct Gains {
   }
 };
 
-/* body(packs) with decltype(packs)::value packs a lane, enough for d; false where none is, or packs are of 1. */
+/* Calls body(packs), where decltype(packs)::value packs a lane are enough for d. Returns false if no such number is, or
+ * if packs have one element. */
 template <typename T, int N, typename Body>
 bool by_warps(int64_t d, const Body &body) {
   if constexpr (N == kPack<T>) {

@@ -1,12 +1,12 @@
 /*
- * sum = x + RMSNorm of a branch, and RMSNorm of that sum: what lies between two linear maps where a family normalises
- * what it adds to the residual stream (Gemma 2). Bit for bit what the kernels of rms_norm.cu and esp_add give one after
- * another: what they store is rounded here too, and read from registers.
+ * sum = x + RMSNorm of a branch, and RMSNorm of that sum. This is what lies between two linear maps if a model family
+ * normalises what it adds to the residual stream (Gemma 2). The results are bit for bit those of the kernels of
+ * rms_norm.cu and esp_add one after another: what these would store is rounded here too, but read from registers.
  *
- * Elements moved: 4 rows d forward (6 or 7 apart), 6 rows d backward (7 apart). Of a thousand rows each launch costs
- * its latency above all, and here it is one instead of two or three.
+ * Elements moved: 4 rows d forward (6 or 7 by separate kernels), 6 rows d backward (7 by separate kernels). With a
+ * thousand rows a launch costs its latency above all, and here there is one launch instead of two or three.
  *
- * Rows that no warp can keep, and norms in training, go by the kernels apart.
+ * Rows that do not fit into a warp, and norms in training, take the separate kernels.
  */
 #include "rms_norm.cuh"
 
@@ -14,7 +14,7 @@ namespace {
 
 using esp::rms::Gains, esp::rms::Lane;
 
-/* out: NULL if the sum is all that is wanted. */
+/* out is NULL if only the sum is wanted. */
 template <typename T, int kPacks>
 __global__ void __launch_bounds__(32 * esp::rms::kWarps)
     forward_of_branch(const T *branch, const float *__restrict__ branch_weight, float *branch_rstd, const T *x, T *sum,
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(32 * esp::rms::kWarps)
     const esp::Pack<N> added = esp::unpacked<T>(esp::packed<T>(normed));
     esp::Pack<N> row = esp::unpacked<T>(stream[p]);
 #pragma unroll
-    for (int i = 0; i < N; i++) row[i] = __fadd_rn(row[i], added[i]); /* the product in it is rounded before */
+    for (int i = 0; i < N; i++) row[i] = __fadd_rn(row[i], added[i]); /* the product is rounded before it is added */
     kept[p] = esp::packed<T>(row);
     lane.store(sum, d, p, kept[p]);
   }
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(32 * esp::rms::kWarps)
                        bool accumulate, const T *branch, const float *__restrict__ branch_weight,
                        const float *branch_rstd, float weight_offset, T *d_branch, int64_t rows, int64_t d) {
   constexpr int N = esp::kPack<T>;
-  constexpr bool kAllAtOnce = kPacks <= 9; /* else the branch is read where registers become free */
+  constexpr bool kAllAtOnce = kPacks <= 9; /* otherwise the branch is read when registers become free */
   __shared__ Gains<N, kPacks> branch_gains, gains;
   const Lane<T, kPacks> lane(rows, d);
   const auto asked = gains.ask(weight, d), branch_asked = branch_gains.ask(branch_weight, d);
@@ -95,7 +95,7 @@ int32_t esp_add_normed_forward(const void *branch, const float *branch_weight, f
                      static_cast<T *>(sum), weight, weight_offset, eps, static_cast<T *>(out), ld_out, rstd, rows, d);
     });
     if (done) return status;
-    /* The branch's norm passes through sum. */
+    /* sum holds the branch's norm in the meantime. */
     status = esp_rms_norm_forward(branch, branch_weight, weight_offset, eps, sum, d, branch_rstd, rows, d, dtype);
     if (status != ESP_OK) return status;
     return out == nullptr

@@ -1,9 +1,10 @@
 /*
- * Rotary positions (Su et al. 2021), in place: (x[i], x[i + h]) turns by sign * angle(position, i). Half-split order,
- * as Hugging Face stores Llama's weights.
+ * Rotary positions (Su et al. 2021), in place: the pair (x[i], x[i + h]), h = rotary_dim / 2, is turned by the angle
+ * sign * angle(position, i). The halves of a head are the two sides of the pairs, as in the weights of Llama that
+ * Hugging Face stores.
  *
- * Elements moved: 2 tokens n_heads rotary_dim, 6 FLOPs a pair: bound by memory. A block takes a token, a thread a pack
- * of 16 bytes of the first half of a head and its partner in the second.
+ * Elements moved: 2 tokens n_heads rotary_dim; 6 FLOPs a pair: bound by memory. A block takes a token. A thread takes a
+ * pack of 16 bytes of the first half of a head and its partner in the second half.
  */
 #include "vector.cuh"
 

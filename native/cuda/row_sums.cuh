@@ -1,4 +1,4 @@
-/* Sums over two rows that are compared, by a warp, as cpu/row_sums.h has them. Internal. */
+/* Sums over two rows that are compared with each other, by a warp, as in cpu/row_sums.h. Internal. */
 #ifndef ESPALIER_CUDA_ROW_SUMS_CUH
 #define ESPALIER_CUDA_ROW_SUMS_CUH
 
@@ -17,7 +17,7 @@ struct RowSums {
   }
 };
 
-/* In every lane; a lane takes packs a warp apart. */
+/* The sums, in every lane. A lane takes packs that are a warp apart. */
 template <int N, typename T>
 __device__ RowSums row_sums(const T *a, const T *b, int64_t d) {
   double error = 0, aa = 0, bb = 0, ab = 0;

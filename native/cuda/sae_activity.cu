@@ -1,9 +1,9 @@
 /*
- * What an SAE's training depends on from batch to batch: how many latents are active, which have been silent for long,
+ * What an SAE's training depends on from batch to batch: how many latents are active, how long each has been silent,
  * the running threshold, and the pull of the number of active latents towards its target.
  *
- * 8 bytes an entry, 12 bytes a latent, a few microseconds of latency. Everything counted is a whole number below 2^53:
- * sums of these in float64 are exact, so that atomics in any order give the same.
+ * 8 bytes an entry, 12 bytes a latent, and a few microseconds of latency. All that is counted are whole numbers below
+ * 2^53. Their sums in float64 are exact, so atomics give the same result in any order.
  */
 #include "device.cuh"
 
@@ -11,10 +11,10 @@ namespace {
 
 constexpr int kWarps = esp::kThreads / 32;
 
-/* The whole numbers up to here are floats. */
+/* Up to here all whole numbers are floats. */
 constexpr float kLongestSilence = 1 << 24;
 
-/* By one block. */
+/* Runs in one block. */
 __global__ void count_rows(const uint8_t *keep, double *activity, int64_t tokens) {
   double rows = 0;
   for (int64_t t = threadIdx.x; t < tokens; t += esp::kThreads) rows += keep == nullptr || keep[t] == 0 ? 1 : 0;
@@ -64,7 +64,7 @@ __global__ void follow_silent(float *silent, const float *later, const int32_t *
   }
 }
 
-/* By one thread: batches follow each other. */
+/* Runs in one thread, because batches follow one another. */
 __global__ void follow_smallest(float *threshold, float rate, const float *smallest, int64_t batches,
                                 const int32_t *overflow) {
   if (overflow != nullptr && *overflow != 0) return;

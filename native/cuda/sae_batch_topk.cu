@@ -1,11 +1,13 @@
 /*
- * The largest entries of a whole batch's lists (BatchTopK), and the part of each list among the first latents.
+ * BatchTopK: keeps the largest entries of a whole batch's lists. And for each list, how many entries are among the
+ * first latents (esp_sae_prefix).
  *
- * Positive floats are ordered as their bits are, and NaN above them all. One block finds the smallest value that stays,
- * as sae_largest.cuh does in a row: three passes over the values, 4 bytes an entry, at the speed of one multiprocessor
- * (about 20 us a pass and 2 MB); and where not all entries equal to it stay, the last that does. Then a warp takes a
- * row and moves what stays to its front. What was found goes from one kernel to the other in a variable of the
- * library's own: kernels go to one stream.
+ * The bits of positive floats, read as integers, are in the same order as the floats, with NaN above all. One block
+ * finds the smallest value that stays, in the way of sae_largest.cuh: three passes over the values, 4 bytes an entry,
+ * at the speed of one multiprocessor (about 20 us for a pass over 2 MB). If not all entries equal to that value stay,
+ * it also finds the last one that does. Then a warp takes a row and moves what stays to the row's front. The first
+ * kernel hands its result to the second in a variable of the library, which is safe because all kernels go to one
+ * stream.
  */
 #include <climits>
 
@@ -16,7 +18,8 @@ namespace {
 constexpr int kWarps = esp::kThreads / 32;
 constexpr unsigned kSearchThreads = 1024;
 
-/* Entries above `bar` stay, and those that equal it up to number `last`, counted as t * capacity + j. */
+/* Which entries stay: those above `bar`, and those equal to it up to number `last`, where numbers are t * capacity + j.
+ */
 struct Choice {
   uint32_t bar;
   int64_t last;
@@ -33,7 +36,7 @@ struct Batch {
   int64_t capacity, tokens;
 };
 
-/* body(entry, key) for all entries; a warp takes rows in turn. */
+/* Calls body(entry, key) for all entries; warps take rows in turn. */
 template <typename Body>
 __device__ inline void for_entries(const Batch &batch, const Body &body) {
   for (int64_t t = threadIdx.x / 32; t < batch.tokens; t += kSearchThreads / 32) {
@@ -44,7 +47,7 @@ __device__ inline void for_entries(const Batch &batch, const Body &body) {
   }
 }
 
-/* The number of the entry that is the wanted-th of those equal to bar; a thread takes rows that follow each other. */
+/* The number of the wanted-th entry among those equal to bar. A thread takes consecutive rows. */
 __device__ inline int64_t find_last(const Batch &batch, uint32_t bar, int32_t wanted) {
   __shared__ int64_t last;
   const int64_t rows = (batch.tokens + kSearchThreads - 1) / kSearchThreads;
@@ -124,14 +127,14 @@ __global__ void move(Batch batch, int32_t *overflow, int64_t m) {
     }
     to += __popc(kept);
   }
-  __syncwarp(); /* all have read the count, of an empty list too */
+  __syncwarp(); /* all have read the count, also that of an empty list */
   if (lane != 0) return;
   const int32_t kept = static_cast<int32_t>(to - t * batch.capacity);
   batch.count[t] = kept;
   if (kept == batch.capacity && batch.capacity < m && overflow != nullptr) atomicMax(overflow, kept + 1);
 }
 
-/* By one thread. */
+/* Runs in one thread. */
 __global__ void tell(float *smallest) {
   const float bar = __uint_as_float(choice.bar); /* NaN if nothing stays */
   *smallest = bar == bar ? bar : -1;

@@ -1,14 +1,15 @@
 /*
- * The reverse index of lists of latents, from latents to their entries: a counting sort without scratch.
+ * The reverse index of lists of latents, which gives the entries of each latent: a counting sort without scratch
+ * memory, in four steps.
  *
- *   count     offsets[i + 1] = entries of latent i: integers, so that the order in which they are counted is no matter
- *   scan      offsets[i + 1] = entries of the latents before i, by one block
- *   place     each entry takes the next place of its latent, in any order; offsets[i + 1] is then the end of latent i
- *   order     each latent's entries are sorted: the result is the same whatever the places were
+ *   count     offsets[i + 1] = the number of entries of latent i. These are integers: any order of counting will do
+ *   scan      offsets[i + 1] = the number of entries of the latents before i, by one block
+ *   place     each entry takes the next place of its latent, in any order. Then offsets[i + 1] is the end of latent i
+ *   order     each latent's entries are sorted, so the result does not depend on the order in which they were placed
  *
- * 4 bytes an entry four times and 4 m bytes twice; bound by latency. A warp takes a token, then a latent. Most latents
- * have few entries: up to 32 are ranked by shuffles; more are sorted by the block in shared memory, or beyond its 4096
- * where they are.
+ * It moves 4 bytes an entry four times and 4 m bytes twice, and is bound by latency. A warp takes a token, in the last
+ * step a latent. Most latents have few entries: up to 32 are ranked by shuffles. More are sorted by the block, in
+ * shared memory up to 4096, beyond that in place.
  */
 #include <climits>
 
@@ -18,7 +19,7 @@ namespace {
 
 constexpr int kWarps = esp::kThreads / 32;
 constexpr unsigned kScanThreads = 1024;
-constexpr int kScanned = 4; /* offsets a thread */
+constexpr int kScanned = 4; /* how many offsets a thread has */
 constexpr int32_t kSorted = 4096;
 
 inline int64_t blocks_of_warps(int64_t n) { return (n + kWarps - 1) / kWarps; }
@@ -27,7 +28,7 @@ __device__ inline int lane_index() { return static_cast<int>(threadIdx.x % 32); 
 
 __global__ void clear(int32_t *offsets, int64_t n) { ESP_FOR_EACH(i, n) offsets[i] = 0; }
 
-/* body(entry) for the entries of the warp's token, a lane each. */
+/* Calls body(entry) for the entries of the warp's token, one for each lane at a time. */
 template <typename Body>
 __device__ inline void for_entries(const int32_t *count, int64_t capacity, int64_t tokens, const Body &body) {
   const int64_t t = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
@@ -72,8 +73,8 @@ __device__ inline void exchange(int32_t *at, int64_t low, int64_t high, int64_t 
   at[high] = larger;
 }
 
-/* A bitonic network (Batcher 1968) whose exchanges all put the smaller entry first: what lies beyond n counts as
- * infinite and never moves. */
+/* Sorts by a bitonic network (Batcher 1968) all of whose exchanges put the smaller entry first. What lies beyond n
+ * counts as infinite, so it never moves. */
 __device__ inline void sort(int32_t *at, int64_t n) {
   for (int64_t size = 2; size / 2 < n; size *= 2) {
     const int64_t half = size / 2, pairs = (n + size - 1) / size * half;

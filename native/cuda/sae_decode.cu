@@ -1,13 +1,17 @@
 /*
- * Decoding from lists of latents, and the gradients with respect to latents and input: gathers of whole rows.
+ * Decoding from lists of latents, and the gradients with respect to latents and input. All of them gather whole rows:
  *
  *   out[t] = sum_j value w_dec[i_j] + b_dec;  d_value = <d_out[t], w_dec[i_j]>;  d_x[t] = sum_j d_pre w_enc[i_j]
  *
- * 2 d FLOPs and d elements an entry, d more a token: bound by memory, or by L2 where the rows in use fit. A block takes
- * a token. Sums of rows: a thread takes a pack of 16 bytes of the columns and goes through the list in order, so that a
- * warp reads 512 bytes of a row at a time and four rows are on their way. Products: a warp takes an entry, of which d /
- * 32 columns fall to a lane; d_out[t] comes from L1 after the first. Sums in float32, each in one order; a column's
- * bits are the same in a slice of the table, whatever pack that is read in.
+ * An entry takes 2 d FLOPs and moves d elements, a token d more: bound by memory, or by L2 if the rows in use fit into
+ * it. A block takes a token.
+ *
+ * For sums of rows a thread takes a pack of 16 bytes of the columns and goes through the list in order. So a warp reads
+ * 512 bytes of a row at a time, and four rows are being read at once. For d_value a warp takes an entry, and each lane
+ * d / 32 columns; d_out[t] is read from L1 after the first entry.
+ *
+ * Sums are float32, each in one fixed order. The bits of a column are the same in a slice of the table, whatever pack
+ * it is read in.
  */
 #include "sae_strips.cuh"
 #include "vector.cuh"
@@ -16,7 +20,7 @@ namespace {
 
 constexpr int kWarps = esp::kThreads / 32;
 
-/* out[t] (+)= offset + sum_j factor table[i_j], or (+)= kept[t] where keep[t]. A block takes a strip of columns. */
+/* out[t] (+)= offset + sum_j factor table[i_j], or (+)= kept[t] if keep[t]. A block takes a strip of columns. */
 template <typename T, int N>
 __global__ void gather(const float *factor, const int32_t *index, const int32_t *count, int64_t capacity,
                        const T *table, const float *offset, const uint8_t *keep, const T *kept, T *out, bool accumulate,

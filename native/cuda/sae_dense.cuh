@@ -1,14 +1,14 @@
 /*
- * What encoding and the search among silent latents have in common: scratch memory, the order in which z are made, and
- * z by the library's product. Internal.
+ * What encoding and the search among silent latents have in common: scratch memory, the order in which z are computed,
+ * and z by a product of cuBLAS. Internal.
  *
- * 1024 rows at a time, and of those 65536 latents at a time: 256 MB of z. w_enc is then read once every 1024 rows, and
- * a product has 2 * 1024 * 65536 d FLOPs: with d = 2304, 0.39 ms at 800 TFLOP/s, in which its start and end are lost.
- * Chunks of 256 rows and all latents, as there were before, made products that wait for w_enc: all that is done for a z
- * took 15 ps on an H200 (d = 2304, 262144 and 1048576 latents, selection included), where a product of 1024 rows takes
- * 6. Selections that need whole rows of z get fewer rows, but at least 256.
+ * z is computed for 1024 rows at a time, and of those for 65536 latents at a time: 256 MB. So w_enc is read once every
+ * 1024 rows, and a product has 2 * 1024 * 65536 d FLOPs. With d = 2304 that takes 0.39 ms at 800 TFLOP/s, beside which
+ * its start and end do not matter. An earlier version had chunks of 256 rows and all latents, and its products waited
+ * for w_enc: on an H200 (d = 2304, 262144 and 1048576 latents) all work for one z, selection included, took 15 ps,
+ * where a product of 1024 rows takes 6. Selections that need whole rows of z get fewer rows, but at least 256.
  *
- * b_pre: a float row has it subtracted before the product, as on the CPU.
+ * b_pre is subtracted from float rows before the product, as on the CPU.
  */
 #ifndef ESPALIER_CUDA_SAE_DENSE_CUH
 #define ESPALIER_CUDA_SAE_DENSE_CUH
@@ -22,34 +22,35 @@ namespace esp {
 
 #ifdef __CUDACC__
 constexpr int64_t kChunkRows = 1024, kFewestRows = 256, kSliceLatents = 65536;
-#else /* the emulator goes the ways of large shapes with small ones */
+#else /* on the emulator small shapes are treated like large ones */
 constexpr int64_t kChunkRows = 256, kFewestRows = 64, kSliceLatents = 4096;
 #endif
 
-/* Floats of z that exist at a time. */
+/* How many floats of z exist at a time. */
 inline int64_t chunk_floats(int64_t m) {
   const auto row = [](int64_t latents) { return Rows{nullptr, nullptr, latents}.ld(); };
   return std::max(kChunkRows * row(std::min(m, kSliceLatents)), kFewestRows * row(m));
 }
 
-/* Rows and latents of a product. */
+/* The rows and latents of one product. */
 struct Chunk {
   int64_t rows, latents;
 };
 
-/* Slices that are about equal, of whole units of latents that must not be parted, and as many rows as there is room. */
+/* Slices that are about equal and consist of whole units of latents, which must not be parted; and as many rows as
+ * there is room for. */
 inline Chunk chunk_of(int64_t m, int64_t unit) {
   const int64_t slices = (m + kSliceLatents - 1) / kSliceLatents, equal = (m + slices - 1) / slices;
   const int64_t latents = std::min(m, (equal + unit - 1) / unit * unit);
   return {std::min(kChunkRows, chunk_floats(m) / Rows{nullptr, nullptr, latents}.ld()), latents};
 }
 
-/* Parts of the caller's scratch memory, each 256 bytes aligned. */
+/* The parts of the caller's scratch memory. Each is aligned to 256 bytes. */
 struct Scratch {
   float *centred; /* [kChunkRows, d] */
   float *z;       /* [chunk_floats] */
   uint32_t *words;
-  int64_t floats; /* of all */
+  int64_t floats; /* the size of all parts */
 
   Scratch(float *base, int64_t d, int64_t m) {
     constexpr uintptr_t kAlignment = 256;
@@ -90,7 +91,7 @@ struct Encoder {
   const void *weights(const Slice &slice) const {
     return static_cast<const uint8_t *>(w_enc) + slice.first * row_bytes();
   }
-  /* n rows from `first` on as the product has them. */
+  /* The n rows from `first` on as the product takes them: less b_pre, if there is one. */
   int32_t centre(const Scratch &scratch, int64_t first, int64_t n, const void *&input) const {
     input = row(first);
     if (b_pre == nullptr) return ESP_OK;
@@ -102,14 +103,14 @@ struct Encoder {
                : ESP_LAUNCH(subtract_row<1>, n, threads_for_row(d, 1), in, b_pre, scratch.centred, d);
   }
 
-  /* scratch.z = the product of n such rows and a slice's latents, without bias. */
+  /* scratch.z = the product of these n rows and a slice's latents, without the bias. */
   int32_t multiply(const Scratch &scratch, const void *input, int64_t n, const Slice &slice) const {
     return esp_gemm(0, 1, n, slice.latents, d, 1, input, d, weights(slice), d, 0, scratch.z,
                     scratch.rows(slice.latents).ld(), ESP_F32, dtype);
   }
 };
 
-/* body(first, n, slice) for all slices of n rows from `first` on, one row chunk after another. */
+/* Calls body(first, n, slice) for all slices of the n rows from `first` on, one chunk of rows after another. */
 template <typename Body>
 int32_t for_chunks(int64_t tokens, int64_t m, int64_t unit, const Body &body) {
   const Chunk chunk = chunk_of(m, unit);

@@ -1,25 +1,29 @@
 /*
- * SAE encoding: z = w_enc (x - b_pre) + b_enc, then the active latents of each row as a list (index, value).
+ * SAE encoding: z = w_enc (x - b_pre) + b_enc, then the active latents of each row as a list of (index, value).
  *
- * 2 tokens d m FLOPs for z, of which 1024 rows of 65536 latents at a time have memory (sae_dense.cuh); lists grow from
- * one slice of latents to the next. Two ways:
+ * z takes 2 tokens d m FLOPs. There is memory for 1024 rows of 65536 latents of it at a time (sae_dense.cuh); lists are
+ * continued from one slice of latents to the next. There are two ways:
  *
- *   fused    a tensor-core kernel whose epilogue adds the bias, compares, and stores what passes and a bit for each
- *            latent (sae_tile.cuh); a second kernel turns the bits into lists (sae_words.cuh). bfloat16, ESP_RELU and
- *            ESP_JUMPRELU, rows of whole 16 bytes.
- *   library  cuBLAS makes z of the slice; a second kernel makes such bits of it (sae_mark.cuh), and the same one lists.
- *            For ESP_TOPK whole rows of z are read, three or four times (sae_largest.cuh). float32 (no TF32), and
- *            whatever the fused kernel is not made for.
+ *   fused    a tensor-core kernel, which then adds the bias, compares, and stores what passes, and a bit for each
+ *            latent (sae_tile.cuh). A second kernel turns the bits into lists (sae_words.cuh). For bfloat16, ESP_RELU
+ *            and ESP_JUMPRELU, and rows of whole 16 bytes.
+ *   library  cuBLAS computes z of the slice. A second kernel makes such bits of it (sae_mark.cuh), and the same kernel
+ *            as above turns them into lists. For ESP_TOPK whole rows of z are read, three or four times
+ *            (sae_largest.cuh). For float32 (no TF32), and whatever the fused kernel is not made for.
  *
- * Which is faster: the library's products go at P_l, ours at P_f FLOP/s, and z takes 8 bytes a latent of memory at B
- * byte/s: fused, if 2 d / P_f < 2 d / P_l + 8 / B. On an H200, with 700 and 400 TFLOP/s and 4.3 TB/s, that is d < 870;
- * with the 200 that kernels of mma.sync have made there (linear.cu), d < 260; on an A100, with 260 and 210 TFLOP/s and
- * 1.5 TB/s, d < 2900. The rule is d <= 1024 until it is measured.
+ * Which is faster: let cuBLAS make P_l FLOP/s and our kernel P_f. With cuBLAS z takes 8 more bytes a latent, at B
+ * byte/s. So fused is faster if 2 d / P_f < 2 d / P_l + 8 / B. On an H200, with 700 and 400 TFLOP/s and 4.3 TB/s, that
+ * is d < 870; with the 200 TFLOP/s that kernels of mma.sync have made there (linear.cu), d < 260. On an A100, with 260
+ * and 210 TFLOP/s and 1.5 TB/s, it is d < 2900. The rule is d <= 1024 until it is measured.
  *
- * Measured on an H200 (1f7a513: bfloat16, d 2304, 1024 tokens, ESP_JUMPRELU, 70 active, library): 0.156, 0.557, 2.16
- * and 9.05 ms for m = 16384, 65536, 262144 and 1048576, where the product alone, with a bfloat16 result, took 0.111,
- * 0.433, 1.63 and 6.98. (Before latents came in slices and bits were made by a kernel of its own: 0.21, 1.10, 4.11 and
- * 15.9.)
+ * Measured on an H200 (1f7a513: bfloat16, d 2304, 1024 tokens, ESP_JUMPRELU, 70 active, library), ms:
+ *
+ *   m                                  16384    65536   262144   1048576
+ *   encoding                           0.156    0.557     2.16      9.05
+ *   the product alone, to bfloat16     0.111    0.433     1.63      6.98
+ *   an earlier version                  0.21     1.10     4.11      15.9
+ *
+ * The earlier version did not divide latents into slices, and had no separate kernel that makes bits.
  */
 #include "sae_dense.cuh"
 #include "sae_group.cuh"
@@ -37,14 +41,14 @@ bool is_fused(const esp::Encoder &encoder, int32_t kind) {
          esp::in_packs<esp::bf16>(encoder.d, {encoder.x, encoder.w_enc});
 }
 
-/* What selects, and how. */
+/* What is selected, and how. */
 struct Selection {
   int32_t kind;
   esp::Gate gate;
   int64_t k;
 };
 
-/* Latents that slices of latents must not part. */
+/* How many consecutive latents must not be parted by slices. */
 int64_t unit_of(const Selection &selection, int64_t m) {
   switch (selection.kind) {
     case ESP_TOPK:
@@ -52,7 +56,7 @@ int64_t unit_of(const Selection &selection, int64_t m) {
     case ESP_GROUPMAX:
       return m / selection.k;
     default:
-      return 1024; /* whole tiles, and rows of w_enc that are as aligned as the first */
+      return 1024; /* whole tiles, and rows of w_enc that are aligned like the first */
   }
 }
 
@@ -69,7 +73,7 @@ int32_t encode_fused(const esp::Encoder &encoder, const esp::Scratch &scratch, c
                     lists);
 }
 
-/* z of the slice are there, without bias. */
+/* Lists the active latents of a slice. Its z exist, without the bias. */
 int32_t select(const Selection &selection, const esp::Rows &z, const float *bias, int64_t m, int64_t rows,
                const esp::Slice &slice, const esp::Lists &lists) {
   switch (selection.kind) {
@@ -90,7 +94,8 @@ int32_t select(const Selection &selection, const esp::Rows &z, const float *bias
 
 }  // namespace
 
-/* Any z is summed over d alone and in one order; whole tiles, so that slices fill theirs. */
+/* Every z is summed over d alone and in one order, so one group would do. It is whole tiles, so that slices fill
+ * theirs. */
 int64_t esp_sae_encode_panel(int64_t group) {
   if (group <= 0) return esp::fail(ESP_INVALID_ARGUMENT, "no groups of %ld latents", group);
   return group > esp::kTile ? group : esp::kTile / group * group;

@@ -1,9 +1,10 @@
 /*
- * The k largest pre-activations among silent latents, for the auxiliary loss that brings them back.
+ * The k largest pre-activations among the silent latents, for the auxiliary loss that brings these back.
  *
- * How many are silent is known to the device alone, so that z is made of all latents, a chunk of rows at a time, and
+ * Only the device knows how many latents are silent. So z is computed for all latents, a chunk of rows at a time, and
  * the others are left out when the largest are searched: 2 tokens d m FLOPs, as much as encoding itself. Once training
- * runs well few latents are silent; a product of their rows alone would save what they are too few for.
+ * runs well few latents are silent. A product of their rows alone would save much, but these rows are too few to be
+ * worth it.
  */
 #include "sae_dense.cuh"
 #include "sae_largest.cuh"

@@ -1,5 +1,6 @@
 /*
- * bias = b_enc - w_enc b_pre, once for an encoder that stays as it is: 2 m d FLOPs, a warp a latent.
+ * bias = b_enc - w_enc b_pre. It is computed once, for an encoder that does not change: 2 m d FLOPs. A warp takes a
+ * latent.
  */
 #include "vector.cuh"
 

@@ -1,11 +1,11 @@
 /*
- * Gated SAEs: magnitudes from gates, and the gradients of both. With u = pre the open gate, p = u - b_gate, g =
- * exp(r_mag):
+ * Gated SAEs: the magnitudes of the latents whose gates are open, and the gradients of gates and magnitudes. u = pre is
+ * the pre-activation of the gate, p = u - b_gate, and g = exp(r_mag):
  *
  *   value = relu(g p + b_mag);  d_pre = g d_value 1[value > 0] + d_gate + l1
  *
- * A few operations and 12 to 20 bytes an entry. Forward, a warp takes a token; backward, a latent, whose sums are made
- * in float64 in one order.
+ * A few operations and 12 to 20 bytes an entry. Forward, a warp takes a token. Backward, it takes a latent, whose sums
+ * it makes in float64 in one order.
  */
 #include "device.cuh"
 

@@ -1,8 +1,9 @@
 /*
- * The largest z of each of k groups of consecutive latents (ESP_GROUPMAX), a block a row. Internal.
+ * The largest z of each of k groups of consecutive latents (ESP_GROUPMAX). A block takes a row. Internal.
  *
- * A warp takes a group at a time: its lanes go through it 32 columns apart, then agree on the largest z, of equal ones
- * the first; 32 groups fill a word's place in the list as in sae_list.cuh. 4 bytes a z, once.
+ * A warp takes one group at a time: its lanes go through it 32 columns apart and then agree on the largest z, of equal
+ * ones the first. The results of 32 groups are put into the list as those of a word are in sae_list.cuh. It reads 4
+ * bytes a z, once.
  */
 #ifndef ESPALIER_CUDA_SAE_GROUP_CUH
 #define ESPALIER_CUDA_SAE_GROUP_CUH
@@ -25,7 +26,7 @@ struct Winner {
   }
 };
 
-/* Of groups of `size` latents each, of which the slice has whole ones. */
+/* Groups have `size` latents each, and a slice consists of whole groups. */
 __global__ void list_groups(Rows rows, const float *bias, int64_t size, Slice slice, Lists lists) {
   const int64_t t = blockIdx.x, groups = rows.m / size;
   if (lists.keeps(t)) {
@@ -36,8 +37,8 @@ __global__ void list_groups(Rows rows, const float *bias, int64_t size, Slice sl
   bool nan;
   int32_t entries = slice.start(lists, t, nan), of_strip;
   for (int64_t strip = 0; strip < groups; strip += kThreads) {
-    const int64_t first = strip + threadIdx.x / 32 * 32; /* of the warp's 32 groups */
-    Winner own{-FLT_MAX, 0};                             /* a lane keeps one */
+    const int64_t first = strip + threadIdx.x / 32 * 32; /* the first of the warp's 32 groups */
+    Winner own{-FLT_MAX, 0};                             /* each lane keeps that of one group */
     for (int i = 0; i < 32 && first + i < groups; i++) {
       const int64_t begin = (first + i) * size;
       Winner best{-FLT_MAX, begin};

@@ -1,10 +1,12 @@
 /*
  * The k largest z above 0 of a row, for ESP_TOPK and for silent latents. Internal.
  *
- * Floats above 0 are ordered as their bits are: the k-th largest is found by counting z by their upper 11 bits, then
- * those that agree with it by the next 11 and the last 10. A pass ends the search early if all that agree belong to the
- * k. Where z equal the k-th, the lower indices are taken. 4 bytes a z, three or four times, mostly from L2. Sorts of
- * candidates and heaps need passes of the same size for k up to 512, and are at an end beyond.
+ * The bits of floats above 0, read as integers, are in the same order as the floats. So the k-th largest is found by
+ * radix selection: one pass counts z by their upper 11 bits, the next those that agree with it so far by the next 11,
+ * and the last by the remaining 10. A pass ends the search early if all that agree are among the k. Of z equal to the
+ * k-th, those with the lowest indices are taken. It reads 4 bytes a z three or four times, mostly from L2. The
+ * alternatives, sorting candidates or keeping heaps, need passes of the same size for k up to 512, and do not work
+ * beyond.
  */
 #ifndef ESPALIER_CUDA_SAE_LARGEST_CUH
 #define ESPALIER_CUDA_SAE_LARGEST_CUH
@@ -13,7 +15,7 @@
 
 namespace esp {
 
-/* What the search says: z above `bar` are taken, and the first `ties` of those that equal it. */
+/* The result of the search: z above `bar` are taken, and the first `ties` of those equal to it. */
 struct Bar {
   float bar;
   int32_t ties;
@@ -21,7 +23,7 @@ struct Bar {
 
 constexpr int kBins = 2048;
 
-/* Of counts in bins, in shared memory: the bin that holds the entry with `wanted` - 1 larger ones. */
+/* From counts in bins, in shared memory: the bin with the entry that has `wanted` - 1 larger ones. */
 struct Bin {
   int32_t bin, wanted, entries; /* the bin, how many of its entries are wanted, and how many it has */
 };
@@ -33,7 +35,7 @@ __device__ inline Bin find_bin(const int32_t *bins, int32_t wanted) {
   int32_t own = 0, all;
   for (int i = 0; i < per_thread; i++) own += bins[last - i];
   int32_t above = block_scan(own, all);
-  if (above < wanted && wanted <= above + own) { /* one thread */
+  if (above < wanted && wanted <= above + own) { /* true for one thread only */
     int bin = last;
     while (above + bins[bin] < wanted) above += bins[bin--];
     found = {bin, wanted - above, bins[bin]};
@@ -42,7 +44,8 @@ __device__ inline Bin find_bin(const int32_t *bins, int32_t wanted) {
   return found;
 }
 
-/* By the whole block; z(c) for c < m. `nan`: whether this thread came across one. */
+/* Finds the bar among z(c), c < m. All threads of the block must call it. `nan` receives whether this thread saw a NaN.
+ */
 template <typename Z>
 __device__ inline Bar find_bar(const Z &z, int64_t m, int64_t k, bool &nan) {
   __shared__ int32_t bins[kBins];
@@ -80,8 +83,8 @@ __device__ inline Bar find_bar(const Z &z, int64_t m, int64_t k, bool &nan) {
   return {__uint_as_float(prefix), found.wanted};
 }
 
-/* The word of this thread's 32 columns of a strip: those that the bar lets through. `ties`: how many that equal it have
- * been met in the strips before. All threads of the block must come. */
+/* A word that says which of this thread's 32 columns of a strip the bar lets through. `ties`: how many equal to the bar
+ * were met in the strips before. All threads of the block must call it. */
 template <typename Z>
 __device__ inline uint32_t largest_of_strip(const Z &z, int64_t strip, int64_t m, const Bar &bar, int32_t &ties) {
   const uint32_t above = vote(strip, m, [&](int64_t c) { return z(c) > bar.bar; });
@@ -99,7 +102,7 @@ struct Largest {
   Rows rows;
   const float *bias;
   int64_t k;
-  const float *silent; /* NULL, or only latents with silent[i] > limit count, and NaN does not */
+  const float *silent; /* if not NULL, only latents with silent[i] > limit count, and NaN does not */
   float limit;
 
   struct Row {

@@ -1,16 +1,17 @@
 /*
- * From pre-activations to lists of active latents, a block a row. Internal.
+ * Lists of active latents from pre-activations. A block takes a row. Internal.
  *
- * The block goes through the row in strips of 32 columns a thread. A source says which of a thread's 32 are active, as
- * the bits of a word; a prefix sum over the strip's counts gives each thread its place in the list, to which it writes
- * its entries. So indices ascend, and nothing depends on the order in which threads run. Sources:
+ * The block goes through the row in strips of 32 columns a thread. A source says, as the bits of a word, which of a
+ * thread's 32 columns are active. A prefix sum over the counts of the strip gives each thread its place in the list, to
+ * which it writes its entries. So indices ascend, and nothing depends on the order in which threads run. The sources
+ * are:
  *
- *   words    that exist already, with the z they stand for: sae_words.cuh
- *   Largest  z of a library's product, those of the k largest above 0, whose smallest is searched first: a warp looks
- * at 32 columns at a time and votes (sae_largest.cuh)
+ *   words    words that exist already, with the z that they stand for: sae_words.cuh
+ *   Largest  the k largest above 0 among z of cuBLAS's product; the smallest of them is searched first. A warp looks at
+ *            32 columns at a time and votes (sae_largest.cuh)
  *
- * A row's places are latents, or in sae_parts.cu entries of lists. Latents may come a slice at a time: a list then goes
- * on where the slice before ended.
+ * The places of a row are latents; in sae_parts.cu they are entries of lists. Latents may come a slice at a time: a
+ * list then continues where the slice before ended.
  */
 #ifndef ESPALIER_CUDA_SAE_LIST_CUH
 #define ESPALIER_CUDA_SAE_LIST_CUH
@@ -19,10 +20,10 @@
 
 namespace esp {
 
-/* Words of 32 columns in a row of m. */
+/* How many words of 32 columns a row of m has. */
 __host__ __device__ inline int64_t words_of(int64_t m) { return (m + 31) / 32; }
 
-/* Rows of z, each as long as whole words. */
+/* Rows of z. A row's length is whole words. */
 struct Rows {
   float *z;
   uint32_t *words;
@@ -31,7 +32,7 @@ struct Rows {
   __host__ __device__ int64_t ld() const { return 32 * words_of(m); }
 };
 
-/* Lists of a chunk of rows. */
+/* The lists of a chunk of rows. */
 struct Lists {
   int32_t *index;
   float *value, *pre; /* pre: or NULL */
@@ -56,7 +57,8 @@ struct Lists {
     value[t * capacity + at] = v;
     if (pre != nullptr) pre[t * capacity + at] = z;
   }
-  /* By one thread, after all entries of the last slice have been put. A row with NaN has it for its only entry. */
+  /* Ends a list. One thread calls it, after all entries of the last slice have been put. A row with NaN has it as its
+   * only entry. */
   __device__ void finish(int64_t t, int32_t entries, bool nan) const {
     if (nan) {
       const float z = __uint_as_float(0x7fc00000u);
@@ -68,21 +70,22 @@ struct Lists {
   }
 };
 
-/* In the place of a row's number of entries, between slices: a z was NaN. */
+/* Stands in the place of a row's number of entries, between slices, if a z was NaN. */
 constexpr int32_t kNaN = -1;
 
-/* Latents whose z exist at a time: `latents` of them from `first` on. */
+/* The latents whose z exist at a time: `latents` of them from `first` on. */
 struct Slice {
   int64_t first, latents;
-  bool begins, ends; /* a list */
+  bool begins, ends; /* whether lists begin, and end, with this slice */
 
-  /* Entries so far; whether one was NaN. By all threads, before one calls end(). */
+  /* The number of entries so far; `nan` receives whether one was NaN. All threads must have called it before one calls
+   * end(). */
   __device__ int32_t start(const Lists &lists, int64_t t, bool &nan) const {
     const int32_t entries = begins ? 0 : lists.count[t];
     nan = entries == kNaN;
     return nan ? 0 : entries;
   }
-  /* By one thread, after all entries have been put. */
+  /* One thread calls it, after all entries have been put. */
   __device__ void end(const Lists &lists, int64_t t, int32_t entries, bool nan) const {
     if (ends) {
       lists.finish(t, entries, nan);
@@ -92,7 +95,7 @@ struct Slice {
   }
 };
 
-/* Which z are entries, and with what value: those of ESP_RELU and ESP_JUMPRELU. NaN is an entry, so that it is seen. */
+/* Which z are entries and with what value, for ESP_RELU and ESP_JUMPRELU. NaN is an entry, so that it is noticed. */
 struct Gate {
   const float *threshold; /* NULL for ESP_RELU */
   float margin;           /* 0 for ESP_RELU */
@@ -107,7 +110,8 @@ struct Gate {
 
 __device__ inline int lane_index() { return static_cast<int>(threadIdx.x % 32); }
 
-/* The word of this thread's 32 columns of a strip that starts at column `strip`, of which takes(c) says which count. */
+/* The word of this thread's 32 columns in the strip that starts at column `strip`. takes(c) says which columns count.
+ */
 template <typename Takes>
 __device__ inline uint32_t vote(int64_t strip, int64_t m, const Takes &takes) {
   const int64_t first = strip + 32 * (threadIdx.x / 32 * 32); /* of the warp */
@@ -121,7 +125,7 @@ __device__ inline uint32_t vote(int64_t strip, int64_t m, const Takes &takes) {
   return own;
 }
 
-/* Puts the entries of a word of the 32 columns from c on into row t's list, from place `at` on. */
+/* Puts the entries of a word, which stands for the 32 columns from c on, into row t's list, from place `at` on. */
 template <typename Row>
 __device__ inline void put_word(const Row &row, uint32_t word, int64_t c, int64_t t, const Lists &lists, int64_t &at,
                                 bool &nan) {
@@ -133,7 +137,8 @@ __device__ inline void put_word(const Row &row, uint32_t word, int64_t c, int64_
   }
 }
 
-/* By the whole block: row t's list of the active among m places. needed: what the list needs at least. */
+/* Makes row t's list of what is active among m places. All threads of the block must call it. needed: what the list
+ * needs at least. */
 template <typename Row>
 __device__ inline void list_row(Row row, int64_t m, int64_t t, const Lists &lists, int32_t needed = 0) {
   bool nan = row.start();
@@ -158,9 +163,9 @@ __global__ void list_rows(Source source, Lists lists) {
   list_row(source.row(t), source.rows.m, t, lists);
 }
 
-/* Entries of a list with indices below `limit`: they come first. */
+/* How many entries of a list have an index below `limit`. They come first. */
 __device__ inline int32_t entries_below(const int32_t *index, int32_t entries, int64_t limit) {
-  int32_t low = 0, high = entries; /* entries before `low` are below, those from `high` on are not */
+  int32_t low = 0, high = entries; /* entries before `low` are below limit, those from `high` on are not */
   while (low < high) {
     const int32_t middle = low + (high - low) / 2;
     if (index[middle] < limit) {

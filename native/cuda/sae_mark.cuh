@@ -1,14 +1,14 @@
 /*
- * Which z of a library's product pass the gate, as words of bits for sae_words.cuh. Internal.
+ * Words of bits that say which z of cuBLAS's product pass the gate, for sae_words.cuh. Internal.
  *
- * A thread takes 8 rows x 4 neighbouring latents: eight loads of 16 bytes that do not wait for each other, bias and
- * threshold once for all eight rows, and 32 bits, one a z. The eight lanes that have a word's columns hold its eight
- * rows' bits as an 8 x 8 matrix of half bytes, which three shuffles transpose: each lane then has the word of one row.
- * No barriers and no shared memory. Strips of latents go from the last to the first, as what the product wrote last is
- * what L2 may still have.
+ * A thread takes 8 rows x 4 neighbouring latents. That is eight loads of 16 bytes that do not wait for each other, bias
+ * and threshold once for all eight rows, and 32 bits, one a z. The eight lanes that have the columns of a word hold the
+ * bits of its eight rows as an 8 x 8 matrix of half bytes. Three shuffles transpose it, and then each lane has the word
+ * of one row. There are no barriers and no shared memory. Strips of latents are taken from the last to the first,
+ * because L2 may still have what the product wrote last.
  *
- * 4 bytes a z read, 1/8 written, and 1 a z of bias and threshold from L2; about 10 instructions a z. At the 3.9 TB/s
- * that a copy reaches on an H200, 1024 x 65536 z (268 MB) are 0.07 ms.
+ * 4 bytes a z are read and 1/8 byte is written; 1 byte a z of bias and threshold comes from L2. About 10 instructions a
+ * z. At the 3.9 TB/s that a copy reaches on an H200, 1024 x 65536 z (268 MB) take 0.07 ms.
  */
 #ifndef ESPALIER_CUDA_SAE_MARK_CUH
 #define ESPALIER_CUDA_SAE_MARK_CUH
@@ -19,13 +19,13 @@
 namespace esp {
 
 constexpr int kMarkedRows = 8, kMarkedColumns = 4;
-constexpr int64_t kMarkedStrip = kMarkedColumns * kThreads; /* latents of a block */
+constexpr int64_t kMarkedStrip = kMarkedColumns * kThreads; /* how many latents a block has */
 
 inline int64_t blocks_to_mark(int64_t m, int64_t rows) {
   return (m + kMarkedStrip - 1) / kMarkedStrip * ((rows + kMarkedRows - 1) / kMarkedRows);
 }
 
-/* v[c .. c + 4), 0 from m on; v need not be aligned, and may be NULL for zeros. */
+/* v[c .. c + 4), with 0 from m on. v need not be aligned; NULL stands for zeros. */
 __device__ inline Pack<kMarkedColumns> columns_of(const float *v, int64_t c, int64_t m) {
   if (v != nullptr && c + kMarkedColumns <= m && reinterpret_cast<uintptr_t>(v + c) % 16 == 0) {
     return load<kMarkedColumns>(v + c);
@@ -36,12 +36,12 @@ __device__ inline Pack<kMarkedColumns> columns_of(const float *v, int64_t c, int
   return columns;
 }
 
-/* Of eight lanes that follow each other: half byte r of lane l becomes half byte l of lane r. */
+/* Among eight consecutive lanes: half byte r of lane l becomes half byte l of lane r. */
 __device__ inline uint32_t transpose_half_bytes(uint32_t own) {
   const int lane = lane_index();
 #pragma unroll
   for (int s = 4; s > 0; s /= 2) {
-    const uint32_t low = s == 4 ? 0x0000ffffu : s == 2 ? 0x00ff00ffu : 0x0f0f0f0fu; /* half bytes r without bit s */
+    const uint32_t low = s == 4 ? 0x0000ffffu : s == 2 ? 0x00ff00ffu : 0x0f0f0f0fu; /* the half bytes r without bit s */
     const bool upper = (lane & s) != 0;
     const uint32_t other = __shfl_xor_sync(kAllLanes, (upper ? own : own >> 4 * s) & low, s);
     own = upper ? (own & ~low) | other : (own & low) | other << 4 * s;
@@ -49,7 +49,7 @@ __device__ inline uint32_t transpose_half_bytes(uint32_t own) {
   return own;
 }
 
-/* rows.words of n rows, from rows.z, which are 16 bytes aligned and lack `bias`. */
+/* Computes rows.words of n rows from rows.z, which is aligned to 16 bytes and lacks `bias`. */
 __global__ void mark(Rows rows, const float *bias, Gate gate, int64_t n) {
   const int64_t groups = (n + kMarkedRows - 1) / kMarkedRows, strips = gridDim.x / groups;
   const int64_t first_row = blockIdx.x % groups * kMarkedRows;

@@ -1,19 +1,21 @@
 /*
  * How well an SAE reconstructs: the squared error with its gradient, and running statistics over tokens.
  *
- * 2 to 3 elements moved a column of a token: bound by memory. Errors: a block takes a row. Gradients that losses
- * balance need two sums over tokens first: each of up to 1024 blocks makes them for itself, in the same order, so that
- * nobody waits for anybody. Statistics: a warp takes rows in turn, blocks leave their parts in a table that one more
- * kernel adds up; how often latents fire are integers, which may be counted in any order; sums of columns as in
- * columns.cuh. All sums in float64 (at 1/64 of float32's rate on sm_89, 1/2 on sm_80 and sm_90): a few tokens
- * (attention sinks) have norms a hundred times the others'.
+ * 2 to 3 elements are moved for each column of a token: bound by memory. For errors a block takes a row. Gradients of
+ * losses that are balanced against each other need two sums over tokens first. Each of up to 1024 blocks computes them
+ * for itself, in the same order, so that no block waits for another. For statistics warps take rows in turn; blocks
+ * leave their parts in a table, which one more kernel adds up. How often latents fire are integers, which may be
+ * counted in any order. Sums of columns: columns.cuh.
+ *
+ * All sums are float64 (at 1/64 of float32's rate on sm_89, 1/2 on sm_80 and sm_90), because a few tokens (attention
+ * sinks) have norms a hundred times those of the others.
  */
 #include "columns.cuh"
 #include "row_sums.cuh"
 
 namespace {
 
-/* Of a row of floats a sum is taken in order by threads and warps alone, whoever asks. */
+/* The sum of a row of floats. Its order depends on threads and warps alone, so every block gets the same. */
 __device__ inline double block_total(const float *x, int64_t n) {
   double own = 0;
   for (int64_t i = threadIdx.x; i < n; i += blockDim.x) own += static_cast<double>(x[i]);
@@ -71,19 +73,19 @@ __global__ void mse_backward(const T *x, const T *y, const uint8_t *keep, const 
 constexpr int kWarps = esp::kThreads / 32;
 constexpr int kBlocks = 1024;
 
-/* What is added up over rows, in the order of stats. */
+/* The sums over rows, in the order of stats. */
 constexpr int kSums = 11;
 enum { kRows, kError, kSquares, kCosines, kActive, kOutputSquares, kProducts, kNorms, kOutputNorms, kRatios, kValues };
 
-/* Each block's part: kernels go to one stream, so that nobody else uses the table in between. */
+/* Each block's part. All kernels go to one stream, so nothing else uses the table in between. */
 __device__ double parts[kBlocks][kSums];
 
-/* A warp takes rows in turn. */
+/* Warps take rows in turn. */
 template <typename T, int N>
 __global__ void row_stats(const T *x, const T *y, const int32_t *index, const float *value, const int32_t *count,
                           int64_t capacity, const uint8_t *keep, int64_t *fired, int64_t tokens, int64_t d) {
   const int lane = static_cast<int>(threadIdx.x % 32);
-  double sums[kSums] = {}; /* of rows in lane 0 alone, of entries in each lane */
+  double sums[kSums] = {}; /* sums over rows are in lane 0 alone, those over entries in each lane */
   for (int64_t t = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32; t < tokens; t += gridDim.x * kWarps) {
     if (keep != nullptr && keep[t] != 0) continue;
     const esp::RowSums row = esp::row_sums<N>(x + t * d, y + t * d, d);
@@ -111,7 +113,7 @@ __global__ void row_stats(const T *x, const T *y, const int32_t *index, const fl
   }
 }
 
-/* A block takes one of the sums. */
+/* Each block adds up one of the sums. */
 __global__ void add_parts(int blocks, double *stats) {
   double sum = 0;
   for (int b = static_cast<int>(threadIdx.x); b < blocks; b += esp::kThreads) sum += parts[b][blockIdx.x];

@@ -1,17 +1,18 @@
 /*
- * Normalisation of an SAE's input and its undoing, with u = x - mean:
+ * Normalisation of an SAE's input, and its undoing. With u = x - mean:
  *
  *   normalised = u / (spread + eps);   out = spread * decoded + mean + skip
  *
- * Gradients go through the statistics: spread = |u| / sqrt(n) has the derivative u / (n spread).
- * 2 to 5 elements moved a column of a token: bound by memory. A block takes a row, a thread packs of 16 bytes of it:
- * the second reading comes from cache. Sums in float64.
+ * Gradients go through the statistics, too: the derivative of spread = |u| / sqrt(n) is u / (n spread).
+ *
+ * 2 to 5 elements are moved for each column of a token: bound by memory. A block takes a row, a thread packs of 16
+ * bytes of it; the second reading comes from cache. Sums are float64.
  */
 #include "vector.cuh"
 
 namespace {
 
-/* Statistics and constants of a kind. */
+/* What the statistics of a kind of normalisation are. */
 struct Kind {
   bool centred;
   double eps;
@@ -86,7 +87,7 @@ __global__ void normalize_backward(const T *x, const float *mean, const float *s
   sum = esp::block_sum(sum);
   dot = esp::block_sum(dot);
   const double inverse = 1 / (deviation + kind.eps);
-  double along = 0, level = 0; /* factor of u, and what every element gets */
+  double along = 0, level = 0; /* along: the factor of u; level: what every element gets */
   if (!kind.centred || deviation > 0) {
     const double beside = d_spread == nullptr ? 0 : static_cast<double>(d_spread[t]);
     along = (beside - dot * inverse * inverse) / (kind.n * deviation);

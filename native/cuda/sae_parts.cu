@@ -1,12 +1,14 @@
 /*
- * An SAE in slices of its latents, as ranks hold it: lists of slices to lists of the whole and back, and columns of
- * parts side by side.
+ * An SAE whose latents are divided among ranks, each of which holds a slice of them. These kernels merge the lists of
+ * slices into lists of the whole SAE, divide such lists again, and put columns that ranks computed side by side.
  *
- * merge: a block takes a token. The places of all parts' lists, one part after another, are a row as the encoder has
- * one (sae_list.cuh): the filled ones are listed, or the k largest of them (sae_largest.cuh), with prefix sums for the
- * order. 8 bytes an entry, 4 more three or four times for the k largest, from L1: what is moved is little beside the
- * lists' way between GPUs. part, join: a warp takes a token, 8 bytes an entry. Columns: a thread takes a pack of 16
- * bytes; 2 elements moved for each of the output.
+ * merge: a block takes a token. The places of all parts' lists, one part after another, are treated like a row of the
+ * encoder (sae_list.cuh): the filled ones are listed, or the k largest of them (sae_largest.cuh), with prefix sums for
+ * the order. It reads 8 bytes an entry, and for the k largest 4 more three or four times, from L1. That is little
+ * beside what it takes to send the lists between GPUs.
+ *
+ * part, join: a warp takes a token; 8 bytes an entry. Columns: a thread takes a pack of 16 bytes; 2 elements are moved
+ * for each of the output.
  */
 #include <climits>
 
@@ -19,14 +21,14 @@ constexpr int kWarps = esp::kThreads / 32;
 
 int64_t blocks_of_warps(int64_t tokens) { return (tokens + kWarps - 1) / kWarps; }
 
-/* Packed lists of all parts, and where their latents begin. */
+/* The packed lists of all parts, and the number of each part's first latent. */
 struct Parts {
   const int32_t *packed, *first;
   int32_t parts, capacity;
   int64_t tokens;
 
   __device__ const int32_t *block(int32_t p) const { return packed + p * tokens * (1 + 2 * int64_t{capacity}); }
-  /* What the part needs; it has no more than capacity. */
+  /* How many entries the part's list needs. It holds no more than capacity. */
   __device__ int32_t count(int32_t p, int64_t t) const { return block(p)[t]; }
   __device__ int32_t index(int32_t p, int64_t t, int32_t j) const {
     return first[p] + block(p)[tokens + t * capacity + j];
@@ -36,11 +38,11 @@ struct Parts {
   }
 };
 
-/* A token's row: entry c % capacity of part c / capacity at place c. */
+/* The row of a token: place c is entry c % capacity of part c / capacity. */
 struct Places {
   Parts parts;
   int64_t t;
-  int32_t k; /* 0: all are taken */
+  int32_t k; /* 0: take all */
   esp::Bar bar;
   int32_t ties;
 
@@ -156,7 +158,7 @@ int32_t esp_join_columns(const void *parts, int64_t width, const uint8_t *keep, 
                          int64_t rows, int64_t cols, int32_t dtype) {
   ESP_REQUIRE(rows >= 0 && cols > 0 && width > 0, "bad sizes: rows=%ld cols=%ld width=%ld", rows, cols, width);
   ESP_REQUIRE(keep == nullptr || kept != nullptr, "keep needs the rows that are kept");
-  const int64_t in_packs = width % 8 == 0 ? cols : 1; /* else a pack might lie in two parts, or not be aligned */
+  const int64_t in_packs = width % 8 == 0 ? cols : 1; /* otherwise a pack might lie in two parts, or not be aligned */
   return esp::with_packs(dtype, in_packs, {parts, kept, out}, [=](auto type, auto pack) {
     using T = decltype(type);
     constexpr int N = decltype(pack)::value;

@@ -1,4 +1,4 @@
-/* Rows cut into strips of columns, a block each. Internal. */
+/* Rows divided into strips of columns, one for each block. Internal. */
 #ifndef ESPALIER_CUDA_SAE_STRIPS_CUH
 #define ESPALIER_CUDA_SAE_STRIPS_CUH
 
@@ -6,7 +6,7 @@
 
 namespace esp {
 
-/* Strips of equal width of which a thread takes a pack: as few as blocks of up to 512 threads make. */
+/* Strips of equal width, in which a thread takes one pack. There are as few as blocks of up to 512 threads allow. */
 struct Strips {
   unsigned count, threads;
 

@@ -1,17 +1,18 @@
 /*
  * Fused encoding on tensor cores: z = x w_enc^T + bias, of which only what passes the gate is stored. Internal.
  *
- * A block of 4 warps makes a tile of 128 rows x 128 latents, a warp 64 x 64 of it in 128 accumulators a thread. Columns
- * come 64 at a time by cp.async, three stages of 32 KB: while one is multiplied two are on their way. A row of a stage
- * is 128 bytes, all banks once; its eight chunks of 16 bytes are permuted by the row's number, so that the eight rows
- * of an ldmatrix lie in different banks. A warp loads 4 KB of fragments for 32 mma: half as long as these take on
- * sm_80. Blocks of one strip of latents come one after another, so that w_enc is read once and x comes from L2.
+ * Product. A block of 4 warps computes a tile of 128 rows x 128 latents, a warp 64 x 64 of it in 128 accumulators a
+ * thread. Columns arrive 64 at a time by cp.async, in three stages of 32 KB: while one is multiplied two are being
+ * copied. A row of a stage is 128 bytes, which is all banks once. Its eight chunks of 16 bytes are permuted by the
+ * row's number, so that the eight rows of an ldmatrix lie in different banks. A warp loads 4 KB of fragments for 32
+ * mma; on sm_80 that takes half as long as these. The blocks of one strip of latents come one after another, so that
+ * w_enc is read once and x comes from L2.
  *
- * Epilogue: in the C fragment four lanes hold 32 neighbouring latents of a row. Each marks what passes in a word, they
- * join their words by two shuffles, and z is stored where it passed, at its place in a dense row: addresses are dense,
- * traffic is not. Of z 4 bytes an entry (32 of a sector) and 1/8 byte a latent are written, instead of 4.
+ * Epilogue. In the C fragment four lanes hold 32 neighbouring latents of a row. Each marks what passes in a word; two
+ * shuffles join the words. z is stored where it passed, at its place in a dense row: addresses are dense, traffic is
+ * not. So 4 bytes an entry (32 of a sector) and 1/8 byte a latent are written, instead of 4 bytes a latent.
  *
- * 2 d FLOPs a row and latent; 96 KB of shared memory, 2 blocks a multiprocessor.
+ * 2 d FLOPs for each row and latent. 96 KB of shared memory, 2 blocks a multiprocessor.
  */
 #ifndef ESPALIER_CUDA_SAE_TILE_CUH
 #define ESPALIER_CUDA_SAE_TILE_CUH
@@ -30,7 +31,7 @@ constexpr size_t kTileBytes = kStages * sizeof(Stage);
 
 __device__ inline bf16 *chunk_of(bf16 (*tile)[kDepth], int row, int chunk) { return &tile[row][8 * (chunk ^ row % 8)]; }
 
-/* Starts the copies of columns [c, c + kDepth) of kTile rows; what lies beyond the matrix is 0. */
+/* Starts to copy columns [c, c + kDepth) of kTile rows. What lies beyond the matrix is 0. */
 __device__ inline void fetch(bf16 (*tile)[kDepth], const bf16 *matrix, int64_t first, int64_t rows, int64_t c,
                              int64_t d) {
   constexpr int kRowsAtOnce = kTileThreads / 8;
@@ -82,13 +83,13 @@ __global__ void __launch_bounds__(kTileThreads, 2)
       fetch(stages[step % kStages].x, x, first_row, rows, step * kDepth, d);
       fetch(stages[step % kStages].w, w_enc, first_latent, out.m, step * kDepth, d);
     }
-    cp_async_commit(); /* an empty group too, so that waiting counts steps */
+    cp_async_commit(); /* also an empty group, so that waiting counts steps */
   };
   Accumulators sum{};
   for (int step = 0; step < kStages - 1; step++) start(step);
   for (int64_t step = 0; step < steps; step++) {
     cp_async_wait<kStages - 2>();
-    __syncthreads(); /* this step is there for all, and nobody needs the stage before it any more */
+    __syncthreads(); /* this step has arrived for all threads, and nobody needs the stage before it any more */
     start(step + kStages - 1);
     sum.add(stages[step % kStages], row, latent);
   }

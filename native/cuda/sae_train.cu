@@ -1,13 +1,14 @@
 /*
- * What training an SAE's own weights needs: from d_value to d_pre with the straight-through gradient of thresholds, the
- * weights' gradients over the reverse index (sae_by_latent.cu), and rows kept at norm 1.
+ * What training an SAE's own weights needs: d_pre from d_value, with the straight-through gradient of thresholds; the
+ * gradients of the weights, which are summed up by the reverse index (sae_by_latent.cu); and rows kept at norm 1.
  *
  * weight_backward: 4 d FLOPs and 2 d elements an entry, 16 d bytes an active latent: bound by memory. A block takes a
- * latent and a strip of its columns, a thread a pack of them; entries in ascending order of tokens, 32 to 512 staged in
- * shared memory at a time. Nobody else touches these rows, so there are no atomics. A latent that is active in every
- * token keeps one block a strip busy: 75 MB of 8192 tokens at d 2304 in bfloat16.
- * activation_backward: a warp takes a latent (thresholds), then a token. normalize_rows, remove_parallel: a block takes
- * a row; 8 and 12 d bytes.
+ * latent and a strip of its columns, a thread a pack of them. Entries are added in ascending order of tokens; 32 to 512
+ * of them are staged in shared memory at a time. No other block touches these rows, so there are no atomics. A latent
+ * that is active in every token keeps one block a strip busy: it reads 75 MB for 8192 tokens at d 2304 in bfloat16.
+ *
+ * activation_backward: a warp takes a latent for the gradient of thresholds, then a token. normalize_rows,
+ * remove_parallel: a block takes a row; 8 and 12 d bytes.
  */
 #include "sae_strips.cuh"
 #include "vector.cuh"
@@ -41,7 +42,7 @@ __global__ void threshold_gradient(const float *d_value, const float *pre, const
   }
 }
 
-/* threshold: NULL for kinds without. */
+/* threshold is NULL for kinds without thresholds. */
 __global__ void activation_gradient(float *d_value, const float *pre, const float *value, const int32_t *index,
                                     const int32_t *count, int64_t capacity, const float *threshold,
                                     const float *sparsity, int64_t tokens) {
@@ -73,7 +74,7 @@ __global__ void weight_gradient(const T *x, const float *b_pre, const T *d_out, 
   double bias = 0;
   for (int32_t first = begin; first < end; first += threads) {
     const int32_t entries = end - first < threads ? end - first : threads;
-    __syncthreads(); /* nobody reads the last ones any more */
+    __syncthreads(); /* nobody reads the previous entries any more */
     if (thread < entries) {
       const int32_t entry = by_latent[first + thread];
       tokens[thread] = static_cast<int32_t>(entry / capacity);

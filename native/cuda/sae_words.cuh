@@ -1,9 +1,9 @@
 /*
- * Lists from words: a bit for each latent, of which the encoder's kernel (sae_tile.cuh) or sae_mark.cuh has set those
- * of active ones. Internal.
+ * Lists from words with a bit for each latent. The encoder's kernel (sae_tile.cuh) or sae_mark.cuh has set the bits of
+ * active latents. Internal.
  *
- * As sae_list.cuh has it, but a thread has up to 8 words that follow each other, so that 65536 latents are one strip,
- * and one prefix sum. 1/8 byte a latent, and 4 bytes an entry of z (32 of a sector).
+ * It works as sae_list.cuh describes, but a thread has up to 8 consecutive words, so that 65536 latents are one strip
+ * and need one prefix sum. It reads 1/8 byte a latent, and 4 bytes an entry of z (32 of a sector).
  */
 #ifndef ESPALIER_CUDA_SAE_WORDS_CUH
 #define ESPALIER_CUDA_SAE_WORDS_CUH
@@ -38,7 +38,7 @@ __global__ void list_marked(Marked marked, Lists lists) {
   }
   const uint32_t *of_row = marked.rows.words + t * words;
   const Marked::Row row{marked.rows.z + t * marked.rows.ld(), marked.bias, marked.gate, marked.slice.first};
-  const int64_t share = (words + kThreads - 1) / kThreads; /* so that short rows busy all threads, too */
+  const int64_t share = (words + kThreads - 1) / kThreads; /* so that short rows keep all threads busy, too */
   const int each = static_cast<int>(share < kMost ? share : kMost);
   bool nan;
   int32_t entries = marked.slice.start(lists, t, nan), of_strip;

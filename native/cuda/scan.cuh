@@ -6,7 +6,8 @@
 
 namespace esp {
 
-/* What the threads before this one bring, and in `total` what all do. All threads of the block must come. */
+/* The sum of the values of the threads before this one; `total` receives the sum of all. All threads of the block must
+ * call it. */
 __device__ inline int32_t block_scan(int32_t value, int32_t &total) {
   __shared__ int32_t warps[32];
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);

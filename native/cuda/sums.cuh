@@ -1,7 +1,7 @@
 /*
- * The sum of a long vector's terms by many blocks, in float64 and in an order that n alone decides: each block leaves
- * its part in a table of the library's own, and one more block adds the parts up. Kernels go to one stream, so that
- * nobody else uses the table in between. Internal; each file that includes this has its own table.
+ * The sum of the terms of a long vector, by many blocks, in float64 and in an order that depends on n alone. Each block
+ * leaves its part in a table of the library, and one more block adds the parts up. All kernels go to one stream, so
+ * nothing else uses the table in between. Internal; each file that includes this has its own table.
  */
 #ifndef ESPALIER_CUDA_SUMS_CUH
 #define ESPALIER_CUDA_SUMS_CUH
@@ -12,18 +12,18 @@ namespace esp {
 namespace {
 
 constexpr int kParts = 1024;
-/* Elements for each thread of stage one, at least: below, one block does it all. */
+/* How many elements each thread of the first stage has at least. For fewer, one block does everything. */
 constexpr int64_t kPartThreadElements = 32;
 
 __device__ double parts[kParts];
 
-/* Blocks of the first stage. */
+/* How many blocks the first stage has. */
 inline int64_t part_count(int64_t n) {
   const int64_t blocks = (n + kThreads * kPartThreadElements - 1) / (kThreads * kPartThreadElements);
   return blocks < 1 ? 1 : blocks < kParts ? blocks : kParts;
 }
 
-/* term(x) of each of n floats; a thread takes packs a grid apart. */
+/* Adds up term(x) of each of n floats. A thread takes packs that are one grid apart. */
 template <int N, typename Term>
 __global__ void sum_parts(const float *x, int64_t n, Term term) {
   double own = 0;
@@ -43,7 +43,7 @@ __global__ void sum_of_parts(int count, Finish finish) {
   if (threadIdx.x == 0) finish(own);
 }
 
-/* finish(sum of term(x[i])), on the device; term and finish are functors with a __device__ operator(). */
+/* Calls finish(sum of term(x[i])) on the device. term and finish are functors with a __device__ operator(). */
 template <typename Term, typename Finish>
 int32_t sum_terms(const float *x, int64_t n, const Term &term, const Finish &finish) {
   const int64_t blocks = part_count(n);

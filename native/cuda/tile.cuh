@@ -1,10 +1,11 @@
 /*
- * Tiles of bfloat16 in shared memory, which tensor cores read: where elements lie, how they come and go.
+ * Tiles of bfloat16 in shared memory, which tensor cores read: where their elements lie, and how they are filled and
+ * stored.
  *
- * A row of kCols elements is kCols / 8 chunks of 16 bytes. ldmatrix reads a chunk of each of 8 rows at a time, and
- * shared memory gives 128 bytes at a time, 8 chunks that must lie apart modulo 8. Rows one below the other would
- * collide, so chunk c of row r lies at c ^ f(r): f takes, over 8 rows, as many values as rows that would collide. No
- * room is lost, as it would be by longer rows.
+ * A row of kCols elements is kCols / 8 chunks of 16 bytes. ldmatrix reads one chunk of each of 8 rows at a time. Shared
+ * memory delivers 128 bytes at a time, so these 8 chunks must be at different places modulo 8. Chunks below each other
+ * would collide. Therefore chunk c of row r lies at c ^ f(r), where f takes, over 8 rows, as many values as there are
+ * rows that would collide. Longer rows would avoid collisions, too, but waste memory.
  */
 #ifndef ESPALIER_CUDA_TILE_CUH
 #define ESPALIER_CUDA_TILE_CUH
@@ -14,9 +15,9 @@
 
 namespace esp {
 
-/* Of any tile, which says by at(row, chunk) where 8 elements lie: */
+/* These work on any tile whose at(row, chunk) says where 8 elements lie: */
 
-/* A C fragment of mma to 16 x 8 elements at (row, column), column a multiple of 8; rounded. */
+/* Stores a C fragment of mma, rounded, to the 16 x 8 elements at (row, column). column is a multiple of 8. */
 template <typename AnyTile>
 __device__ inline void store_fragment(const AnyTile &tile, const float (&c)[4], int row, int column) {
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -26,8 +27,8 @@ __device__ inline void store_fragment(const AnyTile &tile, const float (&c)[4], 
   }
 }
 
-/* Its rows [first, first + kCount) to a matrix, of which `rows` rows of `cols` columns exist. By kThreads threads, of
- * which this one is number `thread`. */
+/* Stores the tile's rows [first, first + kCount) to a matrix, of which `rows` rows of `cols` columns exist. kThreads
+ * threads share the work; this one is number `thread`. */
 template <int kCount, int kThreads, typename AnyTile>
 __device__ inline void store_rows(const AnyTile &tile, int first, bf16 *target, int64_t ld, int64_t rows, int cols,
                                   int thread) {
@@ -43,24 +44,25 @@ template <int kCols>
 struct Tile {
   static_assert(kCols % 16 == 0, "a step of mma is 16 columns");
   static constexpr int kChunks = kCols / 8;
-  /* So many of 8 rows start at the same place modulo 128 bytes. */
+  /* How many of 8 rows start at the same place modulo 128 bytes. */
   static constexpr int kColliding = kChunks % 8 == 0 ? 8 : kChunks % 4 == 0 ? 4 : 2;
 
   bf16 *data;
 
   __device__ bf16 *at(int row, int chunk) const {
-    const int near = chunk % kColliding ^ row / (8 / kColliding) % kColliding; /* the rest is known when compiled */
+    const int near = chunk % kColliding ^ row / (8 / kColliding) % kColliding; /* the rest is known at compile time */
     return data + row * kCols + 8 * (chunk / kColliding * kColliding + near);
   }
 
-  /* Fragments of mma.m16n8k16 from the 16 x 16 elements at (row, column), column a multiple of 16. */
+  /* Loads fragments of mma.m16n8k16 from the 16 x 16 elements at (row, column). column is a multiple of 16. */
 
   /* A = tile. */
   __device__ void load_a(uint32_t (&a)[4], int row, int column) const {
     const int lane = static_cast<int>(threadIdx.x % 32);
     ldmatrix_x4(a, at(row + lane % 16, column / 8 + lane / 16));
   }
-  /* B = the tile's transpose: rows of the tile are columns of B. b[0] for the first 8, b[1] for the others. */
+  /* B = the tile's transpose: rows of the tile are columns of B. b[0] is for the first 8 of them, b[1] for the others.
+   */
   __device__ void load_b_of_rows(uint32_t (&b)[2][2], int row, int column) const {
     const int lane = static_cast<int>(threadIdx.x % 32);
     uint32_t r[4];
@@ -75,7 +77,7 @@ struct Tile {
     b[0][0] = r[0], b[0][1] = r[1], b[1][0] = r[2], b[1][1] = r[3];
   }
 
-  /* A C fragment to and from 16 x 8 elements at (row, column), column a multiple of 8; rounded when stored. */
+  /* A C fragment to and from the 16 x 8 elements at (row, column), rounded when stored. column is a multiple of 8. */
   __device__ void store_c(const float (&c)[4], int row, int column) const { store_fragment(*this, c, row, column); }
   __device__ void load_c(float (&c)[4], int row, int column) const {
     const int lane = static_cast<int>(threadIdx.x % 32);
@@ -91,8 +93,8 @@ struct Tile {
     int first_row, end_row, first_column, end_column;
   };
 
-  /* Starts to copy kRows rows here: element (row, column) from source[offset + row * ld + column] where `part` has it,
-   * zeros elsewhere. By kThreads threads, of which this one is number `thread`. */
+  /* Starts to copy kRows rows to this tile: element (row, column) comes from source[offset + row * ld + column] if it
+   * is in `part`, and is 0 otherwise. kThreads threads share the work; this one is number `thread`. */
   template <int kRows, int kThreads>
   __device__ void fetch(const bf16 *source, int64_t offset, int64_t ld, Part part, int thread) const {
 #pragma unroll 1
@@ -104,13 +106,13 @@ struct Tile {
     }
   }
 
-  /* The first `rows` rows of `cols` columns of a matrix. */
+  /* The same for the first `rows` rows of `cols` columns of a matrix. */
   template <int kRows, int kThreads>
   __device__ void fetch(const bf16 *source, int64_t ld, int rows, int cols, int thread) const {
     fetch<kRows, kThreads>(source, 0, ld, {0, rows, 0, cols}, thread);
   }
 
-  /* The way back, of rows [first, first + kRows). */
+  /* Stores the rows [first, first + kRows) of the tile to a matrix. */
   template <int kRows, int kThreads>
   __device__ void store(int first, bf16 *target, int64_t ld, int64_t rows, int cols, int thread) const {
     store_rows<kRows, kThreads>(*this, first, target, ld, rows, cols, thread);

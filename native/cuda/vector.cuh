@@ -1,7 +1,7 @@
 /*
- * Rows read and written 16 bytes at a time: a Pack is N neighbouring elements as floats, of whatever type they are in
- * memory. A kernel is written once, over packs of N; with_packs chooses N: as many elements as 16 bytes hold where rows
- * are aligned, else 1. Internal.
+ * Reads and writes rows 16 bytes at a time. A Pack is N neighbouring elements as floats, whatever their type in memory.
+ * A kernel is written once, over packs of N. with_packs chooses N: as many elements as 16 bytes hold if rows are
+ * aligned, else 1. Internal.
  */
 #ifndef ESPALIER_CUDA_VECTOR_CUH
 #define ESPALIER_CUDA_VECTOR_CUH
@@ -23,12 +23,12 @@ struct Pack {
 template <typename T>
 constexpr int kPack = 16 / static_cast<int>(sizeof(T));
 
-/* The sum of a pack's terms is taken in this type, and sums of packs in double. Products of two bfloat16 are exact in
- * float, and the rounding of eight of them is far below that of the inputs. */
+/* The terms of a pack are summed up in this type, and the sums of packs in double. For bfloat16 this is float: products
+ * of two of them are exact in float, and the rounding of eight is far below that of the inputs. */
 template <typename T>
 using PackSum = std::conditional_t<std::is_same_v<T, float>, double, float>;
 
-/* One access of 16 bytes, which must be aligned. */
+/* One load of 16 bytes from an aligned address. */
 __device__ inline uint4 load_16(const void *address) {
 #ifdef __CUDACC__
   return *static_cast<const uint4 *>(address);
@@ -84,7 +84,7 @@ __device__ inline uint4 packed(const Pack<N> &pack, int first = 0) {
   return make_uint4(words[0], words[1], words[2], words[3]);
 }
 
-/* N elements from `address`: 1, or a multiple of what 16 bytes hold. */
+/* N elements from `address`. N is 1, or a multiple of what 16 bytes hold. */
 template <int N, typename T>
 __device__ inline Pack<N> load(const T *address) {
   Pack<N> pack;
@@ -111,8 +111,8 @@ __device__ inline void store(T *address, const Pack<N> &pack) {
   }
 }
 
-/* Whether rows of `length` elements of T, one after another from each of the addresses (NULL counts for nothing), can
- * be read in packs. */
+/* Whether rows of `length` elements of T, one after another from each of the addresses, can be read in packs. Addresses
+ * that are NULL are ignored. */
 template <typename T>
 bool in_packs(int64_t length, std::initializer_list<const void *> addresses) {
   bool aligned = length % kPack<T> == 0;
@@ -120,7 +120,8 @@ bool in_packs(int64_t length, std::initializer_list<const void *> addresses) {
   return aligned;
 }
 
-/* body(T{}, width) with decltype(width)::value elements in a pack, for the type that `dtype` names. */
+/* Calls body(T{}, width) with the type that `dtype` names; decltype(width)::value is the number of elements in a pack.
+ */
 template <typename Body>
 int32_t with_packs(int32_t dtype, int64_t length, std::initializer_list<const void *> addresses, const Body &body) {
   return with_type(dtype, [&](auto type) {
@@ -130,7 +131,7 @@ int32_t with_packs(int32_t dtype, int64_t length, std::initializer_list<const vo
   });
 }
 
-/* Threads of a block that takes a row of d elements: a pack each if they are enough. */
+/* How many threads a block has that takes a row of d elements: one for each pack, if that is not too many. */
 inline unsigned threads_for_row(int64_t d, int pack) {
   const int64_t warps = (d / pack + 31) / 32;
   return 32 * static_cast<unsigned>(warps < 1 ? 1 : warps > 16 ? 16 : warps);

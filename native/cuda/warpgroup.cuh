@@ -1,19 +1,21 @@
 /*
- * Hopper's tensor cores: products of a warpgroup, four warps that start at a multiple of four, which read shared memory
- * themselves (wgmma, PTX ISA "Asynchronous Warpgroup Level Matrix Instructions"). For sm_90a; on the emulator, plain
- * loops which run when a product is waited for.
+ * Products on Hopper's tensor cores (wgmma, PTX ISA "Asynchronous Warpgroup Level Matrix Instructions"). A warpgroup,
+ * which is four warps that start at a multiple of four, computes a product together, and the tensor cores read shared
+ * memory themselves. It needs sm_90a. On the emulator these are plain loops, which run when a product is waited for.
  *
  *   c[64, N] (+)= a[64, 16] b[16, N], bfloat16, sums in float
  *
- * c: warp w of the group has rows [16 w, 16 w + 16), and of them float e of tile j is at row l / 4 + 8 (e / 2), column
- * 8 j + 2 (l % 4) + e % 2 for lane l: mma.m16n8k16's C, N / 8 times. a from registers is that instruction's A.
+ * Registers. Warp w of the group has the rows [16 w, 16 w + 16) of c. Of these, lane l has float e of tile j at row l /
+ * 4 + 8 (e / 2), column 8 j + 2 (l % 4) + e % 2. That is the layout of mma.m16n8k16's C, N / 8 times. If a comes from
+ * registers it has the layout of that instruction's A.
  *
- * What a product reads and writes is the tensor cores' until it is waited for:
+ * Order. What a product reads and writes belongs to the tensor cores until the product is waited for:
  *   shared memory written by threads (cp.async too)   shared_is_written(), then a barrier, then the product
  *   registers                                         products_begin(), products, products_end(), products_wait<n>()
  *
- * In shared memory operands are tiles of panels (Panels): 64 columns, 128 bytes a row, whose eight chunks of 16 bytes
- * are permuted by the row's number modulo 8 ("128-byte swizzling"), so that neither rows nor columns collide in a bank.
+ * Shared memory. Operands are tiles of panels (Panels). A panel has 64 columns, 128 bytes a row. The eight chunks of 16
+ * bytes in a row are permuted by the row's number modulo 8 ("128-byte swizzling"), so that neither rows nor columns
+ * collide in a bank.
  */
 #ifndef ESPALIER_CUDA_WARPGROUP_CUH
 #define ESPALIER_CUDA_WARPGROUP_CUH
@@ -24,7 +26,7 @@ namespace esp {
 
 constexpr int kWarpgroup = 128;
 
-/* The kernel's dynamic shared memory, as panels need it aligned. */
+/* Declares the kernel's dynamic shared memory with the alignment that panels need. */
 #ifdef __CUDACC__
 #define ESP_DYNAMIC_PANELS(name)                                  \
   extern __shared__ __align__(1024) uint8_t esp_dynamic_panels[]; \
@@ -35,7 +37,7 @@ constexpr int kWarpgroup = 128;
 
 #ifdef __CUDACC__
 
-/* Other GPUs' code is never launched: see has_hopper(). */
+/* On other GPUs this is empty: their code is never launched, see has_hopper(). */
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 #define ESP_WARPGROUP_PTX(...) asm volatile(__VA_ARGS__)
 #else
@@ -45,18 +47,19 @@ constexpr int kWarpgroup = 128;
 __device__ inline void shared_is_written() { ESP_WARPGROUP_PTX("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ inline void products_begin() { ESP_WARPGROUP_PTX("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void products_end() { ESP_WARPGROUP_PTX("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-/* Until at most n of the groups that products_end() closed are not done. */
+/* Waits until at most n of the groups that products_end() has closed are still running. */
 template <int n>
 __device__ inline void products_wait() {
   ESP_WARPGROUP_PTX("wgmma.wait_group.sync.aligned %0;" ::"n"(n) : "memory");
 }
 
-/* A barrier of one warpgroup of the block, number `group`. */
+/* A barrier of warpgroup number `group` of the block. */
 __device__ inline void group_barrier(int group) {
   asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "n"(kWarpgroup) : "memory");
 }
 
-/* Between products and what else touches their accumulators: keeps the compiler from moving one across the other. */
+/* Stands between products and other uses of their accumulators: it keeps the compiler from moving one across the other.
+ */
 template <int kTiles>
 __device__ inline void hold(float (&c)[kTiles][4]) {
 #pragma unroll
@@ -66,8 +69,8 @@ __device__ inline void hold(float (&c)[kTiles][4]) {
   }
 }
 
-/* Where a tile of panels is, for a product: bits 0-13 its address, 16-29 and 32-45 two strides, all in 16 bytes; 62-63
- * the swizzle (1: 128 bytes). What lies n times 16 bytes behind it is at n more. */
+/* Tells a product where a tile of panels is. Bits 0-13 are its address, 16-29 and 32-45 two strides, all in units of 16
+ * bytes; bits 62-63 are the swizzle (1: 128 bytes). Adding n gives what lies n times 16 bytes further on. */
 __device__ inline uint64_t descriptor(const void *tile, int leading_bytes, int stride_bytes) {
   return (shared_address(tile) & 0x3ffff) >> 4 | static_cast<uint64_t>(leading_bytes >> 4) << 16 |
          static_cast<uint64_t>(stride_bytes >> 4) << 32 | uint64_t{1} << 62;
@@ -76,7 +79,7 @@ __device__ inline uint64_t descriptor(const void *tile, int leading_bytes, int s
 #define ESP_C4(j) "+f"(c[j][0]), "+f"(c[j][1]), "+f"(c[j][2]), "+f"(c[j][3])
 #define ESP_C16(j) ESP_C4(j), ESP_C4(j + 1), ESP_C4(j + 2), ESP_C4(j + 3)
 #define ESP_C64(j) ESP_C16(j), ESP_C16(j + 4), ESP_C16(j + 8), ESP_C16(j + 12)
-/* clang-format off: operands %0 to %127, the accumulators */
+/* clang-format off: %0 to %127 are the accumulators */
 #define ESP_R16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define ESP_R16_32 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define ESP_R32_64                                                                                                 \
@@ -92,8 +95,8 @@ __device__ inline uint64_t descriptor(const void *tile, int leading_bytes, int s
 #define ESP_R64 ESP_R32 ", " ESP_R32_64
 #define ESP_R128 ESP_R64 ", " ESP_R64_128
 
-/* c = a b, plus c if `adds`: tiles of 64 rows and 16 columns by descriptors. kByColumns: b's descriptor is of a tile
- * [16, kCols], else of its transpose. */
+/* c = a b, plus c if `adds`. Descriptors give a [64, 16] and b with 16 rows. kByColumns: b's descriptor is of a tile
+ * [16, kCols]; otherwise of its transpose. */
 template <bool kByColumns, int kTiles>
 __device__ inline void product(float (&c)[kTiles][4], uint64_t a, uint64_t b, bool adds) {
   constexpr int kCols = 8 * kTiles;
@@ -125,7 +128,7 @@ __device__ inline void product(float (&c)[kTiles][4], uint64_t a, uint64_t b, bo
     static_assert(kCols == 32, "a product of other columns");
   }
 }
-/* Likewise with a warp's own 16 rows of a in registers. */
+/* The same, with a warp's own 16 rows of a in registers. */
 template <bool kByColumns, int kTiles>
 __device__ inline void product(float (&c)[kTiles][4], const uint32_t (&a)[4], uint64_t b, bool adds) {
   constexpr int kCols = 8 * kTiles;
@@ -196,7 +199,7 @@ inline void product(float (&c)[kTiles][4], const uint32_t (&a)[4], uint64_t b, b
 
 #endif
 
-/* A tile [kRows, kCols] in panels of 64 columns, one behind the other; aligned to 1024 bytes. */
+/* A tile [kRows, kCols] in panels of 64 columns, one after the other, aligned to 1024 bytes. */
 template <int kRows, int kCols>
 struct Panels {
   static_assert(kRows % 8 == 0 && kCols % 64 == 0, "whole panels");
@@ -208,18 +211,18 @@ struct Panels {
     return data + chunk / 8 * kPanel + row * 64 + 8 * (chunk % 8 ^ row % 8);
   }
 
-  /* For products, 16 columns from `column` on (a multiple of 16) of rows from `row` on (of 8): as a, or as b's
-   * transpose. */
+  /* The descriptor for use as a, or as the transpose of b: 16 columns from `column` on (a multiple of 16), rows from
+   * `row` on (a multiple of 8). */
   __device__ uint64_t of_rows(int row, int column) const {
     return descriptor(data, 16, 1024) + static_cast<uint64_t>(column / 64 * kPanel + row * 64 + column % 64) / 8;
   }
-  /* As b: 16 rows from `row` on, columns from `column` on (a multiple of 64). */
+  /* The descriptor for use as b: 16 rows from `row` on, columns from `column` on (a multiple of 64). */
   __device__ uint64_t of_columns(int row, int column) const {
     return descriptor(data, 2 * kPanel, 1024) + static_cast<uint64_t>(column / 64 * kPanel + row * 64) / 8;
   }
 
-  /* Starts to copy kRows rows of `cols` columns of a matrix, of which `rows` exist; zeros elsewhere. By kThreads
-   * threads, of which this one is number `thread`. */
+  /* Starts to copy kRows rows of `cols` columns of a matrix that has `rows` rows; the rest of the tile becomes 0.
+   * kThreads threads share the work; this one is number `thread`. */
   template <int kThreads>
   __device__ void fetch(const bf16 *source, int64_t ld, int rows, int cols, int thread) const {
     constexpr int kRowsAtOnce = kThreads / 8;
