@@ -1,4 +1,4 @@
-/* The range of addresses of arena.h, and what a fault within it says. */
+/* The range of addresses of arena.h, and the message for a fault within it. */
 #include "arena.h"
 
 #include <signal.h>
@@ -26,7 +26,7 @@ bool asked_for() {
 const bool closed_to_host = asked_for();
 
 char *begin = nullptr;
-size_t taken = 0; /* bytes from begin on that were handed out; what lies behind is closed */
+size_t taken = 0; /* how many bytes from begin on have been handed out; the rest is always closed */
 int64_t live = 0, depth = 0;
 
 struct sigaction previous;
@@ -39,9 +39,9 @@ void protect(char *pages, size_t bytes, int protection) {
   std::abort();
 }
 
-/* A Java machine is told of a bus error, as of a mapped file that became shorter: it throws an InternalError where Java
- * code touched the memory, with a stack trace, and writes its report where native code did. Its handler, which is the
- * previous one, has uses of its own for faults elsewhere. */
+/* Passes the fault on to the Java machine as a bus error, which it otherwise gets when a mapped file becomes shorter.
+ * If Java code accessed the memory it throws an InternalError with a stack trace; if native code did it writes its
+ * report. The previous handler is the Java machine's, which uses faults elsewhere for itself. */
 void on_fault(int signal, siginfo_t *info, void *context) {
   const auto *at = static_cast<const char *>(info->si_addr);
   if (at >= begin && at < begin + kReserved) {
@@ -61,7 +61,7 @@ bool reserve() {
   void *range = mmap(nullptr, kReserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (range == MAP_FAILED) return false;
   begin = static_cast<char *>(range);
-  madvise(range, kReserved, MADV_HUGEPAGE); /* opening and closing takes a time for each page */
+  madvise(range, kReserved, MADV_HUGEPAGE); /* opening and closing takes time for each page */
   sigaction(SIGSEGV, nullptr, &previous);
   struct sigaction action = previous;
   action.sa_flags |= SA_SIGINFO;

@@ -1,9 +1,9 @@
 /*
- * Memory of the device that the host cannot reach, for ESPALIER_EMULATOR_ACCESS=device: one range of addresses, closed
- * but while a kernel, a copy or a product runs. A GPU's memory is closed to the host too; where it is the process' own,
- * a program that forgets to copy works here and crashes there.
+ * Memory of the device that the host cannot access, for ESPALIER_EMULATOR_ACCESS=device. It is one range of addresses,
+ * which is open only while a kernel, a copy or a product runs. A GPU's memory is closed to the host, too. If device
+ * memory is ordinary memory of the process, a program that forgets to copy works here and crashes on a GPU.
  *
- * Cannot show: what another thread of the host touches while the range is open.
+ * Cannot show: accesses by another thread of the host while the range is open.
  */
 #ifndef ESPALIER_EMULATOR_ARENA_H
 #define ESPALIER_EMULATOR_ARENA_H
@@ -13,11 +13,13 @@
 namespace emulator {
 
 bool is_closed_to_host();
-/* Aligned to a page; nullptr if the range is used up. Addresses come again once nothing is taken any more. */
+/* Memory aligned to a page; nullptr if the range is used up. Addresses are handed out again once all memory has been
+ * given back. */
 void *take_pages(size_t bytes);
 void give_pages_back(void *pages, size_t bytes);
 
-/* The range is open while one of these lives. Under the emulator's lock; they may be nested. */
+/* The range is open while at least one object of this class exists. It must be made under the emulator's lock; they may
+ * be nested. */
 class DeviceAccess {
  public:
   DeviceAccess();

@@ -1,6 +1,6 @@
 /*
- * Fibers for the threads of CUDA blocks (see block.h). Switching is a dozen instructions for x86-64: a switch by
- * swapcontext would make two system calls, and a block of 256 threads switches thousands of times.
+ * Fibers for the threads of CUDA blocks (see block.h). A switch is a dozen instructions for x86-64. swapcontext would
+ * make two system calls for each, and a block of 256 threads switches thousands of times.
  */
 #include "block.h"
 
@@ -39,10 +39,11 @@ namespace emulator {
 namespace {
 
 constexpr size_t kPage = 4096;
-/* A stack's lowest page is never mapped. Not a power of two: what fibers keep would share a few sets of the cache. */
+/* The lowest page of a stack is never mapped. The size is not a power of two: otherwise what fibers keep would share a
+ * few sets of the cache. */
 constexpr size_t kStack = (sanitizer::kAddress ? 256 << 10 : 64 << 10) + kPage;
-constexpr size_t kSharedBytes = 227 << 10;  /* a block of Hopper may have as much */
-constexpr size_t kSharedStride = 228 << 10; /* from a block's to the next one's */
+constexpr size_t kSharedBytes = 227 << 10;  /* a block of Hopper may have this much */
+constexpr size_t kSharedStride = 228 << 10; /* from one block's to the next block's */
 
 enum class State { kReady, kAtBlock, kAtGroup, kAtWarp, kAtCluster, kDone };
 
@@ -63,7 +64,7 @@ struct Fiber {
   Place place{};
   void *fake_stack = nullptr; /* AddressSanitizer's */
   Groups<Copy> copies;        /* cp.async's */
-  bool hidden_copies = false; /* made, and not shown to the tensor cores */
+  bool hidden_copies = false; /* made, but not made visible to the tensor cores */
   Groups<WarpgroupProduct> products;
 };
 
@@ -72,7 +73,7 @@ std::atomic<int> schedule{[] {
   return chosen == nullptr ? 0 : std::atoi(chosen);
 }()};
 
-/* A launch under way. */
+/* A launch that is running. */
 struct Run {
   const Launch *launch;
   uint64_t number; /* from 1 on */
@@ -87,7 +88,7 @@ std::mutex fault_mutex;
 std::string first_fault;
 std::atomic<bool> faulted{false};
 
-/* What a host thread has for a block that it runs. */
+/* What a host thread keeps for a block that it runs. */
 struct Block {
   const Launch *launch = nullptr;
   unsigned rank = 0; /* in its cluster */
@@ -105,20 +106,20 @@ struct Block {
 
   const Library *library = nullptr; /* whose variables these are */
   Range variables{};
-  uint64_t poisoned = 0;  /* the number of the launch for which all of them were */
-  Range written{};        /* since then, by its first block; NULL until a second one comes */
+  uint64_t poisoned = 0;  /* the number of the launch at whose start all variables were poisoned */
+  Range written{};        /* what its first block has written since; NULL until a second block starts */
   std::vector<char> kept; /* the variables, while another block of the cluster runs */
   char *dynamic = nullptr;
 };
 
 /* The blocks that a host thread runs together. */
 struct Cluster {
-  std::deque<Block> blocks; /* as many as there ever were */
+  std::deque<Block> blocks; /* as many as there have ever been */
   unsigned size = 0;
   unsigned arrived = 0; /* threads at the cluster's barrier */
-  bool orders = false;  /* memory: if it does for all of them */
-  bool met = false;     /* at some barrier */
-  Range dynamic{};      /* of all blocks, one behind the other */
+  bool orders = false;  /* whether it orders memory: only if it does for all of them */
+  bool met = false;     /* whether they have met at a barrier */
+  Range dynamic{};      /* of all blocks, one after the other */
 
   ~Cluster() {
     for (const Block &one : blocks) {
@@ -130,9 +131,9 @@ struct Cluster {
 
 thread_local Cluster owned_cluster;
 
-/* owned_cluster, without its check for initialisation, and the block of it that runs. Like esp_emulated_place at a
- * fixed distance from the thread's own data, where the loader has room for a few more: finding them was a call each
- * time. */
+/* owned_cluster, without the check whether it is initialised, and its block that is running. Like esp_emulated_place
+ * they lie at a fixed distance from the thread's own data, where the loader has room for a few more variables;
+ * otherwise finding them would take a call each time. */
 [[gnu::tls_model("initial-exec")]] __thread Cluster *cluster;
 [[gnu::tls_model("initial-exec")]] __thread Block *block;
 
@@ -144,9 +145,9 @@ char *stack_of(unsigned thread) { return block->stacks + thread * kStack; }
 
 /* ---- switching ---- */
 
-/* Stores this stack and goes on where `resume` was stored. The compiler keeps nothing in registers meanwhile. Inline,
- * and without `ret`: the processor takes a return for one to where the last call was, and of threads that wait in turn
- * at the same place it is then right. */
+/* Stores this stack and continues where `resume` was stored. The compiler keeps nothing in registers across it. It is
+ * inline and jumps instead of returning: the processor predicts that a return goes to where the last call was, which
+ * would be wrong here, while a jump by threads that wait in turn at the same place is predicted rightly. */
 [[gnu::always_inline]] inline void switch_stack(void **save, void *resume) {
   asm volatile(
       "leaq -128(%%rsp), %%rsp\n\t" /* what lies below the stack pointer may be in use */
@@ -200,8 +201,8 @@ void yield() {
   end();
 }
 
-/* A stack on which a switch goes to run_fiber, aligned as a call would leave it. Each begins at another line of its
- * page, for the cache. */
+/* A stack from which a switch goes to run_fiber, aligned as a call would leave it. Each stack begins at another line of
+ * its page, for the sake of the cache. */
 void *fresh_stack(unsigned thread) {
   constexpr size_t kLine = 64;
   auto *top = reinterpret_cast<void **>(stack_of(thread) + kStack - thread * kLine % kPage) - 1;
@@ -263,7 +264,7 @@ bool release_block() {
   return true;
 }
 
-/* The barrier of threads [first, first + threads): of so many, whether some have ended or not. */
+/* The barrier of threads [first, first + threads), which waits for this many even if some have ended. */
 bool release_group(unsigned first, unsigned threads) {
   for (unsigned i = first; i < first + threads; i++) {
     if (block->fibers[i].state != State::kAtGroup) return false;
@@ -291,8 +292,8 @@ bool release_cluster() {
   return true;
 }
 
-/* Those who wait with this fiber, lane by lane; false while one of them is missing. The next lane is looked at first:
- * most often that is the one. */
+/* Finds the fibers that wait together with this one, lane by lane. Returns false while one of them is missing. The next
+ * lane is looked at first, because most often it is the missing one. */
 bool gather(const Fiber &fiber, Fiber *(&lanes)[kWarp]) {
   const unsigned own = index_of(&fiber), first = own / kWarp * kWarp;
   const unsigned threads = static_cast<unsigned>(block->fibers.size());
@@ -308,7 +309,7 @@ bool gather(const Fiber &fiber, Fiber *(&lanes)[kWarp]) {
   return true;
 }
 
-/* Lets those go on who wait with this fiber, if all are there. */
+/* Lets the fibers that wait together with this one go on, if all have come. */
 bool release_warp(const Fiber &fiber) {
   Fiber *lanes[kWarp];
   if (!gather(fiber, lanes)) return false;
@@ -323,7 +324,7 @@ bool release_warp(const Fiber &fiber) {
 
 /* ---- a block from its start to its end ---- */
 
-/* Makes the block the running one, and __shared__ variables its own. */
+/* Makes the block the running one, and the __shared__ variables its own. */
 void select(unsigned rank) {
   Block *next = &cluster->blocks[rank];
   if (next == block) return;
@@ -333,7 +334,7 @@ void select(unsigned rank) {
   races::select_block(rank);
 }
 
-/* The `size` blocks of a cluster, of which none is anything yet. */
+/* Forms a cluster of `size` blocks, none of which has started. */
 void form_cluster(unsigned size) {
   cluster = &owned_cluster;
   if (cluster->dynamic.begin == nullptr) {
@@ -367,8 +368,8 @@ void reserve(size_t threads) {
   for (unsigned i = 0; i < threads; i++) mprotect(stack_of(i), kPage, PROT_NONE);
 }
 
-/* The variables are half a megabyte, nearly all of it other kernels': what the launch's first block on this host thread
- * has not written, later ones are taken not to write, either. */
+/* The variables are half a megabyte, nearly all of it those of other kernels. What the launch's first block on this
+ * host thread has not written, later ones are assumed not to write either. */
 void poison_variables(uint64_t launch) {
   const Library &library = *block->library;
   if (block->poisoned != launch || cluster->size > 1) {
@@ -417,19 +418,19 @@ void prepare(const Run &run, unsigned rank, dim3 index, uint64_t seed) {
                      {block->stacks, block->stacks + block->capacity * kStack});
 }
 
-/* Threads that have ended are waited for no longer. */
+/* Stops waiting for threads that have ended. */
 bool release_after_ends() {
   bool moved = release_block();
   for (unsigned thread = 0; thread < block->fibers.size() && !faulted; thread++) {
     Fiber *lanes[kWarp];
     if (block->fibers[thread].state != State::kAtWarp || !gather(block->fibers[thread], lanes)) continue;
-    resume(thread); /* it lets the others go on */
+    resume(thread); /* its end lets the others go on */
     moved = true;
   }
   return moved;
 }
 
-/* Runs each thread that can run, once, in an order of its own. */
+/* Runs each thread that can run once, in the order of the schedule. */
 bool round_of_threads() {
   bool moved = false;
   for (unsigned thread : block->order) {
@@ -459,7 +460,7 @@ bool round_of_warps() {
   return moved;
 }
 
-/* Runs the block until none of its threads can go on; false if none could from the start. */
+/* Runs the block until none of its threads can go on. Returns false if none could at the start. */
 bool run_block(const Run &run) {
   bool went = false;
   for (bool moved = true; moved && !faulted;) {
@@ -471,7 +472,7 @@ bool run_block(const Run &run) {
   return went;
 }
 
-/* Runs the blocks of which that at `index` is the first, from their start to their end. */
+/* Runs the blocks of a cluster, the first of which is that at `index`, from start to end. */
 void run_cluster(const Run &run, dim3 index, uint64_t seed) {
   form_cluster(run.launch->cluster);
   std::vector<unsigned> order(cluster->size);
@@ -507,7 +508,7 @@ void fault(const char *format, ...) {
   std::vsnprintf(text, sizeof text, format, arguments);
   va_end(arguments);
   set_fault(block_name() + ", thread " + std::to_string(index_of(block->running)) + ": " + text);
-  yield(); /* for ever: the block is given up */
+  yield(); /* for ever: the block has been given up */
   std::abort();
 }
 
@@ -642,7 +643,7 @@ bool run(const Launch &launch) {
   if (chosen == 1) std::reverse(order.begin(), order.end());
   if (chosen >= 2) std::shuffle(order.begin(), order.end(), std::mt19937_64(chosen));
   races::start_launch();
-  /* Each host thread has stacks for as many blocks as it ever ran together: of clusters one thread has enough. */
+  /* Each host thread keeps stacks for as many blocks as it has ever run together. For clusters one thread is enough. */
 #pragma omp parallel for schedule(dynamic, 1) if (clusters > 1 && launch.cluster == 1 && !races::kDetected)
   for (uint64_t i = 0; i < clusters; i++) {
     if (faulted) continue;

@@ -1,10 +1,11 @@
 /*
- * Stand-ins for the functions of cuBLAS that the engine calls, with the names and values of cublas_api.h: column-major
- * products on the host, in the stream of their handle, captured into graphs like kernels.
+ * Stand-ins for the functions of cuBLAS that the engine calls, with the names and values of cublas_api.h. They compute
+ * column-major products on the host, in the stream of their handle, and are captured into graphs like kernels.
  *
- * Sums are in float32 over k in order, in pieces of kDepth that are then added: about the error of a GPU's product, not
- * its bits. CUBLAS_COMPUTE_32F_FAST_TF32 rounds its inputs to TF32 as tensor cores do. Refused is what cuBLAS refuses:
- * leading dimensions that are too short, types that do not go together. Work is cut by shape alone.
+ * Sums are float32, over k in order, in pieces of kDepth that are then added. Their error is about that of a GPU's
+ * product, but not their bits. CUBLAS_COMPUTE_32F_FAST_TF32 rounds its inputs to TF32 as tensor cores do. They refuse
+ * what cuBLAS refuses: leading dimensions that are too short, and types that do not go together. Work is divided by
+ * shape alone.
  */
 #include <algorithm>
 #include <cstring>
@@ -54,7 +55,7 @@ struct Product {
   bool tf32;
 };
 
-/* To 10 bits of mantissa, ties away from zero (PTX cvt.rna.tf32). */
+/* Rounds to 10 bits of mantissa, ties away from zero (PTX cvt.rna.tf32). */
 float to_tf32(float x) {
   const uint32_t bits = __float_as_uint(x);
   return (bits & 0x7f800000u) == 0x7f800000u ? x : __uint_as_float((bits + 0x1000u) & 0xffffe000u);
@@ -81,7 +82,7 @@ void store(const Product &p, int64_t row, int64_t column, float sum) {
   }
 }
 
-/* A tile of up to kRows x kColumns of c. a: [m, k], b: [k, n], both by columns. */
+/* A tile of up to kRows x kColumns of c. a is [m, k] and b is [k, n], both stored by columns. */
 void tile(const Product &p, const float *a, const float *b, int64_t row, int64_t column) {
   const int64_t rows = std::min(kRows, p.m - row), columns = std::min(kColumns, p.n - column);
   float total[kColumns][kRows] = {}, sum[kColumns][kRows];
@@ -183,7 +184,7 @@ using emulator::with_handle;
 #pragma GCC visibility push(default)
 extern "C" {
 
-/* cuBLAS allocates its workspace here, so that it is refused where cudaMalloc is. */
+/* cuBLAS allocates its workspace here, so this is refused where cudaMalloc would be. */
 int cublasCreate_v2(cublasContext **handle) {
   const std::lock_guard<std::recursive_mutex> guard(emulator::lock());
   if (const int asked = emulator::injected("cublasCreate_v2")) return asked;
@@ -260,7 +261,7 @@ int cublasSgemm_v2(cublasContext *handle, int trans_a, int trans_b, int m, int n
               ldc, compute);
 }
 
-/* alpha and beta are floats of the host, as these compute types have them. */
+/* alpha and beta are floats of the host, as for these compute types. */
 int cublasGemmEx(cublasContext *handle, int trans_a, int trans_b, int m, int n, int k, const void *alpha, const void *a,
                  int a_type, int lda, const void *b, int b_type, int ldb, const void *beta, void *c, int c_type,
                  int ldc, int compute, int) {

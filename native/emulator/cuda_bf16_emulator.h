@@ -1,5 +1,5 @@
-/* CUDA's cuda_bf16.h, as far as it is used: bfloat16 with conversions to nearest even that keep NaN. Arithmetic is
- * float's. */
+/* The part of CUDA's cuda_bf16.h that is used: bfloat16 with conversions that round to nearest even and keep NaN.
+ * Arithmetic is that of floats. */
 #ifndef ESPALIER_EMULATOR_CUDA_BF16_H
 #define ESPALIER_EMULATOR_CUDA_BF16_H
 
@@ -31,12 +31,12 @@ inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 x) { return x.bits; }
 
 inline __nv_bfloat16 __float2bfloat16_rn(float x) {
   const uint32_t bits = __float_as_uint(x);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return __ushort_as_bfloat16(0x7fff); /* as CUDA: one NaN */
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return __ushort_as_bfloat16(0x7fff); /* CUDA has only one NaN, too */
   return __ushort_as_bfloat16(static_cast<unsigned short>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16));
 }
 inline __nv_bfloat16 __float2bfloat16(float x) { return __float2bfloat16_rn(x); }
 
-/* Rounded once: the float in between is rounded to odd, so that it does not look like a tie when it is none. */
+/* Rounds once: the float in between is rounded to odd, so that rounding to it cannot make a tie. */
 inline __nv_bfloat16 __double2bfloat16(double x) {
   float near = static_cast<float>(x);
   const double error = x - static_cast<double>(near);

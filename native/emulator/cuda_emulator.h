@@ -1,17 +1,19 @@
 /*
- * The part of CUDA that native/cuda uses, for the host: its very files compile with a C++ compiler against this header
- * and run in tests where there is no GPU. device.cuh includes it where nvcc would include CUDA's.
+ * The part of CUDA that native/cuda uses, for the host. The same source files compile with a C++ compiler against this
+ * header and run in tests where there is no GPU. device.cuh includes it where nvcc would include CUDA's header.
  *
- * The threads of a block are fibers of one host thread (block.h): each runs until it ends or waits at a barrier, then
- * another, in the order of the chosen schedule. Blocks, or clusters of them, go to the host's threads. __shared__
- * variables are one copy a host thread, so one a block (those of a cluster's blocks are put aside in turn), and full of
- * 0xFF (NaN) when a block starts.
+ * The threads of a block are fibers of one host thread (block.h). Each runs until it ends or waits at a barrier; then
+ * another one runs, in the order of the chosen schedule. Blocks, or clusters of blocks, are distributed over the host's
+ * threads. Each host thread has one copy of the __shared__ variables, so a block has them alone; with clusters they are
+ * saved and restored when another block's turn comes. They are full of 0xFF (NaN) when a block starts.
  *
- * Shows: what a kernel computes; barriers that are missing (several schedules, see block.h; races.h finds the race
- * itself); barriers that not all threads reach; masks of warp functions that do not fit; use of what was never written.
+ * Shows: what a kernel computes; missing barriers (under several schedules, see block.h; races.h finds the race
+ * itself); barriers that not all threads reach; masks of warp functions that do not fit; use of memory that was never
+ * written.
+ *
  * Cannot show: weak memory order, what depends on clusters running at once, bank conflicts, coalescing, registers,
- * speed. CUDA's fast approximations are libm's functions here, and sums of mma have another order: results agree within
- * error bounds, not in every bit.
+ * speed. CUDA's fast approximations are functions of libm here, and sums of mma have another order: results agree
+ * within error bounds, not in every bit.
  */
 #ifndef ESPALIER_CUDA_EMULATOR_H
 #define ESPALIER_CUDA_EMULATOR_H
@@ -49,7 +51,7 @@
 
 namespace emulator {
 
-/* runtime.h says what becomes of a launch. */
+/* Queues a launch; runtime.h says when it runs. */
 cudaError_t launch(const Launch &launch, const std::vector<const void *> &pointers, cudaStream_t stream);
 
 template <typename T>
@@ -57,8 +59,8 @@ void collect(std::vector<const void *> &pointers, const T &argument) {
   if constexpr (std::is_pointer_v<T>) pointers.push_back(argument);
 }
 
-/* Queues kernel(arguments...) for each thread of each block, `cluster` of them in a cluster; cudaGetLastError() says
- * why it could not be. Arguments are copied now, as a launch does. */
+/* Queues kernel(arguments...) for each thread of each block, with `cluster` blocks in a cluster. If that fails
+ * cudaGetLastError() says why. Arguments are copied now, as by a launch of CUDA. */
 template <typename... Parameters, typename... Arguments>
 void launch_clusters(const char *name, void (*kernel)(Parameters...), dim3 grid, unsigned cluster, dim3 block,
                      size_t shared_bytes, cudaStream_t stream, Arguments... arguments) {

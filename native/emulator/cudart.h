@@ -1,6 +1,7 @@
 /*
- * The part of CUDA's runtime that the engine and native/cuda call, declared as in cuda_runtime_api.h of CUDA 13, with
- * the same names, values and calling convention, so that a library of these functions stands in for libcudart.so.
+ * The part of CUDA's runtime that the engine and native/cuda call. Functions are declared as in cuda_runtime_api.h of
+ * CUDA 13, with the same names, values and calling convention. So a library of these functions can stand in for
+ * libcudart.so.
  */
 #ifndef ESPALIER_EMULATOR_CUDART_H
 #define ESPALIER_EMULATOR_CUDART_H

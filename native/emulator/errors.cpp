@@ -1,5 +1,5 @@
-/* Errors of the stand-in runtime: those of each thread, the sticky one, those that tests ask for; and counts of calls.
- */
+/* Errors of the stand-in runtime: that of each thread, the one that stays, and those that tests ask for. And counts of
+ * calls. */
 #include <cstdio>
 #include <cstdlib>
 #include <map>

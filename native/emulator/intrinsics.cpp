@@ -1,4 +1,4 @@
-/* The parts of intrinsics.h that races.h must not see as plain loads and stores, or that several lanes share. */
+/* The parts of intrinsics.h that races.h must not take for plain loads and stores, or that several lanes share. */
 #include "intrinsics.h"
 
 #include <cstdint>
@@ -13,7 +13,7 @@ struct Vote {
   uint32_t result;
 };
 
-/* Any operation on a word, by comparing and swapping its bits. */
+/* Any operation on a word, by compare-and-swap of its bits. */
 template <typename T, typename Operation>
 T update(T *address, Operation operation) {
   using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;

@@ -1,6 +1,6 @@
 /*
  * CUDA's functions of warps and blocks, atomics, bits, memory and arithmetic, as far as native/cuda may use them. What
- * is missing here does not compile, so that nothing is emulated by accident.
+ * is missing here does not compile, so nothing is emulated by accident.
  */
 #ifndef ESPALIER_EMULATOR_INTRINSICS_H
 #define ESPALIER_EMULATOR_INTRINSICS_H
@@ -22,7 +22,7 @@ inline int __syncthreads_count(int predicate) { return emulator::block_barrier(p
 inline int __syncthreads_or(int predicate) { return emulator::block_barrier(predicate != 0) != 0; }
 inline int __syncthreads_and(int predicate) { return emulator::block_barrier(predicate == 0) == 0; }
 
-/* Every thread sees every write at once: fences order nothing here, and races.h does not take them for barriers. */
+/* Every thread sees every write at once, so fences do nothing here. races.h does not treat them as barriers. */
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 [[noreturn]] inline void __trap() { emulator::fault("__trap()"); }
@@ -38,7 +38,7 @@ struct Exchange {
   T taken;
 };
 
-/* What a lane takes from one that gives nothing is undefined: NaN, or -1. */
+/* What a lane reads from a lane that gives nothing is undefined. Here it is NaN, or -1. */
 template <typename T>
 T exchange(const char *name, uint32_t mask, T value, int source) {
   Exchange<T> mine{value, source, value};
@@ -57,7 +57,8 @@ T exchange(const char *name, uint32_t mask, T value, int source) {
   return mine.taken;
 }
 
-/* The lane to read from, `offset` lanes away, within groups of `width` lanes: its own where that leaves the group. */
+/* The lane to read from, `offset` lanes away, within groups of `width` lanes. It is the lane itself if that would leave
+ * the group. */
 inline int within(int lane, int source, int width) {
   return source / width == lane / width && source >= 0 ? source : lane;
 }
@@ -107,7 +108,7 @@ inline int __all_sync(uint32_t mask, int predicate) {
   return emulator::ballot("__all_sync", mask, predicate == 0) == 0;
 }
 
-/* ---- atomics: each returns what was there before ---- */
+/* ---- atomics: each returns the previous value ---- */
 
 int atomicAdd(int *address, int value);
 unsigned atomicAdd(unsigned *address, unsigned value);
@@ -202,7 +203,7 @@ inline float __logf(float x) { return logf(x); }
 inline float __log2f(float x) { return log2f(x); }
 inline float __fdividef(float x, float y) { return x / y; }
 inline float __frcp_rn(float x) { return 1.0f / x; }
-/* Out of line: the compiler would make one multiply-add of it and of a product in x or y. */
+/* Not inline: the compiler would fuse it with a product in x or y to one multiply-add. */
 [[gnu::noinline]] inline float __fadd_rn(float x, float y) { return x + y; }
 inline float __fmaf_rn(float x, float y, float z) { return fmaf(x, y, z); }
 inline float __saturatef(float x) { return fminf(fmaxf(x, 0.0f), 1.0f); }

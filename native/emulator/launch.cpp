@@ -1,4 +1,4 @@
-/* Launches, and what the stand-in device says of itself. */
+/* Launches, and the properties of the stand-in device. */
 #include "controls.h"
 #include "runtime.h"
 
@@ -57,7 +57,7 @@ cudaError_t cudaSetDevice(int device) {
   return call("cudaSetDevice", [&] { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; });
 }
 
-/* Hopper's figures, but few multiprocessors: grids that fill the device stay small. */
+/* Hopper's values, but with few multiprocessors, so that grids that fill the device stay small. */
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device) {
   return call("cudaDeviceGetAttribute", [&] {
     if (value == nullptr) return cudaErrorInvalidValue;

@@ -1,8 +1,9 @@
 /*
- * Memory of the emulated device and pinned memory of the host: the process' own (of the device, in arena.h's range if
- * that was asked for), full of 0xFF (NaN) when it is handed out. The device has as much as was configured, and no more.
- * Behind and before each allocation lie guards of the same bytes: a read outside brings NaN into results, a write is
- * found at the next synchronisation. Under AddressSanitizer its own red zones take their place.
+ * Memory of the emulated device and pinned memory of the host. Both are ordinary memory of the process; device memory
+ * lies in the range of arena.h if that was asked for. Memory is full of 0xFF (NaN) when it is handed out. The device
+ * has as much memory as was configured, and no more. Before and after each allocation lie guards of the same bytes: a
+ * read outside brings NaN into results, and a write outside is found at the next synchronisation. Under
+ * AddressSanitizer its own red zones take their place.
  */
 #include <cstdlib>
 #include <cstring>
@@ -81,7 +82,7 @@ const std::pair<const char *const, Allocation> *find(const void *pointer) {
 cudaError_t give_back(void *pointer, Memory kind) {
   if (pointer == nullptr) return cudaSuccess;
   if (const cudaError_t error = refuse_during_capture()) return error;
-  const cudaError_t error = run_everything(); /* as CUDA waits */
+  const cudaError_t error = run_everything(); /* CUDA waits, too */
   const auto entry = allocations.find(static_cast<const char *>(pointer));
   if (entry == allocations.end() || entry->second.kind != kind) return cudaErrorInvalidValue;
   const size_t bytes = entry->second.bytes;
@@ -96,7 +97,7 @@ cudaError_t give_back(void *pointer, Memory kind) {
   return error;
 }
 
-/* cudaMemcpyKind must say what the pointers are. */
+/* Whether cudaMemcpyKind says correctly what the pointers are. */
 bool is_direction(const void *target, const void *source, size_t bytes, cudaMemcpyKind kind) {
   if (bytes == 0) return true;
   const bool to_device = memory_of(target) == Memory::kDevice, from_device = memory_of(source) == Memory::kDevice;
@@ -197,7 +198,7 @@ cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
   });
 }
 
-/* Work of the legacy stream: waits for streams that block, not for others. */
+/* It is work of the legacy stream: it waits for streams that block, and not for others. */
 cudaError_t cudaMemcpy(void *target, const void *source, size_t bytes, cudaMemcpyKind kind) {
   return call("cudaMemcpy", [&] {
     if (const cudaError_t error = emulator::refuse_legacy_during_capture()) return error;
@@ -210,8 +211,9 @@ cudaError_t cudaMemcpy(void *target, const void *source, size_t bytes, cudaMemcp
   });
 }
 
-/* From and to pinned memory the copy is made when its turn comes. Pageable memory is read at once if it is short,
- * waited for if it is long or written to (CUDA runtime API, "API synchronization behavior"). */
+/* From and to pinned memory the copy is made when its turn comes. Pageable memory is read at once if the copy is short;
+ * if it is long, or writes pageable memory, the call waits for it (CUDA runtime API, "API synchronization behavior").
+ */
 cudaError_t cudaMemcpyAsync(void *target, const void *source, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   return call("cudaMemcpyAsync", [&] {
     if (!emulator::is_direction(target, source, bytes, kind)) return cudaErrorInvalidValue;

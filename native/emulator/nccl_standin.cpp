@@ -1,9 +1,11 @@
 /*
- * The functions of NCCL that Espalier calls, between processes of one machine: each pair of ranks has a mailbox in
- * shared memory for each direction. A message waits until its mailbox is empty, a receiver until it is full; every
- * collective is a group of messages. Like kernels they go to a stream, run when something waits for it, are captured
- * into graphs, and take the device's memory alone. It shows that all ranks ask for the same in the same order, in a
- * graph or in none, and that graphs go before their communicator; and nothing of speed.
+ * The functions of NCCL that Espalier calls, between processes of one machine. Each pair of ranks has a mailbox in
+ * shared memory for each direction. A message waits until its mailbox is empty, and a receiver until it is full. Every
+ * collective is a group of messages. Like kernels, these groups go to a stream, run when something waits for it, are
+ * captured into graphs, and accept only memory of the device.
+ *
+ * Shows: whether all ranks ask for the same in the same order, all in a graph or none; and whether graphs are destroyed
+ * before their communicator. Cannot show: speed.
  */
 #include <fcntl.h>
 #include <sched.h>
@@ -46,8 +48,8 @@ constexpr int kMaxRanks = 8;
 constexpr size_t kBoxBytes = 64 << 10;
 
 struct Box {
-  std::atomic<uint32_t> bytes; /* of a message that waits; 0: empty */
-  bool captured;               /* who sent it had it in a graph */
+  std::atomic<uint32_t> bytes; /* the size of the waiting message; 0: empty */
+  bool captured;               /* whether its sender had it in a graph */
   char data[kBoxBytes];
 };
 
@@ -62,11 +64,11 @@ struct Message {
   char *data;
   size_t bytes;
   int peer;
-  bool captured = false; /* in a graph */
+  bool captured = false; /* whether it is part of a graph */
   size_t done = 0;
 };
 
-/* What is done at once when the stream comes to it: first copies of a rank's own, then messages, then sums. */
+/* What is done together when the stream comes to it: first copies within a rank, then messages, then sums. */
 struct Group {
   std::vector<std::function<void()>> before, after;
   std::vector<Message> messages;
@@ -85,16 +87,16 @@ size_t size_of(ncclDataType_t type) { return type == ncclInt8 ? 1 : 4; }
 struct ncclComm {
   Shared *shared;
   int rank, size;
-  std::shared_ptr<const int> graphs = std::make_shared<const int>(0); /* held by all that have its messages, too */
+  std::shared_ptr<const int> graphs = std::make_shared<const int>(0); /* graphs with its messages hold it, too */
 };
 
 namespace {
 
 enum class Advance { kWaits, kMoved, kRefused };
 
-/* Moves a piece if it can. Refuses what is part of a graph on one side alone: of graphs NCCL registers buffers, which
- * both must know of ("Whether an operation launch is graph-captured is considered a collective property of that
- * operation", NCCL's documentation, "Using NCCL with CUDA Graphs"). */
+/* Moves a piece of the message if it can. Refuses a message that is part of a graph on one side only: for graphs NCCL
+ * registers buffers, of which both sides must know ("Whether an operation launch is graph-captured is considered a
+ * collective property of that operation", NCCL's documentation, "Using NCCL with CUDA Graphs"). */
 Advance advance(Message &m) {
   Box &box = m.sends ? m.comm->shared->boxes[m.comm->rank][m.peer] : m.comm->shared->boxes[m.peer][m.comm->rank];
   uint32_t waiting = box.bytes.load(std::memory_order_acquire);
@@ -114,7 +116,7 @@ Advance advance(Message &m) {
   return Advance::kMoved;
 }
 
-/* False if one was refused. */
+/* Delivers all messages. Returns false if one was refused. */
 bool deliver(std::vector<Message> messages) {
   for (;;) {
     bool finished = true, moved = false;
@@ -168,7 +170,7 @@ ncclResult_t end_unless_grouped() {
   return error == cudaSuccess ? ncclSuccess : ncclUnhandledCudaError;
 }
 
-/* A function that takes a stream: body() adds to the group, which goes to the stream once it is complete. */
+/* A function that takes a stream. body() adds to the group, which goes to the stream once it is complete. */
 template <typename Body>
 ncclResult_t call(const char *function, cudaStream_t stream, const Body &body) {
   const std::lock_guard<std::recursive_mutex> guard(emulator::lock());
@@ -188,7 +190,7 @@ ncclResult_t send_or_receive(const char *function, bool sends, const void *data,
   });
 }
 
-/* Everybody's `from` to everybody's `to`, one rank after another. */
+/* Copies the `from` of all ranks to the `to` of all ranks, one rank after another. */
 void gather(const void *from, char *to, size_t bytes, ncclComm_t comm) {
   for (int r = 0; r < comm->size; r++) {
     char *part = to + static_cast<size_t>(r) * bytes;
@@ -246,8 +248,8 @@ ncclResult_t ncclCommInitRank(ncclComm_t *comm, int size, ncclUniqueId id, int r
   return ncclSuccess;
 }
 
-/* NCCL does not wait for the stream either; but it does for all graphs with its messages to be destroyed, forever if
- * the caller is who destroys them (commDestroySync in NCCL's init.cc). */
+/* NCCL does not wait for the stream either. But it waits until all graphs with its messages have been destroyed: for
+ * ever, if the caller is the one who would destroy them (commDestroySync in NCCL's init.cc). */
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   if (comm->graphs.use_count() > 1) {
     last_error = "NCCL would wait for a graph that has messages of this communicator";

@@ -1,7 +1,7 @@
 /*
- * The shadow of all memory that kernels touch, and ThreadSanitizer's functions, which the compiler calls before every
- * load and store of native/cuda (see races.h). Built into the preset emulator-races alone, where blocks run one after
- * another.
+ * The shadow of all memory that kernels access, and the functions of ThreadSanitizer that the compiler calls before
+ * every load and store of native/cuda (see races.h). Only the preset emulator-races has this; in it blocks run one
+ * after another.
  */
 #include "races.h"
 
@@ -25,11 +25,11 @@ constexpr uint16_t kSeveralGroups = 0xffff;
 constexpr uint16_t kSeveralBlocks = 0xffff;
 constexpr unsigned kGroup = 128;
 
-/* Time goes by intervals, of which no two blocks have the same: one ends at every __syncthreads and at every barrier of
- * the cluster. Within one, the threads of a warpgroup are ordered by rounds, of which one ends at every barrier of the
- * group, and within one of these the lanes of a warp by epochs, of which one ends at every __syncwarp. */
-uint32_t launch_start = 1, latest = 1; /* the last interval that began, of whichever block */
-/* Of the blocks that run together: their start, and the last barrier that they passed together. */
+/* Time is divided into intervals; no two blocks share one. An interval ends at every __syncthreads and at every barrier
+ * of the cluster. Within an interval the threads of a warpgroup are ordered by rounds: a round ends at every barrier of
+ * the group. Within a round the lanes of a warp are ordered by epochs: an epoch ends at every __syncwarp. */
+uint32_t launch_start = 1, latest = 1; /* the last interval that began, in any block */
+/* For the blocks that run together: when they started, and the last barrier that they passed together. */
 uint32_t cluster_start = 1, cluster_barrier_at = 1;
 Range all_dynamic{};
 
@@ -45,17 +45,17 @@ uint16_t me = 0;
 
 const Block &mine() { return blocks[my_block]; }
 
-/* Who touched something last. Accesses of one interval are merged: of those of a warp's lanes, the latest epoch counts.
- */
+/* Who accessed something last. Accesses of one interval are merged; of those by the lanes of a warp the latest epoch
+ * counts. */
 struct Accesses {
   uint32_t interval = 0, round = 0, epoch = 0;
   uint16_t who = 0;
-  uint16_t block = 0; /* of the cluster, or kSeveralBlocks since its last barrier */
+  uint16_t block = 0; /* its number in the cluster, or kSeveralBlocks if several did since the cluster's last barrier */
 
   bool of_several_groups() const { return who == kSeveralGroups; }
   bool of_several_warps() const { return !of_several_groups() && (who & kWarpsOfGroup) != 0; }
   bool of_several_lanes() const { return !of_several_groups() && (who & kSeveralLanes) != 0; }
-  unsigned warp() const { return of_several_lanes() ? who & ~kSeveralLanes : who / kWarp; } /* if of one */
+  unsigned warp() const { return of_several_lanes() ? who & ~kSeveralLanes : who / kWarp; } /* if it was only one */
   bool of_my_warp() const { return !of_several_groups() && !of_several_warps() && warp() == me / kWarp; }
   bool of_my_group() const {
     if (of_several_groups()) return false;
@@ -82,10 +82,10 @@ struct Accesses {
     }
   }
 
-  /* Whether these come before what this thread does now. */
+  /* Whether these accesses are ordered before what this thread does now. */
   bool are_ordered(bool in_shared) const {
     if (interval < (in_shared ? cluster_start : launch_start)) return true;
-    if (interval < cluster_start) return false; /* another cluster of this launch */
+    if (interval < cluster_start) return false; /* it was another cluster of this launch */
     if (interval < cluster_barrier_at) return true;
     if (block != my_block) return false;
     if (interval < mine().now || who == me) return true;
@@ -103,11 +103,12 @@ struct Accesses {
 
 struct Cell {
   Accesses written, read;
-  uint32_t read_by_blocks = 0; /* the launch (by its start) in which several blocks have read it */
-  bool by_atomics = false;     /* so it was written */
+  uint32_t read_by_blocks = 0; /* the launch (its start) in which several blocks have read it */
+  bool by_atomics = false;     /* whether it was written by atomics */
 };
 
-/* The shadow of a page, at first for words of 4 bytes, then, if something smaller is touched, for halves or bytes. */
+/* The shadow of a page. It has a cell for each word of 4 bytes, and once something smaller is accessed for each half
+ * word or byte. */
 struct Page {
   uintptr_t number = 0;
   unsigned granule = 4;
@@ -123,7 +124,7 @@ struct Page {
 
 std::unordered_map<uintptr_t, Page> pages;
 constexpr size_t kRecent = 64;
-Page *recent[kRecent] = {}; /* by the last bits of their numbers */
+Page *recent[kRecent] = {}; /* by the last bits of their page numbers */
 
 Page &page_of(uintptr_t address) {
   const uintptr_t number = address / kPage;
@@ -191,12 +192,12 @@ void touch(Cell &cell, uintptr_t address, bool in_shared, Kind kind, const void 
 }
 
 void access(const void *pointer, size_t bytes, Kind kind, const void *code) {
-  if (esp_emulated_place == nullptr) return; /* code of the host */
+  if (esp_emulated_place == nullptr) return; /* code of the host is not checked */
   const auto begin = reinterpret_cast<uintptr_t>(pointer);
   if (contains(mine().stacks, begin)) return;
   const bool variable = contains(mine().shared.variables, begin);
   const bool in_shared = variable || contains(all_dynamic, begin);
-  /* Each block's variables are at one address: each has a shadow of its own. */
+  /* The variables of all blocks are at one address. So each block has its own shadow for them. */
   const uintptr_t shadow = variable ? uintptr_t{my_block} << 48 : 0;
   const unsigned granule = (begin | bytes) % 4 == 0 ? 4 : (begin | bytes) % 2 == 0 ? 2 : 1;
   for (uintptr_t address = begin; address < begin + bytes;) {
@@ -248,7 +249,7 @@ void cluster_barrier() {
   for (Block &block : blocks) block.now = ++latest;
 }
 
-/* Rounds are equal throughout a group. */
+/* All threads of a group are in the same round. */
 void group_barrier(unsigned first, unsigned threads) {
   std::vector<uint32_t> &rounds = blocks[my_block].rounds;
   for (unsigned thread = first; thread < first + threads; thread++) rounds[thread]++;

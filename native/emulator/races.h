@@ -1,18 +1,19 @@
 /*
  * Finds races between the threads of a launch (preset emulator-races). The compiler marks each load and store of the
- * kernels by -fsanitize=thread, whose functions are ours (races.cpp) instead of ThreadSanitizer's.
+ * kernels by -fsanitize=thread; the functions that it calls are ours (races.cpp) instead of ThreadSanitizer's.
  *
- * Two accesses to a byte, not both reads and not both atomic, by two threads of a launch, are a race unless a barrier
- * lies between them: the cluster's for threads of its blocks, __syncthreads for threads of a block, a warpgroup's
- * barrier for its threads, __syncwarp for lanes of a warp. Shuffles and votes order nothing, as CUDA says. Clusters,
- * and blocks that are in none, are never ordered. Whether the accesses came in the right order this time does not
- * matter: a missing barrier is found under any schedule, if a test comes by.
+ * What a race is: two threads of a launch access the same byte, not both by reading and not both by atomics, and no
+ * barrier lies between. The barriers are that of the cluster for threads of its blocks, __syncthreads for threads of a
+ * block, a warpgroup's barrier for its threads, and __syncwarp for lanes of a warp. Shuffles and votes order nothing,
+ * as CUDA says. Different clusters, and blocks outside clusters, are never ordered. It does not matter whether the
+ * accesses came in the right order this time: a missing barrier is found under any schedule, if a test executes the
+ * accesses.
  *
- * Also fills shared memory with 0xFF when it is first read and was not written, and refuses vector accesses that are
- * not aligned to their size.
+ * It also fills shared memory with 0xFF when it is read for the first time without having been written, and refuses
+ * vector accesses that are not aligned to their size.
  *
- * Cannot show: races on a shared variable whose address nobody takes, as the compiler does not mark those (a scalar
- * that one thread sets: schedules find that); races that only other inputs would bring about; misuse of __threadfence
+ * Cannot show: races on a shared variable whose address is never taken, because the compiler does not mark those (a
+ * scalar that one thread sets: schedules find that); races that only other inputs would cause; misuse of __threadfence
  * and flags (blocks that wait for each other are reported as a race). A __syncwarp of some lanes is taken to order them
  * with all that the earliest of them saw: with masks that overlap a race may be missed.
  */
@@ -32,16 +33,17 @@ void start_launch();
 struct SharedMemory {
   Range dynamic, variables;
 };
-/* `dynamic`: where all dynamic shared memory lies. Then start_block of each block, of rank 0 first. */
+/* `dynamic` is where the dynamic shared memory of all blocks lies. After it start_block must be called for each block,
+ * beginning with rank 0. */
 void start_cluster(Range dynamic);
-/* `stacks`: of the fibers; what lies there is a thread's own. The block is selected then. */
+/* `stacks` are those of the fibers; what lies there belongs to one thread. The block is then the selected one. */
 void start_block(const SharedMemory &shared, Range stacks);
 void select_block(unsigned rank);
 void run(unsigned thread);
 void block_barrier();
 void cluster_barrier();
-void group_barrier(unsigned first, unsigned threads); /* 128 of them */
-/* The lanes of the running thread's warp that are set in `present` have come to a __syncwarp. */
+void group_barrier(unsigned first, unsigned threads); /* `threads` is 128 */
+/* The lanes of the running thread's warp that are set in `present` have reached a __syncwarp. */
 void warp_barrier(uint32_t present);
 void read(const void *address, size_t bytes);
 void write(const void *address, size_t bytes);

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Takes each barrier, of a cluster, a block, a warpgroup or a warp, each wait for copies or products, and each
-# shared_is_written() out of a copy of native/cuda in turn and runs tests that use the file: one must fail. What nobody
-# notices is superfluous, or the tests are too weak.
+# Tests whether every barrier is needed and tested. In a copy of native/cuda it takes out, one at a time, each barrier (of
+# a cluster, a block, a warpgroup or a warp), each wait for copies or products, and each shared_is_written(), and runs
+# tests that use the file: one must fail. If none does, the barrier is superfluous or the tests are too weak.
 #
 #   native/emulator/remove_barriers.sh                       all of them (half a minute to two minutes each)
 #   native/emulator/remove_barriers.sh head.cu attention_forward.cu:66   those of some files, or on some lines
 #
-# Prints a line for each: native/emulator/barriers.txt keeps those of runs over the files it names, with lines as they were then. PRESET (emulator-races unless set)
-# is the emulator's build. The tests run under up to four schedules, up to the first failure. Needs what the build needs.
+# It prints a line for each. native/emulator/barriers.txt keeps the lines of earlier runs; its line numbers may be out of
+# date. PRESET (emulator-races unless set) is the build of the emulator. The tests run under up to four schedules, up to
+# the first failure. It needs what the build needs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 

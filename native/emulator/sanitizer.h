@@ -1,4 +1,5 @@
-/* AddressSanitizer must know of other stacks and of memory that is not to be touched; without it these do nothing. */
+/* Tells AddressSanitizer about other stacks, and about memory that must not be accessed. Without it these functions do
+ * nothing. */
 #ifndef ESPALIER_EMULATOR_SANITIZER_H
 #define ESPALIER_EMULATOR_SANITIZER_H
 
@@ -13,9 +14,9 @@ namespace emulator::sanitizer {
 
 #ifdef __SANITIZE_ADDRESS__
 constexpr bool kAddress = true;
-/* Before a switch to that stack. kept: NULL if this one is not used again. */
+/* To be called before a switch to that stack. kept is NULL if the present stack is not used again. */
 inline void leave(void **kept, const void *stack, size_t bytes) { __sanitizer_start_switch_fiber(kept, stack, bytes); }
-/* After one; old_stack and old_bytes: where it came from, or NULL. */
+/* To be called after a switch. old_stack and old_bytes, if not NULL, receive the stack from which it came. */
 inline void enter(void *kept, const void **old_stack, size_t *old_bytes) {
   __sanitizer_finish_switch_fiber(kept, old_stack, old_bytes);
 }

@@ -1,8 +1,8 @@
 /*
- * Where the __shared__ variables of a library of kernels lie. They are `static thread_local` and never initialised, so
- * the linker puts them into the part of the library's thread-local block that is zeroed and not copied from the file;
- * nothing else of the library is there but the text of esp_last_error(), which is kept. Whoever adds a thread_local
- * variable to native/cuda must know that it is gone at every launch.
+ * Where the __shared__ variables of a library of kernels lie. They are `static thread_local` and never initialised. So
+ * the linker puts them into the part of the library's thread-local block that is zeroed and not copied from the file.
+ * The only other thing of the library there is the text of esp_last_error(), which is preserved. Whoever adds a
+ * thread_local variable to native/cuda must know that it is lost at every launch.
  */
 #include <link.h>
 
@@ -45,7 +45,8 @@ Range shared_variables() {
 
 constexpr char kUnwritten = static_cast<char>(0xff);
 
-/* The text of esp_last_error(), which lies among the variables and is none: meanwhile it looks unwritten. */
+/* The text of esp_last_error(), which lies among the variables but is none. While an object of this class exists it
+ * looks as if it were not written. */
 class ErrorText {
  public:
   ErrorText() : text(const_cast<char *>(esp_last_error())), kept(text) {

@@ -29,19 +29,20 @@ struct Item {
   Work work;
 };
 
-/* Work in the order in which it is done; what is at the front runs first. */
+/* Work in the order in which it is done: what is at the front runs first. */
 struct Queue {
   std::deque<Item> items;
 };
 
-/* Of one stream, and of those that have waited for what it captured; the work of all in the order of the calls. */
+/* A capture of one stream, and of those that have waited for what it captured. It has the work of all of them, in the
+ * order of the calls. */
 struct Capture {
   cudaStream_t origin;
   cudaStreamCaptureMode mode;
   std::thread::id thread;
   bool invalid = false;
   std::vector<Work> work;
-  std::set<cudaStream_t> unjoined; /* have work that the origin does not wait for */
+  std::set<cudaStream_t> unjoined; /* streams with work that the origin does not wait for */
 };
 
 }  // namespace
@@ -55,8 +56,8 @@ struct CUstream_st {
 
 struct CUevent_st {
   bool recorded = false;
-  std::shared_ptr<emulator::Capture> capture; /* that its last recording is part of */
-  uint64_t asked = 0, done = 0;               /* how often it was recorded, and how often its turn has come */
+  std::shared_ptr<emulator::Capture> capture; /* the capture that its last recording is part of */
+  uint64_t asked = 0, done = 0;               /* how often it was recorded, and how often that was reached */
   cudaStream_t stream = nullptr;
   Clock::time_point time;
 };
@@ -71,7 +72,7 @@ bool deferred_at_start() {
 
 bool deferred = deferred_at_start();
 
-/* Of the legacy stream, and of all that wait for it. */
+/* The queue of the legacy stream, and of all streams that wait for it. */
 std::shared_ptr<Queue> legacy = std::make_shared<Queue>();
 
 std::set<cudaStream_t> streams;
@@ -105,7 +106,7 @@ cudaError_t after_waiting(cudaError_t error) {
   return cudaErrorIllegalAddress;
 }
 
-/* A capture that forbids calls which are not captured: this thread's own, or anyone's if it is global. */
+/* The capture that forbids calls which cannot be captured: this thread's own, or that of any thread if it is global. */
 Capture *forbidding_capture() {
   for (cudaStream_t stream : streams) {
     Capture *capture = stream->capture.get();
@@ -133,7 +134,8 @@ Work reaching(cudaEvent_t event, uint64_t recording) {
   };
 }
 
-/* Brings a stream into the capture of what it waits for. Work is captured in an order that keeps every wait. */
+/* Brings a stream into the capture of the event that it waits for. Work is captured in an order that respects every
+ * wait. */
 cudaError_t wait_in_capture(cudaStream_t stream, const CUevent_st &event) {
   const std::shared_ptr<Capture> &capture = event.capture;
   if (is_legacy(stream) || capture->origin == nullptr) return cudaErrorStreamCaptureIsolation;
@@ -250,7 +252,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
   });
 }
 
-/* CUDA lets the stream's work end before it goes. */
+/* CUDA lets the stream's work end before the stream goes. */
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return call_release("cudaStreamDestroy", [&] {
     if (streams.count(stream) == 0) return cudaErrorInvalidResourceHandle;

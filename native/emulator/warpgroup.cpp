@@ -30,7 +30,8 @@ struct Operand {
     if ((descriptor >> 49 & 7) != 0) fault("wgmma of a tile with a base offset");
   }
 
-  /* Of 8 elements of 16 bytes, `offset` before it is permuted: bits 4 to 6 of the address are those xor bits 7 to 9. */
+  /* A chunk of 8 elements, 16 bytes. `offset` is where it would be without the permutation: bits 4 to 6 of the address
+   * are xored with bits 7 to 9. */
   const uint16_t *chunk(uint64_t offset) const {
     const uint64_t address = start + offset, permuted = address ^ (address >> 7 & 7) << 4;
     const char *there = static_cast<const char *>(dynamic_shared()) + permuted;
@@ -39,11 +40,11 @@ struct Operand {
     races::read(there, 16);
     return reinterpret_cast<const uint16_t *>(there);
   }
-  /* 8 elements along K from k on, of row (or column of b) `line`; K is contiguous. */
+  /* 8 elements along K, from k on, of row (or column of b) `line`, where K is contiguous. */
   const uint16_t *along_k(int line, int k) const {
     return chunk(static_cast<uint64_t>(line / 8) * stride + static_cast<uint64_t>(line % 8 * 128 + 2 * k));
   }
-  /* 8 elements along N from column n on, at k; N is contiguous. */
+  /* 8 elements along N, from column n on, at k, where N is contiguous. */
   const uint16_t *along_n(int k, int n) const {
     return chunk(static_cast<uint64_t>(n / 64) * leading + static_cast<uint64_t>(n % 64 * 2 + k % 8 * 128) +
                  static_cast<uint64_t>(k / 8) * stride);

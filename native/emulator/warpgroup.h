@@ -1,4 +1,4 @@
-/* wgmma of native/cuda/warpgroup.cuh, which says how operands lie. */
+/* wgmma for native/cuda/warpgroup.cuh, which says how operands are laid out. */
 #ifndef ESPALIER_EMULATOR_WARPGROUP_H
 #define ESPALIER_EMULATOR_WARPGROUP_H
 
@@ -16,20 +16,20 @@ struct WarpgroupProduct {
   bool b_by_columns, adds;
 };
 
-/* Descriptors: as on a GPU, with addresses relative to the block's dynamic shared memory; a tile in a __shared__
+/* Descriptors are as on a GPU, but with addresses relative to the block's dynamic shared memory. A tile in a __shared__
  * variable is refused. */
 uint64_t descriptor(const void *tile, int leading_bytes, int stride_bytes);
 
-/* c (+)= a b, computed when it is waited for, from what shared memory then has and where the warp's lanes then meet: a
- * warp computes its own 16 rows, and is not checked against the other three. `a` is NULL where its descriptor counts.
- */
+/* c (+)= a b. It is computed when it is waited for, from what shared memory holds when the warp's lanes then meet. A
+ * warp computes its own 16 rows, and is not checked against the other three. `a` is NULL if a_descriptor says where a
+ * is. */
 void warpgroup_product(float *c, int columns, const uint32_t *a, uint64_t a_descriptor, uint64_t b, bool b_by_columns,
                        bool adds);
 void products_end();
 void products_wait(int groups_left);
 
-/* The thread's copies to shared memory are for the tensor cores to see. A product faults if copies that a thread has
- * waited for since have not been said so. */
+/* Makes the thread's copies to shared memory visible to the tensor cores. A product faults if copies that a thread has
+ * waited for since were not made visible. */
 void shared_is_written();
 
 }  // namespace emulator
