@@ -5,7 +5,7 @@ import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 
 /**
- * A tokenizer whose tokens are the 256 bytes of UTF-8, and two special ones: ids 0-255 are the
+ * A tokenizer whose tokens are the 256 bytes of UTF-8 and two special ones: ids 0-255 are the
  * bytes, 256 is BOS, 257 is EOS. Its {@code tokenizer.json} is an ordinary byte-pair encoding
  * without merges, which every reader of such files understands.
  */

@@ -5,7 +5,9 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 
-/** Comma-separated values as RFC 4180 has them: quoted fields may hold commas, breaks and "". */
+/**
+ * Comma-separated values according to RFC 4180: quoted fields may hold commas, line breaks and "".
+ */
 final class Csv {
 
   private final Path file;

@@ -11,11 +11,12 @@ import java.util.stream.Collectors;
  * Finds out from a {@code tokenizer.json} whether texts may be cut at a space between letters or
  * digits.
  *
- * <p>A cut is allowed if no step of the tokenizer notices it. No added token may span it.
- * Normalisers must work character by character, or put a "▁" before the text. Then either the
- * pre-tokenizer splits words at that space, whatever surrounds them; or it leaves words together,
- * but no merge joins a piece that begins with a space to one that ends otherwise, so that byte-pair
- * encoding works independently on both sides. With steps that are not known here nothing is cut.
+ * <p>A cut is allowed if no step of the tokenizer can notice it. No added token may span it.
+ * Normalisers must work character by character, or put a "▁" before the text. Then there are two
+ * possibilities. Either the pre-tokenizer splits words at that space, whatever surrounds them. Or
+ * it leaves words together, but no merge joins a piece that begins with a space to one that ends
+ * otherwise, so that byte-pair encoding works independently on both sides. If a tokenizer has steps
+ * that are not known here, nothing is cut.
  */
 final class CutRules {
 
@@ -23,7 +24,7 @@ final class CutRules {
   private static final String BYTE_SPACE = "Ġ"; // as byte-level vocabularies write it
 
   /**
-   * Parts of the patterns that find words, of GPT-2, Llama 3, Qwen 2 and Mistral. None matches a
+   * Parts of the patterns by which GPT-2, Llama 3, Qwen 2 and Mistral find words. None matches a
    * space behind anything but white space, and only at white space does one look to the right.
    */
   private static final List<String> ALTERNATIVES =
@@ -46,7 +47,7 @@ final class CutRules {
 
   private static final Pattern WORDS = words();
 
-  /** A space behind something else. */
+  /** Matches a space behind something else. */
   private static final Pattern SPANNING = Pattern.compile("[^\\s▁][ ▁]", Pattern.DOTALL);
 
   private final StrictJson definition;
@@ -61,7 +62,9 @@ final class CutRules {
   }
 
   /**
-   * @param definition of a tokenizer that its library reads
+   * Finds the rules of a tokenizer.
+   *
+   * @param definition of a tokenizer that its library can read
    */
   static Cuts of(StrictJson definition) {
     CutRules rules = new CutRules(definition);
@@ -79,13 +82,13 @@ final class CutRules {
     return rules.prepended ? Cuts.AT_SPACE : Cuts.BEFORE_SPACE;
   }
 
-  /** Any of the parts, and the last one for all white space. */
+  /** A pattern of any of the parts, with the last one for all white space. */
   private static Pattern words() {
     String part = ALTERNATIVES.stream().map(Pattern::quote).collect(Collectors.joining("|"));
     return Pattern.compile("(?:(?:%s)\\|)*%s".formatted(part, Pattern.quote("\\s+")));
   }
 
-  /** The steps of a sequence, or of sequences in it. */
+  /** The steps of a sequence, and of sequences within it. */
   private static List<JsonNode> steps(JsonNode step, String key) {
     List<JsonNode> steps = new ArrayList<>();
     if (step.path("type").asText().equals("Sequence")) {
@@ -153,7 +156,7 @@ final class CutRules {
     }
   }
 
-  /** Whether no added token notices: is part of both sides, or asks what is beside it. */
+  /** Whether no added token notices a cut: none spans it, or asks what is beside it. */
   private boolean addsTokens() {
     for (JsonNode token : definition.raw("added_tokens")) {
       String content = token.path("content").asText();
@@ -193,7 +196,7 @@ final class CutRules {
     return true;
   }
 
-  /** Whether it cannot be the end of a letter or digit, however that is written. */
+  /** Whether a token cannot be the end of a letter or digit, in whatever way that is written. */
   private boolean endsOtherwise(String token) {
     char last = token.charAt(token.length() - 1);
     boolean control = byteLevel && last >= '\u0100' && last <= '\u0120';

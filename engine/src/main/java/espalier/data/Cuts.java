@@ -1,19 +1,22 @@
 package espalier.data;
 
 /**
- * Where a text may be cut for a tokenizer, so that the ids of the pieces, one after the other, are
- * those of the whole. Every cut is at a space between two letters or digits; {@link CutRules} says
- * for which tokenizers that is right.
+ * Where a text may be cut for a tokenizer so that the ids of the pieces, one after another, are
+ * those of the whole text. Every cut is at a space between two letters or digits. {@link CutRules}
+ * says for which tokenizers this is right.
  */
 enum Cuts {
-  /** Nowhere. */
+  /** Texts must not be cut. */
   NONE,
   /** The space begins the next piece. */
   BEFORE_SPACE,
-  /** The space is left out: the tokenizer itself puts one before every text. */
+  /** The space is left out, because the tokenizer itself puts one before every text. */
   AT_SPACE;
 
-  /** The end of the longest piece that {@code text} begins with; 0 where it cannot be cut. */
+  /**
+   * The end of the longest piece at the beginning of {@code text} at which a cut is allowed; 0 if
+   * there is none.
+   */
   int last(CharSequence text) {
     for (int at = this == NONE ? 0 : text.length() - 2; at > 0; at--) {
       if (text.charAt(at) == ' '
@@ -25,7 +28,7 @@ enum Cuts {
     return 0;
   }
 
-  /** Characters between two pieces that belong to neither. */
+  /** How many characters between two pieces belong to neither. */
   int between() {
     return this == AT_SPACE ? 1 : 0;
   }

@@ -16,9 +16,9 @@ import java.nio.file.Path;
 import java.util.function.Consumer;
 
 /**
- * Texts from files: {@code .txt} is one document, {@code .jsonl} one a line, in the field {@code
- * text}; both may be packed as {@code .gz} or {@code .zst}. {@code .parquet} has one a row, in the
- * column {@code text}.
+ * Reads texts from files. A {@code .txt} file is one document. A {@code .jsonl} file has one on
+ * each line, in the field {@code text}. Both may be packed as {@code .gz} or {@code .zst}. A {@code
+ * .parquet} file has one in each row, in the column {@code text}.
  */
 final class Documents {
 
@@ -26,7 +26,7 @@ final class Documents {
 
   private Documents() {}
 
-  /** Refuses a file that is not there or of no kind that is read, before any work is done. */
+  /** Refuses a file that does not exist or has an unknown ending, before any work is done. */
   static void check(Path file) {
     String name = file.getFileName().toString();
     if (!Files.isRegularFile(file)) {
@@ -42,12 +42,12 @@ final class Documents {
     }
   }
 
-  /** Whether a file is one document, which may be read in pieces. */
+  /** Whether a file is a single document, which may be read in pieces. */
   static boolean isText(Path file) {
     return Unpacked.name(file).endsWith(".txt");
   }
 
-  /** Reads a document to its end. */
+  /** What is done with a document. It must be read to its end. */
   interface Use {
     void accept(Reader document) throws IOException;
   }

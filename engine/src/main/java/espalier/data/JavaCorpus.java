@@ -15,8 +15,8 @@ import java.util.zip.ZipInputStream;
 
 /**
  * Java source text to learn from: that of Apache Commons Lang, whose sources jar of a fixed version
- * is on the class path. A document is a file without the licence at its head, which would otherwise
- * be learnt by heart.
+ * is on the class path. A document is a file without the licence at its head, which a model would
+ * otherwise learn by heart.
  */
 public final class JavaCorpus {
 
@@ -28,8 +28,8 @@ public final class JavaCorpus {
   private JavaCorpus() {}
 
   /**
-   * Writes {@code train.jsonl} and {@code eval.jsonl}: every 16th file is held out, and its
-   * beginning evaluated.
+   * Writes {@code train.jsonl} and {@code eval.jsonl}. Every 16th file is held out, and its
+   * beginning is used for evaluation.
    */
   public static void write(Path folder) {
     List<String> documents = documents();
@@ -46,7 +46,7 @@ public final class JavaCorpus {
     AtomicFiles.write(folder.resolve("eval.jsonl"), eval.toString());
   }
 
-  /** In the order of their names. */
+  /** The documents, in the order of their names. */
   private static List<String> documents() {
     SortedMap<String, String> byName = new TreeMap<>();
     try (InputStream resource = JavaCorpus.class.getResourceAsStream(SOURCES)) {

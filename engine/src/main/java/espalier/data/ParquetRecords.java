@@ -16,7 +16,10 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 
-/** Rows of a parquet file with all their columns: text, numbers, lists and structures of them. */
+/**
+ * Reads the rows of a parquet file with all their columns: text, numbers, and lists and structures
+ * of these.
+ */
 final class ParquetRecords {
 
   private ParquetRecords() {}

@@ -14,14 +14,17 @@ import java.util.function.Consumer;
 import java.util.logging.Level;
 import java.util.logging.Logger;
 
-/** The column {@code text} of a parquet file, a document a row; other columns are not read. */
+/**
+ * Reads the column {@code text} of a parquet file, in which each row is a document. Other columns
+ * are not read.
+ */
 final class ParquetTexts {
 
   private static final String COLUMN = "text";
 
   /**
-   * The library's logger, which reports to standard error how it unpacks. The field keeps it alive,
-   * as loggers are held weakly.
+   * The library's logger, which reports to standard error how it unpacks. This field keeps it
+   * alive, because loggers are held weakly.
    */
   private static final Logger LIBRARY = Logger.getLogger("dev.hardwood");
 
@@ -53,7 +56,7 @@ final class ParquetTexts {
     }
   }
 
-  /** The next row's text; null behind the last. */
+  /** The text of the next row; null behind the last row. */
   private static String next(Path file, RowReader rows, long row) {
     return of(
         file,
@@ -73,7 +76,10 @@ final class ParquetTexts {
     T run() throws IOException;
   }
 
-  /** What the library throws at a damaged file, of whatever class, in words of ours. */
+  /**
+   * Calls the library and translates what it throws at a damaged file, of whatever class, into our
+   * own words.
+   */
   private static <T> T of(Path file, Call<T> call) {
     try {
       return call.run();

@@ -11,15 +11,15 @@ import java.util.Arrays;
 import java.util.function.Supplier;
 
 /**
- * A document in pieces: a tokenizer takes about 150 bytes of memory for each byte of what it is
- * given at once.
+ * Reads a document in pieces, because a tokenizer takes about 150 bytes of memory for each byte of
+ * text that it is given at once.
  */
 final class Pieces {
 
-  /** Characters of a piece, where it can be cut. */
+  /** The characters in a piece, if the text can be cut. */
   private static final int USUAL = 1 << 18;
 
-  /** Characters of a piece where it cannot: 38 GB of memory. */
+  /** The most characters in a piece if it cannot be cut: they take 38 GB of memory. */
   private static final int LARGEST = 256 << 20;
 
   private final Path file;
@@ -31,8 +31,10 @@ final class Pieces {
   private int size;
 
   /**
+   * Prepares to read a document.
+   *
    * @param file that the document is from
-   * @param cuts asked for where there is more than a piece
+   * @param cuts asked for if there is more than one piece
    */
   Pieces(Path file, Reader document, Supplier<Cuts> cuts) {
     this(file, document, cuts, USUAL, LARGEST);
@@ -48,9 +50,9 @@ final class Pieces {
   }
 
   /**
-   * Refuses a text file that would be too large when it has been read.
+   * Refuses a text file that will turn out to be too large when it is read.
    *
-   * @param cuts asked for where it depends on them
+   * @param cuts asked for if it depends on them
    */
   static void check(Path file, Supplier<Cuts> cuts) {
     try {
@@ -73,7 +75,7 @@ final class Pieces {
   /**
    * The next piece; null behind the last.
    *
-   * @throws InputException if there is no cut for too long
+   * @throws InputException if there is no cut in too long a stretch
    */
   String next() throws IOException {
     for (int wanted = usual; fill(wanted); wanted = Math.min(2 * size, largest + 1)) {
@@ -88,7 +90,10 @@ final class Pieces {
     return size == 0 ? null : take(size, 0);
   }
 
-  /** Returns whether there are so many characters now; otherwise they are the last. */
+  /**
+   * Reads on until there are {@code wanted} characters. Returns whether there are; if not, these
+   * are the last ones.
+   */
   private boolean fill(int wanted) throws IOException {
     text = wanted > text.length ? Arrays.copyOf(text, wanted) : text;
     while (size < wanted) {

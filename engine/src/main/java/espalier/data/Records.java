@@ -16,16 +16,19 @@ import java.util.ArrayList;
 import java.util.List;
 
 /**
- * Records of data sets: {@code .jsonl} (also {@code .gz}, {@code .zst}), {@code .parquet} with its
- * nested columns, and {@code .csv}. Each becomes a JSON object, whose faults name file and line.
+ * Reads the records of data sets: {@code .jsonl} (also {@code .gz}, {@code .zst}), {@code .parquet}
+ * with its nested columns, and {@code .csv}. Each record becomes a JSON object; its faults name
+ * file and line.
  */
 public final class Records {
 
   private Records() {}
 
   /**
-   * @param header names of the columns of a {@code .csv} that has no header; where its first line
-   *     has {@code headerStart} in it, that line is the header
+   * Reads all records of a file.
+   *
+   * @param header the names of the columns for a {@code .csv} without a header line
+   * @param headerStart if the first line of a {@code .csv} contains this, that line is the header
    */
   public static List<StrictJson> read(Path file, List<String> header, String headerStart) {
     if (!Files.isRegularFile(file)) {

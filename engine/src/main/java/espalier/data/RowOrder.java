@@ -3,25 +3,25 @@ package espalier.data;
 import java.util.SplittableRandom;
 
 /**
- * Which row comes at which position of a run that passes over a data set again and again. A pure
- * function of the position, so a run resumes where it stopped.
+ * Which row of a data set is at which position of a run that passes over the data again and again.
+ * It is a pure function of the position, so a run can resume where it stopped.
  */
 public sealed interface RowOrder {
 
   /** The row at a position counted from 0. */
   int at(long position);
 
-  /** Rows as they come, over and over. */
+  /** The rows as they come, pass after pass. */
   static RowOrder sequential(int rows) {
     return new Sequential(rows);
   }
 
-  /** Each pass over the data in an order of its own, drawn from the seed and the pass. */
+  /** Each pass over the data has an order of its own, which depends on the seed and the pass. */
   static RowOrder shuffled(int rows, long seed) {
     return new Shuffled(rows, seed);
   }
 
-  /** Rows as they come. */
+  /** The rows as they come. */
   record Sequential(int rows) implements RowOrder {
     @Override
     public int at(long position) {
@@ -29,7 +29,7 @@ public sealed interface RowOrder {
     }
   }
 
-  /** A permutation for each pass; the current one is remembered. */
+  /** A permutation for each pass. The current one is remembered. */
   final class Shuffled implements RowOrder {
     private final int rows;
     private final long seed;
@@ -52,8 +52,8 @@ public sealed interface RowOrder {
     }
 
     /**
-     * Fisher and Yates. The seed is mixed before the pass is added: SplittableRandom steps through
-     * its seeds, so neighbouring ones would draw the same numbers, shifted.
+     * The shuffle of Fisher and Yates. The seed is mixed before the pass is added: SplittableRandom
+     * steps through its seeds, so neighbouring seeds would draw the same numbers, shifted.
      */
     private void shuffle() {
       SplittableRandom random = new SplittableRandom(new SplittableRandom(seed).nextLong() + pass);

@@ -4,7 +4,7 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 
-/** The documents of one file, as {@link TokenRows} reads them, each by itself. */
+/** The documents of one file, one at a time, as {@link TokenRows} reads them. */
 public final class Texts {
 
   private Texts() {}

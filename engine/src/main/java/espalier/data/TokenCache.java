@@ -27,24 +27,25 @@ import java.util.function.Supplier;
 import java.util.zip.CRC32C;
 
 /**
- * Packed token ids of texts that were tokenized before, one file for each combination of tokenizer,
+ * A cache of the packed token ids of texts, with one file for each combination of tokenizer,
  * packing and content. Measured with SmolLM2's tokenizer on 20 MB of source text: 20.7 s to
- * tokenize, 0.34 s to compute the key and map what was kept.
+ * tokenize, and 0.34 s to compute the key and map what was kept.
  *
- * <p>A file: magic, rows, context, checksum of the ids (8 bytes each), then the ids as int32, all
- * little-endian. A damaged one is written anew; any may be deleted at any time.
+ * <p>A file consists of magic, rows, context and checksum of the ids (8 bytes each), and then the
+ * ids as int32, all little-endian. A damaged file is written anew. Any file may be deleted at any
+ * time.
  */
 public final class TokenCache {
 
-  /** Keeps nothing. */
+  /** A cache that keeps nothing. */
   public static final TokenCache NONE = new TokenCache(null, warning -> {});
 
-  /** Changes when packing does: what another version packed is not used. */
+  /** This changes when packing does, so that what another version packed is not used. */
   private static final long MAGIC = 0x3230_4b4f_5450_5345L; // "ESPTOK02"
 
   private static final long HEADER = 4 * Long.BYTES;
 
-  /** Bytes: tokenizing less takes no time worth saving. */
+  /** In bytes. Tokenizing smaller texts takes no time that is worth saving. */
   static final long SMALLEST = 1 << 20;
 
   private final Path folder;
@@ -53,14 +54,14 @@ public final class TokenCache {
 
   /**
    * @param folder null to keep nothing
-   * @param warn told when the cache cannot be used; the work is done without it then
+   * @param warn told if the cache cannot be used; the work is then done without it
    */
   private TokenCache(Path folder, Consumer<String> warn) {
     this(folder, warn, SMALLEST);
   }
 
   /**
-   * @param smallest bytes of texts that are kept
+   * @param smallest how many bytes of text are needed for their ids to be kept
    */
   TokenCache(Path folder, Consumer<String> warn, long smallest) {
     this.folder = folder;
@@ -84,7 +85,7 @@ public final class TokenCache {
     return new TokenCache(root.resolve("tokens"), warn);
   }
 
-  /** The rows of these files: kept from before, or packed now and kept. */
+  /** The rows of these files: those that were kept before, or else packed now and kept. */
   TokenRows rows(
       List<Path> files,
       Tokenizer tokenizer,
@@ -116,7 +117,7 @@ public final class TokenCache {
     return bytes;
   }
 
-  /** Everything that the ids depend on. */
+  /** A digest of everything that the ids depend on. */
   private static String key(
       List<Path> files, Tokenizer tokenizer, ModelConfig config, int context) {
     MessageDigest digest = sha256();
@@ -139,7 +140,10 @@ public final class TokenCache {
     return HexFormat.of().formatHex(digest.digest());
   }
 
-  /** The content's own digest: where one file ends is then part of the key. */
+  /**
+   * Adds the digest of a file's content. So the key depends on where one file ends and the next
+   * begins.
+   */
   private static void add(MessageDigest digest, Path file) {
     MessageDigest content = sha256();
     try (InputStream in = Files.newInputStream(file)) {

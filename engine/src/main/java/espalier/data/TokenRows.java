@@ -16,9 +16,9 @@ import java.util.stream.IntStream;
 /**
  * A data set as rows of token ids, all of one length, outside the Java heap.
  *
- * <p>Token files are used as they are. Text is packed: documents in order, EOS after each, cut into
- * rows of {@code context} ids of which the first is BOS where the model has one; what does not fill
- * a row is dropped.
+ * <p>Token files are used as they are. Texts are packed: the documents follow one another in order,
+ * with EOS after each, and are cut into rows of {@code context} ids. If the model has BOS, the
+ * first id of each row is BOS. What does not fill a row is dropped.
  */
 public final class TokenRows {
 
@@ -35,8 +35,8 @@ public final class TokenRows {
   /**
    * Reads data of one kind: token rows ({@code .npy}) or text.
    *
-   * @param modelFolder where the tokenizer is; opened for text only
-   * @param context length of packed rows; token rows have their own
+   * @param modelFolder where the tokenizer is; it is opened only for text
+   * @param context the length of packed rows; token rows have their own
    * @param cache of texts that were tokenized before
    */
   public static TokenRows read(
@@ -56,7 +56,7 @@ public final class TokenRows {
     }
   }
 
-  /** As above, with nothing kept. */
+  /** As above, without a cache. */
   public static TokenRows read(
       List<Path> files, ModelConfig config, Path modelFolder, int context) {
     return read(files, config, modelFolder, context, TokenCache.NONE);
@@ -216,17 +216,17 @@ public final class TokenRows {
     return ids;
   }
 
-  /** Number of rows. */
+  /** The number of rows. */
   public int count() {
     return count;
   }
 
-  /** Ids of a row. */
+  /** The number of ids in a row. */
   public int context() {
     return context;
   }
 
-  /** Whether every row begins with the id; false where there is none. */
+  /** Whether every row begins with {@code id}; false if that is empty. */
   public boolean beginWith(OptionalInt id) {
     return id.isPresent()
         && IntStream.range(0, count)
@@ -240,7 +240,7 @@ public final class TokenRows {
         ids, ValueLayout.JAVA_INT, (long) index * context * Integer.BYTES, target, 0, context);
   }
 
-  /** So many of the rows, in their order, evenly spread over all of them. */
+  /** {@code some} of the rows, in their order, evenly spread over all of them. */
   public TokenRows spread(int some) {
     if (some < 1 || some > count) {
       throw new IllegalArgumentException(some + " of " + count + " rows");

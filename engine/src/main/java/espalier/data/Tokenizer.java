@@ -59,12 +59,12 @@ public final class Tokenizer implements AutoCloseable {
     return file;
   }
 
-  /** Whether there is a BOS: {@code tokenizer_config.json} can say that there is none. */
+  /** Whether texts begin with BOS: {@code tokenizer_config.json} may say that they do not. */
   public boolean hasBos() {
     return bos;
   }
 
-  /** Where texts may be cut without an effect on their ids. */
+  /** Where texts may be cut without changing their ids. */
   Cuts cuts() {
     if (cuts == null) {
       cuts = CutRules.of(StrictJson.read(file));
@@ -81,7 +81,7 @@ public final class Tokenizer implements AutoCloseable {
     return result;
   }
 
-  /** Text of the ids; special tokens are left out. */
+  /** The text of the ids, without special tokens. */
   public String decode(int[] ids) {
     long[] wide = new long[ids.length];
     for (int i = 0; i < ids.length; i++) {

@@ -13,12 +13,15 @@ import java.util.zip.ZipException;
 /** Text files that may be packed: {@code .gz} and {@code .zst}. */
 final class Unpacked {
 
-  /** log2 of bytes: what {@code zstd --long=31} looks back, the most that the format has. */
+  /**
+   * log2 of the bytes that {@code zstd --long=31} looks back, which is the most that the format
+   * allows.
+   */
   private static final int LARGEST_WINDOW = 31;
 
   private Unpacked() {}
 
-  /** The file's name without what says how it is packed. */
+  /** The file's name without the ending that says how it is packed. */
   static String name(Path file) {
     return file.getFileName().toString().replaceFirst("\\.(gz|zst)$", "");
   }
@@ -37,7 +40,7 @@ final class Unpacked {
     }
   }
 
-  /** Whether unpacking failed, and not reading. */
+  /** Whether the fault is in the packed data, and not in reading it. */
   static boolean isDamage(IOException e) {
     return e instanceof ZipException || e instanceof EOFException || e instanceof ZstdIOException;
   }

@@ -13,9 +13,9 @@ import java.nio.file.StandardCopyOption;
 import java.nio.file.StandardOpenOption;
 
 /**
- * Writes files that are either complete or not there: under a temporary name beside the target,
- * flushed to disk, then renamed. Whatever happens before that, a full disk included, the old file
- * stays.
+ * Writes files that are either complete or do not exist. A file is written under a temporary name
+ * beside the target, flushed to disk, and then renamed. Whatever happens before that, even a full
+ * disk, the old file stays.
  */
 public final class AtomicFiles {
 
@@ -95,14 +95,14 @@ public final class AtomicFiles {
     }
   }
 
-  /** A channel may take less than it is given. */
+  /** Writes all bytes: a channel may take fewer than it is given. */
   public static void writeFully(FileChannel channel, ByteBuffer bytes) throws IOException {
     while (bytes.hasRemaining()) {
       channel.write(bytes);
     }
   }
 
-  /** Memory of any size, a piece at a time: a buffer cannot be larger than 2 GiB. */
+  /** Writes memory of any size, a piece at a time, as a buffer cannot be larger than 2 GiB. */
   public static void writeFully(FileChannel channel, MemorySegment bytes) throws IOException {
     for (long at = 0; at < bytes.byteSize(); at += PIECE) {
       long size = Math.min(PIECE, bytes.byteSize() - at);
@@ -110,7 +110,7 @@ public final class AtomicFiles {
     }
   }
 
-  /** Makes the rename itself survive a power cut. */
+  /** Makes sure that the rename itself survives a power cut. */
   static void flushFolder(Path folder) throws IOException {
     try (FileChannel channel = FileChannel.open(folder, StandardOpenOption.READ)) {
       channel.force(true);

@@ -10,9 +10,9 @@ import java.util.List;
 import java.util.stream.Stream;
 
 /**
- * Writes a folder that is either complete or not there: filled under a temporary name beside the
- * target, then renamed. If filling it ends early, by an interruption too, what was written is
- * deleted.
+ * Writes a folder that is either complete or does not exist. It is filled under a temporary name
+ * beside the target, and then renamed. If filling it ends early, for example by an interruption,
+ * what was written is deleted.
  */
 public final class AtomicFolder {
 
@@ -24,7 +24,7 @@ public final class AtomicFolder {
 
   private AtomicFolder() {}
 
-  /** Whether {@link #write} may make this folder: it is not there, or holds nothing. */
+  /** Whether {@link #write} may make this folder: it does not exist, or is empty. */
   public static boolean isFree(Path folder) {
     if (!Files.exists(folder)) {
       return true;

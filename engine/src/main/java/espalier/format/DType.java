@@ -38,7 +38,7 @@ public enum DType {
   }
 
   /**
-   * Writes an element, rounded to the nearest, ties to even.
+   * Writes an element, rounded to nearest, ties to even.
    *
    * @return the value that is stored
    */

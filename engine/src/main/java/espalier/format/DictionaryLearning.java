@@ -7,10 +7,10 @@ import java.util.OptionalDouble;
 import java.util.Set;
 
 /**
- * dictionary_learning: {@code ae.pt}, a state dictionary, and {@code config.json} with the
- * trainer's settings. What a file is follows from its tensors; the class's name is needed only
- * where two classes have the same. Weights are taken as they are: the library's own load_dictionary
- * may normalise them.
+ * Reads SAEs of dictionary_learning: {@code ae.pt}, a state dictionary, and {@code config.json}
+ * with the trainer's settings. The tensors say what a file is; the class's name is needed only if
+ * two classes have the same tensors. Weights are taken as they are, while the library's own
+ * load_dictionary may normalise them.
  */
 final class DictionaryLearning {
 
@@ -107,7 +107,9 @@ final class DictionaryLearning {
     return sae;
   }
 
-  /** Latents above one threshold for all; a negative one was never set and keeps every positive. */
+  /**
+   * One threshold for all latents. A negative one was never set, and keeps every positive latent.
+   */
   private static void scalarThreshold(SaeDraft sae) {
     double threshold = sae.file.tensor("threshold", new long[0]).value(0);
     sae.jumpRelu(sae.constant(threshold));
@@ -126,7 +128,7 @@ final class DictionaryLearning {
     return (int) k;
   }
 
-  /** Both matrices are weights of torch Linear layers. */
+  /** An SAE whose two matrices are weights of torch Linear layers. */
   private static SaeDraft linear(Path folder, TensorFile file, String architecture) {
     SaeDraft sae = draft(folder, file, architecture, "encoder.weight", false);
     return sae.encoderOfRows("encoder.weight").decoderOfColumns("decoder.weight");

@@ -7,8 +7,9 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * Gemma Scope (Lieberum et al. 2024): {@code params.npz} in folders such as {@code
- * gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82}, whose names alone say where it belongs.
+ * Reads SAEs of Gemma Scope (Lieberum et al. 2024): {@code params.npz} in folders such as {@code
+ * gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82}. Only the names of the folders say where
+ * an SAE belongs.
  */
 final class GemmaScope {
 
@@ -79,9 +80,9 @@ final class GemmaScope {
   }
 
   /**
-   * What folders are called.
+   * What the names of the folders say.
    *
-   * @param site res, mlp, att or transcoders; empty where the repository is not in the path
+   * @param site res, mlp, att or transcoders; empty if the repository is not in the path
    * @param layer empty if no folder names one
    */
   private record Names(String site, String layer, boolean embedding, OptionalDouble l0) {

@@ -8,8 +8,8 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * Gemma Scope 2 (for Gemma 3): {@code params.safetensors}, most often with a {@code config.json};
- * else the names of its folders say what it is, such as {@code
+ * Reads SAEs of Gemma Scope 2 (for Gemma 3): {@code params.safetensors}, usually with a {@code
+ * config.json}. Without it the names of the folders say what the SAE is, such as {@code
  * resid_post/layer_13_width_16k_l0_medium}.
  */
 final class GemmaScope2 {
@@ -81,7 +81,7 @@ final class GemmaScope2 {
     };
   }
 
-  /** The hook that the folders' names mean; empty where they say nothing. */
+  /** The hook that the names of the folders mean; empty if they say nothing. */
   private static String fromFolders(Path folder) {
     Path absolute = folder.toAbsolutePath().normalize();
     Matcher leaf = LEAF.matcher(absolute.getFileName().toString());

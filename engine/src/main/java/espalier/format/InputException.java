@@ -3,8 +3,9 @@ package espalier.format;
 import java.nio.file.Path;
 
 /**
- * Input that cannot be used: a file, an option, or something in one. The message is one line in our
- * words that names it and the fault; the command line prints it and exits with 2.
+ * Input that cannot be used: a file, an option, or something in one of these. The message is one
+ * line in our own words that names it and says what is wrong. The command line prints the message
+ * and exits with 2.
  */
 public final class InputException extends RuntimeException {
 
@@ -14,12 +15,15 @@ public final class InputException extends RuntimeException {
     super(oneLine(message));
   }
 
-  /** A file and its fault. */
+  /** A fault of a file. */
   public InputException(Path file, String fault) {
     super(oneLine(file + ": " + fault));
   }
 
-  /** Names from files may hold anything, such as line breaks or a terminal's control sequences. */
+  /**
+   * Makes a message one line: names from files may contain anything, such as line breaks or a
+   * terminal's control sequences.
+   */
   private static String oneLine(String message) {
     return message.replaceAll("[\\p{Cntrl}\u2028\u2029]", "?");
   }

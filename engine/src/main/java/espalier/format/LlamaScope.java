@@ -7,9 +7,9 @@ import java.util.OptionalDouble;
 import java.util.Set;
 
 /**
- * Llama Scope (He et al. 2024) and its successors, read as OpenMOSS's own library reads them: the
- * data set's average norms are folded, and latents are measured in units of their decoder rows
- * before the threshold is applied.
+ * Reads SAEs of Llama Scope (He et al. 2024) and its successors in the way of OpenMOSS's own
+ * library: the data set's average norms are folded into the weights, and latents are measured in
+ * units of their decoder rows before the threshold is applied.
  */
 final class LlamaScope {
 
@@ -20,12 +20,12 @@ final class LlamaScope {
 
   private LlamaScope() {}
 
-  /** {@code hyperparams.json} beside {@code checkpoints/final.safetensors}. */
+  /** Reads {@code hyperparams.json} and {@code checkpoints/final.safetensors}. */
   static SaeWeights read(Path folder, TensorFile file) {
     return read(folder, file, StrictJson.read(folder.resolve(CONFIG)), false);
   }
 
-  /** {@code config.json} and {@code sae_weights.safetensors}, which holds the norms, too. */
+  /** Reads {@code config.json} and {@code sae_weights.safetensors}, which also holds the norms. */
   static SaeWeights readDistilled(Path folder, TensorFile file) {
     return read(folder, file, StrictJson.read(folder.resolve("config.json")), true);
   }
@@ -81,9 +81,9 @@ final class LlamaScope {
   }
 
   /**
-   * With s = sqrt(d) / average norm: b_enc / s_in, b_dec / s_out, W_dec s_in / s_out make the
-   * weights take x itself. Then decoder rows get norm 1 and z their norms, and the threshold is
-   * applied.
+   * Folds the norms. With s = sqrt(d) / average norm, b_enc / s_in, b_dec / s_out and W_dec s_in /
+   * s_out make the weights take x itself. Then the decoder's rows get norm 1, z is multiplied by
+   * their norms, and the threshold is applied.
    */
   private static void fold(SaeDraft sae, StrictJson cfg) {
     double scaleIn = scale(sae, cfg, "in", "hook_point_in", sae.dIn);
@@ -116,8 +116,9 @@ final class LlamaScope {
   }
 
   /**
-   * Later files are not rescaled on reading: latents are those of s_in x, a threshold holds for z
-   * times the decoder row's norm, and the output is divided by s_out.
+   * Folds the scales of later files, whose weights are not rescaled on reading: latents are those
+   * of s_in x, a threshold holds for z times the norm of the decoder's row, and the output is
+   * divided by s_out.
    */
   private static void foldDistilled(SaeDraft sae, StrictJson cfg) {
     if (!cfg.text("act_fn").equals("jumprelu")) {

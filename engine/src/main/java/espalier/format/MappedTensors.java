@@ -23,7 +23,7 @@ final class MappedTensors implements TensorFile {
   }
 
   interface Reader {
-    /** Puts what the members hold into {@code tensors}; new memory comes from the arena. */
+    /** Puts what the members hold into {@code tensors}. New memory comes from the arena. */
     void read(
         Path file,
         Map<String, MemorySegment> members,

@@ -9,17 +9,17 @@ import java.util.TreeSet;
 import java.util.function.Consumer;
 
 /**
- * What {@code config.json} says of a language model, whatever its family calls it.
+ * What {@code config.json} says about a language model, in the same terms for every family.
  *
- * @param normEps added to the mean square (or variance) under the root of every norm
- * @param bos id that begins a text, if the model has one
- * @param eos ids that end one
- * @param attentionScale of the scores, usually 1/sqrt(headDim)
- * @param attentionSoftcap of the scores; 0 for none
- * @param finalSoftcap of the logits; 0 for none
- * @param rotaryDim elements of each head that are rotated; 0 where positions are learned
+ * @param normEps added to the mean square (or variance) under the root in every norm
+ * @param bos the id that begins a text, if the model has one
+ * @param eos the ids that end a text
+ * @param attentionScale the factor of the scores, usually 1/sqrt(headDim)
+ * @param attentionSoftcap the cap of the scores; 0 for none
+ * @param finalSoftcap the cap of the logits; 0 for none
+ * @param rotaryDim how many elements of each head are rotated; 0 if positions are learned
  * @param layers what differs from block to block
- * @param queryKeyValueBias whether the projections have biases
+ * @param queryKeyValueBias whether the projections to queries, keys and values have biases
  * @param parallelResidual whether attention and MLP both read the block's input
  * @param source the configuration as it was read
  */
@@ -62,21 +62,23 @@ public record ModelConfig(
   }
 
   /**
-   * Attention of one block.
+   * The attention of one block.
    *
    * @param window how many tokens back a query sees, itself included; 0 for all
-   * @param rope rotary positions; null where positions are learned
+   * @param rope rotary positions; null if positions are learned
    */
   public record Layer(int window, RopeConfig rope) {}
 
   /**
-   * @param warn told of what is odd but can be used
+   * Reads a configuration.
+   *
+   * @param warn told about what is odd but can be used
    */
   public static ModelConfig read(Path file, Consumer<String> warn) {
     return ModelConfigReader.read(StrictJson.read(file), warn);
   }
 
-  /** A configuration made here; {@code name} is what faults would be reported of. */
+  /** A configuration that was made here. Faults name {@code name} instead of a file. */
   public static ModelConfig of(Path name, ObjectNode json) {
     return ModelConfigReader.read(StrictJson.parse(name, json.toString()), warning -> {});
   }
@@ -85,7 +87,7 @@ public record ModelConfig(
     return layers.size();
   }
 
-  /** BOS and EOS: positions where an SAE is not applied. */
+  /** The ids of BOS and EOS, at whose positions an SAE is not applied. */
   public Set<Integer> specialIds() {
     Set<Integer> ids = new TreeSet<>(eos);
     bos.ifPresent(ids::add);

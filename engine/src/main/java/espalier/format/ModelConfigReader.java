@@ -12,8 +12,8 @@ import java.util.function.IntFunction;
 import java.util.stream.IntStream;
 
 /**
- * Reads configurations as transformers does: the same keys, and the same defaults where a key is
- * absent. Settings that change what a model computes and that are not supported are refused.
+ * Reads configurations as transformers does: with the same keys, and the same defaults if a key is
+ * absent. It refuses settings that change what a model computes and that are not supported.
  */
 final class ModelConfigReader {
 
@@ -44,7 +44,9 @@ final class ModelConfigReader {
     };
   }
 
-  /** As {@code architectures} names it; some configurations have {@code model_type} alone. */
+  /**
+   * The family that {@code architectures} names; some configurations have only {@code model_type}.
+   */
   private static ModelFamily family(StrictJson json) {
     JsonNode names = json.raw("architectures");
     if (names.isMissingNode() || names.isNull()) {
@@ -233,7 +235,10 @@ final class ModelConfigReader {
   private record Heads(int count, int keyValue, int dim) {}
 
   /**
-   * @param defaultDim 0: the hidden size is divided among the heads
+   * Reads the numbers of heads and their width.
+   *
+   * @param defaultDim the width if the configuration does not give it; 0: the hidden size is
+   *     divided among the heads
    */
   private Heads heads(int hidden, int defaultDim) {
     int heads = json.positive("num_attention_heads");
@@ -290,7 +295,7 @@ final class ModelConfigReader {
     return value;
   }
 
-  /** Null is "none"; an absent key is the family's default. */
+  /** Reads a cap. Null means none; an absent key means the family's default. */
   private double softcap(String key, double absent) {
     if (json.raw(key).isMissingNode()) {
       return absent;
@@ -329,7 +334,10 @@ final class ModelConfigReader {
     };
   }
 
-  /** The rotary positions of one kind of block: transformers 5 keeps them apart, older ones not. */
+  /**
+   * The rotary positions of one kind of block. transformers 5 has separate ones for each kind,
+   * older versions do not.
+   */
   private RopeConfig rope(int positions, String kind, String thetaKey, double theta) {
     StrictJson own = json.object("rope_parameters").flatMap(all -> all.object(kind)).orElse(null);
     if (own != null) {
@@ -349,7 +357,7 @@ final class ModelConfigReader {
     RopeConfig of(boolean windowed);
   }
 
-  /** How far each block sees; 0 for all tokens. */
+  /** How many tokens back each block sees; 0 for all. */
   private int[] windows(int layers) {
     int window =
         json.raw("sliding_window").isNull()
@@ -403,10 +411,10 @@ final class ModelConfigReader {
   }
 
   /**
-   * One id or a list; null for none. So are ids that no token has: transformers writes its default
-   * of 50256 for a GPT-2 of whatever vocabulary, and -1 is common.
+   * Reads one id or a list of them; null means none. So do ids that no token has: transformers
+   * writes its default of 50256 for a GPT-2 of any vocabulary, and -1 is common.
    *
-   * @param absent transformers' choice where the key is absent; negative for none
+   * @param absent what transformers takes if the key is absent; negative for none
    */
   private List<Integer> ids(String key, int absent, int vocab) {
     JsonNode value = json.raw(key);

@@ -19,26 +19,29 @@ public enum ModelFamily {
   /** Jiang et al. 2023: Llama's blocks with a sliding window. */
   MISTRAL("MistralForCausalLM", "mistral", TensorNames.LLAMA, Norm.RMS),
 
-  /** Yang et al. 2024: Llama's blocks with biases of queries, keys and values. */
+  /** Yang et al. 2024: Llama's blocks, in which queries, keys and values have biases. */
   QWEN2("Qwen2ForCausalLM", "qwen2", TensorNames.LLAMA, Norm.RMS),
 
-  /** Yang et al. 2025: heads of queries and keys are normalised. */
+  /** Yang et al. 2025: the heads of queries and keys are normalised. */
   QWEN3("Qwen3ForCausalLM", "qwen3", TensorNames.LLAMA.withHeadNorms(), Norm.RMS),
 
   /** Riviere et al. 2024: norms before and after each branch, capped scores and logits. */
   GEMMA2("Gemma2ForCausalLM", "gemma2", TensorNames.LLAMA.withOutputNorms(), Norm.RMS_PLUS_ONE),
 
-  /** Kamath et al. 2025: normalised heads, five windowed blocks to each that sees all. */
+  /**
+   * Kamath et al. 2025: normalised heads, and five windowed blocks for each block that sees all
+   * tokens.
+   */
   GEMMA3(
       "Gemma3ForCausalLM",
       "gemma3_text",
       TensorNames.LLAMA.withOutputNorms().withHeadNorms(),
       Norm.RMS_PLUS_ONE),
 
-  /** Radford et al. 2019: learned positions, weights stored [inputs, outputs]. */
+  /** Radford et al. 2019: learned positions, and weights stored as [inputs, outputs]. */
   GPT2("GPT2LMHeadModel", "gpt2", TensorNames.GPT2, Norm.LAYER),
 
-  /** Black et al. 2022: attention and MLP side by side, part of each head rotated. */
+  /** Black et al. 2022: attention and MLP side by side, and only a part of each head is rotated. */
   GPT_NEOX("GPTNeoXForCausalLM", "gpt_neox", TensorNames.GPT_NEOX, Norm.LAYER);
 
   /** How activations are normalised, and what the learned gain is. */
@@ -85,7 +88,7 @@ public enum ModelFamily {
     return this == GEMMA2 || this == GEMMA3;
   }
 
-  /** Whether linear weights are stored {@code [inputs, outputs]}, as GPT-2's Conv1D has them. */
+  /** Whether linear weights are stored as {@code [inputs, outputs]}, as in GPT-2's Conv1D. */
   public boolean storesTransposed() {
     return this == GPT2;
   }
@@ -110,11 +113,12 @@ public enum ModelFamily {
   }
 
   /**
-   * Names of tensors and linear layers. Those within a block follow {@code block}, the block's
-   * number and a dot; null is what the family does not have.
+   * The names of tensors and linear layers. Those within a block come after {@code block}, the
+   * block's number and a dot. Null means that the family does not have it.
    *
-   * @param base what all but the head's names begin with; files of the bare model leave it out
-   * @param positions table of learned positions
+   * @param base the beginning of all names but those of the head; files of the bare model leave it
+   *     out
+   * @param positions the table of learned positions
    * @param queryKeyValue three projections, or one that fuses them
    * @param mlpIn gate and up, or the one layer of an MLP without a gate
    */
@@ -194,7 +198,8 @@ public enum ModelFamily {
             "embed_out");
 
     /**
-     * With a norm behind each branch of a block; Llama's name of the second norm is the first's.
+     * The same names with a norm behind each branch of a block. What Llama calls the second norm is
+     * then the norm behind the first branch.
      */
     TensorNames withOutputNorms() {
       return new TensorNames(
@@ -236,7 +241,7 @@ public enum ModelFamily {
           head);
     }
 
-    /** The linear layers of block {@code layer}. */
+    /** The names of the linear layers of block {@code layer}. */
     List<String> linear(int layer) {
       return Stream.of(queryKeyValue, List.of(attentionOut), mlpIn, List.of(mlpOut))
           .flatMap(List::stream)
@@ -244,12 +249,12 @@ public enum ModelFamily {
           .toList();
     }
 
-    /** Embeddings and head. */
+    /** The names of the embeddings and the head. */
     List<String> outsideBlocks() {
       return Stream.of(embedding, positions, head).filter(Objects::nonNull).toList();
     }
 
-    /** What the names within block {@code layer} begin with. */
+    /** The beginning of the names within block {@code layer}. */
     public String blockPath(int layer) {
       return block + layer + ".";
     }

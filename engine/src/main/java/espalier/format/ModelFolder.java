@@ -13,7 +13,7 @@ import java.util.function.Consumer;
 import java.util.regex.Pattern;
 
 /**
- * A model as Hugging Face lays it out: {@code config.json} and one safetensors file, or an index of
+ * A model in Hugging Face's layout: {@code config.json} and one safetensors file, or an index of
  * several.
  */
 public final class ModelFolder implements AutoCloseable {
@@ -22,10 +22,10 @@ public final class ModelFolder implements AutoCloseable {
   private static final String SINGLE = "model.safetensors";
   public static final String INDEX = "model.safetensors.index.json";
 
-  /** A name within the folder: no separators, and neither "." nor "..". */
+  /** A name within the folder: without separators, and neither "." nor "..". */
   private static final Pattern SHARD = Pattern.compile("[\\w.-]+\\.safetensors");
 
-  /** Not learned, but saved by older versions of transformers. */
+  /** Tensors that are not learned, but that older versions of transformers saved. */
   private static final Pattern BUFFER =
       Pattern.compile(
           ".*\\.rotary_emb\\.inv_freq|(.*\\.)?\\d+\\.(attn|attention)\\.(masked_)?bias");
@@ -41,13 +41,15 @@ public final class ModelFolder implements AutoCloseable {
     config = ModelConfig.read(folder.resolve(CONFIG), warn);
   }
 
-  /** As below, without warnings: for callers whose user has seen them already. */
+  /** As below, without warnings: for callers whose user has already seen them. */
   public static ModelFolder open(Path folder) {
     return open(folder, warning -> {});
   }
 
   /**
-   * @param warn told of what is odd but can be used
+   * Opens a folder.
+   *
+   * @param warn told about what is odd but can be used
    */
   public static ModelFolder open(Path folder, Consumer<String> warn) {
     if (!Files.isDirectory(folder)) {
@@ -68,7 +70,10 @@ public final class ModelFolder implements AutoCloseable {
     return folder;
   }
 
-  /** What {@code config.json} says, but of a head that is not tied to the embedding. */
+  /**
+   * What {@code config.json} says; but if the files have a head of their own, it is not tied to the
+   * embedding.
+   */
   public ModelConfig config() {
     return config;
   }
@@ -78,12 +83,12 @@ public final class ModelFolder implements AutoCloseable {
     return List.copyOf(files);
   }
 
-  /** A tensor of the given shape; refuses any other, and a missing one. */
+  /** A tensor, which must have the given shape. Refuses another shape, and a missing tensor. */
   public TensorEntry tensor(String name, long... shape) {
     return tensor(name).expect(shape);
   }
 
-  /** A tensor of whatever shape; refuses a missing one. */
+  /** A tensor of any shape. Refuses a missing one. */
   public TensorEntry tensor(String name) {
     TensorEntry entry = tensors.get(nameInFiles(name));
     if (entry == null) {
@@ -93,7 +98,10 @@ public final class ModelFolder implements AutoCloseable {
     return entry;
   }
 
-  /** Files of the bare model, without its head, leave out what the other names begin with. */
+  /**
+   * The name of a tensor in these files. Files of the bare model, without its head, leave out the
+   * beginning of all other names.
+   */
   private String nameInFiles(String name) {
     String base = config.family().names().base();
     boolean bare = tensors.keySet().stream().noneMatch(other -> other.startsWith(base));
@@ -101,8 +109,8 @@ public final class ModelFolder implements AutoCloseable {
   }
 
   /**
-   * A head that the files hold beside the embedding is used, unless it is the same: so does
-   * transformers 5, whatever the configuration says.
+   * Uses a head that the files hold besides the embedding, unless the two are the same.
+   * transformers 5 does so whatever the configuration says.
    */
   private void untie(Consumer<String> warn) {
     ModelFamily.TensorNames names = config.family().names();
@@ -122,9 +130,9 @@ public final class ModelFolder implements AutoCloseable {
   }
 
   /**
-   * Refuses tensors that nobody has asked for: a model that leaves out weights computes something
-   * else. Rotary frequencies and causal masks that old files hold, and the copy of a tied head, do
-   * no harm.
+   * Refuses tensors that nobody has asked for, because a model that leaves out weights computes
+   * something else. Rotary frequencies and causal masks in old files, and the copy of a tied head,
+   * do no harm.
    */
   public void requireAllTaken() {
     String head = config.family().names().head() + ".weight";
@@ -144,7 +152,10 @@ public final class ModelFolder implements AutoCloseable {
     files.forEach(Safetensors::close);
   }
 
-  /** Writes a model that transformers loads: one file of float32 tensors, weights first. */
+  /**
+   * Writes a model that transformers can load: one file of float32 tensors. The weights are written
+   * first.
+   */
   public static void write(Path folder, ModelConfig config, List<Safetensors.Output> tensors) {
     Safetensors.write(folder.resolve(SINGLE), tensors, Map.of("format", "pt"));
     AtomicFiles.write(folder.resolve(CONFIG), config.toJson());

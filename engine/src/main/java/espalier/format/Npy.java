@@ -63,8 +63,8 @@ public record Npy(
   }
 
   /**
-   * An element of an integer array; unsigned 64-bit values beyond the signed range come back
-   * negative.
+   * An element of an integer array. Unsigned 64-bit values beyond the signed range are returned as
+   * negative numbers.
    */
   public long integer(long row, long col) {
     long at = offset(row, col);

@@ -10,7 +10,7 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * What a NumPy array says of itself (numpy.lib.format, versions 1 to 3).
+ * The header of a NumPy array (numpy.lib.format, versions 1 to 3) and its data.
  *
  * @param type NumPy's type code without the byte order, such as {@code i4} or {@code f8}
  * @param byColumns whether columns lie one after another (Fortran order) instead of rows
@@ -28,7 +28,9 @@ record NpyHeader(
   private static final int LONGEST = 1 << 16;
 
   /**
-   * @param fault makes an exception of what is wrong
+   * Reads a header.
+   *
+   * @param fault makes an exception of a description of what is wrong
    */
   static NpyHeader read(MemorySegment all, Function<String, InputException> fault) {
     if (all.byteSize() < 12

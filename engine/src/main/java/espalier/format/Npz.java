@@ -7,8 +7,8 @@ import java.nio.file.Path;
 import java.util.Map;
 
 /**
- * NumPy's archives: a zip file of {@code .npy} arrays, stored or deflated. Stored arrays stay in
- * the file.
+ * Reads NumPy's archives: zip files of {@code .npy} arrays, stored or deflated. Stored arrays stay
+ * in the mapped file.
  */
 final class Npz {
 

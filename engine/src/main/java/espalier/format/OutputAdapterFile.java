@@ -12,9 +12,10 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * {@code output_adapter.safetensors}: adapters at the outputs of SAEs, of layer L the tensors
- * {@code layer.L.down} {@code [rank, d]} and {@code layer.L.up} {@code [d, rank]}; what stands
- * between them in the metadata, {@code kind}: {@code linear} or {@code mlp}. A layout of our own.
+ * {@code output_adapter.safetensors}: adapters at the outputs of SAEs, in a layout of our own.
+ * Layer L has the tensors {@code layer.L.down} {@code [rank, d]} and {@code layer.L.up} {@code [d,
+ * rank]}. The entry {@code kind} of the metadata says what is between them: {@code linear} or
+ * {@code mlp}.
  */
 public final class OutputAdapterFile implements AutoCloseable {
 
@@ -93,6 +94,8 @@ public final class OutputAdapterFile implements AutoCloseable {
   }
 
   /**
+   * Writes a file.
+   *
    * @param down by layer, {@code [rank, d]}
    * @param up by layer, {@code [d, rank]}
    */

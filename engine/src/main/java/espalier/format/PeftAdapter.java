@@ -18,9 +18,9 @@ import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 
 /**
- * A LoRA adapter as PEFT lays it out: {@code adapter_config.json} and {@code
- * adapter_model.safetensors}. Both must agree on every layer: PEFT would silently ignore the rest
- * of a file, and initialise what is missing.
+ * A LoRA adapter in PEFT's layout: {@code adapter_config.json} and {@code
+ * adapter_model.safetensors}. The two must agree on every layer. (PEFT silently ignores what else a
+ * file has, and initialises what it lacks.)
  */
 public final class PeftAdapter implements AutoCloseable {
 
@@ -28,7 +28,10 @@ public final class PeftAdapter implements AutoCloseable {
 
   private static final String PREFIX = "base_model.model.";
 
-  /** A module's path has no more characters than any of a real model, and may be matched. */
+  /**
+   * A tensor's name: the path of a module and the matrix. 500 characters are more than the path of
+   * any real model has, and few enough to match regular expressions against.
+   */
   private static final Pattern KEY =
       Pattern.compile(Pattern.quote(PREFIX) + "(.{1,500})\\.lora_([AB])\\.weight");
 
@@ -51,13 +54,15 @@ public final class PeftAdapter implements AutoCloseable {
     config.remarkIdlePatterns(layers.keySet(), warn);
   }
 
-  /** As below, without warnings: for callers whose user has seen them already. */
+  /** As below, without warnings: for callers whose user has already seen them. */
   public static PeftAdapter open(Path folder) {
     return open(folder, warning -> {});
   }
 
   /**
-   * @param warn told of what is odd but can be used
+   * Opens a folder.
+   *
+   * @param warn told about what is odd but can be used
    */
   public static PeftAdapter open(Path folder, Consumer<String> warn) {
     PeftConfig config = PeftConfig.read(folder.resolve(PeftConfig.FILE));
@@ -99,8 +104,8 @@ public final class PeftAdapter implements AutoCloseable {
   }
 
   /**
-   * Refuses an adapter that does not fit a model: layers that the model has not, and layers that
-   * the configuration chooses and the file lacks.
+   * Refuses an adapter that does not fit a model: it has layers that the model does not have, or
+   * its file lacks layers that its configuration chooses.
    */
   public void requireFits(ModelConfig model) {
     ModelFamily.TensorNames names = model.family().names();
@@ -148,7 +153,7 @@ public final class PeftAdapter implements AutoCloseable {
     file.close();
   }
 
-  /** How PEFT names a layer's matrix in files; {@code matrix} is A or B. */
+  /** PEFT's name for the matrix of a layer in files. {@code matrix} is A or B. */
   public static String key(String path, char matrix) {
     return PREFIX + path + ".lora_" + matrix + ".weight";
   }

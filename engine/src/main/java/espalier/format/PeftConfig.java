@@ -9,14 +9,14 @@ import java.util.Set;
 import java.util.function.Consumer;
 
 /**
- * What {@code adapter_config.json} says of a LoRA adapter: which modules it changes, and by which
- * rank and scale. Everything else that would change what the adapter computes is refused by name.
+ * What {@code adapter_config.json} says about a LoRA adapter: which modules it changes, with which
+ * rank and scale. Any other setting that would change what the adapter computes is refused by name.
  */
 final class PeftConfig {
 
   static final String FILE = "adapter_config.json";
 
-  /** Initialisations that leave the model's own weights alone, besides true and false. */
+  /** Initialisations, besides true and false, that leave the model's own weights unchanged. */
   private static final Set<String> INITS = Set.of("gaussian", "eva", "orthogonal");
 
   private static final List<String> UNSUPPORTED =
@@ -85,7 +85,10 @@ final class PeftConfig {
     return value(alphas, path).orElse(alpha);
   }
 
-  /** Patterns that fit none of the adapted layers change nothing: PEFT warns of them, too. */
+  /**
+   * Warns of patterns that fit none of the adapted layers and so change nothing. PEFT warns of
+   * them, too.
+   */
   void remarkIdlePatterns(Set<String> paths, Consumer<String> warn) {
     List.of(ranks, alphas)
         .forEach(
@@ -98,7 +101,7 @@ final class PeftConfig {
             });
   }
 
-  /** The first entry that fits counts. */
+  /** The value of the first entry that fits. */
   private static Optional<Double> value(List<Rule> rules, String path) {
     return rules.stream().filter(e -> e.paths.matches(path)).findFirst().map(Rule::value);
   }

@@ -13,12 +13,12 @@ import java.util.regex.Pattern;
  * Which modules of a model an adapter changes, by the rules of PEFT's {@code
  * check_target_module_exists} (github.com/huggingface/peft, tuners/tuners_utils.py).
  *
- * @param allLinear every linear layer but the output head
+ * @param allLinear whether it is every linear layer but the output head
  * @param included by {@code target_modules}
  * @param excluded by {@code exclude_modules}
- * @param paths whole paths that {@code target_modules} lists, whatever their block
- * @param blocks numbers of blocks; empty for all
- * @param blockNames what a block's number follows in a path; empty for anything
+ * @param paths whole paths in the list of {@code target_modules}, whatever their block
+ * @param blocks the numbers of blocks; empty for all
+ * @param blockNames what a block's number comes after in a path; empty for anything
  */
 record PeftTargets(
     boolean allLinear,
@@ -31,8 +31,8 @@ record PeftTargets(
   private static final String ALL_LINEAR = "all-linear";
 
   /**
-   * PEFT's choices for the families Espalier knows, where the configuration makes none: each has
-   * layers of one of these sets.
+   * PEFT's choices for the families that Espalier knows, if the configuration makes no choice. The
+   * layers of each family are one of these sets.
    */
   private static final Set<String> DEFAULTS =
       Set.of("q_proj", "v_proj", "c_attn", "query_key_value");
@@ -57,7 +57,7 @@ record PeftTargets(
     return new PeftTargets(allLinear, included, excluded, paths, blocks, blockNames(config));
   }
 
-  /** The choice that a list of names and of blocks makes. */
+  /** The choice that a list of names and a set of blocks make. */
   static PeftTargets of(Set<String> names, Set<Integer> blocks, String blockName) {
     return new PeftTargets(
         false,
@@ -68,7 +68,7 @@ record PeftTargets(
         blockName == null ? List.of() : List.of(blockName));
   }
 
-  /** Whether a linear layer is adapted. */
+  /** Whether the linear layer at a path is adapted. */
   boolean choose(String path) {
     return !excluded.test(path)
         && included.test(path)
@@ -91,7 +91,7 @@ record PeftTargets(
     return value.isContainerNode() ? value.isEmpty() : value.asText().isEmpty();
   }
 
-  /** A list of names, or a regular expression. */
+  /** Reads a list of names, or a regular expression. */
   private static Predicate<String> modules(StrictJson config, String key) {
     JsonNode value = config.raw(key);
     if (value.isTextual()) {

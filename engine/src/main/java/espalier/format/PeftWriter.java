@@ -25,12 +25,15 @@ import java.util.stream.Collectors;
 
 /**
  * Writes a LoRA adapter that PEFT loads unchanged. Its configuration names what is adapted as
- * shortly as it can: kinds of layers and blocks where that says exactly what it should, single
- * layers elsewhere.
+ * briefly as it can: by kinds of layers and blocks if that says exactly the right thing, otherwise
+ * layer by layer.
  */
 public final class PeftWriter {
 
-  /** A path of a layer within a block: what the block's number follows, the number, the rest. */
+  /**
+   * The path of a layer within a block: what comes before the block's number, the number, and the
+   * rest.
+   */
   private static final Pattern IN_BLOCK = Pattern.compile("(?:.*?\\.)?(\\w+)\\.(\\d{1,6})\\.(.+)");
 
   /**
@@ -62,7 +65,7 @@ public final class PeftWriter {
     this.adapter = adapter;
   }
 
-  /** Weights first: a folder with a configuration is complete. */
+  /** Writes an adapter, the weights first, so that a folder with a configuration is complete. */
   public static void write(Path folder, Adapter adapter) {
     List<Safetensors.Output> tensors = new ArrayList<>();
     adapter.layers.forEach(
@@ -114,7 +117,10 @@ public final class PeftWriter {
     return counts.entrySet().stream().max(Map.Entry.comparingByValue()).orElseThrow().getKey();
   }
 
-  /** Exceptions to a default: by a layer's last name where all of that name agree. */
+  /**
+   * Puts the exceptions to a default value, by the last name of layers if all layers with that name
+   * agree.
+   */
   private void putNumbers(ObjectNode json, Function<Layer, Double> value, double common) {
     Map<String, SortedMap<String, Double>> byName = new TreeMap<>();
     adapter.layers.forEach(
@@ -138,7 +144,7 @@ public final class PeftWriter {
         });
   }
 
-  /** A whole number as one: PEFT's ranks are integers. */
+  /** Puts a whole number as an integer, because PEFT's ranks are integers. */
   private static void putNumber(ObjectNode json, String key, double value) {
     if (value == Math.rint(value)) {
       json.put(key, (long) value);
@@ -148,8 +154,8 @@ public final class PeftWriter {
   }
 
   /**
-   * The first of these that chooses what is adapted and nothing else: last names and blocks, names
-   * within a block and blocks, all paths.
+   * Puts the first of these descriptions that chooses exactly what is adapted: last names and
+   * blocks; names within a block and blocks; all paths.
    */
   private void putTargets(ObjectNode json) {
     Set<String> paths = adapter.layers.keySet();

@@ -13,30 +13,30 @@ import java.util.Map;
 import java.util.NoSuchElementException;
 
 /**
- * Reads the pickles that torch.save writes of state dictionaries, and runs nothing: it knows the
- * opcodes that make numbers, strings, tuples, lists and dictionaries, and of the callables only
- * those that stand for a tensor. Everything else is refused by name.
+ * Reads the pickles of state dictionaries that torch.save writes, and runs nothing. It knows the
+ * opcodes that make numbers, strings, tuples, lists and dictionaries, and only those callables that
+ * stand for a tensor. Everything else is refused by name.
  *
  * <p>A pickle is a program for a stack machine (Python's pickletools documents each opcode). What
- * it makes here is no larger than itself.
+ * it makes here is no larger than the pickle itself.
  */
 final class Pickle {
 
   private static final long LARGEST = 16 << 20;
 
-  /** A named object of Python; never called. */
+  /** A named object of Python, which is never called. */
   private record Global(String name) {}
 
   private record Mark() {}
 
   /**
-   * A storage that lies in a file of its own.
+   * A storage, whose bytes are in a file of its own.
    *
    * @param type such as {@code FloatStorage}
    */
   record Storage(String type, String key, long elements) {}
 
-  /** A view of a storage; offset and strides in elements. */
+  /** A view of a storage. Offset and strides are in elements. */
   record Tensor(Storage storage, long offset, long[] shape, long[] strides) {}
 
   private static final Object NONE = new Object();
@@ -52,7 +52,9 @@ final class Pickle {
     this.code = code;
   }
 
-  /** What the pickle makes: a dictionary of {@link Tensor}, Long, Double, Boolean or String. */
+  /**
+   * Returns what the pickle makes: a dictionary of {@link Tensor}, Long, Double, Boolean or String.
+   */
   static Map<?, ?> read(Path file, MemorySegment code) {
     if (code.byteSize() > LARGEST) {
       throw new InputException(file, "its pickle is larger than that of any state dictionary");
@@ -133,7 +135,7 @@ final class Pickle {
     }
   }
 
-  /** The only calls that are known, and none is made: what they would build is noted. */
+  /** What a call would build. These are the only calls that are known, and none of them is made. */
   private Object called(Global callable, List<?> arguments) {
     return switch (callable.name) {
       case "collections.OrderedDict" -> {
@@ -166,7 +168,10 @@ final class Pickle {
     return new Storage(type.substring("torch.".length()), (String) id.get(2), (Long) id.get(4));
   }
 
-  /** Of a state dictionary's object, attributes such as _metadata: they say nothing of values. */
+  /**
+   * Skips attributes of the state dictionary's object, such as _metadata: they say nothing about
+   * values.
+   */
   private void build() {
     pop();
     if (!(top() instanceof Map)) {
@@ -246,7 +251,7 @@ final class Pickle {
         ValueLayout.JAVA_DOUBLE_UNALIGNED.withOrder(ByteOrder.BIG_ENDIAN), at - Double.BYTES);
   }
 
-  /** Two's complement, the lowest byte first. */
+  /** An integer of any size, in two's complement with the lowest byte first. */
   private long bigInteger(int bytes) {
     if (bytes > Long.BYTES) {
       throw new InputException(file, "its pickle holds a number beyond 64 bits");

@@ -5,10 +5,10 @@ import java.util.regex.PatternSyntaxException;
 
 /**
  * A regular expression of Python's {@code re} for names of modules, run by Java's engine. Syntax
- * that Java reads otherwise is translated; what it has no equal for is refused.
+ * that Java reads differently is translated; syntax without an equivalent is refused.
  *
- * <p>Names are ASCII without line breaks, so that nothing depends on what either language takes for
- * a letter or for the end of a line. Syntax: docs.python.org/3/library/re.html.
+ * <p>Names are ASCII without line breaks. So nothing depends on what either language takes for a
+ * letter or for the end of a line. Syntax: docs.python.org/3/library/re.html.
  */
 final class PythonRegex {
 
@@ -27,12 +27,12 @@ final class PythonRegex {
     this.pattern = pattern;
   }
 
-  /** An expression that whole names must match; {@code key} is where the file has it. */
+  /** An expression that must match whole names. {@code key} is where the file has it. */
   static PythonRegex whole(StrictJson json, String key, String expression) {
     return compile(json, key, "", expression);
   }
 
-  /** An expression that must match a name or what follows one of its dots. */
+  /** An expression that must match a whole name, or what comes after one of its dots. */
   static PythonRegex suffix(StrictJson json, String key, String expression) {
     return compile(json, key, "(?:.*\\.)?", expression);
   }
@@ -63,7 +63,10 @@ final class PythonRegex {
     private static final long serialVersionUID = 1L;
   }
 
-  /** A name that ends a match which reads it too often: backtracking may take exponential time. */
+  /**
+   * A name that ends a match once it has been read too often, as backtracking may take exponential
+   * time.
+   */
   private record Bounded(String name, int[] steps) implements CharSequence {
     @Override
     public int length() {
@@ -89,7 +92,7 @@ final class PythonRegex {
     }
   }
 
-  /** From one syntax to the other, a character at a time. */
+  /** Translates an expression from Python's syntax to Java's, one character at a time. */
   private static final class Translation {
     private final String in;
     private final StringBuilder out = new StringBuilder();
@@ -153,7 +156,8 @@ final class PythonRegex {
     }
 
     /**
-     * {@code {m}}, {@code {m,}}, {@code {,n}} and {@code {m,n}} repeat; any other brace is itself.
+     * Translates a brace. {@code {m}}, {@code {m,}}, {@code {,n}} and {@code {m,n}} repeat; any
+     * other brace stands for itself.
      */
     private void braces() {
       int end = in.indexOf('}', at);
@@ -177,7 +181,10 @@ final class PythonRegex {
       out.append('{').append(body.startsWith(",") ? "0" : "").append(body).append('}');
     }
 
-    /** In Java, sets nest and intersect: every sign but - is escaped. */
+    /**
+     * Translates a set. In Java sets can be nested and intersected, so every sign except - is
+     * escaped.
+     */
     private void set() {
       out.append('[');
       if (in.startsWith("^", at)) {

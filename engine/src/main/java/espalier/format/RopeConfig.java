@@ -1,9 +1,10 @@
 package espalier.format;
 
 /**
- * Rotary positions: the base of the frequencies, and how they are stretched for long contexts.
+ * Rotary positions: the base of the frequencies, and how the frequencies are changed for long
+ * contexts.
  *
- * @param theta base of the frequencies
+ * @param theta the base of the frequencies
  */
 public record RopeConfig(double theta, Scaling scaling) {
 
@@ -12,13 +13,16 @@ public record RopeConfig(double theta, Scaling scaling) {
   /** How frequencies differ from theta^(-2i/d). */
   public sealed interface Scaling {}
 
-  /** They do not. */
+  /** They do not differ. */
   public record None() implements Scaling {}
 
-  /** All divided by a factor (Chen et al. 2023). */
+  /** All are divided by a factor (Chen et al. 2023). */
   public record Linear(double factor) implements Scaling {}
 
-  /** Llama 3.1's: long wavelengths divided by a factor, short ones kept, a ramp in between. */
+  /**
+   * As in Llama 3.1: the frequencies of long wavelengths are divided by a factor, those of short
+   * ones are kept, and there is a ramp in between.
+   */
   public record Llama3(
       double factor,
       double lowFrequencyFactor,
@@ -31,8 +35,8 @@ public record RopeConfig(double theta, Scaling scaling) {
   }
 
   /**
-   * From {@code rope_parameters} as transformers 5 writes it, or the older keys of the
-   * configuration and {@code rope_scaling}.
+   * Reads them from {@code rope_parameters}, as transformers 5 writes it, or from the older keys of
+   * the configuration and {@code rope_scaling}.
    *
    * @param thetaKey the older name of the base
    */
@@ -49,7 +53,7 @@ public record RopeConfig(double theta, Scaling scaling) {
     return of(config, rope, positions, thetaKey, absent);
   }
 
-  /** From the parameters of one kind of layer. */
+  /** Reads them from the parameters of one kind of layer. */
   static RopeConfig of(
       StrictJson config, StrictJson rope, int positions, String thetaKey, double absent) {
     double theta =
@@ -67,7 +71,7 @@ public record RopeConfig(double theta, Scaling scaling) {
     };
   }
 
-  /** The share of each head that is rotated; {@code key} is its older name. */
+  /** The share of each head that is rotated. {@code key} is its older name. */
   static double part(StrictJson config, String key, double absent) {
     StrictJson rope = parameters(config);
     return rope != null && rope.has(PART)

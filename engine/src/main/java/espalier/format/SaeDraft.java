@@ -11,7 +11,7 @@ import java.util.Optional;
 import java.util.OptionalDouble;
 
 /**
- * An SAE while a reader makes it from its files. Scales are folded into it in float64, and rounded
+ * An SAE that a reader is making from its files. Scales are folded into it in float64, and rounded
  * once.
  */
 final class SaeDraft {
@@ -65,7 +65,7 @@ final class SaeDraft {
     return value;
   }
 
-  /** Rows and columns of a matrix that has whatever size. */
+  /** The rows and columns of a matrix, which may have any size. */
   static long[] matrix(TensorFile file, String name) {
     long[] shape = file.tensor(name).shape();
     if (shape.length != 2) {
@@ -74,12 +74,12 @@ final class SaeDraft {
     return shape;
   }
 
-  /** Of which the rows in the file are latents. */
+  /** Sets the encoder to a matrix whose rows in the file are latents. */
   SaeDraft encoderOfRows(String name) {
     return encoder(name, false);
   }
 
-  /** Stored {@code [dIn, dSae]}. */
+  /** Sets the encoder to a matrix stored as {@code [dIn, dSae]}. */
   SaeDraft encoderOfColumns(String name) {
     return encoder(name, true);
   }
@@ -90,12 +90,12 @@ final class SaeDraft {
     return this;
   }
 
-  /** Stored {@code [dSae, dOut]}. */
+  /** Sets the decoder to a matrix stored as {@code [dSae, dOut]}. */
   SaeDraft decoderOfRows(String name) {
     return decoder(name, false);
   }
 
-  /** Stored {@code [dOut, dSae]}. */
+  /** Sets the decoder to a matrix stored as {@code [dOut, dSae]}. */
   SaeDraft decoderOfColumns(String name) {
     return decoder(name, true);
   }
@@ -106,13 +106,15 @@ final class SaeDraft {
     return this;
   }
 
-  /** y += x times a matrix stored {@code [dOut, dIn]}, transposed. */
+  /**
+   * Adds a skip connection, y += x times the transpose of a matrix stored as {@code [dOut, dIn]}.
+   */
   void skipOfOutputs(String name) {
     TensorEntry entry = file.tensor(name, dOut, dIn);
     skip = new Matrix(entry, entry.columnMajor(), null);
   }
 
-  /** y += x times a matrix stored {@code [dIn, dOut]}. */
+  /** Adds a skip connection, y += x times a matrix stored as {@code [dIn, dOut]}. */
   void skipOfInputs(String name) {
     TensorEntry entry = file.tensor(name, dIn, dOut);
     skip = new Matrix(entry, !entry.columnMajor(), null);
@@ -127,7 +129,7 @@ final class SaeDraft {
     return values;
   }
 
-  /** Also where transcoders or the format have no name for it. */
+  /** Sets the site to a hook's name, also if transcoders or the format have no such name for it. */
   void at(String hook) {
     this.hook = hook;
     site = SaeSite.parse(hook);
@@ -139,9 +141,9 @@ final class SaeDraft {
   }
 
   /**
-   * A gated SAE (Rajamanoharan et al. 2024): with u = W (x - b), f = relu(e^r u + bMag) where u +
-   * bGate &gt; 0. As e^r is positive, that is JumpReLU of z = e^r u + bMag with the threshold bMag
-   * - e^r bGate.
+   * Makes it a gated SAE (Rajamanoharan et al. 2024): with u = W (x - b), f = relu(e^r u + bMag)
+   * where u + bGate &gt; 0. As e^r is positive, this is JumpReLU of z = e^r u + bMag with the
+   * threshold bMag - e^r bGate.
    */
   void gated(double[] bGate, double[] bMag, double[] rMag) {
     double[] gain = new double[rMag.length];
@@ -157,8 +159,8 @@ final class SaeDraft {
   }
 
   /**
-   * Moves the norms of the decoder's rows into the latents: rows get norm 1, and z is multiplied by
-   * the norms. Ranking and thresholds then apply to the new z.
+   * Moves the norms of the decoder's rows into the latents: the rows get norm 1, and z is
+   * multiplied by the norms. Ranking and thresholds then apply to the new z.
    */
   void foldDecoderNorms() {
     double[] norms = decoderNorms();
@@ -182,7 +184,7 @@ final class SaeDraft {
     foldOutputScale(1 / s);
   }
 
-  /** What it computes is multiplied by s. */
+  /** Multiplies the output by s. */
   void foldOutputScale(double s) {
     decoderScale = times(decoderScale, constant(s));
     scale(bDec, s);

@@ -8,7 +8,7 @@ import java.util.Set;
 import java.util.regex.Pattern;
 import java.util.stream.Stream;
 
-/** Opens an SAE, named by its folder or its weights file, and finds out its format. */
+/** Opens an SAE and finds out its format. It is given by its folder or by its weights file. */
 public final class SaeFile implements AutoCloseable {
 
   private static final String SUPPORTED =
@@ -23,7 +23,7 @@ public final class SaeFile implements AutoCloseable {
           LlamaScope.CONFIG,
           DictionaryLearning.WEIGHTS);
 
-  /** dictionary_learning's, beside which the configuration lies one folder up. */
+  /** The names of dictionary_learning's checkpoints, whose configuration is one folder up. */
   private static final Pattern CHECKPOINT = Pattern.compile("ae_\\d{1,12}\\.pt");
 
   private final TensorFile file;
@@ -109,7 +109,7 @@ public final class SaeFile implements AutoCloseable {
     }
   }
 
-  /** Whether a folder holds the weights of an SAE, of whatever format. */
+  /** Whether a folder holds the weights of an SAE, in any format. */
   public static boolean isIn(Path folder) {
     return WEIGHTS.stream().anyMatch(name -> Files.exists(folder.resolve(name)));
   }
@@ -123,7 +123,7 @@ public final class SaeFile implements AutoCloseable {
     file.close();
   }
 
-  /** A folder that holds the file, or the file itself. */
+  /** Whether a path is a folder that holds the file, or the file itself. */
   private static boolean isFor(Path folder, String name, String file) {
     return name.isEmpty() ? Files.exists(folder.resolve(file)) : name.equals(file);
   }
@@ -141,7 +141,9 @@ public final class SaeFile implements AutoCloseable {
     }
   }
 
-  /** Refuses tensors that the format does not have: leaving one out computes something else. */
+  /**
+   * Refuses tensors that the format does not have: leaving one out would compute something else.
+   */
   static void requireOnly(TensorFile file, Set<String> names) {
     for (String name : file.tensors().keySet()) {
       if (!names.contains(name)) {

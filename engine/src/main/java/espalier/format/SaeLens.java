@@ -12,20 +12,20 @@ import java.util.OptionalDouble;
 import java.util.Set;
 
 /**
- * SAELens folders: {@code cfg.json} and {@code sae_weights.safetensors}, as versions up to 5 (a
- * flat configuration) and 6 (with {@code metadata}) write them. Encoders are stored {@code [dIn,
- * dSae]}.
+ * Reads folders of SAELens: {@code cfg.json} and {@code sae_weights.safetensors}, as versions up to
+ * 5 (with a flat configuration) and 6 (with {@code metadata}) write them. Encoders are stored as
+ * {@code [dIn, dSae]}.
  */
 final class SaeLens {
 
   static final String WEIGHTS = "sae_weights.safetensors";
   static final String CONFIG = "cfg.json";
 
-  /** Factors of finetuned latents, under the names of two times. */
+  /** The factors of finetuned latents, by both names that they have had. */
   private static final List<String> FINETUNING =
       List.of("scaling_factor", "finetuning_scaling_factor");
 
-  /** Architectures that compute something else, with the reason they are refused for. */
+  /** Architectures that compute something else, with the reason why they are refused. */
   private static final Map<String, String> UNSUPPORTED =
       Map.of(
           "abstopk", "latents may be negative",
@@ -107,7 +107,7 @@ final class SaeLens {
     return name.equals("standard") && activation.equals("topk") ? "topk" : name;
   }
 
-  /** What would be computed without, and must not be. */
+  /** Refuses what changes the result and is not supported. */
   private static void refuseOddities(Path folder, StrictJson cfg, TensorFile file) {
     Path scaler = folder.resolve("activation_scaler.json");
     if (Files.exists(scaler)) {
@@ -138,7 +138,10 @@ final class SaeLens {
     }
   }
 
-  /** The first versions wrote a factor for each latent, which had an effect after finetuning. */
+  /**
+   * Refuses factors other than 1. The first versions wrote a factor for each latent, which had an
+   * effect after finetuning.
+   */
   private static void requireOnes(TensorEntry factors) {
     for (long i = 0; i < factors.size(); i++) {
       if (factors.value(i) != 1) {
@@ -149,7 +152,7 @@ final class SaeLens {
     }
   }
 
-  /** Leaving a tensor out would compute something else. */
+  /** Refuses other tensors: leaving one out would compute something else. */
   private static void requireOnly(TensorFile file, String architecture) {
     Set<String> names = new HashSet<>(Set.of("W_enc", "W_dec", "b_dec"));
     names.addAll(FINETUNING);

@@ -12,10 +12,13 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 
-/** Writes the layout of SAELens 6. */
+/** Writes SAEs in the layout of SAELens 6. */
 public final class SaeLensWriter {
 
-  /** Without it, SAELens takes the configuration for an older one and drops the metadata. */
+  /**
+   * The version that is written. Without it SAELens takes the configuration for an older one and
+   * drops the metadata.
+   */
   private static final String LAYOUT = "6.0.0";
 
   private SaeLensWriter() {}
@@ -28,7 +31,7 @@ public final class SaeLensWriter {
    * @param bEnc {@code [1, dSae]}; null for a gated SAE
    * @param threshold {@code [1, dSae]} for JumpReLU, else null
    * @param gates null unless gated
-   * @param hook TransformerLens name of the site
+   * @param hook TransformerLens's name of the site
    * @param hasBos whether the sequences that it was trained on begin with BOS
    */
   public record Output(
@@ -49,7 +52,7 @@ public final class SaeLensWriter {
   /** What a gated SAE has instead of an encoder bias, each {@code [1, dSae]}. */
   public record Gates(Tensor bGate, Tensor rMag, Tensor bMag) {}
 
-  /** Writes the layout of SAELens 6, weights first: a folder with a configuration is complete. */
+  /** Writes an SAE, the weights first, so that a folder with a configuration is complete. */
   public static void write(Path folder, Output sae) {
     try {
       Files.createDirectories(folder);

@@ -7,42 +7,42 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * Where in a model an SAE's activations are: one address for what TransformerLens, Hugging Face,
- * sparsify, dictionary_learning and Gemma Scope call by names of their own.
+ * Where in a model an SAE's activations are. TransformerLens, Hugging Face, sparsify,
+ * dictionary_learning and Gemma Scope each have names of their own for these places.
  *
  * @param layer the block, counted from 0; -1 for embeddings
  */
 public record SaeSite(Kind kind, int layer) {
 
-  /** Places in a block, in the order of the forward pass. */
+  /** The places in a block, in the order of the forward pass. */
   public enum Kind {
     /** What enters the first block. */
     EMBEDDING,
-    /** The heads side by side: what the attention's output projection reads. */
+    /** The attention heads side by side: what the attention's output projection reads. */
     ATTENTION_HEADS,
     /**
-     * What the attention module gives, before Gemma's norm of it: {@link #ATTENTION_OUT} where the
-     * family has no such norm.
+     * The output of the attention module, before Gemma's norm of it. It is {@link #ATTENTION_OUT}
+     * if the family has no such norm.
      */
     ATTENTION_MODULE_OUT,
-    /** What attention adds to the stream, behind Gemma's norm of it. */
+    /** What attention adds to the residual stream, behind Gemma's norm of it. */
     ATTENTION_OUT,
-    /** The stream between attention and MLP. */
+    /** The residual stream between attention and MLP. */
     RESIDUAL_MID,
     /** What the MLP reads, behind its norm. */
     MLP_IN,
-    /** What the MLP's module gives, likewise before Gemma's norm. */
+    /** The output of the MLP module, before Gemma's norm of it. */
     MLP_MODULE_OUT,
-    /** What the MLP adds to the stream, behind Gemma's norm of it. */
+    /** What the MLP adds to the residual stream, behind Gemma's norm of it. */
     MLP_OUT,
-    /** The stream after the block. */
+    /** The residual stream after the block. */
     RESIDUAL,
-    /** The block is known, the place in it is not. */
+    /** The block is known, but not the place in it. */
     UNNAMED;
 
     /**
-     * In lower case, for people. What a module gives and what is added to the stream are one place
-     * to all but Gemma, and have one name.
+     * The name in lower case, for people. A module's output and what is added to the stream are one
+     * place in all families but Gemma, so they have one name.
      */
     public String label() {
       return name().toLowerCase(Locale.ROOT).replace("_module", "").replace('_', ' ');
@@ -59,8 +59,8 @@ public record SaeSite(Kind kind, int layer) {
   }
 
   /**
-   * Not post_attention_layernorm: what attention adds in Gemma, in Llama what the MLP reads, and a
-   * name does not say of which.
+   * The known names. post_attention_layernorm is not among them: in Gemma it is what attention
+   * adds, in Llama what the MLP reads, and a name does not say which family it is of.
    */
   private static final List<Name> NAMES =
       List.of(
@@ -85,7 +85,7 @@ public record SaeSite(Kind kind, int layer) {
           Name.of("mlp_out_layer_(\\d{1,6})", Kind.MLP_MODULE_OUT),
           Name.of("layer_(\\d{1,6})", Kind.UNNAMED));
 
-  /** A block's input is the output of the block before it. */
+  /** Names of a block's input, which is the output of the block before it. */
   private static final List<Pattern> INPUTS =
       List.of(
           Pattern.compile("blocks\\.(\\d{1,6})\\.hook_resid_pre"),
@@ -95,12 +95,12 @@ public record SaeSite(Kind kind, int layer) {
       Pattern.compile(
           "(?:blocks\\.)?hook_embed|(?:(?:model|transformer|gpt_neox)\\.)?(?:embed_tokens|wte|embed_in)");
 
-  /** The stream after block {@code layer}. */
+  /** The residual stream after block {@code layer}. */
   public static SaeSite residual(int layer) {
     return layer < 0 ? new SaeSite(Kind.EMBEDDING, -1) : new SaeSite(Kind.RESIDUAL, layer);
   }
 
-  /** What a hook's name means; empty for other places and no name. */
+  /** The site that a hook's name means; empty for other places, and for an empty name. */
   public static Optional<SaeSite> parse(String hook) {
     for (Pattern input : INPUTS) {
       Matcher matcher = input.matcher(hook);

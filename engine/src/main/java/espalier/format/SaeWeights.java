@@ -7,33 +7,33 @@ import java.util.Optional;
 import java.util.OptionalDouble;
 
 /**
- * A sparse autoencoder as read from files, whatever their format. The two matrices are still in the
+ * A sparse autoencoder as it was read from files of any format. The two matrices are still in the
  * file; everything else has been reduced to the terms of one formula.
  *
- * <p>With x the input, normalised as {@code normalisation} says: z = encoder (x - bPre) + bEnc; a
- * latent f is z where the activation keeps it, else 0; y = f decoder + bDec. If {@code
- * restoresScale}, the normalisation of y is undone. Last, skip times the raw input is added.
+ * <p>Let x be the input, normalised as {@code normalisation} says. Then z = encoder (x - bPre) +
+ * bEnc. A latent f is z if the activation keeps it, else 0. The output is y = f decoder + bDec. If
+ * {@code restoresScale}, the normalisation is undone in y. Last, skip times the raw input is added.
  *
  * @param format what the files were taken for, such as {@code SAELens 6}
- * @param architecture as the format's own library calls it, such as {@code gated}
- * @param activation to which the architecture was reduced
- * @param dIn width of the activations
- * @param dOut width of what it computes; dIn but for transcoders
- * @param dSae number of latents
+ * @param architecture the name that the format's own library has for it, such as {@code gated}
+ * @param activation what the architecture was reduced to
+ * @param dIn the width of the activations
+ * @param dOut the width of the output; it is dIn except for transcoders
+ * @param dSae the number of latents
  * @param encoder {@code [dSae, dIn]}
  * @param bEnc {@code [dSae]}
- * @param bPre {@code [dIn]}, or null where nothing is subtracted from the input
+ * @param bPre {@code [dIn]}; null if nothing is subtracted from the input
  * @param decoder {@code [dSae, dOut]}
  * @param bDec {@code [dOut]}
- * @param threshold {@code [dSae]} and at least 0, for {@link Activation#JUMPRELU}, else null
- * @param k latents of a token for {@link Activation#TOPK}, groups for {@link Activation#GROUPMAX},
- *     else 0
+ * @param threshold {@code [dSae]} and at least 0 for {@link Activation#JUMPRELU}, else null
+ * @param k the latents of a token for {@link Activation#TOPK}, the groups for {@link
+ *     Activation#GROUPMAX}, else 0
  * @param skip {@code [dOut, dIn]} or null
  * @param restoresScale whether the output is brought back to the scale of the input
  * @param hook the site as the files name it; empty if they do not
- * @param site what that means, where it is understood
- * @param siteOut where a transcoder's output belongs
- * @param expectedL0 active latents a token, where the files or their names say
+ * @param site what that name means, if it is understood
+ * @param siteOut where the output of a transcoder belongs
+ * @param expectedL0 active latents a token, if the files or their names say
  * @param folded what was folded into the weights
  * @param warnings what is odd but can be used
  */
@@ -62,18 +62,18 @@ public record SaeWeights(
     List<String> folded,
     List<String> warnings) {
 
-  /** Which z are kept. In the order of esp_sae_kind. */
+  /** Which z are kept. The order is that of esp_sae_kind. */
   public enum Activation {
     /** Those above 0. */
     RELU,
     /** Those above 0 and above the latent's threshold (Rajamanoharan et al. 2024). */
     JUMPRELU,
-    /** The k largest of a token, of those the ones above 0 (Gao et al. 2024). */
+    /** The k largest of a token, as far as they are above 0 (Gao et al. 2024). */
     TOPK,
-    /** The largest of each of k groups of neighbouring latents, where above 0. */
+    /** The largest of each of k groups of neighbouring latents, if it is above 0. */
     GROUPMAX;
 
-    /** Whether a token has k active latents at most. */
+    /** Whether a token has at most k active latents. */
     public boolean isCounted() {
       return this == TOPK || this == GROUPMAX;
     }
@@ -83,7 +83,10 @@ public record SaeWeights(
     }
   }
 
-  /** What is done to each token's activations before encoding. Ordered as esp_sae_normalisation. */
+  /**
+   * What is done to each token's activations before encoding. The order is that of
+   * esp_sae_normalisation.
+   */
   public enum Normalisation {
     NONE,
     /** x sqrt(dIn) / |x|. */
@@ -99,12 +102,12 @@ public record SaeWeights(
   /**
    * A matrix in a file.
    *
-   * @param transposed whether the file has its columns as rows
+   * @param transposed whether the matrix's columns are the rows in the file
    * @param rowScale a factor for each row of the matrix, or null
    */
   public record Matrix(TensorEntry entry, boolean transposed, float[] rowScale) {}
 
-  /** Whether it computes another activation than it reads. */
+  /** Whether it computes other activations than those that it reads. */
   public boolean isTranscoder() {
     return siteOut.isPresent();
   }

@@ -23,9 +23,9 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * A safetensors file, mapped: eight bytes with the header's length, a JSON header, then the
- * tensors' bytes. Nothing in the header is believed before it is checked; nothing is copied until a
- * tensor is.
+ * A safetensors file, mapped: eight bytes with the header's length, a JSON header, then the bytes
+ * of the tensors. Nothing in the header is believed before it is checked. No bytes are copied until
+ * a tensor is.
  *
  * <p>Format: github.com/huggingface/safetensors, README, "Format".
  */
@@ -81,7 +81,7 @@ public final class Safetensors implements TensorFile {
     return Collections.unmodifiableMap(metadata);
   }
 
-  /** Unmaps the file; its tensors' bytes are gone then. */
+  /** Unmaps the file. The bytes of its tensors can then no longer be used. */
   @Override
   public void close() {
     arena.close();
@@ -114,7 +114,10 @@ public final class Safetensors implements TensorFile {
     checkLayout(data);
   }
 
-  /** The reference library refuses any byte before the brace, where others skip white space. */
+  /**
+   * The header's text. The reference library refuses any byte before the brace, while others skip
+   * white space.
+   */
   private String text(byte[] header) {
     if (header[0] != '{') {
       throw new InputException(file, "no safetensors file: its header is no JSON object");
@@ -177,8 +180,8 @@ public final class Safetensors implements TensorFile {
   }
 
   /**
-   * Tensors lie one after another without overlaps, holes or a rest, as the reference library
-   * demands.
+   * Refuses a file in which tensors do not lie one after another, without overlaps, holes or a
+   * rest, as the reference library demands.
    */
   private void checkLayout(MemorySegment data) {
     List<TensorEntry> order = new ArrayList<>(tensors.values());
@@ -204,7 +207,7 @@ public final class Safetensors implements TensorFile {
     }
   }
 
-  /** A tensor to be written as float32, under a shape of any rank. */
+  /** A tensor to be written as float32, with a shape of any rank. */
   public record Output(String name, Tensor tensor, long... shape) {
     public Output {
       long size = 1;
@@ -216,7 +219,7 @@ public final class Safetensors implements TensorFile {
       }
     }
 
-    /** A matrix under its own shape. */
+    /** A matrix with its own shape. */
     public static Output matrix(String name, Tensor tensor) {
       return new Output(name, tensor, tensor.rows(), tensor.cols());
     }

@@ -11,7 +11,7 @@ import java.util.Map;
 import java.util.TreeMap;
 
 /**
- * Writes a safetensors file whose tensors need not be in memory: the header says how large each is,
+ * Writes a safetensors file whose tensors need not be in memory. The header says how large each is,
  * and each writes its bytes when its turn comes.
  */
 public final class SafetensorsWriter {
@@ -19,6 +19,8 @@ public final class SafetensorsWriter {
   private SafetensorsWriter() {}
 
   /**
+   * A tensor.
+   *
    * @param content writes as many bytes as shape and type say
    */
   public record Part(String name, DType dtype, long[] shape, AtomicFiles.Content content) {
@@ -31,7 +33,7 @@ public final class SafetensorsWriter {
     }
   }
 
-  /** Writes atomically, in the order given. */
+  /** Writes the file atomically, with the parts in the given order. */
   public static void write(Path file, List<Part> parts, Map<String, String> metadata) {
     byte[] header = padded(header(parts, metadata).toString());
     AtomicFiles.write(
@@ -75,7 +77,7 @@ public final class SafetensorsWriter {
     return header;
   }
 
-  /** With spaces to a multiple of eight bytes, so that data is aligned. */
+  /** The header, filled up with spaces to a multiple of eight bytes, so that data is aligned. */
   private static byte[] padded(String json) {
     int length = json.getBytes(StandardCharsets.UTF_8).length;
     return (json + " ".repeat(-length & 7)).getBytes(StandardCharsets.UTF_8);

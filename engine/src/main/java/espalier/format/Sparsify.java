@@ -8,9 +8,9 @@ import java.util.Set;
 import java.util.regex.Pattern;
 
 /**
- * EleutherAI sparsify: {@code cfg.json} and {@code sae.safetensors} in a folder named after the
- * hook point. The encoder is a torch Linear, {@code [dSae, dIn]}, applied to x - b_dec but in
- * transcoders; a skip connection adds W_skip x.
+ * Reads SAEs of EleutherAI's sparsify: {@code cfg.json} and {@code sae.safetensors} in a folder
+ * named after the hook point. The encoder is a torch Linear, {@code [dSae, dIn]}. It is applied to
+ * x - b_dec, in transcoders to x. A skip connection adds W_skip x.
  */
 final class Sparsify {
 
@@ -18,7 +18,10 @@ final class Sparsify {
 
   private static final Pattern SEED = Pattern.compile("seed\\d+");
 
-  /** Any module in a block may be trained on, also where no SAE can be applied. */
+  /**
+   * The name of any module in a block. An SAE may be trained on it even if none can be applied
+   * there.
+   */
   private static final Pattern MODULE =
       Pattern.compile("(?:\\w+\\.)*(?:layers|h|blocks)\\.\\d+(?:\\.\\w+)*");
 
@@ -67,8 +70,8 @@ final class Sparsify {
   }
 
   /**
-   * The folder is named after the module, or lies in one that is where several seeds were trained.
-   * A name of another kind says nothing.
+   * Finds the site. The folder is named after the module; if several seeds were trained it lies in
+   * such a folder. Other names say nothing.
    */
   private static void place(SaeDraft sae) {
     Path folder = sae.path.toAbsolutePath().normalize();
@@ -96,7 +99,7 @@ final class Sparsify {
     return k;
   }
 
-  /** 0 stands for a multiple of the width. */
+  /** The number of latents; 0 in the file means a multiple of the width. */
   private static long latents(StrictJson cfg, long dIn) {
     long latents = cfg.has("num_latents") ? cfg.integer("num_latents") : 0;
     if (latents < 0 || latents > Integer.MAX_VALUE) {

@@ -26,8 +26,9 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * A JSON object from a file, read strictly: duplicate keys and anything after the object are
- * refused, and every value is fetched by the type it must have. Faults name the file and the key.
+ * A JSON object from a file, read strictly. Duplicate keys and anything after the object are
+ * refused, and every value must have the type as which it is fetched. Faults name the file and the
+ * key.
  */
 public final class StrictJson {
 
@@ -40,7 +41,10 @@ public final class StrictJson {
 
   private static final ObjectMapper MAPPER = mapper(new JsonFactory()).build();
 
-  /** For data: takes the NaN and Infinity of Python's json.dumps, and texts of any length. */
+  /**
+   * For data: accepts the NaN and Infinity that Python's json.dumps writes, and texts of any
+   * length.
+   */
   private static final ObjectMapper LINES =
       mapper(
               JsonFactory.builder()
@@ -71,7 +75,7 @@ public final class StrictJson {
     return parse(file, content(file));
   }
 
-  /** Checks a file in the same way, for a reader who is less careful. */
+  /** Checks a file in the same way, before a less strict reader reads it. */
   public static void check(Path file) {
     String text = content(file);
     try (JsonParser parser = MAPPER.createParser(text)) {
@@ -116,7 +120,7 @@ public final class StrictJson {
     }
   }
 
-  /** Parses a line of a file of such lines, counted from 1; faults name it. */
+  /** Parses a line of a file of JSON lines, counted from 1. Faults name the line. */
   public static StrictJson line(Path file, long number, String text) {
     String where = "line " + number + ": ";
     JsonNode node = valueOfLine(file, number, text);
@@ -127,10 +131,10 @@ public final class StrictJson {
   }
 
   /**
-   * Whatever such a line holds.
+   * The value on such a line, of any type.
    *
-   * @throws InputException also for an escaped half of a surrogate pair, which JSON's grammar
-   *     allows and no text has: what a tokenizer's library makes of it spoils the text around it
+   * @throws InputException also for an escaped half of a surrogate pair. JSON's grammar allows it,
+   *     but no text has it, and a tokenizer's library would spoil the text around it
    */
   public static JsonNode valueOfLine(Path file, long number, String text) {
     try {
@@ -168,17 +172,17 @@ public final class StrictJson {
     return List.copyOf(node.propertyStream().map(Map.Entry::getKey).toList());
   }
 
-  /** Whether the key is there and not null. */
+  /** Whether the key is present and not null. */
   public boolean has(String key) {
     return node.hasNonNull(key);
   }
 
-  /** A fault of a key that can be lived with, in the words of {@link #fault}. */
+  /** A remark about a key, for what is odd but can be used, worded like {@link #fault}. */
   String remark(String key, String remark) {
     return fault(key, remark).getMessage();
   }
 
-  /** Everything that is in it. */
+  /** A copy of everything in the object. */
   public ObjectNode copy() {
     return node.deepCopy();
   }
@@ -257,7 +261,7 @@ public final class StrictJson {
     return Optional.of(new StrictJson(file, path + key + ".", node.get(key)));
   }
 
-  /** The strings of an array. */
+  /** The strings in an array. */
   public List<String> texts(String key) {
     JsonNode value = required(key);
     List<String> texts = new ArrayList<>();
@@ -273,7 +277,7 @@ public final class StrictJson {
     return texts;
   }
 
-  /** The objects of an array; none if the key is absent. */
+  /** The objects in an array; none if the key is absent. */
   public List<StrictJson> objects(String key) {
     if (!has(key)) {
       return List.of();
@@ -292,7 +296,7 @@ public final class StrictJson {
     return objects;
   }
 
-  /** What is wrong with a key's value. */
+  /** An exception that says what is wrong with a key's value. */
   public InputException fault(String key, String what) {
     return new InputException(file, path + key + " " + what);
   }

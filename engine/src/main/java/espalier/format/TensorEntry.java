@@ -11,8 +11,8 @@ import java.util.Arrays;
 import java.util.stream.LongStream;
 
 /**
- * A tensor in a file: its name, type and shape, and its bytes where the file is mapped (any
- * alignment, little-endian).
+ * A tensor in a file: its name, type and shape, and its bytes in the mapped file (little-endian,
+ * with any alignment).
  *
  * @param columnMajor whether a matrix lies there column by column instead of row by row
  */
@@ -23,10 +23,13 @@ public record TensorEntry(
     this(file, name, dtype, shape, data, false);
   }
 
-  /** Elements that a GPU gets at a time. */
+  /** How many elements are sent to a GPU at a time. */
   private static final long STAGED_AT_ONCE = 1 << 25;
 
-  /** Elements that go through memory besides where a part of a matrix is read: 16 MB of float32. */
+  /**
+   * How many elements go through additional memory at a time if a part of a matrix is read: 16 MB
+   * of float32.
+   */
   private static final long PARTED_AT_ONCE = 1 << 22;
 
   private static final ValueLayout.OfShort SHORT =
@@ -40,7 +43,7 @@ public record TensorEntry(
   private static final ValueLayout.OfDouble DOUBLE =
       ValueLayout.JAVA_DOUBLE_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
 
-  /** The product of the shape. */
+  /** The number of elements, which is the product of the shape. */
   public long size() {
     long size = 1;
     for (long n : shape) {
@@ -50,8 +53,8 @@ public record TensorEntry(
   }
 
   /**
-   * One element, in the order of the file: for callers that look at a few; whole tensors are
-   * converted instead.
+   * One element, in the order of the file. For callers that look at a few elements; whole tensors
+   * are converted instead.
    */
   public double value(long index) {
     return switch (dtype) {
@@ -74,7 +77,10 @@ public record TensorEntry(
     };
   }
 
-  /** Whether another has the same shape and values; bytes are compared where types are equal. */
+  /**
+   * Whether another tensor has the same shape and values. If the types are equal the bytes are
+   * compared.
+   */
   boolean holdsTheSameAs(TensorEntry other) {
     if (!Arrays.equals(shape, other.shape)) {
       return false;
@@ -87,7 +93,7 @@ public record TensorEntry(
         && LongStream.range(0, size()).allMatch(i -> value(i) == other.value(i));
   }
 
-  /** Refuses any other shape, and types that hold no real numbers. */
+  /** Refuses any other shape, and types that do not hold real numbers. */
   public TensorEntry expect(long... expected) {
     if (!Arrays.equals(shape, expected)) {
       throw new InputException(
@@ -104,7 +110,7 @@ public record TensorEntry(
 
   /**
    * Converts to the target's type into device memory, in one pass over the bytes and in their
-   * order. Rows of the target may lie apart.
+   * order. The target's rows may be apart.
    */
   public void copyTo(Device device, Tensor target) {
     if (!target.isContiguous()) {
@@ -115,7 +121,10 @@ public record TensorEntry(
     copyTo(device, 0, target);
   }
 
-  /** Converts a part of the elements, those from {@code from} on, as {@link #copyTo} does all. */
+  /**
+   * Converts some of the elements, from element {@code from} on, like {@link #copyTo} does with
+   * all.
+   */
   public void copyTo(Device device, long from, Tensor target) {
     for (long at = 0; at < target.size(); at += STAGED_AT_ONCE) {
       long n = Math.min(STAGED_AT_ONCE, target.size() - at);
@@ -150,8 +159,8 @@ public record TensorEntry(
   }
 
   /**
-   * As {@link #copyTo(Device, boolean, MemorySegment, Tensor)}, of a part of the matrix alone: the
-   * rows and columns that begin at {@code row} and {@code col}, as many as {@code target} has.
+   * Like {@link #copyTo(Device, boolean, MemorySegment, Tensor)}, but for a part of the matrix: the
+   * rows from {@code row} on and the columns from {@code col} on, as many as {@code target} has.
    *
    * @param rows of the whole matrix
    * @param cols of the whole matrix
@@ -219,7 +228,7 @@ public record TensorEntry(
             target.type());
   }
 
-  /** As esp_dtype numbers them. */
+  /** The type's number in esp_dtype. */
   private int kernelDtype() {
     return switch (dtype) {
       case F32 -> 0;

@@ -3,7 +3,9 @@ package espalier.format;
 import java.nio.file.Path;
 import java.util.Map;
 
-/** A file of named tensors, mapped or unpacked; their bytes are gone once it is closed. */
+/**
+ * A file of named tensors, mapped or unpacked. Their bytes can no longer be used once it is closed.
+ */
 public interface TensorFile extends AutoCloseable {
 
   Path file();
@@ -11,7 +13,7 @@ public interface TensorFile extends AutoCloseable {
   /** All tensors by name. */
   Map<String, TensorEntry> tensors();
 
-  /** Refuses a missing one. */
+  /** A tensor by name. Refuses a missing one. */
   default TensorEntry tensor(String name) {
     TensorEntry entry = tensors().get(name);
     if (entry == null) {
@@ -20,7 +22,10 @@ public interface TensorFile extends AutoCloseable {
     return entry;
   }
 
-  /** Refuses a missing one, another shape, and types that hold no real numbers. */
+  /**
+   * A tensor by name. Refuses a missing one, another shape, and types that do not hold real
+   * numbers.
+   */
   default TensorEntry tensor(String name, long... shape) {
     return tensor(name).expect(shape);
   }

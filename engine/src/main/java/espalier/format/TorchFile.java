@@ -9,8 +9,8 @@ import java.util.Arrays;
 import java.util.Map;
 
 /**
- * State dictionaries as torch.save writes them since 1.6: a zip file of a pickle, {@code data.pkl},
- * and a member for each storage. Tensors stay in the file.
+ * Reads state dictionaries that torch.save has written since version 1.6: a zip file with a pickle,
+ * {@code data.pkl}, and a member for each storage. Tensors stay in the mapped file.
  */
 final class TorchFile {
 
@@ -89,7 +89,9 @@ final class TorchFile {
         columnMajor);
   }
 
-  /** Tensors lie row by row or, as torch initialises tied encoders, column by column. */
+  /**
+   * Whether a tensor lies column by column, as torch initialises tied encoders, and not row by row.
+   */
   private static boolean isColumnMajor(Path file, String name, long[] shape, long[] strides) {
     if (strides.length == shape.length) {
       long[] rowMajor = new long[shape.length];
@@ -111,7 +113,7 @@ final class TorchFile {
             .formatted(name, Arrays.toString(shape), Arrays.toString(strides)));
   }
 
-  /** The stride along one element means nothing. */
+  /** Whether strides are as expected. The stride along a dimension of one element means nothing. */
   private static boolean agree(long[] shape, long[] strides, long[] expected) {
     for (int i = 0; i < shape.length; i++) {
       if (shape[i] > 1 && strides[i] != expected[i]) {

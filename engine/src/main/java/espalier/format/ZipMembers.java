@@ -14,9 +14,9 @@ import java.util.zip.DataFormatException;
 import java.util.zip.Inflater;
 
 /**
- * The members of a mapped zip file (APPNOTE 6.3.10): stored ones as they lie there, of any size and
- * alignment, deflated ones unpacked into native memory. Python's libraries leave the sizes out of
- * local headers, so the central directory is what counts.
+ * The members of a mapped zip file (APPNOTE 6.3.10). Stored ones stay where they are, with any size
+ * and alignment; deflated ones are unpacked into native memory. Python's libraries leave the sizes
+ * out of local headers, so the central directory is used.
  */
 final class ZipMembers {
 
@@ -28,10 +28,13 @@ final class ZipMembers {
   private static final long NOT_HERE = 0xFFFFFFFFL;
   private static final int LONGEST_COMMENT = 0xFFFF;
 
-  /** Deflate makes at most 258 bytes of two bits. */
+  /** Deflate can make at most 258 bytes of two bits. */
   private static final long LARGEST_RATIO = 1032;
 
-  /** Checking the sum of a larger one would read from disk twice what is read once at most. */
+  /**
+   * Larger members are not checked: their checksum would mean to read them twice from disk, instead
+   * of once at most.
+   */
   private static final long CHECKED = 1L << 30;
 
   private static final ValueLayout.OfShort SHORT =
@@ -54,7 +57,9 @@ final class ZipMembers {
   }
 
   /**
-   * @param arena what deflated members live in
+   * Reads the directory.
+   *
+   * @param arena where deflated members are unpacked to
    */
   static Map<String, MemorySegment> read(Path file, MemorySegment all, Arena arena) {
     ZipMembers zip = new ZipMembers(file, all, arena);
@@ -130,7 +135,9 @@ final class ZipMembers {
     return at + 46 + nameLength + extraLength + u16(at + 32);
   }
 
-  /** Sizes beyond 32 bits are in an extra field, only those that are, in this order. */
+  /**
+   * Reads the sizes that need more than 32 bits. Only these are in the extra field, in this order.
+   */
   private void readZip64(String name, long at, int length, long[] sizes) {
     long end = at + length;
     while (at + 4 <= end) {

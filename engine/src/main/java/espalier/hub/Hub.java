@@ -10,21 +10,21 @@ import java.util.function.LongConsumer;
 
 /**
  * Finds models, adapters and SAEs by their names on the Hugging Face Hub: on this machine, in the
- * Hub's cache, or on the Hub itself, from where they are downloaded into the cache.
+ * Hub's cache, or on the Hub itself. From the Hub they are downloaded into the cache.
  */
 public final class Hub {
 
-  /** Shows how far a download is. */
+  /** Shows the progress of downloads. */
   public interface Progress {
     /**
      * Begins a file.
      *
      * @param bytes its size; negative if unknown
-     * @return told how many bytes are there, and closed at the end
+     * @return told how many bytes have arrived, and closed at the end
      */
     Bar begin(String file, long bytes);
 
-    /** One file's progress. */
+    /** The progress of one file. */
     interface Bar extends LongConsumer, AutoCloseable {
       @Override
       void close();
@@ -55,10 +55,11 @@ public final class Hub {
   }
 
   /**
-   * A folder or file on this machine. What exists here under that name is taken; what cannot be a
-   * repository's name is returned as it is, for its reader to refuse.
+   * Finds a folder or file on this machine. What exists here under that name is taken. What cannot
+   * be a repository's name is returned as it is, for its reader to refuse.
    *
-   * @throws InputException if it is neither here nor on the Hub, gated, or came damaged
+   * @throws InputException if it is neither here nor on the Hub, if it is gated, or if it arrived
+   *     damaged
    */
   public Path locate(Path given, HubContent content) {
     Optional<HubName> parsed =
@@ -78,7 +79,7 @@ public final class Hub {
         .resolve(name.path());
   }
 
-  /** What the cache has must do, as long as something can be read from it. */
+  /** Without the Hub what the cache has is enough, as long as something can be read from it. */
   private Path offline(HubName name, HubContent content, Optional<HubSnapshot> snapshot) {
     Optional<Path> there =
         snapshot.map(s -> s.folder().resolve(name.path())).filter(path -> Files.exists(path));

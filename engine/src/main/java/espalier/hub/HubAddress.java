@@ -14,12 +14,12 @@ import java.util.regex.Pattern;
  * How the Hub is reached.
  *
  * @param endpoint {@code HF_ENDPOINT}
- * @param proxy {@code HTTPS_PROXY} (or {@code HTTP_PROXY}, after the endpoint), in either case of
- *     letters, where {@code NO_PROXY} does not name the endpoint's host
+ * @param proxy {@code HTTPS_PROXY} (or {@code HTTP_PROXY}, depending on the endpoint), in capitals
+ *     or small letters, unless {@code NO_PROXY} names the endpoint's host
  */
 record HubAddress(URI endpoint, Optional<InetSocketAddress> proxy) {
 
-  /** Scheme, user and path are passed over. */
+  /** The parts of a proxy's address. Scheme, user and path are ignored. */
   private static final Pattern PROXY =
       Pattern.compile(
           "(?:[A-Za-z][A-Za-z0-9+.-]*://)?(?:[^/]*@)?"
@@ -28,8 +28,10 @@ record HubAddress(URI endpoint, Optional<InetSocketAddress> proxy) {
   private static final int LARGEST_PORT = 65_535;
 
   /**
-   * @throws InputException if a variable that matters holds no address; it names the variable and
-   *     not what it holds, which may have a password in it
+   * Reads the variables.
+   *
+   * @throws InputException if a variable that matters holds no address. The message names the
+   *     variable and not its value, which may have a password in it
    */
   static HubAddress of(Map<String, String> environment) {
     URI endpoint =
@@ -48,7 +50,7 @@ record HubAddress(URI endpoint, Optional<InetSocketAddress> proxy) {
     return endpoint;
   }
 
-  /** Empty where it is none, as that fault would say what is given. */
+  /** A URI, or empty if it is none. The URI's own exception would quote the value. */
   private static URI parsed(String given) {
     try {
       return new URI(given);
@@ -82,7 +84,7 @@ record HubAddress(URI endpoint, Optional<InetSocketAddress> proxy) {
     return Optional.of(InetSocketAddress.createUnresolved(proxy.group(1), port));
   }
 
-  /** The variable as it is set: in small letters, or in capitals. */
+  /** The value of a variable, whose name may be in small letters or in capitals. */
   private static String set(Map<String, String> environment, String name) {
     return environment.containsKey(name) ? name : name.toUpperCase(Locale.ROOT);
   }

@@ -19,9 +19,9 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * The cache that huggingface_hub keeps: {@code models--owner--name} with {@code blobs} by checksum,
- * {@code snapshots} of commits made of links to them, and {@code refs} from branches and tags to
- * commits.
+ * The cache that huggingface_hub keeps. {@code models--owner--name} has {@code blobs}, by checksum;
+ * {@code snapshots} of commits, which consist of links to blobs; and {@code refs}, which lead from
+ * branches and tags to commits.
  */
 final class HubCache {
 
@@ -36,7 +36,7 @@ final class HubCache {
     this.root = root;
   }
 
-  /** The owner and name that a snapshot's folder has above it. */
+  /** The owner and name of the repository that a snapshot's folder belongs to. */
   static Optional<String> repository(Path snapshot) {
     Matcher matcher = SNAPSHOT.matcher(snapshot.toString());
     return matcher.find()
@@ -44,7 +44,7 @@ final class HubCache {
         : Optional.empty();
   }
 
-  /** The snapshot that a revision means, if it was ever downloaded. */
+  /** The snapshot that a revision stands for, if it was ever downloaded. */
   Optional<HubSnapshot> snapshot(HubName name) {
     Path folder = root.resolve(name.folder());
     String commit = name.revision();
@@ -63,14 +63,14 @@ final class HubCache {
     return Files.isDirectory(snapshot.folder()) ? Optional.of(snapshot) : Optional.empty();
   }
 
-  /** Where a commit's files are, or will be. */
+  /** The snapshot of a commit, whose files are there or will be. */
   HubSnapshot snapshot(HubName name, String commit) {
     Path folder = root.resolve(name.folder());
     return new HubSnapshot(
         folder.resolve("snapshots").resolve(commit), folder.resolve(".no_exist").resolve(commit));
   }
 
-  /** From now on it is known that the repository has no such file at this commit. */
+  /** Notes that the repository has no such file at this commit. */
   void noteAbsent(HubName name, String commit, String path) {
     Path mark = snapshot(name, commit).absent().resolve(path);
     try {
@@ -83,18 +83,19 @@ final class HubCache {
     }
   }
 
-  /** Downloads into the file it is given. */
+  /** Downloads a blob into the file that it is given. */
   interface Download {
     void into(Path file);
   }
 
   /**
-   * Makes a file of a snapshot be there: links its blob, downloading that where it is not.
+   * Makes sure that a snapshot has a file: links its blob, which is downloaded if the cache does
+   * not have it.
    *
-   * <p>Another Espalier may be at the same: a lock keeps it out of the unfinished file.
-   * huggingface_hub has the same lock file, but its flock and the lock of a Java channel do not see
-   * each other. So both may download a blob, each into a file of a name of its own; the later one
-   * replaces it by the same bytes.
+   * <p>Another Espalier may do the same at the same time; a lock keeps it away from the unfinished
+   * file. huggingface_hub has the same lock file, but its flock and the lock of a Java channel do
+   * not notice each other. So both may download a blob, each into a file with a name of its own;
+   * the later one replaces it by the same bytes.
    */
   void provide(HubName name, String commit, HubFile file, Download download) {
     Path folder = root.resolve(name.folder());
@@ -121,7 +122,7 @@ final class HubCache {
     }
   }
 
-  /** From now on the revision means the commit. */
+  /** Notes that the revision stands for the commit. */
   void refer(HubName name, String commit) {
     if (name.revision().equals(commit)) {
       return;
@@ -135,7 +136,7 @@ final class HubCache {
     AtomicFiles.writeShared(ref, commit);
   }
 
-  /** Relative, so that the cache can be moved as a whole. */
+  /** Links relatively, so that the cache can be moved as a whole. */
   private static void link(Path link, Path blob) throws IOException {
     if (Files.exists(link)) {
       return;
@@ -146,7 +147,10 @@ final class HubCache {
     Files.move(beside, link, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
   }
 
-  /** A file that is not what the Hub has is worth nothing, and would be taken for the file. */
+  /**
+   * Refuses and deletes a file that is not what the Hub has. It is worth nothing, and would later
+   * be taken for the file.
+   */
   private static void check(HubName name, HubFile file, Path content) throws IOException {
     long size = Files.size(content);
     String sum =

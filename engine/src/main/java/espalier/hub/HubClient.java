@@ -32,7 +32,7 @@ final class HubClient {
   private static final int REDIRECTS = 5;
   private static final int LARGEST_ANSWER = 64 << 20;
 
-  /** How long an answer may be in coming, and every part of it. */
+  /** How long an answer, and every part of it, may take to arrive. */
   static final Duration PATIENCE = Duration.ofSeconds(60);
 
   private final URI endpoint;
@@ -40,12 +40,15 @@ final class HubClient {
   private final Duration pause;
   private final Duration patience;
 
-  /** Redirects are followed here: the token must not go along. */
+  /**
+   * The client does not follow redirects. They are followed here, because the token must not go
+   * along.
+   */
   private final HttpClient http;
 
   /**
-   * @param pause before the second attempt; it doubles from one to the next
-   * @param patience with a server that says nothing
+   * @param pause before the second attempt; it doubles with each further one
+   * @param patience how long to wait for a server that says nothing
    */
   HubClient(HubSettings settings, Duration pause, Duration patience) {
     HubAddress address = settings.address().get();
@@ -73,9 +76,10 @@ final class HubClient {
   }
 
   /**
-   * Downloads into {@code target}, going on where it ends, and again after a cut connection.
+   * Downloads into {@code target}. It continues where that file ends, and tries again after a
+   * connection was cut.
    *
-   * @param progress told how many bytes are there
+   * @param progress told how many bytes have arrived
    */
   void download(HubName name, String commit, HubFile file, Path target, LongConsumer progress) {
     String path =
@@ -112,7 +116,7 @@ final class HubClient {
     }
   }
 
-  /** Returns whether the whole file is there. */
+  /** Makes one attempt. Returns whether the whole file has arrived. */
   private boolean fetch(HubName name, URI uri, HubFile file, Path target, LongConsumer progress)
       throws IOException {
     long there = size(target);
@@ -146,7 +150,10 @@ final class HubClient {
     }
   }
 
-  /** An answer that is neither an error nor a redirect; tried again where that may help. */
+  /**
+   * Waits for an answer that is neither an error nor a redirect. Requests are repeated if that may
+   * help.
+   */
   private HttpResponse<InputStream> answered(HubName name, URI uri, long from) {
     for (int attempt = 1; ; attempt++) {
       try {
@@ -205,8 +212,8 @@ final class HubClient {
   }
 
   /**
-   * Waits for the head of an answer. A request's own timeout is that of the whole body from JDK 26
-   * on, and a large file takes its time.
+   * Waits for the head of an answer. It does not use the request's own timeout, which from JDK 26
+   * on covers the whole body, and a large file takes long.
    */
   private HttpResponse<InputStream> send(HttpRequest request) throws IOException {
     CompletableFuture<HttpResponse<InputStream>> answer =
@@ -225,7 +232,7 @@ final class HubClient {
     }
   }
 
-  /** The token is for this host alone. */
+  /** Whether a URI is on the endpoint's host. The token is for this host only. */
   private boolean isOfEndpoint(URI uri) {
     return endpoint.getScheme().equals(uri.getScheme())
         && endpoint.getHost().equalsIgnoreCase(uri.getHost())

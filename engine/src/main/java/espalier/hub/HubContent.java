@@ -12,12 +12,12 @@ import java.util.Set;
 import java.util.TreeSet;
 import java.util.stream.Collectors;
 
-/** What is looked for in a repository, and which of its files that takes. */
+/** What is looked for in a repository, and which of its files are needed for that. */
 public enum HubContent {
   MODEL,
   ADAPTER,
   SAE,
-  /** What the repository's files show it to be. */
+  /** Whatever the repository's files show it to be. */
   ANY;
 
   private static final Map<HubContent, String> LABELS =
@@ -36,13 +36,13 @@ public enum HubContent {
   private static final Set<String> ADAPTER_FILES =
       Set.of("adapter_config.json", "adapter_model.safetensors");
 
-  /** What may lie beside an SAE's weights. */
+  /** The files that may lie beside an SAE's weights. */
   private static final Set<String> SAE_FILES =
       Set.of("cfg.json", "config.json", "hyperparams.json", "activation_scaler.json");
 
   /**
-   * The files to download, the index of shards not yet read. Weights come last: they show that the
-   * rest is there, wherever a download broke off.
+   * The files to download, except for the shards that an index names, which has not been read yet.
+   * Weights come last. So if they exist the rest is complete, wherever a download broke off.
    *
    * @param path in the repository; empty for its top
    */
@@ -63,7 +63,7 @@ public enum HubContent {
     return chosen;
   }
 
-  /** What is looked for beside these files and the repository does not have. */
+  /** The files that are looked for besides these, and that the repository does not have. */
   static List<String> absent(List<HubFile> chosen, HubListing listing) {
     Set<String> wanted = new TreeSet<>(Set.of(TOKENIZER, TOKENIZER_CONFIG));
     chosen.forEach(file -> wanted.addAll(HubSaeFiles.of(file.path()).configurations()));
@@ -87,7 +87,7 @@ public enum HubContent {
     return model.stream().anyMatch(MODEL::isWeights) ? model : sae(name, listing);
   }
 
-  /** One file of weights, or the index of several, which then says which. */
+  /** The files of a model: one file of weights, or the index of several, which then names them. */
   private static List<HubFile> model(HubListing listing) {
     List<HubFile> files = in(listing, "", MODEL_FILES);
     List<HubFile> whole = in(listing, "", Set.of(WEIGHTS));
@@ -134,7 +134,7 @@ public enum HubContent {
     return files;
   }
 
-  /** Whether a snapshot holds all that is needed, so that nobody has to be asked. */
+  /** Whether a snapshot holds all that is needed, so that the Hub need not be asked. */
   boolean isComplete(HubSnapshot snapshot, HubName name) {
     return switch (this) {
       case MODEL ->
@@ -151,7 +151,10 @@ public enum HubContent {
     };
   }
 
-  /** The configurations of which an SAE's weights in a snapshot need one, and it has none. */
+  /**
+   * If a snapshot has an SAE's weights but none of the configurations of which they need one: the
+   * names of these configurations.
+   */
   Optional<List<String>> missing(HubSnapshot snapshot, HubName name) {
     return this == SAE || this == ANY
         ? HubSaeFiles.find(snapshot, name.path())

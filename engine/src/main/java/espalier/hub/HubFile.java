@@ -5,7 +5,7 @@ package espalier.hub;
  *
  * @param path within the repository
  * @param size bytes; negative if the Hub does not say
- * @param blob what its content is known by: the sha256 of a large file, git's sha1 of a small one
+ * @param blob the checksum of its content: the sha256 of a large file, git's sha1 of a small one
  * @param large whether it is kept outside git
  */
 record HubFile(String path, long size, String blob, boolean large) {

@@ -17,7 +17,7 @@ record HubListing(String commit, List<HubFile> files) {
   private static final Pattern COMMIT = Pattern.compile("[0-9a-f]{40}");
   private static final Pattern BLOB = Pattern.compile("[0-9a-f]{40}|[0-9a-f]{64}");
 
-  /** From what the Hub answers; it is trusted as little as any other file. */
+  /** Reads what the Hub answers. It is trusted as little as any other file. */
   static HubListing parse(HubName name, String text) {
     StrictJson json = StrictJson.parse(Path.of(name.repository()), text);
     String commit = json.text("sha");

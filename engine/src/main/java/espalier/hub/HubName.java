@@ -5,11 +5,11 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * A repository of the Hugging Face Hub as researchers name it, such as {@code google/gemma-2-2b} or
- * {@code google/gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82@main}.
+ * A repository of the Hugging Face Hub, named as researchers name it, such as {@code
+ * google/gemma-2-2b} or {@code google/gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82@main}.
  *
  * @param repository owner and name
- * @param path of a folder or file in it; empty for the whole
+ * @param path of a folder or file in it; empty for the whole repository
  * @param revision a branch, tag or commit
  */
 record HubName(String repository, String path, String revision) {
@@ -20,7 +20,10 @@ record HubName(String repository, String path, String revision) {
       Pattern.compile(
           "(%s/%s)((?:/[^/@\\\\]+)*)/?(?:@([A-Za-z0-9._/-]{1,200}))?".formatted(PART, PART));
 
-  /** Empty for what cannot be a repository, such as absolute paths and those with dots first. */
+  /**
+   * Reads a name. Empty for what cannot be one, such as absolute paths and paths that begin with a
+   * dot.
+   */
   static Optional<HubName> parse(String text) {
     Matcher matcher = NAME.matcher(text);
     if (!matcher.matches() || !isPlain(matcher.group(2).replaceFirst("^/", ""))) {
@@ -33,7 +36,7 @@ record HubName(String repository, String path, String revision) {
         : Optional.empty();
   }
 
-  /** Whether a path stays where it is put: nothing from outside may lead out of the cache. */
+  /** Whether a path stays below its folder: no name from outside may lead out of the cache. */
   static boolean isPlain(String path) {
     if (path.isEmpty()) {
       return true;
@@ -49,7 +52,7 @@ record HubName(String repository, String path, String revision) {
     return true;
   }
 
-  /** The repository's folder in a cache. */
+  /** The name of the repository's folder in a cache. */
   String folder() {
     return "models--" + repository.replace("/", "--");
   }

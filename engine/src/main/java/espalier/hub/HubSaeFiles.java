@@ -5,15 +5,17 @@ import java.util.Optional;
 import java.util.stream.Stream;
 
 /**
- * Weights of an SAE in a repository, and the configuration that their format's reader asks for.
+ * The weights of an SAE in a repository, and the configuration that the reader of their format asks
+ * for.
  *
  * @param weights path in the repository
- * @param configurations paths of which the reader takes one; none where the format has none
- * @param needed whether nothing can be read without; others are written with one most often
+ * @param configurations paths, of which the reader needs one; none if the format has none
+ * @param needed whether nothing can be read without a configuration; other formats usually have
+ *     one, too
  */
 record HubSaeFiles(String weights, List<String> configurations, boolean needed) {
 
-  /** Names in a folder, in the order that the readers look for them. */
+  /** The names that weights have in a folder, in the order in which the readers look for them. */
   static final List<String> WEIGHTS =
       List.of(
           "sae_weights.safetensors",
@@ -43,7 +45,10 @@ record HubSaeFiles(String weights, List<String> configurations, boolean needed) 
     return new HubSaeFiles(weights, Stream.of(names).map(n -> in(folder, n)).toList(), needed);
   }
 
-  /** Those that a snapshot has, under the name of a folder or of the weights themselves. */
+  /**
+   * The weights that a snapshot has at a path, which is that of a folder or of the weights
+   * themselves.
+   */
   static Optional<HubSaeFiles> find(HubSnapshot snapshot, String path) {
     return Stream.concat(Stream.of(path), WEIGHTS.stream().map(name -> in(path, name)))
         .filter(snapshot::has)
@@ -51,13 +56,13 @@ record HubSaeFiles(String weights, List<String> configurations, boolean needed) 
         .map(HubSaeFiles::of);
   }
 
-  /** Whether the repository has nothing that the snapshot lacks. */
+  /** Whether the snapshot has all that the repository has of these files. */
   boolean isComplete(HubSnapshot snapshot) {
     return configurations.stream().anyMatch(snapshot::has)
         || configurations.stream().allMatch(snapshot::hasNot);
   }
 
-  /** Whether a reader can make something of what the snapshot has. */
+  /** Whether a reader can read what the snapshot has. */
   boolean isReadable(HubSnapshot snapshot) {
     return !needed || configurations.stream().anyMatch(snapshot::has);
   }

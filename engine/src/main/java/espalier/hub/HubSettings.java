@@ -14,8 +14,8 @@ import java.util.regex.Pattern;
  * Where the Hub and its cache are, from the environment variables that huggingface_hub knows.
  *
  * @param cache {@code HF_HUB_CACHE}, or {@code hub} in {@code HF_HOME}
- * @param address how the Hub is reached: looked at only by those who must
- * @param token {@code HF_TOKEN}, or what logging in left in {@code HF_HOME}
+ * @param address how the Hub is reached; computed only when it is needed
+ * @param token {@code HF_TOKEN}, or what a login left in {@code HF_HOME}
  * @param offline {@code HF_HUB_OFFLINE}
  */
 public record HubSettings(

@@ -4,11 +4,11 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 
 /**
- * What of a repository at one commit is in the cache.
+ * What the cache has of a repository at one commit.
  *
  * @param folder where its files are linked
- * @param absent holds an empty file for each that the repository is known not to have, as
- *     huggingface_hub writes them: a commit never changes, so nobody has to ask again
+ * @param absent has an empty file for each file that the repository is known not to have, as
+ *     huggingface_hub writes them. A commit never changes, so this need not be asked again
  */
 record HubSnapshot(Path folder, Path absent) {
 

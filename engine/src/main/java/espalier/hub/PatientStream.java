@@ -8,15 +8,15 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
 
 /**
- * The body of an answer, which waits for the next byte only so long: a server or a line that
- * stalled with the connection open says nothing any more, not even that it is over.
+ * The body of an answer, which waits for the next byte only for a limited time. If a server or a
+ * line stalls while the connection stays open, nothing else tells that no more will come.
  */
 final class PatientStream extends FilterInputStream {
 
   private final Duration patience;
 
   /**
-   * @param in ends a read with an exception when it is closed meanwhile
+   * @param in a stream whose read ends with an exception when it is closed meanwhile
    * @param patience how long a read may wait
    */
   PatientStream(InputStream in, Duration patience) {
@@ -31,7 +31,9 @@ final class PatientStream extends FilterInputStream {
   }
 
   /**
-   * @throws IOException also where nothing came for too long
+   * Reads some bytes.
+   *
+   * @throws IOException also if nothing has come for too long
    */
   @Override
   public int read(byte[] target, int offset, int length) throws IOException {

@@ -33,14 +33,14 @@ import java.util.random.RandomGenerator;
 import java.util.stream.Stream;
 
 /**
- * A decoder-only transformer, recorded block by block, so that several streams of activations
+ * A decoder-only transformer. It is recorded block by block, so that several streams of activations
  * (teacher and student) can share what they have in common.
  */
 public final class LanguageModel {
 
   private static final String WEIGHTS = "the model's weights";
 
-  /** Each weight begins at a multiple of so many bytes where weights lie one after another. */
+  /** In shared memory each weight begins at a multiple of so many bytes. */
   private static final long ALIGNMENT = 64;
 
   private final ModelConfig config;
@@ -78,24 +78,24 @@ public final class LanguageModel {
     head = config.tieWordEmbeddings() ? embedding : weights.get(layout.head());
   }
 
-  /** A frozen model from files: each weight is converted on its way into device memory. */
+  /** A frozen model from files. Each weight is converted on its way into device memory. */
   public static LanguageModel load(Device device, ModelFolder folder) {
     return load(device, folder, folder.config().maxPositionEmbeddings());
   }
 
   /**
-   * As above, for sequences of at most {@code positions} tokens: tables of rotary angles for all
-   * that a long-context model could take would be a few hundred MB.
+   * As above, for sequences of at most {@code positions} tokens. For all positions that a
+   * long-context model allows, the tables of rotary angles would take a few hundred MB.
    */
   public static LanguageModel load(Device device, ModelFolder folder, int positions) {
     return load(device, folder, positions, Map.of());
   }
 
   /**
-   * As above, with room beside weights for one adapter where that makes the device faster: see
-   * {@link WeightBlock}.
+   * As above, with room beside weights for one adapter if that makes the device faster: see {@link
+   * WeightBlock}.
    *
-   * @param ranks of the adapter's updates, by path of the layer
+   * @param ranks the ranks of the adapter's updates, by the path of the layer
    */
   public static LanguageModel load(
       Device device, ModelFolder folder, int positions, Map<String, Integer> ranks) {
@@ -109,8 +109,8 @@ public final class LanguageModel {
   }
 
   /**
-   * A frozen model whose weights have memory but are not {@link #read} yet. So whatever else needs
-   * memory can be allocated first, and fails before minutes of reading.
+   * A frozen model whose weights have memory but have not been {@link #read} yet. So whatever else
+   * needs memory can be allocated before, and fails before minutes of reading.
    *
    * @param ranks as {@link #load} takes them
    */
@@ -121,7 +121,7 @@ public final class LanguageModel {
 
   /**
    * As above, for a job whose processes all hold the model. The processes of one machine share one
-   * copy of its weights, if they can; then one of them {@linkplain #read reads} them for all.
+   * copy of its weights if they can; then one of them {@linkplain #read reads} them for all.
    *
    * @param warn told if they cannot
    */
@@ -140,7 +140,7 @@ public final class LanguageModel {
     return allocate(device, config, positions, ranks, job.share(bytes, warn));
   }
 
-  /** The bytes of a weight among others in shared memory. */
+  /** How many bytes a weight takes in shared memory. */
   private static long bytesInCommon(Device device, WeightStack stack) {
     long bytes = stack.rows() * stack.cols() * stack.type(device).bytes();
     return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
@@ -209,9 +209,9 @@ public final class LanguageModel {
   }
 
   /**
-   * A frozen model of random weights, made on the device, for measurements where shapes alone
-   * matter: matrices uniform with standard deviation 0.02, projections back into the residual
-   * stream scaled by 1/sqrt(2 layers), norms and biases that change nothing.
+   * A frozen model with random weights that are made on the device, for measurements in which only
+   * shapes matter. Matrices are uniform with standard deviation 0.02; projections back into the
+   * residual stream are scaled by 1/sqrt(2 layers); norms and biases change nothing.
    *
    * @param ranks as {@link #load} takes them
    */
@@ -242,7 +242,7 @@ public final class LanguageModel {
         .fillUniform(value.data(), value.stride(), (float) bound, seed, value.rows(), value.cols());
   }
 
-  /** One table for all blocks that rotate alike. */
+  /** The tables of angles, one for all blocks that rotate alike. */
   private static Map<RopeConfig, RotaryTable> rotary(
       Device device, ModelConfig config, int positions) {
     Map<RopeConfig, RotaryTable> tables = new HashMap<>();
@@ -266,7 +266,7 @@ public final class LanguageModel {
   }
 
   /**
-   * A model over trained parameters of {@link #parameters}, initialised as GPT-2 is: normal with
+   * A model over trained parameters of {@link #parameters}, initialised like GPT-2: normal with
    * standard deviation 0.02, projections back into the residual stream scaled by 1/sqrt(2 layers),
    * gains 1, biases 0 (Radford et al. 2019, 2.3).
    */
@@ -338,12 +338,12 @@ public final class LanguageModel {
     return head;
   }
 
-  /** Every weight as files hold it. */
+  /** Every weight in the form that files have. */
   public List<Safetensors.Output> tensors() {
     return outputs(Parameter::value);
   }
 
-  /** Every gradient of a trained model, named and shaped as {@link #tensors}. */
+  /** Every gradient of a trained model, with the names and shapes of {@link #tensors}. */
   public List<Safetensors.Output> gradients() {
     return outputs(Parameter::gradient);
   }
@@ -354,7 +354,7 @@ public final class LanguageModel {
         .toList();
   }
 
-  /** Path prefix of a block, as the names of its layers begin. */
+  /** The path of a block, with which the names of its layers begin. */
   public String blockPath(int layer) {
     return config.family().names().blockPath(layer);
   }
@@ -370,7 +370,7 @@ public final class LanguageModel {
         .map(l -> new LinearLayer(l.projections(), l.inputs(), room.get(l.weight().name())));
   }
 
-  /** Paths of a block's linear layers, in the same order. */
+  /** The paths of a block's linear layers, in the same order. */
   public static Stream<String> linearPaths(ModelConfig config, int layer) {
     return new ModelLayout(config)
         .linearLayers(layer).stream().flatMap(List::stream).map(Projection::path);
@@ -379,7 +379,7 @@ public final class LanguageModel {
   /**
    * Projections that are computed as one product.
    *
-   * @param room around their weight; null where there is none
+   * @param room around their weight; null if there is none
    */
   public record LinearLayer(List<Projection> projections, long inputs, WeightBlock room) {}
 
@@ -397,17 +397,17 @@ public final class LanguageModel {
     return block(tape, layer, x, batch, adapters, Taps.NONE);
   }
 
-  /** Likewise, with activations inside the block replaced. */
+  /** The same, with activations inside the block replaced. */
   public Var block(Tape tape, int layer, Var x, TokenBatch batch, Adapters adapters, Taps taps) {
     return blocks.get(layer).forward(tape, x, batch.seqLen(), adapters, taps);
   }
 
-  /** The final norm of the residual stream: what the head reads, {@code [tokens, hidden]}. */
+  /** The final norm of the residual stream, {@code [tokens, hidden]}, which the head reads. */
   public Var finalNorm(Tape tape, Var x) {
     return finalNorm.forward(tape, x);
   }
 
-  /** Cap of the logits; 0 for none. */
+  /** The cap of the logits; 0 for none. */
   public float finalSoftcap() {
     return (float) config.finalSoftcap();
   }

@@ -25,7 +25,7 @@ import java.util.List;
 import java.util.function.Function;
 
 /**
- * The names and shapes of a model's weights, and the blocks made of them, from the descriptions in
+ * The names and shapes of a model's weights, and the blocks that are made of them, derived from
  * {@link ModelFamily} and {@link ModelConfig}.
  */
 final class ModelLayout {
@@ -44,7 +44,7 @@ final class ModelLayout {
     return weight(names.embedding());
   }
 
-  /** Null where positions are not learned. */
+  /** The table of learned positions; null if positions are not learned. */
   String positions() {
     return names.positions() == null ? null : weight(names.positions());
   }
@@ -82,13 +82,13 @@ final class ModelLayout {
     return stacks;
   }
 
-  /** Projections of a block that are computed as one, in the order of the forward pass. */
+  /** The projections of a block that are computed as one, in the order of the forward pass. */
   List<List<Projection>> linearLayers(int layer) {
     String path = names.blockPath(layer);
     return List.of(queryKeyValue(path), attentionOut(path), mlpIn(path), mlpOut(path));
   }
 
-  /** Block {@code layer}, its weights looked up by the names of their stacks. */
+  /** Block {@code layer}, whose weights are looked up by the names of their stacks. */
   DecoderBlock block(int layer, Function<String, Parameter> weights, RotaryTable rotary) {
     String path = names.blockPath(layer);
     Attention attention =
@@ -120,7 +120,7 @@ final class ModelLayout {
         rotary == null ? null : rotary.sin());
   }
 
-  /** Null where heads are not normalised. */
+  /** The norms of heads; null if heads are not normalised. */
   private HeadNorms headNorms(String path, Function<String, Parameter> weights) {
     return names.queryNorm() == null
         ? null
@@ -144,7 +144,7 @@ final class ModelLayout {
     return norm("", names.finalNorm(), weights);
   }
 
-  /** Null where the family has no such norm. */
+  /** A norm; null if the family does not have it. */
   private Norm norm(String path, String name, Function<String, Parameter> weights) {
     if (name == null) {
       return null;

@@ -13,7 +13,7 @@ import espalier.tensor.Tensor;
 record RotaryTable(Tensor cos, Tensor sin) {
 
   /**
-   * @param rotaryDim elements of a head that are rotated
+   * @param rotaryDim how many elements of a head are rotated
    */
   static RotaryTable of(Device device, RopeConfig rope, int rotaryDim, int positions) {
     int half = rotaryDim / 2;
@@ -45,7 +45,8 @@ record RotaryTable(Tensor cos, Tensor sin) {
   }
 
   /**
-   * Llama 3.1: wavelengths beyond the original context are stretched, those well within it kept.
+   * A frequency as in Llama 3.1: wavelengths beyond the original context are stretched, those well
+   * within it are kept.
    */
   private static double scaled(double frequency, RopeConfig.Llama3 s) {
     double wavelength = 2 * Math.PI / frequency;

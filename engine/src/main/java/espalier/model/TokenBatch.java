@@ -9,9 +9,9 @@ import java.util.Set;
 /**
  * The tokens of one batch in device memory, with the next tokens and the special positions.
  *
- * <p>The memory stays where it is from batch to batch, so recorded operations may refer to it. The
- * host prepares the batches of a step in slots of its own memory, one for each, and {@link #upload}
- * copies one to the device.
+ * <p>The memory stays in its place from batch to batch, so recorded operations may refer to it. The
+ * host prepares the batches of a step in slots of its own memory, one slot for each batch, and
+ * {@link #upload} copies a slot to the device.
  */
 public final class TokenBatch {
 
@@ -32,8 +32,8 @@ public final class TokenBatch {
   }
 
   /**
-   * @param special ids whose positions keep their true activations (BOS and EOS)
-   * @param slots batches that the host can prepare before they are needed
+   * @param special ids at whose positions SAEs are not applied (BOS and EOS)
+   * @param slots how many batches the host can prepare before they are needed
    */
   public TokenBatch(Device device, int batch, int seqLen, Set<Integer> special, int slots) {
     this.device = device;
@@ -45,7 +45,7 @@ public final class TokenBatch {
     host = device.allocateStaging(slots * slotBytes());
   }
 
-  /** A multiple of 4, so that every slot's integers are aligned. */
+  /** The size of a slot. It is a multiple of 4, so that the integers of every slot are aligned. */
   private long slotBytes() {
     return (keepOffset() + tokens() + 3) / 4 * 4;
   }
@@ -83,7 +83,7 @@ public final class TokenBatch {
     MemorySegment.copy(keeps, 0, host, ValueLayout.JAVA_BYTE, keep, seqLen);
   }
 
-  /** Queues the copy of a slot to the device; this batch is then what the slot holds. */
+  /** Queues the copy of a slot to the device. This batch is then what the slot holds. */
   public void upload(int slot) {
     device.upload(host.asSlice(slot * slotBytes(), slotBytes()), data);
     this.slot = slot;
@@ -108,7 +108,7 @@ public final class TokenBatch {
     return (long) batch * seqLen;
   }
 
-  /** Positions that have a next token. */
+  /** How many positions have a next token. */
   public long predictions() {
     return (long) batch * (seqLen - 1);
   }
@@ -124,17 +124,17 @@ public final class TokenBatch {
     return host.get(ValueLayout.JAVA_INT, at) >= 0;
   }
 
-  /** int32 {@code [tokens]}. */
+  /** The ids, int32 {@code [tokens]}. */
   public MemorySegment ids() {
     return data.asSlice(0, targetsOffset());
   }
 
-  /** int32 {@code [tokens]}: the next token, -1 at the end of a sequence. */
+  /** The next tokens, int32 {@code [tokens]}; -1 at the end of a sequence. */
   public MemorySegment targets() {
     return data.asSlice(targetsOffset(), targetsOffset());
   }
 
-  /** Bytes {@code [tokens]}: 1 at special positions. */
+  /** Bytes {@code [tokens]}: 1 at special positions, else 0. */
   public MemorySegment keep() {
     return data.asSlice(keepOffset(), tokens());
   }

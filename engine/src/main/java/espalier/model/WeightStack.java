@@ -14,7 +14,7 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * A weight as the engine holds it: tensors of a model file one after another, so that layers which
+ * A weight in the engine's form: tensors of a model file one after another, so that layers that
  * read the same input are one product.
  *
  * @param parts in the order of their elements
@@ -22,7 +22,7 @@ import java.util.Map;
  */
 record WeightStack(Role role, List<Part> parts, long rows, long cols) {
 
-  /** What decides the initial values of a weight. */
+  /** What decides how a weight is initialised. */
   enum Role {
     MATRIX,
     /** A projection back into the residual stream. */
@@ -32,9 +32,11 @@ record WeightStack(Role role, List<Part> parts, long rows, long cols) {
   }
 
   /**
+   * A tensor of the stack.
+   *
    * @param tensor its name in model files
-   * @param rows as the engine holds it; 1 for vectors
-   * @param stored how files hold it where that differs, else null
+   * @param rows in the engine's form; 1 for vectors
+   * @param stored how files hold it if that differs, else null
    * @param shape as files give it
    */
   record Part(String tensor, long rows, long cols, Stored stored, long... shape) {
@@ -43,15 +45,15 @@ record WeightStack(Role role, List<Part> parts, long rows, long cols) {
     }
   }
 
-  /** A weight that files hold in another order. */
+  /** How files hold a weight in another order. */
   sealed interface Stored {
     void load(Device device, TensorEntry entry, Tensor held);
 
-    /** The other way, into a matrix as files hold it. */
+    /** Converts in the other direction, into a matrix as files hold it. */
     void toFile(Tensor held, Tensor stored);
   }
 
-  /** {@code [inputs, outputs]}. */
+  /** As {@code [inputs, outputs]}. */
   record Transposed() implements Stored {
     @Override
     public void load(Device device, TensorEntry entry, Tensor held) {
@@ -73,7 +75,7 @@ record WeightStack(Role role, List<Part> parts, long rows, long cols) {
     }
   }
 
-  /** Rows by head; a bias is a column of them. */
+  /** With rows by head. A bias is a column of such rows. */
   record ByHead(FusedRows rows) implements Stored {
     @Override
     public void load(Device device, TensorEntry entry, Tensor held) {
@@ -101,12 +103,12 @@ record WeightStack(Role role, List<Part> parts, long rows, long cols) {
         Role.MATRIX, List.of(new Part(tensor, rows, cols, null, rows, cols)), rows, cols);
   }
 
-  /** The first part's name, under which the whole stack is known. */
+  /** The name of the first part, by which the whole stack is known. */
   String name() {
     return parts.getFirst().tensor();
   }
 
-  /** Matrices have the device's type, vectors are float32. */
+  /** The stack's type: matrices have the device's type, vectors are float32. */
   ElementType type(Device device) {
     return role == Role.MATRIX || role == Role.BACK ? device.type() : ElementType.F32;
   }
@@ -122,7 +124,7 @@ record WeightStack(Role role, List<Part> parts, long rows, long cols) {
         .sum();
   }
 
-  /** Reads all parts, converted to its type, into {@code value}. */
+  /** Reads all parts into {@code value}, converted to its type. */
   void load(Device device, ModelFolder folder, Tensor value) {
     long at = 0;
     for (Part part : parts) {
@@ -137,7 +139,7 @@ record WeightStack(Role role, List<Part> parts, long rows, long cols) {
     }
   }
 
-  /** The parts of a value or gradient, as files hold them. */
+  /** The parts of a value or gradient, in the form that files have. */
   List<Safetensors.Output> outputs(Tensor value) {
     List<Safetensors.Output> outputs = new ArrayList<>();
     long at = 0;
@@ -154,7 +156,7 @@ record WeightStack(Role role, List<Part> parts, long rows, long cols) {
     return outputs;
   }
 
-  /** Rows of a matrix, elements of a vector. */
+  /** The rows that a part has in a matrix, or its elements in a vector. */
   private static Tensor slice(Tensor value, long at, Part part) {
     if (value.rows() > 1) {
       return value.rows(at / part.cols(), part.rows());

@@ -2,7 +2,10 @@ package espalier.report;
 
 import java.util.Locale;
 
-/** A column of a table of numbers; its name in lower case is the field's in metrics and results. */
+/**
+ * A column of a table of numbers. Its name in lower case is the name of the field in metrics and
+ * results.
+ */
 enum Column {
   CE_BASE("CE base", "nats/token", "%.4f"),
   CE_SAE("CE with SAE", "nats/token", "%.4f"),
@@ -23,7 +26,7 @@ enum Column {
   TOKENS("tokens", "", "%,.0f"),
   SECONDS("training", "s", "%,.1f"),
   TOKENS_PER_SECOND("speed, median", "tokens/s", "%,.0f"),
-  /** From a stage's start to its end, evaluation included. */
+  /** The time of a stage from its start to its end, evaluation included. */
   STAGE_SECONDS("from start to end", "s", "%,.1f");
 
   final String field = name().toLowerCase(Locale.ROOT);
@@ -43,7 +46,7 @@ enum Column {
     this.factor = factor;
   }
 
-  /** With the digits that mean something, and in no country's way. */
+  /** A value as text, with the digits that mean something, and formatted alike in every locale. */
   String text(double value) {
     return String.format(Locale.ROOT, format, factor * value);
   }

@@ -7,8 +7,8 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * Cross-entropy on the evaluation data against training time, between the original model and the
- * spliced one.
+ * Cross-entropy on the evaluation data against training time, with lines for the original model and
+ * for the spliced one.
  */
 final class CrossEntropyFigure {
 
@@ -52,7 +52,9 @@ final class CrossEntropyFigure {
     results.ceSae().ifPresent(ce -> spliced.putIfAbsent(ce, name));
   }
 
-  /** Of adapters where there are any, otherwise of the SAE in training. */
+  /**
+   * Adds the evaluations of adapters if the run has any, otherwise those of the SAE in training.
+   */
   private void evaluations(Run run) {
     List<JsonNode> lines = run.metrics().evaluations();
     boolean adapted = lines.stream().anyMatch(line -> line.has("ce_adapted"));
@@ -68,7 +70,10 @@ final class CrossEntropyFigure {
     }
   }
 
-  /** Runs on the same model and text share a line, which then needs no run's name. */
+  /**
+   * Adds horizontal lines. Runs on the same model and text share a line, which then needs no run's
+   * name.
+   */
   private void references(Map<Double, String> lines, String name, String colour) {
     lines.forEach(
         (ce, run) -> figure.addReference(name + (lines.size() > 1 ? run : ""), colour, ce));

@@ -8,7 +8,7 @@ import java.util.ArrayList;
 import java.util.List;
 
 /**
- * What an evaluation with all metrics says of single tokens and of activations, each for the model
+ * What an evaluation with all metrics says about single tokens and about activations, for the model
  * with SAEs and for the adapted one.
  */
 final class DetailFigures {
@@ -68,7 +68,7 @@ final class DetailFigures {
     }
   }
 
-  /** A point in the middle of each bin. */
+  /** The share of each bin, as a point in the middle of the bin. */
   private static List<Point> shares(JsonNode differences) {
     double all = differences.path("tokens").doubleValue();
     JsonNode histogram = differences.path("histogram_absolute");

@@ -11,8 +11,8 @@ import java.util.TreeMap;
 /**
  * A plot.
  *
- * @param note said below the title, or empty
- * @param xLabel what the axis shows, and its unit
+ * @param note shown below the title; may be empty
+ * @param xLabel what the horizontal axis shows, and its unit
  * @param doublings whether the horizontal axis is logarithmic, to base 2
  */
 record Figure(
@@ -28,9 +28,9 @@ record Figure(
   enum Axis {
     LINEAR,
     FROM_ZERO,
-    /** Points that are not positive have no place on it and are left out. */
+    /** A logarithmic axis. Points that are not positive have no place on it and are left out. */
     LOGARITHMIC,
-    /** From zero, and bars instead of curves. */
+    /** An axis from zero, with bars instead of curves. */
     BARS
   }
 
@@ -42,6 +42,8 @@ record Figure(
   }
 
   /**
+   * A curve.
+   *
    * @param points ascending in x
    */
   record Curve(String name, String colour, Style style, List<Point> points) {}
@@ -50,7 +52,7 @@ record Figure(
     this(title, note, xLabel, yLabel, axis, false, new ArrayList<>());
   }
 
-  /** The same, with a horizontal axis on which every doubling is as long. */
+  /** The same figure with a horizontal axis on which all doublings have the same length. */
   Figure overDoublings() {
     return new Figure(title, note, xLabel, yLabel, axis, true, curves);
   }
@@ -66,7 +68,10 @@ record Figure(
     }
   }
 
-  /** Adds a horizontal line across all that is drawn so far, from zero where that is one point. */
+  /**
+   * Adds a horizontal line across everything that has been added so far; if that is a single point,
+   * from zero.
+   */
   void addReference(String name, String colour, double y) {
     DoubleSummaryStatistics x =
         curves.stream()
@@ -79,8 +84,8 @@ record Figure(
   }
 
   /**
-   * As the page's script reads it: {@code data} is a column of x, and one of y for each curve, null
-   * where that curve has no point.
+   * The figure as the page's script reads it. {@code data} has a column of x, and a column of y for
+   * each curve, with null where that curve has no point.
    */
   ObjectNode toJson() {
     TreeMap<Double, Double[]> rows = new TreeMap<>();

@@ -7,7 +7,7 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
 
-/** The plots that the data of runs give, side by side in each. */
+/** The plots that the data of runs give. Each plot shows the runs side by side. */
 final class Figures {
 
   private final Palette palette = new Palette();
@@ -19,7 +19,7 @@ final class Figures {
     this.runs.forEach(run -> palette.of(run.name()));
   }
 
-  /** Those that have anything to show. */
+  /** The figures that have anything to show. */
   static List<Figure> of(List<Run> runs) {
     Figures all = new Figures(runs);
     for (Run run : runs) {
@@ -51,7 +51,7 @@ final class Figures {
     return figure;
   }
 
-  /** What the model itself learns, on the text it is trained on and on the evaluation data. */
+  /** Adds what the model itself learns, on its training text and on the evaluation data. */
   private void pretraining() {
     Figure figure =
         perStep("Cross-entropy in pretraining", "CE, nats per token", "ce", Axis.LINEAR);

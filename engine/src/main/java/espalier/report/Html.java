@@ -2,7 +2,7 @@ package espalier.report;
 
 import com.fasterxml.jackson.databind.JsonNode;
 
-/** Text and data in a page, whatever is in them. */
+/** Puts text and data into a page, whatever characters they have. */
 final class Html {
 
   private Html() {}
@@ -14,7 +14,7 @@ final class Html {
         .replace("\"", "&quot;");
   }
 
-  /** For a script element, which only {@code </script>} or {@code <!--} in it could upset. */
+  /** JSON for a script element, in which only {@code </script>} or {@code <!--} could do harm. */
   static String json(JsonNode json) {
     return json.toString().replace("<", "\\u003c");
   }

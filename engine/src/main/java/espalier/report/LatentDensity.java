@@ -9,7 +9,7 @@ import java.util.Map;
 /**
  * {@code latent_density.json}: how often each latent fired.
  *
- * @param tokens that the SAEs were applied to
+ * @param tokens how many tokens the SAEs were applied to
  * @param firings by the SAE's name: for each latent, the number of tokens it was active on
  */
 record LatentDensity(long tokens, Map<String, long[]> firings) {

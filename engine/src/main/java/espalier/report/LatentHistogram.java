@@ -4,18 +4,22 @@ import java.util.ArrayList;
 import java.util.List;
 
 /**
- * Latents by how often they fire: log10 of the share of tokens each is active on, in bins of a
- * quarter decade. Latents that never fired have no logarithm and are counted apart.
+ * The numbers of latents by how often they fire: log10 of the share of tokens on which a latent is
+ * active, in bins of a quarter decade. Latents that never fired have no logarithm and are counted
+ * separately.
  *
- * @param bins from the rarest that can be seen, one firing, to those that fire on every token
+ * @param bins from the lowest share that can occur, one firing, to that of latents that fire on
+ *     every token
  */
 record LatentHistogram(List<Bin> bins, int dead, int latents) {
 
   static final double WIDTH = 0.25;
 
   /**
-   * @param from lower edge, log10 of the share; the bin holds this edge and not its upper one,
-   *     which is {@code from + WIDTH}, but for the last bin, which holds both
+   * A bin. It holds its lower edge and not its upper one, which is {@code from + WIDTH}; the last
+   * bin holds both.
+   *
+   * @param from the lower edge, log10 of the share
    */
   record Bin(double from, int latents) {}
 

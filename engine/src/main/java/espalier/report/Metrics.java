@@ -26,8 +26,8 @@ import java.util.Set;
 /**
  * The lines of {@code metrics.jsonl}.
  *
- * @param steps a line for each step of training
- * @param evaluations lines that hold {@code seconds}: of training, up to the evaluation
+ * @param steps one for each step of training
+ * @param evaluations one for each evaluation; {@code seconds} is the training time until then
  * @param alone evaluations of SAEs that were trained together, each spliced in alone, by layer
  */
 record Metrics(
@@ -37,13 +37,13 @@ record Metrics(
 
   private static final String ALONE = "alone";
 
-  /** How Jackson writes numbers that JSON has none for. */
+  /** How Jackson writes the numbers for which JSON has no notation. */
   private static final Set<String> NOT_FINITE = Set.of("NaN", "Infinity", "-Infinity");
 
-  /** Fields that plots show and tables do not. */
+  /** The fields that plots show and tables do not. */
   private static final Set<String> PLOTTED = Set.of("kl", "ce", "grad_norm", "step_ms");
 
-  /** Fields that hold others: of SAEs by layer, of variants of the model by name. */
+  /** The fields that hold objects: SAEs by layer, or variants of the model by name. */
   private static final Set<String> OBJECTS =
       Set.of("saes", DetailFigures.TOKENS, DetailFigures.ACTIVATIONS);
 
@@ -85,7 +85,7 @@ record Metrics(
     }
   }
 
-  /** The one evaluation of a folder in which nothing was trained. */
+  /** Reads the single evaluation in a folder in which nothing was trained. */
   static Metrics readEvaluation(Path file) {
     StrictJson json = StrictJson.read(file);
     ObjectNode evaluation = JsonNodeFactory.instance.objectNode();
@@ -153,7 +153,7 @@ record Metrics(
     return evaluations.isEmpty() ? Optional.empty() : Optional.of(evaluations.getLast());
   }
 
-  /** Median over the steps; empty where none has the field. */
+  /** The median of a field over the steps; empty if no step has the field. */
   OptionalDouble median(String field) {
     double[] values =
         points(steps, "step", field).stream().mapToDouble(Point::y).sorted().toArray();
@@ -162,7 +162,7 @@ record Metrics(
         : OptionalDouble.of((values[(values.length - 1) / 2] + values[values.length / 2]) / 2);
   }
 
-  /** One field against another, of the lines that have both as finite numbers. */
+  /** One field against another, from the lines in which both are finite numbers. */
   static List<Point> points(List<JsonNode> lines, String x, String y) {
     return lines.stream()
         .filter(line -> isFinite(line.path(x)) && isFinite(line.path(y)))

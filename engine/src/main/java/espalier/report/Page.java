@@ -52,7 +52,10 @@ final class Page {
     return html.append("</div>\n").toString();
   }
 
-  /** Of the class path; a name without a slash is beside this class. */
+  /**
+   * Reads a resource of the class path. A name without a slash is that of a resource beside this
+   * class.
+   */
   private static String resource(String name) {
     try (InputStream in = Page.class.getResourceAsStream(name)) {
       if (in == null) {

@@ -6,12 +6,15 @@ import java.util.List;
 /** Gives a run the same colour in every plot of a page. */
 final class Palette {
 
-  /** For lines that stand for no run. */
+  /** The colour of lines that stand for no run. */
   static final String ORIGINAL = "#222222";
 
   static final String WITH_SAE = "#8c8c8c";
 
-  /** Told apart by most colour-blind readers; in the order of Okabe and Ito's, darkened. */
+  /**
+   * Colours that most colour-blind readers can tell apart: those of Okabe and Ito in their order,
+   * darkened.
+   */
   private static final List<String> COLOURS =
       List.of(
           "#0b6fb5", "#d1572b", "#2e8b57", "#8a55ad", "#b07f00", "#128b93", "#c04f86", "#5f6c76");

@@ -6,7 +6,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 
-/** Plots and tables of runs as one HTML page that needs no other file and no network. */
+/** Writes plots and tables of runs as one HTML page that needs no other file and no network. */
 public final class Report {
 
   private Report() {}
@@ -17,7 +17,8 @@ public final class Report {
   }
 
   /**
-   * Writes one page about several runs. What a folder does not hold, the page does not show.
+   * Writes one page about several runs. It shows what the folders hold; what is missing there is
+   * left out.
    *
    * @param runs folders of runs, or folders that hold folders of runs
    * @throws InputException if a folder holds no run, a file in it is not what it should be, or

@@ -9,9 +9,9 @@ import java.util.List;
 /**
  * A {@code reproduction.json}: the evaluations of an experiment's cells.
  *
- * @param clocked whether seconds are a clock's, the same for all cells
- * @param missing cells that were not done
- * @param rows an evaluation each
+ * @param clocked whether seconds are those of a clock, which are comparable across cells
+ * @param missing the cells that were not done
+ * @param rows one for each evaluation
  */
 record Reproduction(
     String experiment, String plan, boolean clocked, List<String> missing, List<JsonNode> rows) {
@@ -35,12 +35,12 @@ record Reproduction(
         rows);
   }
 
-  /** Where cells ended. */
+  /** The last evaluation of each cell. */
   List<JsonNode> ends() {
     return rows.stream().filter(row -> row.path("last").asBoolean()).toList();
   }
 
-  /** Where cells with adapters ended. */
+  /** The last evaluation of each cell with adapters. */
   List<JsonNode> adapted() {
     return ends().stream().filter(row -> row.has("ce_adapted")).toList();
   }

@@ -10,7 +10,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 
-/** The plots of an experiment, as the paper has them. */
+/** The plots of an experiment, like those in the paper. */
 final class ReproductionFigures {
 
   private static final String GAP = "gap closed, % of CE";
@@ -44,7 +44,10 @@ final class ReproductionFigures {
     return of.figures;
   }
 
-  /** Figure 1: SAEs as they are trained, and adapters that branch off. */
+  /**
+   * The paper's figure 1: the curves of SAEs during their training, and of adapters that branch off
+   * from them.
+   */
   private void crossEntropyInTime() {
     Figure figure =
         new Figure(
@@ -75,7 +78,7 @@ final class ReproductionFigures {
     figures.add(figure);
   }
 
-  /** Without the SAE that nothing has trained yet, which would make the axis end far above. */
+  /** The rows without that of the untrained SAE, which would stretch the axis far up. */
   private static List<JsonNode> trained(List<JsonNode> rows) {
     return rows.stream().filter(row -> row.path("step").asLong() > 0).toList();
   }
@@ -100,7 +103,7 @@ final class ReproductionFigures {
     figures.add(figure);
   }
 
-  /** What adapters win back, and the cross-entropies it comes from, against one coordinate. */
+  /** Adds what adapters win back, and the cross-entropies behind it, against one coordinate. */
   private void against(String field, String label, boolean logarithmic) {
     Figure gap = figure("Gap closed", label, GAP, Axis.FROM_ZERO, logarithmic);
     Figure ce = figure("Cross-entropy with SAE", label, CE, Axis.LINEAR, logarithmic);

@@ -5,10 +5,10 @@ import java.util.List;
 import java.util.Locale;
 import java.util.stream.Stream;
 
-/** Where the cells of an experiment ended, and what the ratio of times means. */
+/** Tables of where the cells of an experiment ended, and of what the ratio of times means. */
 final class ReproductionTables {
 
-  /** A column that is shown where any cell has a value for it. */
+  /** A column that is shown if any cell has a value for it. */
   private record Shown(String field, String heading, String unit, String format, double factor) {}
 
   private static final List<Shown> COLUMNS =
@@ -55,7 +55,10 @@ final class ReproductionTables {
     return html.append(note(reproduction)).toString();
   }
 
-  /** What is the same in all cells is said once, below. */
+  /**
+   * Whether a column differs between cells. What is the same in all of them is said once, below the
+   * table.
+   */
   private static boolean differs(List<JsonNode> rows, Shown column) {
     return values(rows, column).distinct().count() > 1 || column.field.equals("ce_sae");
   }

@@ -11,9 +11,10 @@ import java.util.OptionalDouble;
 /**
  * A demo's {@code results.json}.
  *
- * @param ceBase of the original model, nats per token
- * @param ceSae of the model with the SAE that adapters are trained around, before they are
- * @param stages what was done, in turn
+ * @param ceBase cross-entropy of the original model, nats per token
+ * @param ceSae cross-entropy of the model with the SAE that adapters are trained around, before
+ *     they are trained
+ * @param stages what was done, in this order
  */
 record Results(
     OptionalDouble ceBase,
@@ -23,13 +24,15 @@ record Results(
     List<Stage> stages) {
 
   /**
-   * Cross-entropy against seconds of training.
+   * A curve of cross-entropy against seconds of training.
    *
-   * @param run folder of the run that the curve is of
+   * @param run the folder of the run that the curve shows
    */
   record Curve(String name, Optional<String> run, List<Point> points) {}
 
   /**
+   * A stage of the demo.
+   *
    * @param seconds from its start to its end, evaluation included
    */
   record Stage(String name, double seconds) {}

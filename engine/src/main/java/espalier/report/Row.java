@@ -8,7 +8,7 @@ import java.util.Map;
 /**
  * A row of a table of numbers.
  *
- * @param values finite; what was not measured is absent
+ * @param values finite values; what was not measured is absent
  */
 record Row(String name, Map<Column, Double> values) {
 
@@ -16,7 +16,7 @@ record Row(String name, Map<Column, Double> values) {
     this(name, new EnumMap<>(Column.class));
   }
 
-  /** Of an object with a name. */
+  /** The row of an object that has a name. */
   static Row of(StrictJson json) {
     Row row = new Row(json.text("name"));
     for (Column column : Column.values()) {
@@ -27,7 +27,7 @@ record Row(String name, Map<Column, Double> values) {
     return row;
   }
 
-  /** Of an evaluation, or of an SAE in one. */
+  /** The row of an evaluation, or of an SAE in one. */
   static Row of(String name, JsonNode fields) {
     Row row = new Row(name);
     for (Column column : Column.values()) {

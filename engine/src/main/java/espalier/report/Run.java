@@ -12,11 +12,11 @@ import java.util.function.Function;
 import java.util.stream.Stream;
 
 /**
- * What a run's folder holds, as far as it is there.
+ * What the folder of a run holds; parts may be missing.
  *
- * @param name tells the run from the others of its page
+ * @param name tells the run from the others on its page
  * @param description the fields of {@code run.json}: command, settings, versions
- * @param parts runs in folders within this one: a demo's stages
+ * @param parts runs in folders within this one: the stages of a demo
  */
 record Run(
     String name,
@@ -38,7 +38,9 @@ record Run(
   }
 
   /**
-   * @param prefix of the names of the parts
+   * Reads one run.
+   *
+   * @param prefix what the names of the parts begin with
    */
   private static Run read(Path folder, String name, String prefix) {
     if (!Files.isDirectory(folder)) {
@@ -87,8 +89,9 @@ record Run(
   }
 
   /**
-   * The runs whose metrics are shown: a demo's own are a copy of one of its parts', so they stand
-   * for nothing new. SAEs that were evaluated each alone stand behind the run that trained them.
+   * The runs whose metrics are shown. A demo's own metrics are a copy of those of one of its parts,
+   * so only its parts are shown. SAEs that were evaluated alone come after the run that trained
+   * them.
    */
   static List<Run> withMetrics(List<Run> runs) {
     return runs.stream()
@@ -119,7 +122,7 @@ record Run(
                     List.of()));
   }
 
-  /** What an SAE of this run is called; the run itself may be that SAE's. */
+  /** The name of an SAE of this run; it may be the run's own name, if the run trained that SAE. */
   String sae(String layer) {
     String which = ", layer " + layer;
     return name.endsWith(which) ? name : name + which;

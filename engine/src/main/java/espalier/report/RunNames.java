@@ -5,7 +5,7 @@ import java.nio.file.Path;
 import java.util.HashSet;
 import java.util.List;
 
-/** Short names of runs: as much of the end of each path as tells them apart. */
+/** Makes short names of runs: as much of the end of each path as is needed to tell them apart. */
 final class RunNames {
 
   private RunNames() {}

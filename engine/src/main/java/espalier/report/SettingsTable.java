@@ -6,7 +6,10 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 
-/** What a run was: every field of its {@code run.json}, those in objects by their path. */
+/**
+ * A table of what a run was: every field of its {@code run.json}. Fields in objects are named by
+ * their path.
+ */
 final class SettingsTable {
 
   private final StringBuilder html = new StringBuilder();

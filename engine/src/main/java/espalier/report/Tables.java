@@ -6,7 +6,7 @@ import java.util.Arrays;
 import java.util.EnumSet;
 import java.util.List;
 
-/** What came out in numbers: the models, the SAEs in them, and what the training took. */
+/** The results in numbers: the models, the SAEs in them, and what the training took. */
 final class Tables {
 
   private final List<Run> runs;
@@ -15,7 +15,7 @@ final class Tables {
     this.runs = runs;
   }
 
-  /** The models: what the runs were for. */
+  /** The table of the models, which the runs are about. */
   String resultsHtml() {
     StringBuilder reproductions = new StringBuilder();
     for (Run run : runs) {
@@ -32,7 +32,7 @@ final class Tables {
         + "</div>\n";
   }
 
-  /** A demo's own rows; of any other run its last evaluation. */
+  /** A demo's own rows; for any other run the row of its last evaluation. */
   private List<Row> results() {
     List<Row> rows = new ArrayList<>();
     for (Run run : runs) {
@@ -47,7 +47,10 @@ final class Tables {
     return rows;
   }
 
-  /** With several SAEs none stands for all: they have their own table. */
+  /**
+   * The row of an evaluation. Several SAEs have a table of their own, as none stands for all of
+   * them.
+   */
   private static Row evaluation(String name, JsonNode line) {
     Row row = Row.of(name, line);
     JsonNode saes = line.path("saes");
@@ -133,7 +136,7 @@ final class Tables {
     return rows;
   }
 
-  /** With the columns that any row has a value for. */
+  /** A table with those columns for which any row has a value. */
   private static String table(String title, List<Row> rows) {
     if (rows.isEmpty()) {
       return "";

@@ -19,29 +19,29 @@ import java.util.List;
 import java.util.Optional;
 
 /**
- * Makes a plan that takes as long as the user wants: measures a step of each kind as it is where it
- * is slowest in the grid, and solves for the time tau that each adapter is trained for. SAEs get
- * {@link #saeShare} tau, end-to-end SAEs {@link #endToEndShare} tau; an experiment's grid is the
- * largest whose adapters get {@link #USUAL_STEPS} steps.
+ * Makes a plan that takes as long as the user wants. It measures a step of each kind where the grid
+ * has its slowest one, and solves for tau, the time for which each adapter is trained. SAEs are
+ * trained for {@link #saeShare} tau, end-to-end SAEs for {@link #endToEndShare} tau. The experiment
+ * gets the largest grid in which adapters are trained for at least {@link #USUAL_STEPS} steps.
  */
 final class Budget {
 
-  /** A grid is made smaller before adapters are trained for less. */
+  /** If adapters would be trained for fewer steps than this, the grid is made smaller. */
   private static final int USUAL_STEPS = 40;
 
-  /** Fewer say nothing at all. */
+  /** Fewer steps than this would say nothing at all. */
   private static final int LEAST_STEPS = 4;
 
-  /** Share of the budget for evaluations, at most. */
+  /** The largest share of the budget that evaluations may take. */
   private static final double EVALUATIONS = 0.2;
 
-  /** A cross-entropy of fewer tokens is mostly noise. */
+  /** The cross-entropy of fewer tokens than this is mostly noise. */
   private static final int LEAST_TOKENS = 4096;
 
   private static final int MEASURED_ROWS = 4;
   private static final int SNAPSHOTS = 10;
 
-  /** With every cell that there may be, and the least of each. */
+  /** A plan with every cell that there may be, each as small as possible. */
   static final Plan ANY = new Plan(Grid.FULL, SNAPSHOTS, 1, 1, 1);
 
   private final Setup setup;
@@ -55,11 +55,14 @@ final class Budget {
   }
 
   /**
-   * @param saeMs a step, and so on
-   * @param rowMs evaluating a row with and without an SAE
-   * @param cellMs what a cell takes beside its steps
-   * @param rows of the evaluation data
-   * @param context tokens of each of them
+   * How long things take, as measured.
+   *
+   * @param saeMs milliseconds of a step that trains an SAE, as likewise those of the other two
+   *     kinds
+   * @param rowMs milliseconds to evaluate a row, with and without an SAE
+   * @param cellMs milliseconds that a cell takes besides its steps
+   * @param rows the number of rows of the evaluation data
+   * @param context the tokens of each row
    */
   record Speeds(
       double saeMs,
@@ -80,10 +83,13 @@ final class Budget {
     }
   }
 
-  /** What a plan's cells add up to. */
+  /**
+   * What the cells of a plan add up to: training in units of tau, the clock's time, how many cells
+   * there are, and how many evaluations.
+   */
   private record Work(double taus, double clockMs, int cells, int evaluations) {}
 
-  /** Empty if the user stopped it. */
+  /** Measures a few steps of each kind. Empty if the user stopped it. */
   Optional<Speeds> measure() {
     console.info("measuring a few steps of each kind, to plan the run");
     List<Task> tasks = Cells.of(setup, ANY).stream().map(Cell::task).toList();
@@ -150,7 +156,9 @@ final class Budget {
                 .thenComparingInt(Task.TrainSae::k));
   }
 
-  /** Milliseconds of an evaluation of few rows, reading the model included. */
+  /**
+   * How many milliseconds an evaluation of a few rows takes, including the reading of the model.
+   */
   private double evaluation(SaeSpec sae) {
     Path rows = folders.scratch().resolve("rows.npy");
     TokenRows all = evalData();
@@ -188,7 +196,9 @@ final class Budget {
   }
 
   /**
-   * @param milliseconds that all cells may take
+   * Makes a plan.
+   *
+   * @param milliseconds how long all cells together may take
    */
   Plan plan(Speeds speeds, double milliseconds) {
     for (Grid grid : List.of(Grid.FULL, Grid.MEDIUM)) {
@@ -223,7 +233,7 @@ final class Budget {
     return Math.max(LEAST_STEPS, (int) Math.min(ms / stepMs, 1 << 24));
   }
 
-  /** Training of an SAE, in units of an adapter's. */
+  /** How long an SAE is trained, in units of an adapter's training time. */
   private int saeShare(Grid grid) {
     if (setup.experiment() != Experiment.TIMING) {
       return 2;
@@ -235,7 +245,10 @@ final class Budget {
     };
   }
 
-  /** Long enough that the other arms can be caught up with: more than twice SAE and adapter. */
+  /**
+   * How long an end-to-end SAE is trained, in the same units: more than twice as long as SAE and
+   * adapter together, so that it can catch up with them.
+   */
   private int endToEndShare(Grid grid) {
     return setup.experiment() == Experiment.TIMING ? 5 * saeShare(grid) / 2 : 3;
   }

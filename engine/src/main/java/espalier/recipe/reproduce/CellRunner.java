@@ -17,8 +17,8 @@ import java.util.function.Function;
 import java.util.stream.Collectors;
 
 /**
- * Does cells: what others have done is left as it is, what was stopped goes on where it stopped,
- * and what a cell needs is done first.
+ * Does cells. It leaves alone what others have done, continues what was stopped, and first does the
+ * cells that a cell needs.
  */
 final class CellRunner {
 
@@ -43,7 +43,9 @@ final class CellRunner {
   }
 
   /**
-   * @return whether it is done now; not if the user stopped it
+   * Does one cell.
+   *
+   * @return whether it is done now; false if the user stopped it
    */
   boolean run(Cell cell) {
     if (isDone(cell)) {
@@ -69,7 +71,7 @@ final class CellRunner {
     }
   }
 
-  /** What the task came to, if it came to an end. */
+  /** The result of the task; empty if the task did not finish. */
   private Optional<ObjectNode> outcome(Cell cell) {
     ObjectNode nothing = JsonNodeFactory.instance.objectNode();
     return switch (cell.task()) {
@@ -106,7 +108,7 @@ final class CellRunner {
     AtomicFiles.write(folders.result(cell.name()), json);
   }
 
-  /** So many rows of the evaluation data as the plan has, evenly spread over it. */
+  /** Writes as many rows of the evaluation data as the plan says, evenly spread over the data. */
   private void writeEvalRows() {
     if (Files.exists(folders.evalRows())) {
       return;

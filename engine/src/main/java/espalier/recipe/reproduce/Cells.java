@@ -14,7 +14,7 @@ import java.util.TreeMap;
 import java.util.TreeSet;
 import java.util.stream.IntStream;
 
-/** The cells of each experiment, those that others need first. */
+/** The cells of each experiment. Those that others need come first. */
 final class Cells {
 
   static final String MODEL = "model";
@@ -22,14 +22,14 @@ final class Cells {
   static final String END_TO_END = "e2e";
   static final String CLOCK = "clock";
 
-  /** Arms of results, as people read them. */
+  /** The names of the arms, as they appear in results. */
   static final String TOPK = "TopK SAE";
 
   static final String LORA = "TopK SAE, then LoRA";
   static final String LORA_ALL = "TopK SAE, then LoRA in all layers";
   static final String TRAINED_END_TO_END = "TopK SAE, end to end";
 
-  /** Baselines by their names in {@code adapt --train}. */
+  /** The arms of the baselines, by the names that {@code adapt --train} gives them. */
   private static final Map<String, String> BESIDE_LORA =
       new TreeMap<>(
           Map.of(
@@ -38,7 +38,7 @@ final class Cells {
               "sae", "TopK SAE, then the SAE itself by KL",
               "lora+sae", "TopK SAE, then LoRA and the SAE by KL"));
 
-  /** Rounds in which the arms of a comparison by time take turns. */
+  /** In how many rounds the arms of a comparison by time take turns. */
   private static final int ROUNDS = 6;
 
   private final Setup setup;
@@ -48,7 +48,7 @@ final class Cells {
   /**
    * An SAE of the grid.
    *
-   * @param id part of the names of cells around it
+   * @param id a part of the names of the cells around it
    * @param coordinates layer, latents and k, as far as they are known
    */
   private record Placed(String id, SaeSource source, ObjectNode coordinates) {}
@@ -107,7 +107,7 @@ final class Cells {
     }
   }
 
-  /** SAEs that differ in one size. */
+  /** SAEs that differ only in {@code size}, which is {@code latents} or {@code k}. */
   private List<Placed> vary(String size, int base) {
     if (!setup.saes().isEmpty()) {
       return given();
@@ -142,7 +142,7 @@ final class Cells {
     return setup.saes().isEmpty() ? List.of(atLayer(setup.layer())) : given();
   }
 
-  /** Each of these SAEs with each rank; a curve a rank. */
+  /** Adapts around each of these SAEs with each rank; each rank is a curve. */
   private void adapted(List<Placed> saes) {
     for (int rank : plan.grid().ranks(setup.hidden())) {
       for (Placed sae : saes) {
@@ -195,7 +195,10 @@ final class Cells {
         .toList();
   }
 
-  /** The last one of every so many: what is left when fewer are asked for lies evenly, too. */
+  /**
+   * Of every {@code every} SAEs the last one. So if fewer are asked for, they are evenly spread,
+   * too.
+   */
   private static List<Placed> every(List<Placed> saes, int every) {
     return IntStream.range(0, saes.size())
         .filter(i -> (i + 1) % every == 0)
@@ -219,7 +222,7 @@ final class Cells {
     clock(arms);
   }
 
-  /** What else can win the cross-entropy back. */
+  /** A cell with another way to win back the cross-entropy. */
   private Cell beside(Placed sae, String train, String arm) {
     Task.Adapt task =
         new Task.Adapt(train, List.of(sae.source), setup.rank(), "after", plan.steps(), 3);
@@ -322,7 +325,7 @@ final class Cells {
     return setup.demo() ? List.of(MODEL) : List.of();
   }
 
-  /** The SAEs that tasks work around, and the model. */
+  /** The cells that these tasks need: those of the SAEs that they work around, and of the model. */
   private List<String> needs(Iterable<Task> tasks) {
     TreeSet<String> needs = new TreeSet<>(model());
     for (Task task : tasks) {

@@ -22,13 +22,13 @@ import java.util.Optional;
 /**
  * Measures how long a step of each arm of a comparison takes on this machine. The arms take turns
  * in short slices, in an order that changes from round to round, so that whatever else the machine
- * does meets them alike; a step's time is the median over all slices. Multiplied with the steps
- * that an arm has taken it is the time axis of the comparison, which so is that of one machine even
- * where cells ran on several.
+ * does affects all of them alike. A step's time is the median over all slices. The time axis of the
+ * comparison is this time multiplied by the steps that an arm has taken. So it is the time of one
+ * machine even if cells ran on several.
  */
 final class Clock {
 
-  /** Steps of a slice that are not counted: caches fill, the JIT compiles. */
+  /** Steps of a slice that are not counted: while they run, caches fill and the JIT compiles. */
   private static final int WARM = 2;
 
   private static final int COUNTED = 4;
@@ -39,7 +39,7 @@ final class Clock {
   private final Jobs quiet;
 
   /**
-   * @param scratch where {@link #slice} leaves what it trains, until the next one
+   * @param scratch where {@link #slice} leaves what it trains, until the next slice
    */
   Clock(Setup setup, Folders folders, Path scratch) {
     this.setup = setup;
@@ -54,8 +54,10 @@ final class Clock {
   }
 
   /**
+   * Lets the arms take turns.
+   *
    * @return for each arm {@code step_ms}, {@code slices_ms} (the median of each slice) and {@code
-   *     tokens_per_second}; and the machine's load before and after; empty if interrupted
+   *     tokens_per_second}, and the machine's load before and after; empty if interrupted
    */
   Optional<ObjectNode> measure(Map<String, Task> arms, int rounds, Console.Progress progress) {
     ObjectNode json = JsonNodeFactory.instance.objectNode();
@@ -91,9 +93,10 @@ final class Clock {
   }
 
   /**
-   * Milliseconds of steps.
+   * Trains for a slice.
    *
-   * @param sae stands in for the ones that adapters are trained around
+   * @param sae replaces the SAEs that adapters are trained around
+   * @return the milliseconds of each counted step; empty if interrupted
    */
   Optional<double[]> slice(Task task, Optional<Path> sae) {
     Folders.delete(scratch);
@@ -126,7 +129,7 @@ final class Clock {
     return Optional.of(times);
   }
 
-  /** Of the last slice. */
+  /** The tokens that a step of the last slice was trained on. */
   private long tokensPerStep() {
     return MetricsFile.tokens(MetricsFile.steps(scratch), 1);
   }

@@ -5,26 +5,28 @@ import java.util.Arrays;
 import java.util.Locale;
 import java.util.stream.Collectors;
 
-/** A comparison of the paper's (Chen, Engels and Tegmark 2025). */
+/** A comparison that the paper makes (Chen, Engels and Tegmark 2025). */
 public enum Experiment {
-  /** Cross-entropy against training time: TopK SAE, then LoRA, against an end-to-end SAE. */
+  /**
+   * Cross-entropy against training time: a TopK SAE and then LoRA, compared with an end-to-end SAE.
+   */
   TIMING,
-  /** How much of the gap is closed around sparser and denser SAEs. */
+  /** How much of the gap adapters close around sparser and denser SAEs. */
   SPARSITY,
-  /** Around narrower and wider SAEs. */
+  /** The same around narrower and wider SAEs. */
   WIDTH,
-  /** Around SAEs at lower and higher layers. */
+  /** The same around SAEs at lower and higher layers. */
   LAYER,
-  /** With adapters of lower and higher rank. */
+  /** The same with adapters of lower and higher rank. */
   RANK,
-  /** With adapters in a single layer. */
+  /** The same with adapters in a single layer. */
   PER_LAYER,
-  /** Around several SAEs at once. */
+  /** The same around several SAEs at once. */
   MULTI_SAE,
-  /** LoRA beside other ways to win back what an SAE costs. */
+  /** LoRA compared with other ways to win back what an SAE costs. */
   BASELINES;
 
-  /** As it is called on the command line. */
+  /** Its name on the command line. */
   public String label() {
     return name().toLowerCase(Locale.ROOT).replace('_', '-');
   }

@@ -11,7 +11,7 @@ import java.nio.file.StandardOpenOption;
 
 /**
  * Keeps other processes, also on other machines that share the folder, from doing the same work at
- * the same time. It ends with the process that holds it, however that ends.
+ * the same time. The lock ends with the process that holds it, however the process ends.
  */
 final class FolderLock implements AutoCloseable {
 
@@ -21,7 +21,10 @@ final class FolderLock implements AutoCloseable {
     this.channel = channel;
   }
 
-  /** Waits until nobody else holds the lock of a folder, which is made if need be. */
+  /**
+   * Waits until nobody else holds the lock of a folder, and takes it. The folder is made if it does
+   * not exist.
+   */
   static FolderLock of(Path folder, Console console) {
     Path file = folder.resolve("lock");
     try {

@@ -9,7 +9,7 @@ import java.util.Comparator;
 import java.util.List;
 import java.util.stream.Stream;
 
-/** Where everything of a run lies. */
+/** Where the files of a run are. */
 record Folders(Path out) {
 
   Folders(Path out) {
@@ -20,17 +20,17 @@ record Folders(Path out) {
     return out.resolve("cells").resolve(name);
   }
 
-  /** What a cell's job leaves: metrics, checkpoints, the SAE or adapter. */
+  /** The folder of what a cell's job leaves: metrics, checkpoints, the SAE or adapter. */
   Path run(String cell) {
     return cell(cell).resolve("run");
   }
 
-  /** Written when a cell is done, and what it came to. */
+  /** The file with a cell's result, which is written when the cell is done. */
   Path result(String cell) {
     return cell(cell).resolve("cell.json");
   }
 
-  /** SAEs as they were in training. */
+  /** The folder of the snapshots of a cell's SAE during its training. */
   Path snapshots(String cell) {
     return cell(cell).resolve("snapshots");
   }
@@ -43,7 +43,7 @@ record Folders(Path out) {
     return cell("model").resolve("data");
   }
 
-  /** The rows that all cells are evaluated on. */
+  /** The file with the rows that all cells are evaluated on. */
   Path evalRows() {
     return out.resolve("eval.npy");
   }
@@ -52,7 +52,7 @@ record Folders(Path out) {
     return out.resolve("plan.json");
   }
 
-  /** Names of what lies directly in the run's folder. */
+  /** The names of the entries directly in the run's folder. */
   List<String> entries() {
     if (!Files.exists(out)) {
       return List.of();
@@ -68,7 +68,7 @@ record Folders(Path out) {
     return out.resolve("scratch");
   }
 
-  /** Deletes a folder of this run's with all that is in it, if it is there. */
+  /** Deletes a folder of this run and everything in it, if it exists. */
   static void delete(Path folder) {
     if (!Files.exists(folder)) {
       return;

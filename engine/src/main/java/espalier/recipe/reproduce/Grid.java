@@ -3,7 +3,7 @@ package espalier.recipe.reproduce;
 import java.util.List;
 import java.util.stream.IntStream;
 
-/** How many cells an experiment has: as many as its budget pays for. */
+/** How many cells an experiment has. The budget decides. */
 public enum Grid {
   FULL,
   MEDIUM,
@@ -11,7 +11,10 @@ public enum Grid {
 
   private static final int LARGEST_RANK = 256;
 
-  /** Ranks that every SAE of an experiment is adapted with; the paper's, as far as they fit. */
+  /**
+   * The ranks that every SAE of an experiment is adapted with. They are the paper's, as far as they
+   * fit.
+   */
   List<Integer> ranks(int hidden) {
     List<Integer> ranks =
         switch (this) {
@@ -22,7 +25,7 @@ public enum Grid {
     return fitting(ranks, hidden);
   }
 
-  /** Ranks of the experiment about ranks. */
+  /** The ranks of the experiment {@link Experiment#RANK}. */
   List<Integer> manyRanks(int hidden) {
     List<Integer> ranks =
         switch (this) {
@@ -33,22 +36,22 @@ public enum Grid {
     return fitting(ranks, hidden);
   }
 
-  /** An update of more than half of the width is low-rank in name only. */
+  /** The ranks up to half of the width: with more an update is low-rank in name only. */
   private static List<Integer> fitting(List<Integer> ranks, int hidden) {
     return ranks.stream().filter(rank -> rank == 1 || rank <= hidden / 2).toList();
   }
 
-  /** What a size is multiplied with, around the one that other experiments use. */
+  /** The factors by which a size is multiplied, around the one that the other experiments use. */
   List<Double> factors() {
     return this == SMALL ? List.of(0.25, 1.0, 4.0) : List.of(0.25, 0.5, 1.0, 2.0, 4.0);
   }
 
-  /** Depths of SAEs, as shares of the model. */
+  /** The depths of SAEs, as fractions of the model's depth. */
   List<Double> depths() {
     return this == SMALL ? List.of(0.2, 0.5, 0.8) : List.of(0.2, 0.35, 0.5, 0.65, 0.8);
   }
 
-  /** Shares of the SAE's training after which adapters are trained, in percent. */
+  /** The percentages of the SAE's training after which adapters are trained. */
   List<Integer> forks() {
     return switch (this) {
       case FULL -> IntStream.rangeClosed(1, 10).map(i -> 10 * i).boxed().toList();
@@ -57,12 +60,15 @@ public enum Grid {
     };
   }
 
-  /** Measurements of an SAE while it is trained; every fork is one of them. */
+  /** How often an SAE is measured while it is trained. Every fork is at one of these times. */
   int snapshots() {
     return this == FULL ? 10 : 5;
   }
 
-  /** At most so many of {@code all}, evenly spread, the ends among them. */
+  /**
+   * At most as many elements of {@code all} as this grid allows, evenly spread and including both
+   * ends.
+   */
   List<Integer> some(List<Integer> all) {
     int most =
         switch (this) {
@@ -79,7 +85,7 @@ public enum Grid {
         .toList();
   }
 
-  /** SAEs in one model at most. */
+  /** The most SAEs in one model. */
   int mostSaes() {
     return switch (this) {
       case FULL -> 8;

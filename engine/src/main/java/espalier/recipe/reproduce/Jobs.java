@@ -18,15 +18,20 @@ import java.util.List;
 import java.util.Optional;
 import java.util.OptionalInt;
 
-/** Turns tasks into runs of the other recipes: the one place that fills in their settings. */
+/**
+ * Turns tasks into runs of the other recipes. This is the only place that fills in their settings.
+ */
 final class Jobs {
 
-  /** Checkpoints of a run: as many steps are lost at most as a share of this. */
+  /**
+   * A run writes a checkpoint whenever another {@code 1 / CHECKPOINTS} of its steps is done. An
+   * interruption loses no more than that.
+   */
   private static final int CHECKPOINTS = 8;
 
   private static final int WARMUP = 20;
 
-  /** Of thresholds, which a TopK SAE has none of. */
+  /** The bandwidth of thresholds. A TopK SAE has no thresholds and ignores it. */
   private static final double BANDWIDTH = 0.2;
 
   private final Setup setup;
@@ -39,7 +44,7 @@ final class Jobs {
     this.console = console;
   }
 
-  /** Trains the demo's model, its data written before. */
+  /** Trains the demo's model, after writing its data. */
   TrainingLoop.End pretrain() {
     DemoModel.writeData(folders.modelData());
     boolean resume = Files.exists(folders.model().resolve("run.json"));
@@ -50,7 +55,10 @@ final class Jobs {
         .run();
   }
 
-  /** As a cell does it, evaluated and with snapshots; goes on with what is there. */
+  /**
+   * Trains an SAE for a cell, with evaluations and snapshots. Continues a training that was
+   * stopped.
+   */
   TrainingLoop.End train(Task.TrainSae task, String cell) {
     Path out = folders.run(cell);
     Optional<Path> snapshots =
@@ -63,7 +71,7 @@ final class Jobs {
         .run();
   }
 
-  /** A few steps of the same, which nobody evaluates. */
+  /** Trains an SAE for a few steps, without evaluations. */
   TrainingLoop.End train(Task.TrainSae task, int steps, Path out) {
     return new TrainSaeRecipe(settings(task, steps, out, false), console).run();
   }

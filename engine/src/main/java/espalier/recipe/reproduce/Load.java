@@ -7,7 +7,10 @@ final class Load {
 
   private Load() {}
 
-  /** Processes that ran or waited, over the last minute; negative where the system does not say. */
+  /**
+   * The number of processes that ran or waited, averaged over the last minute; negative if the
+   * system does not say.
+   */
   static double average() {
     return ManagementFactory.getOperatingSystemMXBean().getSystemLoadAverage();
   }

@@ -17,15 +17,16 @@ final class MetricsFile {
 
   private MetricsFile() {}
 
-  /** A line for each step of training. */
+  /** The lines of training steps, one for each step. */
   static List<JsonNode> steps(Path run) {
     return lines(run, "step_ms");
   }
 
   /**
-   * Tokens trained on up to a step, whose number depends on the rows of the data.
+   * How many tokens the run was trained on up to a step. Steps have different numbers of tokens if
+   * the rows of the data do.
    *
-   * @param steps lines of {@link #steps}
+   * @param steps the lines from {@link #steps}
    */
   static long tokens(List<JsonNode> steps, long step) {
     return steps.stream()
@@ -35,7 +36,7 @@ final class MetricsFile {
         .orElse(0);
   }
 
-  /** A line for each evaluation. */
+  /** The lines of evaluations, one for each evaluation. */
   static List<JsonNode> evaluations(Path run) {
     return lines(run, "seconds");
   }

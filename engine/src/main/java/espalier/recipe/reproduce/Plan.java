@@ -7,13 +7,13 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /**
- * How large a run is, the same for all of its cells. With the settings of the run it decides what
- * every cell does, so a cell can be run anywhere and at any time.
+ * How large a run is; it holds for all its cells. Together with the settings of the run it decides
+ * what every cell does, so a cell can be run anywhere and at any time.
  *
- * @param saeSteps of training each SAE
- * @param steps of training each adapter
- * @param endToEndSteps of training each end-to-end SAE
- * @param evalRows rows of the evaluation data
+ * @param saeSteps how many steps each SAE is trained
+ * @param steps how many steps each adapter is trained
+ * @param endToEndSteps how many steps each end-to-end SAE is trained
+ * @param evalRows how many rows of the evaluation data are used
  */
 public record Plan(Grid grid, int saeSteps, int steps, int endToEndSteps, int evalRows) {
 
@@ -28,7 +28,7 @@ public record Plan(Grid grid, int saeSteps, int steps, int endToEndSteps, int ev
     Require.atLeast("--plan: eval", evalRows, 1);
   }
 
-  /** As on the command line. */
+  /** The plan as the command line takes it. */
   @Override
   public String toString() {
     return String.format(
@@ -57,7 +57,7 @@ public record Plan(Grid grid, int saeSteps, int steps, int endToEndSteps, int ev
         Integer.parseInt(form.group(5)));
   }
 
-  /** The SAE's steps after a share of its training, in percent. */
+  /** How many steps the SAE has been trained after a percentage of its training. */
   int saeStepsAt(int percent) {
     return (int) ((long) saeSteps * percent / 100);
   }

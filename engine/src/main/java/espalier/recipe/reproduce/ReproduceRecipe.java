@@ -20,19 +20,20 @@ import java.util.Optional;
 import java.util.Set;
 
 /**
- * {@code espalier reproduce}: a comparison of the paper's (Chen, Engels and Tegmark 2025) as a grid
- * of cells, each in a folder of its own. What is done is left as it is, so the same command goes on
- * where it stopped, and cells can be done by any number of processes that share the folder.
+ * {@code espalier reproduce}: a comparison that the paper makes (Chen, Engels and Tegmark 2025), as
+ * a grid of cells, each in a folder of its own. Cells that are done are left alone. So the same
+ * command continues where it stopped, and any number of processes that share the folder can do the
+ * cells.
  */
 public final class ReproduceRecipe {
 
-  /** Measuring takes some of a budget, but never the most of it. */
+  /** Measuring takes some of the budget. At least this share is left for the run. */
   private static final double LEAST_LEFT = 0.4;
 
   private static final double MINUTE_MS = 60e3;
   private static final String RUN = "run.json";
 
-  /** What may be there before {@link #RUN} is. */
+  /** The files that may be in the folder before {@link #RUN} is. */
   private static final Set<String> OWN = Set.of("lock", RUN + ".tmp");
 
   private final ReproduceSettings settings;
@@ -66,7 +67,7 @@ public final class ReproduceRecipe {
     }
   }
 
-  /** Does all cells that are not done; false if the user stopped it. */
+  /** Does all cells that are not done. Returns false if the user stopped it. */
   public boolean run() {
     Optional<Plan> plan = plan();
     if (plan.isEmpty()) {
@@ -85,7 +86,7 @@ public final class ReproduceRecipe {
     return true;
   }
 
-  /** Does one cell and what it needs; false if the user stopped it. */
+  /** Does one cell and the cells that it needs. Returns false if the user stopped it. */
   public boolean run(String name) {
     settings.plan().ifPresent(plan -> find(Cells.of(setup, plan), name));
     Optional<Plan> plan = plan();
@@ -108,9 +109,9 @@ public final class ReproduceRecipe {
   }
 
   /**
-   * A command line for each cell, those that others need first; empty if the user stopped it.
+   * A command line for each cell; those that others need come first. Empty if the user stopped it.
    *
-   * @param computing options that say on what and in which type
+   * @param computing the options that say on which device and in which type to compute
    */
   public Optional<List<String>> list(String launcher, List<String> computing) {
     return plan()
@@ -123,7 +124,7 @@ public final class ReproduceRecipe {
             });
   }
 
-  /** Writes results of the cells that are done; returns the names of those that are not. */
+  /** Writes the results of the cells that are done. Returns the names of those that are not. */
   public List<String> collect() {
     Plan plan =
         settings
@@ -137,7 +138,10 @@ public final class ReproduceRecipe {
     return Results.write(setup, plan, Cells.of(setup, plan), folders);
   }
 
-  /** The plan of the folder, or that of the command line, or one that is made now and written. */
+  /**
+   * The plan that the folder has, or else that of the command line, or else a new one, which is
+   * written to the folder.
+   */
   private Optional<Plan> plan() {
     checkFolder();
     Optional<Plan> written = written();
@@ -156,7 +160,7 @@ public final class ReproduceRecipe {
     }
   }
 
-  /** Refuses a folder that holds anything but this run. */
+  /** Refuses a folder that holds anything other than this run. */
   private void checkFolder() {
     Path out = folders.out();
     if (Files.exists(out) && !Files.isDirectory(out)) {
@@ -206,7 +210,7 @@ public final class ReproduceRecipe {
         : Optional.empty();
   }
 
-  /** Cells of another experiment, on other data or of another size do not go together. */
+  /** Refuses to continue a run that has another experiment, other data or another size. */
   private void checkSame(Plan plan) {
     checkSettings();
     if (!written().equals(Optional.of(plan))) {
@@ -256,7 +260,7 @@ public final class ReproduceRecipe {
     return String.join(" ", words.stream().map(ReproduceRecipe::quoted).toList());
   }
 
-  /** For a POSIX shell. */
+  /** A word, quoted for a POSIX shell. */
   private static String quoted(String word) {
     return word.matches("[A-Za-z0-9_./=,:+@%-]+") ? word : "'" + word.replace("'", "'\\''") + "'";
   }

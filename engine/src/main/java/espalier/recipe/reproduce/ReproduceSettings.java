@@ -9,14 +9,14 @@ import java.util.Optional;
 import java.util.OptionalInt;
 
 /**
- * Everything that {@code espalier reproduce} is told.
+ * The settings of {@code espalier reproduce}.
  *
- * @param model empty: the demo's, which is trained first
- * @param saes to adapt around, instead of SAEs that are trained for it
- * @param layer of the SAEs, where an experiment has only one; empty: the middle
- * @param layers with adapters, {@code after} or {@code all}; empty: as the paper has it
- * @param budget minutes that the whole run should take on this machine
- * @param plan what a budget came to, given instead of one
+ * @param model empty: the demo's model, which is trained first
+ * @param saes the SAEs to adapt around; empty: SAEs are trained for it
+ * @param layer the layer of the SAEs, in experiments that have only one; empty: the middle one
+ * @param layers the layers with adapters, {@code after} or {@code all}; empty: as in the paper
+ * @param budget how many minutes the whole run should take on this machine
+ * @param plan a plan that an earlier budget gave, instead of a budget
  */
 public record ReproduceSettings(
     Experiment experiment,

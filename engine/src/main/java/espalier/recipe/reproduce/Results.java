@@ -14,8 +14,8 @@ import java.util.Map;
 import java.util.TreeMap;
 
 /**
- * What the cells that are done came to: {@code results.csv}, a line an evaluation, and {@code
- * reproduction.json}, the same for the report.
+ * The results of the cells that are done: {@code results.csv}, with a line for each evaluation, and
+ * {@code reproduction.json}, which holds the same for the report.
  */
 final class Results {
 
@@ -64,7 +64,7 @@ final class Results {
     this.folders = folders;
   }
 
-  /** Gathers, writes both files, and tells which cells are missing. */
+  /** Gathers the results and writes both files. Returns the names of the missing cells. */
   static List<String> write(Setup setup, Plan plan, List<Cell> cells, Folders folders) {
     Results results = new Results(setup, plan, cells, folders);
     results.gather();
@@ -133,8 +133,9 @@ final class Results {
   }
 
   /**
-   * Seconds of training since nothing was trained but the model: the clock's time for each step of
-   * the SAE and of the adapters; without a clock, as measured in the cell itself.
+   * How many seconds of training an evaluation comes after, counted from the original model: the
+   * clock's times for the steps of the SAE and of the adapters. Without a clock they are the times
+   * measured in the cell itself.
    */
   private double seconds(Cell cell, long step, JsonNode line) {
     if (!stepSeconds.containsKey(cell.arm())) {
@@ -148,7 +149,10 @@ final class Results {
     return before + step * stepSeconds.get(cell.arm());
   }
 
-  /** How long end-to-end training takes to where each adapted model ends. */
+  /**
+   * Computes how long end-to-end training takes to reach the cross-entropy at which each adapted
+   * model ends.
+   */
   private void compareTimes() {
     List<At> endToEnd = new ArrayList<>();
     for (JsonNode row : rows) {

@@ -8,9 +8,9 @@ import java.util.Optional;
 /**
  * An SAE to adapt around.
  *
- * @param given where it is, if it was given
- * @param cell that trains it, if it was not
- * @param step after which it is taken; 0: at the end
+ * @param given where it is, if the user gave it
+ * @param cell the cell that trains it, if the user did not
+ * @param step the step after which it is taken; 0: at the end
  */
 record SaeSource(int layer, Optional<Path> given, String cell, int step) {
 

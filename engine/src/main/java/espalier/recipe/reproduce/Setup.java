@@ -10,17 +10,17 @@ import java.util.List;
 import java.util.function.Consumer;
 
 /**
- * What all cells of a run share, nothing left open.
+ * What all cells of a run have in common, with every setting filled in.
  *
- * @param demo whether the model is the demo's, made by the cell {@code model}
- * @param layers of the model
- * @param hidden its width
- * @param saes given; none to train them
- * @param layer of the SAEs, where an experiment has only one
- * @param latents width of SAEs, where an experiment has only one
- * @param k active latents a token, likewise
- * @param rank of the adapters, likewise
- * @param adapted layers with adapters, as {@code adapt --layers} has it
+ * @param demo whether the model is the demo's, which the cell {@code model} trains
+ * @param layers how many layers the model has
+ * @param hidden the width of the model
+ * @param saes the SAEs that the user gave; empty: SAEs are trained
+ * @param layer the layer of the SAEs, in experiments that have only one
+ * @param latents the width of the SAEs, in experiments that have only one
+ * @param k the active latents a token, in experiments that have only one number
+ * @param rank the rank of the adapters, in experiments that have only one
+ * @param adapted the layers with adapters, as {@code adapt --layers} takes them
  */
 public record Setup(
     Experiment experiment,
@@ -105,7 +105,7 @@ public record Setup(
         s.seed());
   }
 
-  /** As in the paper. */
+  /** Whether the paper adapts all layers in this experiment. */
   private static boolean adaptsAll(Experiment experiment) {
     return experiment == Experiment.TIMING || experiment == Experiment.MULTI_SAE;
   }

@@ -6,13 +6,13 @@ import java.util.OptionalDouble;
 /**
  * How much sooner one way of training reaches a cross-entropy than another.
  *
- * <p>The one ends at cross-entropy c after t seconds of training. The other's curve, linear between
- * its evaluations, first comes down to c after t' seconds. The ratio is t' / t. Where the other
- * never came down to c, the whole time of its training takes the place of t', and the ratio is a
- * lower bound.
+ * <p>The first way ends at cross-entropy c after t seconds of training. The curve of the second,
+ * linear between its evaluations, first falls to c after t' seconds. The ratio is t' / t. If the
+ * second never falls to c, its whole training time takes the place of t', and the ratio is a lower
+ * bound.
  *
- * @param seconds t' or the other's whole time
- * @param reached whether the other came down to c
+ * @param seconds t', or the whole training time of the second
+ * @param reached whether the second fell to c
  */
 record TimeToEqual(double ratio, double seconds, boolean reached) {
 
@@ -20,8 +20,8 @@ record TimeToEqual(double ratio, double seconds, boolean reached) {
   record At(double seconds, double ce) {}
 
   /**
-   * @param end where the one ends
-   * @param other the other's curve, ascending in time, not empty
+   * @param end where the first way ends
+   * @param other the curve of the second, ascending in time and not empty
    */
   static TimeToEqual of(At end, List<At> other) {
     OptionalDouble reached = firstAt(other, end.ce);
