@@ -83,7 +83,7 @@ final class BenchCommand implements Callable<Integer> {
 
   private static void positive(String option, int value, int least) {
     if (value < least) {
-      throw new InputException("%s %d: at least %d".formatted(option, value, least));
+      throw new InputException("%s %d: must be at least %d".formatted(option, value, least));
     }
   }
 

@@ -272,10 +272,15 @@ final class TrainSaeCommand implements Callable<Integer> {
   private List<Integer> layers(List<SaeSpec> starts) {
     List<Integer> named = starts.stream().map(SaeSpec::layer).sorted().toList();
     if (layers == null && named.isEmpty()) {
-      throw new InputException("--layer is needed: the block whose output is learnt");
+      throw new InputException("--layer is needed: it names the block whose output the SAE learns");
     }
     if (layers != null && !named.isEmpty() && !named.equals(layers.stream().sorted().toList())) {
-      throw new InputException("--layer " + layers + ": --init-sae names layers " + named);
+      throw new InputException(
+          "--layer "
+              + layers
+              + ": must name the layers of --init-sae, "
+              + named
+              + ", or be left out");
     }
     return layers == null ? named : layers;
   }

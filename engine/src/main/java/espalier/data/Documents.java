@@ -108,7 +108,7 @@ final class Documents {
   private static String text(Path file, int number, String line) {
     JsonNode node = StrictJson.valueOfLine(file, number, line);
     if (!node.path("text").isTextual()) {
-      throw new InputException(file, "line " + number + ": no string field \"text\"");
+      throw new InputException(file, "line " + number + ": has no field \"text\" with a string");
     }
     return node.get("text").textValue();
   }

@@ -68,7 +68,7 @@ final class Pieces {
   private static InputException tooLarge(Path file, String what, int largest) {
     return new InputException(
         file,
-        "a document of %s can only take %.3g MiB at once; .jsonl holds a text as several documents"
+        "a document of %s can take only %.3g MiB at once; give the text as several documents, in .jsonl"
             .formatted(what, largest / (double) (1 << 20)));
   }
 

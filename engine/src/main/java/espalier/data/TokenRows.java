@@ -87,12 +87,13 @@ public final class TokenRows {
       if (array.rows() == 0 || array.cols() < 2) {
         throw new InputException(
             array.file(),
-            "no rows of at least two ids: [%d, %d]".formatted(array.rows(), array.cols()));
+            "has the shape [%d, %d]; at least one row of two ids is needed"
+                .formatted(array.rows(), array.cols()));
       }
       if (array.cols() != context) {
         throw new InputException(
             array.file(),
-            "rows of %d ids, those of %s have %d"
+            "has rows of %d ids, but those of %s have %d; all rows must have one length"
                 .formatted(array.cols(), files.getFirst(), context));
       }
       checkLength(array.file().toString(), array.cols(), config);
@@ -119,12 +120,13 @@ public final class TokenRows {
 
   private static void checkLength(String what, long length, ModelConfig config) {
     if (length < 2) {
-      throw new InputException(what + ": rows of " + length + " ids predict nothing");
+      throw new InputException(
+          what + ": rows of %d ids predict nothing; at least 2 are needed".formatted(length));
     }
     if (length > config.maxPositionEmbeddings()) {
       throw new InputException(
           what
-              + ": rows of %d ids, the model's max_position_embeddings is %d"
+              + ": rows of %d ids are longer than the model's max_position_embeddings, %d"
                   .formatted(length, config.maxPositionEmbeddings()));
     }
   }
@@ -148,7 +150,8 @@ public final class TokenRows {
     if (packer.rows() == 0) {
       throw new InputException(
           files.getLast(),
-          "too little text: %d tokens in all, a row needs %d".formatted(packer.size, context));
+          "too little text: it has %d tokens in all, but a row needs %d; give more text or a smaller --context"
+              .formatted(packer.size, context));
     }
     MemorySegment ids =
         Arena.ofAuto().allocate(ValueLayout.JAVA_INT, (long) packer.rows() * context);
@@ -161,7 +164,8 @@ public final class TokenRows {
       if (id >= config.vocabSize()) {
         throw new InputException(
             tokenizer.file(),
-            "gives id %d, the model's vocabulary has %d".formatted(id, config.vocabSize()));
+            "gives id %d, but the model's vocabulary has only %d ids: the two do not fit"
+                .formatted(id, config.vocabSize()));
       }
       packer.add(id);
     }
@@ -203,7 +207,8 @@ public final class TokenRows {
     private void append(int id) {
       if (size == ids.length) {
         if (size == LARGEST) {
-          throw new InputException("--data: more than 2^30 tokens of text in one run");
+          throw new InputException(
+              "--data: more than 2^30 tokens of text in one run; give fewer or smaller files");
         }
         ids = Arrays.copyOf(ids, 2 * size);
       }

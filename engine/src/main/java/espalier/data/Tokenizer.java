@@ -38,7 +38,8 @@ public final class Tokenizer implements AutoCloseable {
   public static Tokenizer open(Path modelFolder) {
     Path file = modelFolder.resolve(FILE);
     if (!Files.isRegularFile(file)) {
-      throw new InputException(file, "no such file, and text needs a tokenizer");
+      throw new InputException(
+          file, "no such file, but text needs a tokenizer; token ids (.npy) need none");
     }
     // The library ends the whole process where it meets malformed JSON.
     StrictJson.check(file);

@@ -85,7 +85,7 @@ public record DeviceChoice(Kind kind, int ordinal, ElementType type, String reas
       NativeLibraries.require();
       if (esp_has_products(type.code()) == 0) {
         throw new DeviceUnavailableException(
-            "this CPU has no products of bfloat16 (AMX or AVX512-BF16): they would be slower than f32");
+            "this CPU has neither AMX nor AVX512-BF16, so bf16 would be slower than f32 on it");
       }
     }
     return new DeviceChoice(Kind.CPU, 0, type, reason);

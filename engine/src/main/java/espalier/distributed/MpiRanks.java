@@ -40,7 +40,7 @@ final class MpiRanks implements Ranks {
     }
     if (rank != launch.rank() || size != launch.size()) {
       throw new LaunchException(
-          ("%s says that this is rank %d of %d, its library that it is %d of %d: %s was compiled for"
+          ("%s says that this is rank %d of %d, but its library says %d of %d: %s was compiled for"
                   + " another MPI; put the compiler of the one that starts the job on the PATH")
               .formatted(launch.starter(), launch.rank(), launch.size(), rank, size, version()));
     }

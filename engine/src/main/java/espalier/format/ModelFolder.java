@@ -124,7 +124,7 @@ public final class ModelFolder implements AutoCloseable {
     }
     Path file = folder.resolve(CONFIG);
     warn.accept(
-        "%s: %s is true, but tensors %s and %s differ: not tied"
+        "%s: %s is true, but tensors %s and %s differ, so they are taken as not tied"
             .formatted(file, ModelConfig.TIED, embedding.name(), head.name()));
     config = ModelConfig.of(file, config.source().deepCopy().put(ModelConfig.TIED, false));
   }
@@ -168,7 +168,8 @@ public final class ModelFolder implements AutoCloseable {
       return;
     }
     if (Files.exists(folder.resolve(SINGLE))) {
-      throw new InputException(index, "there is a " + SINGLE + " as well: which one counts?");
+      throw new InputException(
+          index, "there is also a " + SINGLE + ", and only one can count: remove the other");
     }
     StrictJson json = StrictJson.read(index);
     StrictJson map =
@@ -178,7 +179,7 @@ public final class ModelFolder implements AutoCloseable {
       String shard = map.text(name);
       if (!SHARD.matcher(shard).matches()) {
         throw new InputException(
-            index, "tensor " + name + " is in \"" + shard + "\", no file of this folder");
+            index, "tensor " + name + " is in \"" + shard + "\", which is no file of this folder");
       }
       if (!shards.containsKey(shard)) {
         Safetensors file = Safetensors.open(folder.resolve(shard));

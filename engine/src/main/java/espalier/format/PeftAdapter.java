@@ -126,7 +126,7 @@ public final class PeftAdapter implements AutoCloseable {
       if (!linear.contains(path)) {
         throw new InputException(
             file.file(),
-            "tensor %s: no linear layer of the model's blocks is %s"
+            "tensor %s is for %s, which is no linear layer in the model's blocks"
                 .formatted(key(path, 'A'), path));
       }
     }
@@ -134,7 +134,7 @@ public final class PeftAdapter implements AutoCloseable {
       if (config.targets().choose(path) && !layers.containsKey(path)) {
         throw new InputException(
             file.file(),
-            "tensor %s is missing, %s chooses its layer"
+            "tensor %s is missing, although %s chooses its layer"
                 .formatted(key(path, 'A'), PeftConfig.FILE));
       }
     }
@@ -180,7 +180,8 @@ public final class PeftAdapter implements AutoCloseable {
       TensorEntry any = pair[0] == null ? pair[1] : pair[0];
       throw new InputException(
           file.file(),
-          "tensor %s: %s does not choose its layer".formatted(any.name(), PeftConfig.FILE));
+          "tensor %s is for a layer that %s does not choose"
+              .formatted(any.name(), PeftConfig.FILE));
     }
     int rank = config.rank(path);
     for (char matrix : new char[] {'A', 'B'}) {

@@ -89,10 +89,11 @@ public final class Hub {
     }
     String what =
         missing
-            .map(configurations -> "its weights lie without " + configurations.getFirst())
-            .orElse("no such file or folder, and not");
+            .map(
+                configurations -> "has weights, but no " + configurations.getFirst() + " for them,")
+            .orElse("is no file or folder here, and is not");
     throw new InputException(
-        "%s: %s in the Hub's cache %s; HF_HUB_OFFLINE forbids to look further"
+        "%s: %s in the Hub's cache %s; HF_HUB_OFFLINE forbids asking the Hub"
             .formatted(name, what, settings.cache()));
   }
 

@@ -158,7 +158,7 @@ final class HubCache {
     if (!sum.equals(file.blob()) || (file.size() >= 0 && size != file.size())) {
       Files.delete(content);
       throw new InputException(
-          "%s: %s came damaged: its checksum is %s, the Hub's %s; what came is deleted"
+          "%s: %s arrived damaged: its checksum is %s, but the Hub's is %s; it was deleted, so try again"
               .formatted(name, file.path(), sum, file.blob()));
     }
   }

@@ -100,7 +100,7 @@ final class HubClient {
         before = there;
         if (attempt == ATTEMPTS) {
           throw new InputException(
-              "%s: the download of %s broke off at %d bytes (%s); the same command goes on there"
+              "%s: the download of %s broke off at %d bytes (%s); the same command continues from there"
                   .formatted(name, file.path(), there, e.getMessage()));
         }
         sleep(attempt);
@@ -255,7 +255,7 @@ final class HubClient {
     }
     if (status == 401 || status == 404) {
       return new InputException(
-          "%s: no such file or folder, and %s has no repository %s that %s may see"
+          "%s: is no file or folder here, and %s has no repository %s that %s may see"
               .formatted(
                   name, host, name.repository(), token.isPresent() ? "this token" : "everybody"));
     }
@@ -264,7 +264,7 @@ final class HubClient {
 
   private InputException unreachable(HubName name, IOException e) {
     return new InputException(
-        "%s: no such file or folder here, and %s cannot be reached (%s)"
+        "%s: is no file or folder here, and %s cannot be reached (%s)"
             .formatted(
                 name,
                 endpoint.getHost(),

@@ -56,7 +56,7 @@ public enum HubContent {
         };
     if (chosen.stream().noneMatch(this::isWeights)) {
       throw new InputException(
-          "%s: the repository holds no %s there that could be read"
+          "%s: the repository holds no %s there that Espalier can read"
               .formatted(name, this == ANY ? "model, adapter or SAE" : LABELS.get(this)));
     }
     chosen.sort(Comparator.comparing(this::isWeights));

@@ -62,13 +62,18 @@ final class ActivationCache implements AutoCloseable {
     try {
       if (Files.exists(file)) {
         if (!new ObjectMapper().readTree(file.toFile()).toString().equals(content.toString())) {
-          throw new InputException(file, "says that the cache is of another model, data or layers");
+          throw new InputException(
+              file,
+              "says that the cache was made with another model, data or layers; give it another folder");
         }
       } else {
         Files.createDirectories(folder);
         try (Stream<Path> others = Files.list(folder)) {
           if (others.findAny().isPresent()) {
-            throw new InputException("--activation-cache " + folder + ": holds other files");
+            throw new InputException(
+                "--activation-cache "
+                    + folder
+                    + ": holds other files; give a folder that is new or empty");
           }
         }
         AtomicFiles.write(file, content);

@@ -116,7 +116,7 @@ public final class AdaptRecipe {
             .map(f -> TokenRows.read(List.of(f), config, settings.model(), rows.context(), cache));
     if (parallel.shardSae() && settings.target().hasSae()) {
       throw new InputException(
-          "--shard-sae: frozen SAEs alone are sharded, but --train %s trains them"
+          "--shard-sae: only frozen SAEs can be sharded, but --train %s trains them"
               .formatted(settings.train()));
     }
     Saes saes = Saes.load(device, settings.saes(), config, console, ranks, parallel.shardSae());

@@ -68,7 +68,8 @@ public record AdaptSettings(
       throw new InputException("--objective " + objective + ": supported are kl and ce");
     }
     if (initAdapter.isPresent() && !target.hasLora()) {
-      throw new InputException("--init-adapter: --train " + train + " trains no such adapter");
+      throw new InputException(
+          "--init-adapter: --train " + train + " trains no LoRA adapter that could start from it");
     }
     if (saes.isEmpty()) {
       throw new InputException("--sae: at least one is needed");

@@ -95,9 +95,9 @@ record Adaptation(
   private static SaeDesign design(int layer, Sae sae, AdaptTarget target) {
     if (!TrainableSae.canContinue(sae)) {
       throw new InputException(
-          "--train %s: the SAE of layer %d is not trained further: only plain SAEs of the residual"
+          "--train %s: the SAE of layer %d cannot be trained further; only plain SAEs of the residual"
                   .formatted(target, layer)
-              + " stream are, and no GroupMax");
+              + " stream can, and no GroupMax SAEs");
     }
     return TrainableSae.designOf(sae, 0, BANDWIDTH, NEVER);
   }
@@ -161,7 +161,7 @@ record Adaptation(
       file.layers().values().forEach(layer -> ranks.add(layer.rank()));
       if (settings.rank().isPresent() && !ranks.equals(Set.of(settings.rank().getAsInt()))) {
         throw new InputException(
-            "--rank %d: the adapter of --init-adapter has rank %s"
+            "--rank %d: the adapter of --init-adapter has rank %s; leave out --rank"
                 .formatted(
                     settings.rank().getAsInt(),
                     ranks.stream().map(String::valueOf).collect(Collectors.joining(", "))));

@@ -49,7 +49,8 @@ final class AdapterChoice {
     int to = Integer.parseInt(ends[ends.length - 1]);
     if (from > to || to >= layers) {
       throw new InputException(
-          "--layers %s: %s is no range of layers 0 to %d".formatted(text, part, layers - 1));
+          "--layers %s: %s is not within the model's layers, 0 to %d"
+              .formatted(text, part, layers - 1));
     }
     return IntStream.rangeClosed(from, to);
   }

@@ -27,7 +27,8 @@ public final class BenchShape {
     if (!NAMES.contains(name)) {
       if (!Files.isRegularFile(file)) {
         throw new InputException(
-            "--shape %s: no such file, and none of %s".formatted(name, String.join(", ", NAMES)));
+            "--shape %s: is neither a file nor one of %s"
+                .formatted(name, String.join(", ", NAMES)));
       }
       return ModelConfig.read(file, warning -> {});
     }

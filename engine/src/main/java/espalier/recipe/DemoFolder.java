@@ -44,17 +44,22 @@ final class DemoFolder {
       return;
     }
     if (!Files.isDirectory(out)) {
-      throw new InputException("--out " + out + ": is no folder");
+      throw new InputException("--out " + out + ": exists, but is no folder");
     }
     List<Path> entries = list(out);
     for (Path entry : entries) {
       if (!isOwn(entry.getFileName().toString())) {
         throw new InputException(
-            "--out " + out + ": holds " + entry.getFileName() + ", which no demo made");
+            "--out "
+                + out
+                + ": holds "
+                + entry.getFileName()
+                + ", which no demo made; give a folder that is new or empty");
       }
     }
     if (!entries.isEmpty() && !holdsDemo(out.resolve(RUN))) {
-      throw new InputException("--out " + out + ": holds something that is no demo");
+      throw new InputException(
+          "--out " + out + ": holds something that is no demo; give a folder that is new or empty");
     }
     // run.json last: until then, a clearing that was cut short is recognised and done again.
     entries.stream().filter(entry -> !entry.endsWith(RUN)).forEach(DemoFolder::delete);

@@ -56,7 +56,7 @@ public final class DemoRecipe {
     try {
       return Optional.of(tell());
     } catch (Interrupted stopped) {
-      console.info("demo: stopped; started again, it begins anew");
+      console.info("demo: stopped; the next start begins anew");
       return Optional.empty();
     }
   }

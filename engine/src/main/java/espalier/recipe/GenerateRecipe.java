@@ -94,7 +94,7 @@ public final class GenerateRecipe {
     }
     if (prompt.length >= config.maxPositionEmbeddings()) {
       throw new InputException(
-          "--prompt: has %d tokens, the model's max_position_embeddings is %d"
+          "--prompt: has %d tokens, more than the model's max_position_embeddings, %d"
               .formatted(prompt.length, config.maxPositionEmbeddings()));
     }
     return prompt;

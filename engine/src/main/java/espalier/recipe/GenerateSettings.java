@@ -30,7 +30,8 @@ public record GenerateSettings(
     }
     for (Steering steering : steer) {
       if (saes.stream().noneMatch(sae -> sae.layer() == steering.layer())) {
-        throw new InputException("--steer " + steering.layer() + ": no --sae at that layer");
+        throw new InputException(
+            "--steer " + steering.layer() + ": there is no --sae at that layer");
       }
     }
   }

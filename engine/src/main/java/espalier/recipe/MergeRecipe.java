@@ -65,7 +65,8 @@ public final class MergeRecipe {
   /** What was merged, and what rounding cost. */
   public ObjectNode run() {
     if (!AtomicFolder.isFree(settings.out())) {
-      throw new InputException("--out " + settings.out() + ": holds other files");
+      throw new InputException(
+          "--out " + settings.out() + ": holds other files; give a folder that is new or empty");
     }
     OutputPath.checkFolder("--out", settings.out());
     try (Device device = Device.openCpu();
@@ -168,7 +169,7 @@ public final class MergeRecipe {
     double share = update == 0 ? 0 : loss / update;
     if (share > MUCH) {
       console.warn(
-          "rounding to %s changes the adapter's update by %.1f %% (in norm); --dtype f32 keeps it"
+          "rounding to %s changes the adapter's update by %.1f %% (in norm); --dtype f32 keeps it exact"
               .formatted(String.join(", ", dtypes), 100 * share));
     }
     ObjectNode json = JsonNodeFactory.instance.objectNode();

@@ -33,7 +33,7 @@ final class OutputAdapters {
                 if (sae == null || sae.outputs() != maps.down().shape()[1]) {
                   throw new InputException(
                       folder,
-                      "has an adapter for the SAE of layer %d, width %d: no such --sae is given"
+                      "has an adapter for an SAE of layer %d and width %d, but no such --sae is given"
                           .formatted(layer, maps.down().shape()[1]));
                 }
                 shapes.addAll(

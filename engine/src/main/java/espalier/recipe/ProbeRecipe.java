@@ -54,12 +54,17 @@ public final class ProbeRecipe {
     List<String> labels = List.copyOf(new TreeSet<>(train.labels));
     if (labels.size() < 2) {
       throw new InputException(
-          settings.data(), settings.label() + " is " + labels.getFirst() + " in all texts");
+          settings.data(),
+          settings.label()
+              + " is "
+              + labels.getFirst()
+              + " in all texts, but a probe needs two different labels");
     }
     for (String label : test.labels) {
       if (!labels.contains(label)) {
         throw new InputException(
-            settings.evalData(), settings.label() + " " + label + " is not in " + settings.data());
+            settings.evalData(),
+            settings.label() + " " + label + " does not occur in " + settings.data());
       }
     }
     try (Device device = Device.open();

@@ -70,7 +70,9 @@ final class QuestionFile {
       } else if (record.has("question")) {
         questions.add(mmlu(record));
       } else {
-        throw record.fault("context", "is missing, and it is no HellaSwag, MMLU or TruthfulQA");
+        throw record.fault(
+            "context",
+            "is missing, and the fields are not those of HellaSwag, MMLU or TruthfulQA either");
       }
     }
     return questions;
@@ -113,7 +115,7 @@ final class QuestionFile {
             ? record.texts("choices")
             : LETTERS.stream().map(record::text).toList();
     if (choices.size() != LETTERS.size()) {
-      throw record.fault("choices", "are " + choices.size() + ", expected 4");
+      throw record.fault("choices", "are " + choices.size() + ", but must be 4");
     }
     StringBuilder prompt = new StringBuilder();
     if (record.has("subject")) {

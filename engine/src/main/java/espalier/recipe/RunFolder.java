@@ -32,14 +32,15 @@ public record RunFolder(Path path) {
    */
   public static RunFolder check(Path path, boolean resume) {
     if (Files.exists(path) && !Files.isDirectory(path)) {
-      throw new InputException("--out " + path + ": is no folder");
+      throw new InputException("--out " + path + ": exists, but is no folder");
     }
     if (Files.isDirectory(path) && !isEmpty(path)) {
       RunFolder folder = new RunFolder(path);
       // The metrics are there first, and alone where the disk was full.
       boolean holdsRun = Files.exists(path.resolve(RUN)) || Files.exists(folder.metrics());
       if (!holdsRun) {
-        throw new InputException("--out " + path + ": holds other files");
+        throw new InputException(
+            "--out " + path + ": holds other files; give a folder that is new or empty");
       }
       if (!resume) {
         throw new InputException("--out " + path + ": holds another run; --resume continues it");

@@ -100,7 +100,7 @@ final class SaeFit {
             console.warn(
                 String.format(
                     Locale.ROOT,
-                    "SAE at layer %d: L0 %.3g on your text, its files say %.3g",
+                    "SAE at layer %d: L0 %.3g on your text, but its files say %.3g: it may not belong here",
                     layer,
                     summary.l0(),
                     expected));

@@ -88,9 +88,9 @@ record SaeStart(
             (layer, sae) -> {
               if (!TrainableSae.canContinue(sae)) {
                 throw new InputException(
-                    "--init-sae: the SAE of layer %d is not trained further: only plain SAEs of the"
+                    "--init-sae: the SAE of layer %d cannot be trained further; only plain SAEs of the"
                             .formatted(layer)
-                        + " residual stream are, and no GroupMax");
+                        + " residual stream can, and no GroupMax SAEs");
               }
               SaeDesign design =
                   TrainableSae.designOf(

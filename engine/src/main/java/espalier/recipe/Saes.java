@@ -55,7 +55,7 @@ record Saes(SortedMap<Integer, Sae> byLayer, SortedMap<Integer, Double> expected
       Device device, List<SaeSpec> specs, ModelConfig config, Console console, Ranks ranks) {
     if (ranks.size() == 1) {
       throw new InputException(
-          "--shard-sae: there is one process only; start several, such as mpirun -np 2 espalier …");
+          "--shard-sae: there is only one process; start several, such as by mpirun -np 2 espalier …");
     }
     if (specs.isEmpty()) {
       throw new InputException("--shard-sae needs --sae");
@@ -115,7 +115,11 @@ record Saes(SortedMap<Integer, Sae> byLayer, SortedMap<Integer, Double> expected
     }
     Optional<Kind> site = weights.site().map(SaeSite::kind);
     if (site.isEmpty() && !weights.hook().isEmpty()) {
-      throw new InputException(option + "hook " + weights.hook() + " is not known");
+      throw new InputException(
+          option
+              + "hook "
+              + weights.hook()
+              + " is not known, so there is no place to apply the SAE");
     }
     long width =
         switch (site.orElse(Kind.RESIDUAL)) {
@@ -125,14 +129,14 @@ record Saes(SortedMap<Integer, Sae> byLayer, SortedMap<Integer, Double> expected
           case EMBEDDING, RESIDUAL_MID, MLP_IN ->
               throw new InputException(
                   option
-                      + "is for the %s%s; SAEs are applied to the residual stream after a block,"
+                      + "is for the %s%s; SAEs can be applied only to the residual stream after a block,"
                           .formatted(site.get().label(), hook)
                       + " attention heads, attention out and MLP out");
         };
     if (weights.dIn() != width) {
       throw new InputException(
           option
-              + "is for activations of width %d, the model's are %d%s"
+              + "is for activations of width %d, but the model's have %d%s"
                   .formatted(weights.dIn(), width, hook));
     }
   }

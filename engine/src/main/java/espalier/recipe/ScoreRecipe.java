@@ -96,13 +96,15 @@ public final class ScoreRecipe {
     System.arraycopy(all, 0, ids, first, all.length);
     int start = first + before.length;
     if (start < 1) {
-      throw new InputException(settings.questions(), "a context is empty, and there is no BOS");
+      throw new InputException(
+          settings.questions(), "a context is empty, and the model has no BOS to begin with");
     }
     int cut = Math.max(0, ids.length - longest);
     if (start - cut < 1) {
       throw new InputException(
           settings.questions(),
-          "a choice has %d tokens, --context is %d".formatted(ids.length - start, longest));
+          "a choice has %d tokens, more than fit into --context %d"
+              .formatted(ids.length - start, longest));
     }
     int[] kept = Arrays.copyOfRange(ids, cut, ids.length);
     if (cut > 0 && bos.isPresent()) {

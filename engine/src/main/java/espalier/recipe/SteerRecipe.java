@@ -86,7 +86,8 @@ public final class SteerRecipe {
     }
     if (squares == 0) {
       throw new InputException(
-          "--latent %d:%d: its decoder row is zero".formatted(settings.layer(), settings.latent()));
+          "--latent %d:%d: its decoder row is zero, so it steers nowhere"
+              .formatted(settings.layer(), settings.latent()));
     }
     for (int i = 0; i < row.length; i++) {
       row[i] = (float) (row[i] / Math.sqrt(squares));
@@ -115,7 +116,11 @@ public final class SteerRecipe {
         ids = begun;
       }
       if (ids.length < 2) {
-        throw new InputException(file, "text " + (spans.size() + 1) + " has nothing to predict");
+        throw new InputException(
+            file,
+            "text "
+                + (spans.size() + 1)
+                + " has fewer than two tokens, so there is nothing to predict");
       }
       spans.add(
           new SpanScorer.Span(Arrays.copyOf(ids, Math.min(ids.length, variants.longest())), 1));

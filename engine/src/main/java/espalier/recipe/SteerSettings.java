@@ -34,7 +34,8 @@ public record SteerSettings(
   public SteerSettings {
     int at = layer;
     if (saes.stream().noneMatch(sae -> sae.layer() == at)) {
-      throw new InputException("--latent " + layer + ":" + latent + ": no --sae at that layer");
+      throw new InputException(
+          "--latent " + layer + ":" + latent + ": there is no --sae at that layer");
     }
     if (strengths.isEmpty() || strengths.stream().anyMatch(s -> !Double.isFinite(s))) {
       throw new InputException("--strength: expected one or more numbers");

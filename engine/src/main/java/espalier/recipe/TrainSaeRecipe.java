@@ -70,7 +70,8 @@ public final class TrainSaeRecipe {
     this.console = ranks.isFirst() ? console : Console.silent();
     if (settings.activationCache().isPresent() && ranks.size() > 1) {
       throw new InputException(
-          "--activation-cache: is of one process, here are %d ranks".formatted(ranks.size()));
+          "--activation-cache: works with one process only, but there are %d ranks"
+              .formatted(ranks.size()));
     }
   }
 
@@ -102,7 +103,7 @@ public final class TrainSaeRecipe {
   /** Refuses to train SAEs in another type than float32: their kernels read float32 weights. */
   public static void requireFloat32(ElementType type) {
     if (type != ElementType.F32) {
-      throw new InputException("--dtype: SAEs are trained in f32");
+      throw new InputException("--dtype: SAEs can be trained in f32 only");
     }
   }
 
@@ -155,7 +156,7 @@ public final class TrainSaeRecipe {
       }
       if (loss == SaeLoss.E2E_DOWNSTREAM && layer >= blocks - 2) {
         throw new InputException(
-            "--objective e2e+ds: no block behind layer %d has one behind it".formatted(layer));
+            "--objective e2e+ds: needs at least two blocks behind layer %d".formatted(layer));
       }
     }
     TokenCache cache = TokenCache.of(System.getenv(), console::warn);

@@ -94,7 +94,7 @@ public record TrainSaeSettings(
         }
       }
       if (!prefixes.isEmpty() && !arch.equals("matryoshka")) {
-        throw new InputException("--prefixes: only a matryoshka SAE has any");
+        throw new InputException("--prefixes: only matryoshka SAEs have prefixes");
       }
       Require.positive("--bandwidth", bandwidth);
       Require.atLeast("--dead-after", deadAfter, 1);
@@ -169,18 +169,23 @@ public record TrainSaeSettings(
       throw new InputException("--layer: a layer is given twice");
     }
     if (loss == SaeLoss.KL_FINETUNE && initial.isEmpty()) {
-      throw new InputException("--objective kl-finetune finishes an SAE: --init-sae names it");
+      throw new InputException(
+          "--objective kl-finetune trains an SAE further; --init-sae must name it");
     }
     if (loss.hasKl() && !loss.hasReconstruction() && shape.arch().equals("matryoshka")) {
       throw new InputException(
-          "--objective " + objective + ": a matryoshka SAE is made of reconstruction errors");
+          "--objective "
+              + objective
+              + ": a matryoshka SAE needs an objective with reconstruction errors");
     }
     if (shape.k().isEmpty() && initial.isEmpty()) {
       throw new InputException("--k is needed for a new SAE");
     }
     if (activationCache.isPresent() && loss.hasKl()) {
       throw new InputException(
-          "--activation-cache: --objective " + objective + " runs the model, whatever is kept");
+          "--activation-cache: --objective "
+              + objective
+              + " needs the model in every step, so kept activations are of no use");
     }
     Require.positive("--lr", lr);
     Require.atLeast("--warmup", warmup, 0);

@@ -57,10 +57,11 @@ record TrainingRun(
               });
       loop.refusal()
           .ifPresent(
-              why -> console.warn("steps went call by call, as no graph could be made: " + why));
+              why ->
+                  console.warn("no CUDA graph could be made, so steps ran call by call: " + why));
       if (end == TrainingLoop.End.INTERRUPTED) {
         console.info(
-            "%s: interrupted after step %d; %s is written, the same command with --resume goes on"
+            "%s: interrupted after step %d; %s is written, and the same command with --resume continues"
                 .formatted(
                     task,
                     loop.step(),

@@ -111,7 +111,7 @@ record Metrics(
       throw fault(file, number, "no JSON object");
     }
     if (!line.path("step").isIntegralNumber()) {
-      throw fault(file, number, "step is missing or no integer");
+      throw fault(file, number, "step is missing or is no integer");
     }
     for (Map.Entry<String, JsonNode> field : line.properties()) {
       if (isWrong(field.getKey(), field.getValue())) {

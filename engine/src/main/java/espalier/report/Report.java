@@ -28,7 +28,7 @@ public final class Report {
     String page = Page.of(Run.readAll(runs));
     Path folder = file.toAbsolutePath().getParent();
     if (Files.isDirectory(file)) {
-      throw new InputException(file, "is a folder, where the page is to be written");
+      throw new InputException(file, "is a folder; the page needs the name of a file");
     }
     if (!Files.isDirectory(folder)) {
       throw new InputException(file, "cannot be written: no such folder");

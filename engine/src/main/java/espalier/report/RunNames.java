@@ -25,7 +25,7 @@ final class RunNames {
     }
     HashSet<Path> seen = new HashSet<>();
     Path twice = paths.stream().filter(path -> !seen.add(path)).findFirst().orElseThrow();
-    throw new InputException(twice, "given twice");
+    throw new InputException(twice, "is given twice");
   }
 
   private static String end(Path path, int parts) {

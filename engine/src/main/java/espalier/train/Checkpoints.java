@@ -119,7 +119,8 @@ public final class Checkpoints {
       Map<String, String> metadata = tensors.metadata();
       if (!fingerprint.equals(metadata.get("fingerprint"))) {
         throw new InputException(
-            file, "was written with other settings; --resume needs those of the run it continues");
+            file,
+            "was written with other settings; --resume needs the settings of the run that it continues");
       }
       return new Saved(
           file,

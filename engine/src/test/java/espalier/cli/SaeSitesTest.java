@@ -193,7 +193,8 @@ class SaeSitesTest {
     Path sae = sae(hook, HIDDEN, 1);
     assertRefused(
         evaluate("llama", "1=" + sae),
-        "--sae 1=%s: is for the %s (%s); SAEs are applied to the ".formatted(sae, site, hook)
+        "--sae 1=%s: is for the %s (%s); SAEs can be applied only to the "
+                .formatted(sae, site, hook)
             + "residual stream after a block, attention heads, attention out and MLP out");
   }
 
@@ -202,7 +203,7 @@ class SaeSitesTest {
     Path heads = sae("blocks.1.attn.hook_z", HIDDEN, 1);
     assertRefused(
         evaluate("llama", "1=" + heads),
-        "--sae 1=%s: is for activations of width 16, the model's are 24 (blocks.1.attn.hook_z)"
+        "--sae 1=%s: is for activations of width 16, but the model's have 24 (blocks.1.attn.hook_z)"
             .formatted(heads));
   }
 
@@ -238,6 +239,7 @@ class SaeSitesTest {
     }
     assertRefused(
         evaluate("llama", "1=" + folder),
-        "--sae 1=%s: hook layers.1.mlp.down_proj is not known".formatted(folder));
+        "--sae 1=%s: hook layers.1.mlp.down_proj is not known, so there is no place to apply the SAE"
+            .formatted(folder));
   }
 }

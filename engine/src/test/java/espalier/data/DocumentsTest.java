@@ -53,7 +53,7 @@ class DocumentsTest {
     Files.writeString(file, "{\"score\": NaN, \"a\": [-Infinity, Infinity], \"text\": \"one\"}\n");
     assertEquals(List.of("one"), read(file));
     Files.writeString(file, "{\"text\": NaN}\n");
-    assertRefused(file, () -> read(file), "line 1: no string field");
+    assertRefused(file, () -> read(file), "line 1: has no field \"text\" with a string");
   }
 
   @Test
@@ -83,11 +83,11 @@ class DocumentsTest {
           {"text": "a"                 | not valid JSON
           {"text": "a"} {"text": "b"}  | not valid JSON
           {"text": "a", "text": "b"}   | not valid JSON
-          {"txt": "a"}                 | no string field "text"
-          {"text": 3}                  | no string field "text"
-          {"text": null}               | no string field "text"
-          ["a"]                        | no string field "text"
-          "a"                          | no string field "text"
+          {"txt": "a"}                 | has no field "text" with a string
+          {"text": 3}                  | has no field "text" with a string
+          {"text": null}               | has no field "text" with a string
+          ["a"]                        | has no field "text" with a string
+          "a"                          | has no field "text" with a string
           {"text": "a \\ud83c"}        | \\ud83c is half of a surrogate pair
           {"text": "\\udf3f a"}        | \\udf3f is half of a surrogate pair
           {"text": "\\ud83c\\ud83c\\udf3f"} | \\ud83c is half of a surrogate pair
@@ -134,7 +134,7 @@ class DocumentsTest {
     Files.write(text, packed(kind, "one\ntwo — é\n"));
     assertEquals(List.of("one\ntwo — é\n"), read(text));
     Files.write(lines, packed(kind, "{\"text\": \"one\"}\n{\"txt\": 3}\n"));
-    assertRefused(lines, () -> read(lines), "line 2: no string field");
+    assertRefused(lines, () -> read(lines), "line 2: has no field \"text\" with a string");
     Files.write(text, packed(kind, ""));
     assertRefused(text, () -> read(text), "is empty");
   }

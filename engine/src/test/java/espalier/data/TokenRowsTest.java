@@ -125,22 +125,35 @@ class TokenRowsTest {
     Path reals = npy("reals.npy", "<f8", new long[][] {{1, 2}});
     assertRefused(reals, () -> read(reals), "holds f8, expected integer ids");
     Path none = npy("none.npy", "<i8", new long[0][]);
-    assertRefused(none, () -> read(none), "no rows");
+    assertRefused(
+        none, () -> read(none), "has the shape [0, 2]; at least one row of two ids is needed");
     Path narrow = npy("narrow.npy", "<i8", new long[][] {{1}});
-    assertRefused(narrow, () -> read(narrow), "no rows of at least two ids: [1, 1]");
+    assertRefused(
+        narrow, () -> read(narrow), "has the shape [1, 1]; at least one row of two ids is needed");
     Path wide = npy("wide.npy", "<i8", new long[1][65]);
-    assertRefused(wide, () -> read(wide), "rows of 65 ids", "max_position_embeddings is 64");
+    assertRefused(
+        wide,
+        () -> read(wide),
+        "rows of 65 ids are longer than the model's max_position_embeddings, 64");
     Path three = npy("three.npy", "<i8", new long[1][3]);
     Path two = npy("two.npy", "<i8", new long[1][2]);
-    assertRefused(two, () -> read(three, two), "rows of 2 ids, those of", "have 3");
+    assertRefused(
+        two,
+        () -> read(three, two),
+        "has rows of 2 ids, but those of",
+        "have 3; all rows must have one length");
   }
 
   @Test
   void refusesContextsThatDoNotFit() throws IOException {
     Path file = Files.writeString(folder.resolve("a.txt"), "abc");
-    assertRefused(Path.of("--context"), () -> read(65, file), "max_position_embeddings is 64");
+    assertRefused(
+        Path.of("--context"),
+        () -> read(65, file),
+        "are longer than the model's max_position_embeddings, 64");
     assertRefused(Path.of("--context"), () -> read(1, file), "predict nothing");
-    assertRefused(file, () -> read(64, file), "too little text: 5 tokens in all, a row needs 64");
+    assertRefused(
+        file, () -> read(64, file), "too little text: it has 5 tokens in all, but a row needs 64");
   }
 
   @Test
@@ -158,7 +171,7 @@ class TokenRowsTest {
     assertRefused(
         folder.resolve("tokenizer.json"),
         () -> TokenRows.read(List.of(file), small, folder, 2),
-        "gives id 122, the model's vocabulary has 122");
+        "gives id 122, but the model's vocabulary has only 122 ids");
   }
 
   private TokenRows read(Path... files) {

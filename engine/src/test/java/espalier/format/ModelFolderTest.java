@@ -140,7 +140,7 @@ class ModelFolderTest {
   void refusesShardsOutsideTheFolder(String shard) throws IOException {
     shards("a", "b");
     index("\"a\": \"%s\"".formatted(shard));
-    assertIndexRefused("tensor a is in \"" + shard + "\", no file of this folder");
+    assertIndexRefused("tensor a is in \"" + shard + "\", which is no file of this folder");
   }
 
   @Test
@@ -148,7 +148,7 @@ class ModelFolderTest {
     single(vector("a", 1));
     shards("a", "b");
     index("\"a\": \"one.safetensors\", \"b\": \"two.safetensors\"");
-    assertIndexRefused("model.safetensors as well");
+    assertIndexRefused("there is also a model.safetensors");
   }
 
   private void assertIndexRefused(String fault) {

@@ -250,12 +250,12 @@ class PeftAdapterTest {
           """
           {"r": 3}                                 | lora_A.weight has shape [2, 3], but its rank is 3
           {"rank_pattern": {"q_proj": 4}}          | self_attn.q_proj.lora_A.weight has shape [2, 3], but its rank is 4
-          {"target_modules": ["q_proj"]}           | up_proj.lora_A.weight: adapter_config.json does not choose its layer
-          {"target_modules": ["proj"]}             | does not choose its layer
-          {"target_modules": null}                 | up_proj.lora_A.weight: adapter_config.json does not choose
-          {"exclude_modules": ["q_proj"]}          | q_proj.lora_A.weight: adapter_config.json does not choose
-          {"layers_to_transform": [2]}             | does not choose its layer
-          {"layers_pattern": "h"}                  | does not choose its layer
+          {"target_modules": ["q_proj"]}           | up_proj.lora_A.weight is for a layer that adapter_config.json does not choose
+          {"target_modules": ["proj"]}             | is for a layer that adapter_config.json does not choose
+          {"target_modules": null}                 | up_proj.lora_A.weight is for a layer that adapter_config.json does not choose
+          {"exclude_modules": ["q_proj"]}          | q_proj.lora_A.weight is for a layer that adapter_config.json does not choose
+          {"layers_to_transform": [2]}             | is for a layer that adapter_config.json does not choose
+          {"layers_pattern": "h"}                  | is for a layer that adapter_config.json does not choose
           {"layers_to_transform": [2, 3]}          | tensor base_model.model.model.layers.2.self_attn.q_proj.lora_A.weight is missing
           {"layers_to_transform": null}            | tensor base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight is missing
           {"target_modules": ["q_proj", "up_proj", "down_proj"]} | tensor base_model.model.model.layers.3.mlp.down_proj.lora_A.weight is missing

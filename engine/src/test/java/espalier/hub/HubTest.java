@@ -230,7 +230,7 @@ class HubTest {
           hub(null, true),
           MODEL + "/" + name,
           HubContent.SAE,
-          "without " + expected,
+          "has weights, but no " + expected + " for them,",
           cache.toString(),
           "HF_HUB_OFFLINE");
     }
@@ -357,7 +357,7 @@ class HubTest {
     other[777] ^= 1;
     server.damaged.put("model.safetensors", other);
     assertRefused(
-        hub(null, false), MODEL, HubContent.MODEL, "model.safetensors came damaged", "checksum");
+        hub(null, false), MODEL, HubContent.MODEL, "model.safetensors arrived damaged", "checksum");
     server.damaged.put("model.safetensors", Arrays.copyOf(weights, 300_000));
     assertRefused(hub(null, false), MODEL, HubContent.MODEL, "longer than the Hub says");
     server.damaged.clear();
@@ -405,7 +405,11 @@ class HubTest {
     assertEquals(5, server.requests.size());
     server.close();
     assertRefused(
-        hub(null, false), MODEL, HubContent.MODEL, "no such file or folder", "cannot be reached");
+        hub(null, false),
+        MODEL,
+        HubContent.MODEL,
+        "is no file or folder here",
+        "cannot be reached");
   }
 
   @Test

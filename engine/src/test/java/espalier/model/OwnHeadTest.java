@@ -46,7 +46,8 @@ class OwnHeadTest {
       values[values.length - 1] += 1;
       other.copyFrom(values);
       write(config, tensors, Safetensors.Output.matrix(head, other));
-      String fault = ": tie_word_embeddings is true, but tensors %s and %s differ: not tied";
+      String fault =
+          ": tie_word_embeddings is true, but tensors %s and %s differ, so they are taken as not tied";
       String file = temp.resolve("config.json").toString();
       ModelConfig untied =
           load(device, List.of(file + fault.formatted(embedding, head)), values, false);

@@ -242,7 +242,7 @@ class AdaptBaselinesTest {
                             Optional.empty()),
                         silent())
                     .run());
-    assertTrue(other.getMessage().contains("no such --sae is given"), other.getMessage());
+    assertTrue(other.getMessage().contains("but no such --sae is given"), other.getMessage());
   }
 
   private void assertRefused(String why, String train, String objective) {

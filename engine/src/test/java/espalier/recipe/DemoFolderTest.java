@@ -44,7 +44,7 @@ class DemoFolderTest {
   @Test
   void aFileIsRefusedAndStays() throws IOException {
     Path file = Files.writeString(temp.resolve("letter.txt"), "keep me");
-    assertRefused(file, "letter.txt: is no folder");
+    assertRefused(file, "letter.txt: exists, but is no folder");
     assertEquals("keep me", Files.readString(file));
   }
 

@@ -34,10 +34,12 @@ class SaeFitTest {
             "WARNING: SAE at layer 12: FVU 1.70 on your text: it probably does not belong here"),
         check(2000, 1.7, 82, Map.of(12, 82.0)));
     assertEquals(
-        List.of("WARNING: SAE at layer 12: L0 247 on your text, its files say 82.0"),
+        List.of(
+            "WARNING: SAE at layer 12: L0 247 on your text, but its files say 82.0: it may not belong here"),
         check(2000, 0.3, 247, Map.of(12, 82.0)));
     assertEquals(
-        List.of("WARNING: SAE at layer 12: L0 27.2 on your text, its files say 82.0"),
+        List.of(
+            "WARNING: SAE at layer 12: L0 27.2 on your text, but its files say 82.0: it may not belong here"),
         check(2000, 0.3, 27.2, Map.of(12, 82.0)));
     assertEquals(2, check(2000, Double.NaN, Double.NaN, Map.of(12, 82.0)).size());
   }

@@ -282,7 +282,7 @@ class TrainSaeRunTest {
   void whatDoesNotFitIsRefused() {
     refused(Variant.of("topk", "kl-finetune"), "--init-sae");
     refused(Variant.of("matryoshka", "e2e"), "matryoshka");
-    refused(Variant.of("topk", "e2e+ds").layers(2), "no block behind layer 2");
+    refused(Variant.of("topk", "e2e+ds").layers(2), "needs at least two blocks behind layer 2");
     refused(Variant.of("topk", "mse").layers(4), "the model has layers 0 to 3");
     refused(Variant.of("topk", "mse").layers(1, 1), "twice");
     refused(Variant.of("topk", "e2e").cached(temp.resolve("c")), "--activation-cache");

@@ -30,8 +30,8 @@ class RefusedRunsTest {
         "{\"step\":2,\"kl\":1,\"kl\":2}| a key appears twice",
         "[2, 0.5]                      | no JSON object",
         "``                            | no JSON object",
-        "{\"kl\":0.5}                  | step is missing or no integer",
-        "{\"step\":2.5}                | step is missing or no integer",
+        "{\"kl\":0.5}                  | step is missing or is no integer",
+        "{\"step\":2.5}                | step is missing or is no integer",
         "{\"step\":2,\"kl\":\"low\"}   | kl is not what it should be: \"low\"",
         "{\"step\":2,\"kl\":null}      | kl is not what it should be: null",
         "{\"step\":2,\"saes\":[1]}     | saes is not what it should be: [1]",
@@ -123,7 +123,7 @@ class RefusedRunsTest {
     Files.write(folder.resolve("metrics.jsonl"), GOOD.getBytes(StandardCharsets.UTF_8));
     Path page = folder.resolve("page.html");
     assertRefused(
-        folder, () -> Report.write(List.of(folder, folder.resolve(".")), page), "given twice");
+        folder, () -> Report.write(List.of(folder, folder.resolve(".")), page), "is given twice");
   }
 
   @Test

@@ -80,7 +80,7 @@ final class Cells {
     int snapshots = plan.grid().snapshots();
     if (plan.saeSteps() % snapshots != 0) {
       throw new InputException(
-          "--plan: sae=%d is no multiple of the %d snapshots taken"
+          "--plan: sae=%d must be a multiple of the %d snapshots taken"
               .formatted(plan.saeSteps(), snapshots));
     }
     sae(SAE, "mse", setup.layer(), setup.latents(), setup.k(), snapshots, true);

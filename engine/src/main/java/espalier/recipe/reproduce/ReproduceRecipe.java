@@ -79,7 +79,7 @@ public final class ReproduceRecipe {
     console.info("%d of %d cells to do, %s".formatted(toDo, cells.size(), plan.get()));
     for (Cell cell : cells) {
       if (!runner.run(cell)) {
-        console.info("stopped; the same command goes on");
+        console.info("stopped; the same command continues");
         return false;
       }
     }
@@ -164,7 +164,7 @@ public final class ReproduceRecipe {
   private void checkFolder() {
     Path out = folders.out();
     if (Files.exists(out) && !Files.isDirectory(out)) {
-      throw new InputException("--out " + settings.out() + ": is no folder");
+      throw new InputException("--out " + settings.out() + ": exists, but is no folder");
     }
     if (Files.exists(out.resolve(RUN))) {
       checkSettings();
@@ -172,7 +172,8 @@ public final class ReproduceRecipe {
     }
     for (String entry : folders.entries()) {
       if (!OWN.contains(entry)) {
-        throw new InputException("--out " + settings.out() + ": holds other files: " + entry);
+        throw new InputException(
+            "--out " + settings.out() + ": holds other files, such as " + entry);
       }
     }
   }
@@ -215,8 +216,10 @@ public final class ReproduceRecipe {
     checkSettings();
     if (!written().equals(Optional.of(plan))) {
       throw new InputException(
-          "--out %s: holds a run with the plan %s"
-              .formatted(settings.out(), written().map(Plan::toString).orElse("of nobody")));
+          "--out %s: holds a run with %s"
+              .formatted(
+                  settings.out(),
+                  written().map(other -> "the plan " + other).orElse("no plan yet")));
     }
   }
 
@@ -225,7 +228,10 @@ public final class ReproduceRecipe {
     ObjectNode mine = SettingsJson.of(setup);
     if (!run.text("command", "").equals("reproduce")
         || !run.raw("settings").equals(StrictJson.parse(run.file(), mine.toString()).copy())) {
-      throw new InputException("--out " + settings.out() + ": holds a run with other settings");
+      throw new InputException(
+          "--out "
+              + settings.out()
+              + ": holds a run with other settings; repeat those, or give another folder");
     }
     String type = run.text("dtype", ElementType.F32.label());
     if (!type.equals(DeviceChoice.current().type().label())) {

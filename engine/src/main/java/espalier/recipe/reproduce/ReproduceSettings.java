@@ -56,13 +56,14 @@ public record ReproduceSettings(
         });
     boolean noData = data.isEmpty() && evalData.isEmpty();
     if (model.isEmpty() && !(noData && saes.isEmpty())) {
-      throw new InputException("--data, --eval-data and --sae go with --model");
+      throw new InputException("--data, --eval-data and --sae need --model");
     }
     if (model.isPresent() && (data.isEmpty() || evalData.isEmpty())) {
       throw new InputException("--model needs --data and --eval-data");
     }
     if (experiment == Experiment.TIMING && !saes.isEmpty()) {
-      throw new InputException("--sae: timing compares SAEs from their first step on");
+      throw new InputException(
+          "--sae: timing compares SAEs from their first step on, so it trains its own");
     }
   }
 }

@@ -60,18 +60,20 @@ public record Setup(
       }
     }
     if (layers < 2) {
-      throw new InputException("--model: has one layer; an SAE needs one that reads it");
+      throw new InputException(
+          "--model: has only one layer, but an SAE needs another one behind it");
     }
     int last = layers - 1;
     int layer = s.layer().orElse((layers - 1) / 2);
     if (layer >= last) {
       throw new InputException(
-          "--layer %d: layers 0 to %d have one behind them".formatted(layer, last - 1));
+          "--layer %d: must be 0 to %d, so that there is a layer behind it"
+              .formatted(layer, last - 1));
     }
     for (SaeSpec sae : s.saes()) {
       if (sae.layer() >= last) {
         throw new InputException(
-            "--sae %d=%s: layers 0 to %d have one behind them"
+            "--sae %d=%s: the layer must be 0 to %d, so that there is one behind it"
                 .formatted(sae.layer(), sae.path(), last - 1));
       }
     }
@@ -79,7 +81,7 @@ public record Setup(
     int k = s.k().orElse(demo ? 16 : 32);
     if (4 * k > latents) {
       throw new InputException(
-          "--k %d: with %d latents at most %d, as experiments vary it fourfold"
+          "--k %d: with %d latents it must be at most %d, as experiments vary it fourfold"
               .formatted(k, latents, latents / 4));
     }
     return new Setup(
