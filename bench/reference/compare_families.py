@@ -8,11 +8,9 @@ Both compute in float32. Ends with 'N passed, N failed'.
 """
 import argparse
 import json
-import math
 import secrets
 import sys
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +20,7 @@ from peft import LoraConfig, get_peft_model
 
 import family_models
 import random_models
-from compare_live import MARGIN, Case, Group, Undecidable, check_loads, drawn, espalier, train
+from compare_live import Case, Group, check_loads, decided, drawn, espalier, train
 from family_models import Family
 from live_cases import Adapter
 from sae import Sae
@@ -84,15 +82,6 @@ def make_adapter(family: Family, folder: Path, seed: int) -> None:
 
 def spliced(folder: Path, adapter: Path | None, trainable: bool = False) -> Spliced:
     return Spliced(family_models.read(folder / "model"), {LAYER: Sae.load(folder / "sae")}, adapter, trainable)
-
-
-@contextmanager
-def decided(net: Spliced):
-    """Raises Undecidable if a decision of a latent in what runs here hangs on rounding."""
-    net.margin = math.inf
-    yield
-    if net.margin < MARGIN:
-        raise Undecidable
 
 
 def compare_evaluate(folder: Path, launcher: str, adapter: Path, heading: str) -> bool:

@@ -12,6 +12,7 @@ import math
 import secrets
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Callable
@@ -47,6 +48,15 @@ DRAWS = 20
 class Undecidable(Exception):
     """A latent is so near its threshold that float32 may take it for active or not, or a gradient so near 0 that it may
     have either sign."""
+
+
+@contextmanager
+def decided(net: Spliced):
+    """Raises Undecidable if a decision of a latent in what `net` computes within hangs on rounding."""
+    net.margin = math.inf
+    yield
+    if net.margin < MARGIN:
+        raise Undecidable
 
 
 def drawn(compare: Callable[[int], list[bool]]) -> list[bool]:
@@ -198,11 +208,9 @@ def compare_adapt(case: Case, folder: Path, launcher: str, out: Path, device: st
     names = check_loads(group, case, folder, out)
     if initial:
         exact = spliced(case, folder, initial, exact=True, trainable=True)
-        exact.margin = math.inf
         before = {n: p.detach().clone() for n, p in exact.adapter_weights().items()}
-        want = train(exact, rows, case, lrs)
-        if exact.margin < MARGIN:
-            raise Undecidable
+        with decided(exact):
+            want = train(exact, rows, case, lrs)
         single = spliced(case, folder, initial, exact=False, trainable=True)
         near = train(single, rows, case, lrs)
         for i, step in enumerate(steps):

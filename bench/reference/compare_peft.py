@@ -10,7 +10,6 @@ what comes of it, without a warning, with the same ranks and scales. Both merge 
 import argparse
 import copy
 import json
-import math
 import re
 import secrets
 import sys
@@ -32,7 +31,7 @@ import family_models
 import live_cases
 import random_models
 from compare_families import make_sae
-from compare_live import GRAD_NORM, KL, MARGIN, Group, Undecidable, compare_evaluate, drawn, espalier, spliced, train
+from compare_live import GRAD_NORM, KL, Group, compare_evaluate, decided, drawn, espalier, spliced, train
 from live_cases import ATTENTION, LLAMA3, MLP, PLAIN, Case, llama
 
 # Of the spread of the logits: the same float32 weights but for the order in which an update is summed.
@@ -144,10 +143,9 @@ def compare_steps(group: Group, case: Case, folder: Path, out: Path) -> None:
     steps = [line for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) if "step_ms" in line]
     rows, lrs = np.load(folder / "tokens.npy"), [step["lr"] for step in steps]
     exact, single = (spliced(case, folder, folder / "adapter", exact, trainable=True) for exact in (True, False))
-    exact.margin = math.inf
-    want, near = train(exact, rows, case, lrs), train(single, rows, case, lrs)
-    if exact.margin < MARGIN:
-        raise Undecidable
+    with decided(exact):
+        want = train(exact, rows, case, lrs)
+    near = train(single, rows, case, lrs)
     group.holds(f"{len(steps)} steps for 3", len(steps) == 3)
     for i, step in enumerate(steps):
         group.close(f"step {i} kl", step.get("kl"), want[0][i], near[0][i], KL)
