@@ -43,7 +43,7 @@ final class Documents {
   }
 
   /** Whether a file is a single document, which may be read in pieces. */
-  static boolean isText(Path file) {
+  private static boolean isText(Path file) {
     return Unpacked.name(file).endsWith(".txt");
   }
 

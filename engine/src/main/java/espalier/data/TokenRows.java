@@ -226,6 +226,11 @@ public final class TokenRows {
     return count;
   }
 
+  /** Steps of one pass over the rows, of so many rows each; at least one. */
+  public int onePass(int rowsAStep) {
+    return Math.max(1, count / rowsAStep);
+  }
+
   /** The number of ids in a row. */
   public int context() {
     return context;

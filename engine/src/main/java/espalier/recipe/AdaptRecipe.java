@@ -187,7 +187,8 @@ public final class AdaptRecipe {
     plan.objective.tape().bind(plan.workspace);
     plan.evaluator.ifPresent(e -> e.bind(plan.workspace).stopWhen(interruption::isRequested));
 
-    int steps = settings.steps().orElse(onePass(in.rows));
+    int steps =
+        settings.steps().orElseGet(() -> in.rows.onePass(settings.batch() * microBatches()));
     Checkpoints checkpoints =
         new Checkpoints(folder.checkpoints(), RunFolder.fingerprint(settings, steps, ranks.size()));
     Optional<Checkpoints.Saved> saved = settings.resume() ? checkpoints.latest() : Optional.empty();
@@ -218,7 +219,8 @@ public final class AdaptRecipe {
                   settings.lr(),
                   settings.schedule(),
                   settings.warmup(),
-                  evaluateEvery(steps),
+                  TrainingRun.evaluateEvery(
+                      settings.evalData().map(data -> settings.evalEvery()), steps),
                   settings.checkpointEvery()),
               plan.objective,
               plan.optimizer,
@@ -248,20 +250,8 @@ public final class AdaptRecipe {
     return evaluation.toJson();
   }
 
-  /** Steps between evaluations; 0 for none. */
-  private int evaluateEvery(int steps) {
-    if (settings.evalData().isEmpty()) {
-      return 0;
-    }
-    return settings.evalEvery() > 0 ? settings.evalEvery() : steps;
-  }
-
   private AdaptObjective.Loss loss() {
     return AdaptObjective.Loss.valueOf(settings.objective().toUpperCase(Locale.ROOT));
-  }
-
-  private int onePass(TokenRows rows) {
-    return Math.max(1, rows.count() / (settings.batch() * microBatches()));
   }
 
   /** Micro-batches of a step, of all ranks together. */

@@ -40,11 +40,9 @@ final class DemoFolder {
    *     deleted
    */
   static void clear(Path out) {
+    OutputPath.refuseFile("--out", out);
     if (!Files.exists(out)) {
       return;
-    }
-    if (!Files.isDirectory(out)) {
-      throw new InputException("--out " + out + ": exists, but is no folder");
     }
     List<Path> entries = list(out);
     for (Path entry : entries) {

@@ -31,6 +31,13 @@ public final class OutputPath {
     }
   }
 
+  /** Refuses what exists in the place of a folder and is none. */
+  public static void refuseFile(String option, Path folder) {
+    if (Files.exists(folder) && !Files.isDirectory(folder)) {
+      throw refusal(option, folder, "exists, but is no folder");
+    }
+  }
+
   /**
    * Refuses a folder that could not be made (with its parents), or in which no file could be made.
    */

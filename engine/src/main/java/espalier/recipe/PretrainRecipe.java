@@ -92,7 +92,7 @@ public final class PretrainRecipe {
     objective.tape().bind(workspace);
     evaluator.ifPresent(e -> e.bind(workspace).stopWhen(interruption::isRequested));
 
-    int steps = settings.steps().orElse(Math.max(1, rows.count() / settings.batch()));
+    int steps = settings.steps().orElseGet(() -> rows.onePass(settings.batch()));
     Checkpoints checkpoints =
         new Checkpoints(folder.checkpoints(), RunFolder.fingerprint(settings, steps));
     Optional<Checkpoints.Saved> saved = settings.resume() ? checkpoints.latest() : Optional.empty();

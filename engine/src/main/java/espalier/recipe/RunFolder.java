@@ -31,11 +31,9 @@ public record RunFolder(Path path) {
    * @param resume whether {@code --resume} was given
    */
   public static RunFolder check(Path path, boolean resume) {
-    if (Files.exists(path) && !Files.isDirectory(path)) {
-      throw new InputException("--out " + path + ": exists, but is no folder");
-    }
+    OutputPath.refuseFile("--out", path);
+    RunFolder folder = new RunFolder(path);
     if (Files.isDirectory(path) && !isEmpty(path)) {
-      RunFolder folder = new RunFolder(path);
       // The metrics are there first, and alone where the disk was full.
       boolean holdsRun = Files.exists(path.resolve(RUN)) || Files.exists(folder.metrics());
       if (!holdsRun) {
@@ -47,7 +45,7 @@ public record RunFolder(Path path) {
       }
     }
     OutputPath.checkFolder("--out", path);
-    return new RunFolder(path);
+    return folder;
   }
 
   private static boolean isEmpty(Path path) {

@@ -88,11 +88,7 @@ public final class TrainSaeRecipe {
 
   /** What the run works on, read and checked. */
   private record Inputs(
-      LanguageModel model,
-      TokenRows rows,
-      Optional<TokenRows> evalRows,
-      Optional<Saes> initial,
-      Path modelFolder) {}
+      LanguageModel model, TokenRows rows, Optional<TokenRows> evalRows, Optional<Saes> initial) {}
 
   /** Measures a few steps kernel by kernel and writes their time line to a file. */
   public TrainSaeRecipe profile(Optional<Path> file) {
@@ -176,7 +172,7 @@ public final class TrainSaeRecipe {
     }
     int positions = Math.max(rows.context(), evalRows.map(TokenRows::context).orElse(0));
     LanguageModel model = LanguageModel.load(device, files, positions, ranks, console::warn);
-    return new Inputs(model, rows, evalRows, initial, settings.model());
+    return new Inputs(model, rows, evalRows, initial);
   }
 
   private TrainingLoop.End train(
@@ -204,7 +200,8 @@ public final class TrainSaeRecipe {
             ranks,
             cache);
     objective.tape().bind(device);
-    int steps = settings.steps().orElse(onePass(in.rows));
+    int rowsAStep = settings.batch() * Math.multiplyExact(settings.accumulate(), ranks.size());
+    int steps = settings.steps().orElseGet(() -> in.rows.onePass(rowsAStep));
     List<Tensor> state = saes.values().stream().flatMap(sae -> sae.state().stream()).toList();
     Checkpoints checkpoints =
         new Checkpoints(
@@ -260,11 +257,6 @@ public final class TrainSaeRecipe {
     return batch;
   }
 
-  private int onePass(TokenRows rows) {
-    int rowsAStep = settings.batch() * Math.multiplyExact(settings.accumulate(), ranks.size());
-    return Math.max(1, rows.count() / rowsAStep);
-  }
-
   private TrainingLoop.Settings loopSettings(int steps) {
     return new TrainingLoop.Settings(
         steps,
@@ -273,7 +265,7 @@ public final class TrainSaeRecipe {
         settings.lr(),
         settings.schedule(),
         settings.warmup(),
-        evaluateEvery(steps),
+        TrainingRun.evaluateEvery(watches.stream().findFirst().map(HeldOutWatch::every), steps),
         settings.checkpointEvery());
   }
 
@@ -289,18 +281,9 @@ public final class TrainSaeRecipe {
   private SaeWriter.Origin origin(Inputs in, int layer) {
     return new SaeWriter.Origin(
         layer,
-        ModelName.ofSae(in.modelFolder),
+        ModelName.ofSae(settings.model()),
         in.rows.context(),
         in.rows.beginWith(in.model.config().bos()));
-  }
-
-  /** Steps between evaluations; 0 for none. */
-  private int evaluateEvery(int steps) {
-    if (watches.isEmpty()) {
-      return 0;
-    }
-    int every = watches.getFirst().every();
-    return every > 0 ? every : steps;
   }
 
   /**

@@ -27,6 +27,17 @@ record TrainingRun(
     Optional<LongFunction<ObjectNode>> evaluation,
     Optional<StepProfiler> profiler) {
 
+  /**
+   * Steps between evaluations, for {@link TrainingLoop.Settings}.
+   *
+   * @param asked as an option gives them, 0 for the first and the last only; empty where nothing is
+   *     evaluated
+   * @return 0 for none
+   */
+  static int evaluateEvery(Optional<Integer> asked, int steps) {
+    return asked.map(every -> every > 0 ? every : steps).orElse(0);
+  }
+
   TrainingLoop.End train(
       TrainingLoop loop, Optional<Checkpoints.Saved> saved, Checkpoints checkpoints, Path folder) {
     loop.begin(saved);

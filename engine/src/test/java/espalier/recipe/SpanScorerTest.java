@@ -42,14 +42,7 @@ class SpanScorerTest {
     try (Device device = Device.open();
         ModelFolder files = ModelFolder.open(folder)) {
       TokenRows rows = TokenRows.read(List.of(tokens), files.config(), folder, 24);
-      LanguageModel model = LanguageModel.load(device, files, 64);
-      SpanScorer scorer =
-          new SpanScorer(
-              device,
-              model,
-              List.of(Streams.Variant.ORIGINAL),
-              64,
-              new SpanScorer.Workspace(device));
+      SpanScorer scorer = scorer(device, LanguageModel.load(device, files, 64));
       List<SpanScorer.Span> spans = new ArrayList<>();
       int[] row = new int[24];
       for (int r = 0; r < rows.count(); r++) {
@@ -82,13 +75,7 @@ class SpanScorerTest {
         ModelFolder files = ModelFolder.open(folder)) {
       LanguageModel model = LanguageModel.load(device, files, 64);
       Transfer.write(model.head().matrix().data(), new byte[] {-1, -1, -1, -1}); // NaN of any type
-      SpanScorer scorer =
-          new SpanScorer(
-              device,
-              model,
-              List.of(Streams.Variant.ORIGINAL),
-              64,
-              new SpanScorer.Workspace(device));
+      SpanScorer scorer = scorer(device, model);
       List<SpanScorer.Span> spans = List.of(new SpanScorer.Span(new int[] {1, 5, 6}, 1));
       ArithmeticException stop =
           assertThrows(ArithmeticException.class, () -> scorer.score(spans, done -> {}));
@@ -96,6 +83,11 @@ class SpanScorerTest {
           "the log-likelihood of text 1 is NaN: weights or activations are not finite",
           stop.getMessage());
     }
+  }
+
+  private static SpanScorer scorer(Device device, LanguageModel model) {
+    return new SpanScorer(
+        device, model, List.of(Streams.Variant.ORIGINAL), 64, new SpanScorer.Workspace(device));
   }
 
   @Test

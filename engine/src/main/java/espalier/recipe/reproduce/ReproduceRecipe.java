@@ -8,6 +8,7 @@ import espalier.format.AtomicFiles;
 import espalier.format.InputException;
 import espalier.format.StrictJson;
 import espalier.recipe.Console;
+import espalier.recipe.OutputPath;
 import espalier.recipe.RunFolder;
 import espalier.recipe.SaeSpec;
 import espalier.recipe.SettingsJson;
@@ -163,9 +164,7 @@ public final class ReproduceRecipe {
   /** Refuses a folder that holds anything other than this run. */
   private void checkFolder() {
     Path out = folders.out();
-    if (Files.exists(out) && !Files.isDirectory(out)) {
-      throw new InputException("--out " + settings.out() + ": exists, but is no folder");
-    }
+    OutputPath.refuseFile("--out", out);
     if (Files.exists(out.resolve(RUN))) {
       checkSettings();
       return;
