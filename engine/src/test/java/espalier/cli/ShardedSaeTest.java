@@ -180,7 +180,7 @@ class ShardedSaeTest {
   void whatIsNotShardedSaysSo() throws Exception {
     Outcome alone = Outcome.of(adapt("out", 1, "--shard-sae"));
     assertEquals(2, alone.code());
-    assertTrue(alone.err().contains("--shard-sae: there is one process only"), alone.err());
+    assertTrue(alone.err().contains("--shard-sae: there is only one process"), alone.err());
     assertRefused(adapt("out", 1, "--shard-sae", "--train", "lora+sae"), "--train lora+sae");
     String[] narrow = adapt("out", 1, "--shard-sae");
     narrow[4] = "1=" + Golden.folder("sae-topk");
