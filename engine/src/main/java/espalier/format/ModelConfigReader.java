@@ -115,6 +115,9 @@ final class ModelConfigReader {
       throw json.fault("use_bidirectional_attention", "is true, which is not supported");
     }
     boolean third = family == ModelFamily.GEMMA3;
+    if (third) {
+      refuseWhatGemma3Ignores();
+    }
     int hidden = json.positive("hidden_size");
     Heads heads = heads(hidden, 256);
     int layers = json.positive("num_hidden_layers");
@@ -141,7 +144,7 @@ final class ModelConfigReader {
         ids("eos_token_id", 1, vocab),
         gated("hidden_activation", activation),
         1 / Math.sqrt(positiveNumber("query_pre_attn_scalar", 256)),
-        softcap("attn_logit_softcapping", third ? 0 : 50),
+        third ? 0 : softcap("attn_logit_softcapping", 50),
         softcap("final_logit_softcapping", third ? 0 : 30),
         heads.dim,
         layers(layers, windows(layers), windowed -> windowed ? local : global),
@@ -308,6 +311,20 @@ final class ModelConfigReader {
     if (part != 1) {
       throw json.fault(
           "partial_rotary_factor", "is %s, which the family does not have".formatted(part));
+    }
+  }
+
+  /** Refuses settings of Gemma 3 that transformers reads, but then does not follow. */
+  private void refuseWhatGemma3Ignores() {
+    if (json.has("attn_logit_softcapping")) {
+      throw json.fault("attn_logit_softcapping", "is set, which the family does not have");
+    }
+    List<String> kinds = json.object("rope_parameters").map(StrictJson::keys).orElse(List.of());
+    if (!kinds.isEmpty() && !kinds.contains("full_attention")) {
+      throw json.fault("rope_parameters", "has no full_attention");
+    }
+    if (!kinds.isEmpty() && RopeConfig.scaling(json).isPresent()) {
+      throw json.fault("rope_scaling", "is set beside rope_parameters: remove one of them");
     }
   }
 

@@ -1,5 +1,7 @@
 package espalier.format;
 
+import java.util.Optional;
+
 /**
  * Rotary positions: the base of the frequencies, and how the frequencies are changed for long
  * contexts.
@@ -9,6 +11,7 @@ package espalier.format;
 public record RopeConfig(double theta, Scaling scaling) {
 
   private static final String PART = "partial_rotary_factor";
+  private static final String ORIGINAL = "original_max_position_embeddings";
 
   /** How frequencies differ from theta^(-2i/d). */
   public sealed interface Scaling {}
@@ -64,23 +67,30 @@ public record RopeConfig(double theta, Scaling scaling) {
     return switch (type) {
       case "default" -> plain(theta);
       case "linear" -> new RopeConfig(theta, new Linear(positive(rope, "factor")));
-      case "llama3" -> new RopeConfig(theta, llama3(rope, positions));
+      case "llama3" -> new RopeConfig(theta, llama3(config, rope, positions));
       default ->
           throw rope.fault(
               "rope_type", "is " + type + "; supported are default, linear and llama3");
     };
   }
 
-  /** The share of each head that is rotated. {@code key} is its older name. */
+  /** The share of each head that is rotated. {@code key} is its name outside the parameters. */
   static double part(StrictJson config, String key, double absent) {
     StrictJson rope = parameters(config);
-    return rope != null && rope.has(PART)
-        ? rope.number(PART)
-        : config.number(PART, config.number(key, absent));
+    return rope != null && rope.has(PART) ? rope.number(PART) : config.number(key, absent);
   }
 
+  /**
+   * {@code rope_scaling} replaces {@code rope_parameters} as a whole, as in transformers: users add
+   * it to a configuration to stretch a model's context.
+   */
   private static StrictJson parameters(StrictJson config) {
-    return config.object("rope_parameters").or(() -> config.object("rope_scaling")).orElse(null);
+    return scaling(config).or(() -> config.object("rope_parameters")).orElse(null);
+  }
+
+  /** What {@code rope_scaling} holds, if it holds anything. */
+  static Optional<StrictJson> scaling(StrictJson config) {
+    return config.object("rope_scaling").filter(scaling -> !scaling.keys().isEmpty());
   }
 
   private static double theta(StrictJson json, String key, double absent) {
@@ -91,7 +101,7 @@ public record RopeConfig(double theta, Scaling scaling) {
     return theta;
   }
 
-  private static Llama3 llama3(StrictJson rope, int positions) {
+  private static Llama3 llama3(StrictJson config, StrictJson rope, int positions) {
     double low = positive(rope, "low_freq_factor");
     double high = positive(rope, "high_freq_factor");
     if (low >= high) {
@@ -101,7 +111,7 @@ public record RopeConfig(double theta, Scaling scaling) {
         positive(rope, "factor"),
         low,
         high,
-        rope.positive("original_max_position_embeddings", positions));
+        config.positive(ORIGINAL, rope.positive(ORIGINAL, positions)));
   }
 
   private static double positive(StrictJson rope, String key) {

@@ -79,6 +79,32 @@ class ModelConfigTest {
         new RopeConfig(250000, new RopeConfig.Linear(2)), config.layers().getFirst().rope());
   }
 
+  /** As users add it to a configuration that transformers 5 wrote; transformers reads it so. */
+  @Test
+  void takesRopeScalingBeforeRopeParameters() throws IOException {
+    String parameters = "\"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 5e5}";
+    ModelConfig both =
+        read("{\"rope_scaling\": {\"type\": \"linear\", \"factor\": 4}, " + parameters + "}");
+    assertEquals(new RopeConfig(10_000, new RopeConfig.Linear(4)), both.layers().getFirst().rope());
+    ModelConfig empty = read("{\"rope_scaling\": {}, " + parameters + "}");
+    assertEquals(RopeConfig.plain(5e5), empty.layers().getFirst().rope());
+  }
+
+  /** transformers prefers it to what {@code rope_scaling} says. */
+  @Test
+  void takesTheOriginalPositionsOutsideTheParameters() throws IOException {
+    ModelConfig config =
+        read(
+            """
+            {"original_max_position_embeddings": 16,
+             "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                              "high_freq_factor": 4.0, "original_max_position_embeddings": 32}}
+            """);
+    assertEquals(
+        new RopeConfig(10_000, new RopeConfig.Llama3(8, 1, 4, 16)),
+        config.layers().getFirst().rope());
+  }
+
   @Test
   void fillsInWhatTransformersDoes() throws IOException {
     ModelConfig config =
@@ -190,6 +216,7 @@ class ModelConfigTest {
 
     ModelConfig neox = family("gpt_neox", ", \"rotary_pct\": 0.5");
     assertEquals(8, neox.rotaryDim());
+    assertEquals(4, family("gpt_neox", ", \"partial_rotary_factor\": 0.5").rotaryDim());
     assertTrue(neox.parallelResidual());
     assertEquals(ModelConfig.MlpActivation.GELU_ERF, neox.activation());
     assertEquals(Set.of(0, 2), neox.specialIds());
@@ -221,6 +248,9 @@ class ModelConfigTest {
           gemma2      | "layer_types": ["full_attention"]     | layer_types names 1 of 6 layers
           gemma3_text | "sliding_window": 0                   | sliding_window is 0
           gemma3_text | "rope_parameters": {"full_attention": {"rope_type": "yarn"}} | rope_type is yarn
+          gemma3_text | "rope_parameters": {"rope_type": "linear", "factor": 2} | rope_parameters has no full_attention
+          gemma3_text | "rope_scaling": {"rope_type": "linear", "factor": 2}, "rope_parameters": {"full_attention": {}} | rope_scaling is set beside rope_parameters
+          gemma3_text | "attn_logit_softcapping": 50          | attn_logit_softcapping is set, which the family does not have
           mistral     | "layer_types": ["full_attention"]     | layer_types names 1 of 6 layers
           mistral     | "attention_bias": true                | attention_bias is true, which the family does not have
           qwen3       | "mlp_bias": true                      | mlp_bias is true, which the family does not have
