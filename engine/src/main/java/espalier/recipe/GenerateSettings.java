@@ -28,10 +28,16 @@ public record GenerateSettings(
     if (!(topP > 0 && topP <= 1)) {
       throw new InputException("--top-p " + topP + ": must be in (0, 1]");
     }
-    for (Steering steering : steer) {
+    for (int i = 0; i < steer.size(); i++) {
+      Steering steering = steer.get(i);
       if (saes.stream().noneMatch(sae -> sae.layer() == steering.layer())) {
         throw new InputException(
             "--steer " + steering.layer() + ": there is no --sae at that layer");
+      }
+      if (steer.subList(0, i).stream().anyMatch(steering::holdsSameLatentAs)) {
+        throw new InputException(
+            "--steer %d:%d: is given twice, but a latent can be held at one value only"
+                .formatted(steering.layer(), steering.latent()));
       }
     }
   }

@@ -23,4 +23,9 @@ public record Steering(int layer, int latent, double value) {
         Integer.parseInt(form.group(2)),
         Double.parseDouble(form.group(3)));
   }
+
+  /** Whether the other one holds the same latent, at whatever value. */
+  boolean holdsSameLatentAs(Steering other) {
+    return layer == other.layer && latent == other.latent;
+  }
 }

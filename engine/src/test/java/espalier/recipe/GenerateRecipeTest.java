@@ -17,6 +17,7 @@ import java.nio.file.Path;
 import java.util.List;
 import java.util.Optional;
 import java.util.SplittableRandom;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
@@ -70,5 +71,21 @@ class GenerateRecipeTest {
     assertEquals(without, generated(disowned, "1 + 2 ="));
     InputException refusal = assertThrows(InputException.class, () -> generated(disowned, ""));
     assertTrue(refusal.getMessage().contains("has no BOS"), refusal.getMessage());
+  }
+
+  /** Each change would be added, so that the latent ended up at neither value. */
+  @Test
+  void aLatentIsHeldAtOneValueOnly() {
+    List<SaeSpec> saes = List.of(new SaeSpec(1, temp), new SaeSpec(2, temp));
+    held(saes, "1:3=4", "1:4=4", "2:3=5");
+    InputException refusal =
+        assertThrows(InputException.class, () -> held(saes, "1:3=4", "2:3=4", "1:3=5"));
+    assertTrue(refusal.getMessage().contains("--steer 1:3: is given twice"), refusal.getMessage());
+  }
+
+  private static GenerateSettings held(List<SaeSpec> saes, String... steer) {
+    List<Steering> steering = Stream.of(steer).map(Steering::parse).toList();
+    return new GenerateSettings(
+        Path.of("model"), saes, Optional.empty(), steering, "x", 1, 0, 1, 7);
   }
 }
