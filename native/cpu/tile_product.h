@@ -30,10 +30,14 @@ constexpr int64_t word_step(int64_t ld) {
 
 /* One register tile of c, [kRowCount, kVectors * kLanes]. */
 template <Layout layout, int kRowCount, int kVectors, typename T>
-inline void register_block(int64_t k, const T *a, int64_t lda, const T *b, int64_t ldb, float *c, int64_t ldc,
-                           bool accumulate) {
+[[gnu::always_inline]] inline void register_block(int64_t k, const T *a, int64_t lda, const T *b, int64_t ldb, float *c,
+                                                  int64_t ldc, bool accumulate) {
   const RegisterTile<T, kRowCount, kVectors> tile(k, a, row_step<layout, T>(lda), word_step<layout, T>(lda), b, ldb);
-  tile.store_to(c, ldc, [=](Lanes sum, const float *before) { return accumulate ? load(before) + sum : sum; });
+  if (accumulate) { /* asked once, not for every vector */
+    tile.store_to(c, ldc, [](Lanes sum, const float *before) { return load(before) + sum; });
+  } else {
+    tile.store_to(c, ldc, [](Lanes sum, const float *) { return sum; });
+  }
 }
 
 /* The last columns of c, if they are fewer than kLanes. */
