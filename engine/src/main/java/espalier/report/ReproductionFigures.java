@@ -109,20 +109,38 @@ final class ReproductionFigures {
     Figure ce = figure("Cross-entropy with SAE", label, CE, Axis.LINEAR, logarithmic);
     Map<String, List<JsonNode>> arms = arms();
     // All arms share the SAEs, so their cost is one curve.
-    ce.add(
-        new Curve(
-            "with SAE, not adapted",
-            Palette.WITH_SAE,
-            Style.LINE,
-            distinct(points(reproduction.adapted(), field, "ce_sae"))));
+    add(
+        ce,
+        "with SAE, not adapted",
+        Palette.WITH_SAE,
+        distinct(points(reproduction.adapted(), field, "ce_sae")));
     arms.forEach(
         (arm, rows) -> {
-          gap.add(new Curve(arm, palette.of(arm), Style.LINE, percent(rows, field)));
-          ce.add(new Curve(arm, palette.of(arm), Style.LINE, points(rows, field, "ce_adapted")));
+          add(gap, arm, palette.of(arm), percent(rows, field));
+          add(ce, arm, palette.of(arm), points(rows, field, "ce_adapted"));
         });
     original(ce);
     figures.add(gap);
     figures.add(ce);
+  }
+
+  /**
+   * Adds what one arm came to. SAEs that were given may share an x: two in one layer, or of one
+   * width. Then no line joins the points, since it would lead from one thing to another; those that
+   * share an x go to several curves of one name.
+   */
+  private static void add(Figure figure, String name, String colour, List<Point> points) {
+    List<List<Point>> curves = new ArrayList<>();
+    int sharing = 0;
+    for (int i = 0; i < points.size(); i++) {
+      sharing = i > 0 && points.get(i).x() == points.get(i - 1).x() ? sharing + 1 : 0;
+      if (sharing == curves.size()) {
+        curves.add(new ArrayList<>());
+      }
+      curves.get(sharing).add(points.get(i));
+    }
+    Style style = curves.size() > 1 ? Style.DOTS : Style.LINE;
+    curves.forEach(curve -> figure.add(new Curve(name, colour, style, curve)));
   }
 
   private void perLayer() {

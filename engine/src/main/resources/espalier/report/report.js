@@ -8,7 +8,7 @@ const CSS_LINES = { LINE: "solid", DASHES: "dashed", DOTS: "dotted" }; // in leg
 const FEW = 40; // points that are told apart when each is marked
 const MANY = 600; // points that a line hides what is behind it with
 
-// Distances of ticks between which no step or block is halved: 1, 2, 5, 10 …
+// Distances of ticks where x counts steps, layers or SAEs, none of which is ever halved: 1, 2, 5, 10 …
 const WHOLE = [...Array(12).keys()].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power));
 
 const number = (v) => Number(v.toPrecision(5)).toLocaleString("en-US", { maximumSignificantDigits: 5 });
@@ -86,7 +86,7 @@ function draw(figure) {
       {
         label: x, labelFont: FONT, font: FONT, labelSize: 22, grid: GRID, ticks: GRID,
         values: (u, v) => v.map(tick),
-        incrs: x === "step" || x === "block" ? WHOLE : undefined,
+        incrs: data[0].every(Number.isInteger) ? WHOLE : undefined,
       },
       {
         label: y, labelFont: FONT, font: FONT, labelSize: 22, ticks: GRID,

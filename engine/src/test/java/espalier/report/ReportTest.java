@@ -11,6 +11,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Locale;
+import java.util.Map;
 import java.util.Set;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
@@ -335,6 +336,39 @@ class ReportTest {
     assertEquals(List.of("2.0000", "1.0"), page.row("Results", run));
     assertEquals(List.of("10.0", "0.250"), page.row("SAEs", run + ", layer 3"));
     assertEquals(List.of("20.0", "0.500"), page.row("SAEs", run + ", layer 9"));
+  }
+
+  @Test
+  void saesThatShareALayerAreEachAPointThatNoLineJoins() throws IOException {
+    String row =
+        """
+        {"cell": "%s", "arm": "LoRA", "last": true, "layer": %d, "ce_base": 2.5, "ce_sae": %s,
+         "ce_adapted": %s, "gap_closed": 0.5}
+        """;
+    put(
+        folder,
+        "reproduction.json",
+        "{\"experiment\": \"layer\", \"plan\": \"full\", \"missing\": [], \"rows\": ["
+            + String.join(
+                ",",
+                row.formatted("a", 14, "3.5", "3.0"),
+                row.formatted("b", 14, "4.5", "3.75"),
+                row.formatted("c", 20, "4.0", "3.25"))
+            + "]}");
+    put(folder, "run.json", "{\"command\": \"reproduce\"}");
+    Written page = Written.report(folder);
+    String title = "Cross-entropy with SAE";
+    String spliced = "with SAE, not adapted";
+    assertEquals(List.of(spliced, spliced, "LoRA", "LoRA", "original model"), page.names(title));
+    assertEquals(
+        Map.of(spliced, Set.of("DOTS"), "LoRA", Set.of("DOTS"), "original model", Set.of("DASHES")),
+        page.styles(title));
+    assertEquals(
+        Set.of(List.of(14.0, 3.0), List.of(14.0, 3.75), List.of(20.0, 3.25)),
+        page.points(title, "LoRA"));
+    assertEquals(
+        Set.of(List.of(14.0, 3.5), List.of(14.0, 4.5), List.of(20.0, 4.0)),
+        page.points(title, spliced));
   }
 
   @Test

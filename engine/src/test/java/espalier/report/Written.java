@@ -7,10 +7,13 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
+import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.regex.MatchResult;
 import java.util.regex.Pattern;
+import java.util.stream.Collectors;
 
 /** A page as a test sees it. */
 record Written(String html) {
@@ -42,9 +45,34 @@ record Written(String html) {
 
   /** A curve as pairs of x and y: points that are there. */
   List<List<Double>> curve(String title, String name) throws IOException {
-    JsonNode figure = figure(title);
+    return curve(figure(title), names(title).indexOf(name));
+  }
+
+  /** The points of all curves of a name. */
+  Set<List<Double>> points(String title, String name) throws IOException {
     List<String> names = names(title);
-    JsonNode y = figure.get("data").get(1 + names.indexOf(name));
+    Set<List<Double>> points = new LinkedHashSet<>();
+    for (int c = 0; c < names.size(); c++) {
+      if (names.get(c).equals(name)) {
+        points.addAll(curve(figure(title), c));
+      }
+    }
+    return points;
+  }
+
+  /** In which styles the curves of each name are drawn. */
+  Map<String, Set<String>> styles(String title) throws IOException {
+    return figure(title)
+        .get("curves")
+        .valueStream()
+        .collect(
+            Collectors.groupingBy(
+                curve -> curve.get("name").textValue(),
+                Collectors.mapping(curve -> curve.get("style").textValue(), Collectors.toSet())));
+  }
+
+  private static List<List<Double>> curve(JsonNode figure, int index) {
+    JsonNode y = figure.get("data").get(1 + index);
     List<List<Double>> points = new ArrayList<>();
     for (int i = 0; i < y.size(); i++) {
       if (!y.get(i).isNull()) {
