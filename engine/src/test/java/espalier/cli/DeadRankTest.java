@@ -51,12 +51,12 @@ class DeadRankTest {
     List<Victim> victims =
         List.of(new Victim("openmpi", 1), new Victim("openmpi", 0), new Victim("mpich", 1));
     Map<Victim, MpiJob> jobs = new LinkedHashMap<>();
-    for (Victim victim : victims) {
-      String[] command = faulty.train("adapt", victim.run(), 100_000, false);
-      jobs.put(victim, MpiJob.start(victim.mpi, 2, Map.of(), Main.class, command));
-    }
     List<Stopped> stopped = new ArrayList<>();
     try {
+      for (Victim victim : victims) {
+        String[] command = faulty.train("adapt", victim.run(), 100_000, false);
+        jobs.put(victim, MpiJob.start(victim.mpi, 2, Map.of(), Main.class, command));
+      }
       for (Victim victim : victims) {
         faulty.knownBeyond(victim.run(), -1);
         ProcessHandle process = jobs.get(victim).rank(victim.rank);
@@ -69,30 +69,31 @@ class DeadRankTest {
         assertEnded(rank.since, outcome, missed, "the last checkpoint is");
       }
     } finally {
-      stopped.forEach(rank -> rank.process.destroyForcibly());
+      stopped.forEach(rank -> rank.process.destroyForcibly()); // outlives its mpirun
+      jobs.values().forEach(MpiJob::close);
     }
   }
 
   /** As Slurm suspends one to let another job run: longer than silence and work are borne. */
   @Test
   void aSuspendedJobGoesOn() throws Exception {
-    MpiJob job =
-        MpiJob.start(
-            "openmpi", 2, Map.of(), Main.class, faulty.train("adapt", "run", 100_000, false));
-    long reached = faulty.checkpointBeyond("run", -1);
-    List<ProcessHandle> ranks = List.of(job.rank(0), job.rank(1));
-    for (ProcessHandle rank : ranks) {
-      signal("STOP", rank);
+    String[] command = faulty.train("adapt", "run", 100_000, false);
+    try (MpiJob job = MpiJob.start("openmpi", 2, Map.of(), Main.class, command)) {
+      long reached = faulty.checkpointBeyond("run", -1);
+      List<ProcessHandle> ranks = List.of(job.rank(0), job.rank(1));
+      for (ProcessHandle rank : ranks) {
+        signal("STOP", rank);
+      }
+      Thread.sleep(22_000);
+      for (ProcessHandle rank : ranks) {
+        signal("CONT", rank);
+      }
+      Thread.sleep(2_000); // who has been missed by now has ended the job
+      faulty.checkpointBeyond("run", faulty.newest("run"));
+      assertTrue(reached > 0 && job.isAlive(), job.error());
+      signal("KILL", ranks.get(1));
+      assertTrue(only(job.await()).contains("rank 1 of 2 died"));
     }
-    Thread.sleep(22_000);
-    for (ProcessHandle rank : ranks) {
-      signal("CONT", rank);
-    }
-    Thread.sleep(2_000); // who has been missed by now has ended the job
-    faulty.checkpointBeyond("run", faulty.newest("run"));
-    assertTrue(reached > 0 && job.isAlive(), job.error());
-    signal("KILL", ranks.get(1));
-    assertTrue(only(job.await()).contains("rank 1 of 2 died"));
   }
 
   @ParameterizedTest

@@ -15,7 +15,7 @@ import java.util.concurrent.TimeUnit;
 import java.util.stream.Stream;
 
 /** Real processes under a real {@code mpirun}. */
-public final class MpiJob {
+public final class MpiJob implements AutoCloseable {
 
   private static final int TIMEOUT_SECONDS = 240;
 
@@ -103,8 +103,7 @@ public final class MpiJob {
   public Outcome await() throws IOException, InterruptedException {
     boolean ended = process.waitFor(TIMEOUT_SECONDS, TimeUnit.SECONDS);
     if (!ended) {
-      process.descendants().forEach(ProcessHandle::destroyForcibly);
-      process.destroyForcibly();
+      close();
       fail("the job has not ended after %d s: %s".formatted(TIMEOUT_SECONDS, error()));
     }
     double seconds = (System.nanoTime() - start) * 1e-9;
@@ -112,6 +111,13 @@ public final class MpiJob {
     Files.delete(out);
     Files.delete(err);
     return outcome;
+  }
+
+  /** Kills what is left of the job, if it has not ended: a test that fails leaves none behind. */
+  @Override
+  public void close() {
+    process.descendants().forEach(ProcessHandle::destroyForcibly);
+    process.destroyForcibly();
   }
 
   public boolean isAlive() {
