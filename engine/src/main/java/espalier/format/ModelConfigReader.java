@@ -245,7 +245,8 @@ final class ModelConfigReader {
    */
   private Heads heads(int hidden, int defaultDim) {
     int heads = json.positive("num_attention_heads");
-    int keyValue = json.positive("num_key_value_heads", heads);
+    boolean isNull = json.raw("num_key_value_heads").isNull();
+    int keyValue = json.positive("num_key_value_heads", isNull ? heads : defaultKeyValue(heads));
     if (heads % keyValue != 0) {
       throw json.fault(
           "num_key_value_heads",
@@ -268,6 +269,16 @@ final class ModelConfigReader {
     if (hidden % heads != 0) {
       throw json.fault(key, "is %d, not a multiple of %d heads".formatted(hidden, heads));
     }
+  }
+
+  /** How many heads of keys and values transformers takes where a configuration is silent. */
+  private int defaultKeyValue(int heads) {
+    return switch (family) {
+      case MISTRAL -> 8;
+      case QWEN2, QWEN3 -> 32;
+      case GEMMA2, GEMMA3 -> 4;
+      default -> heads;
+    };
   }
 
   private int defaultPositions() {

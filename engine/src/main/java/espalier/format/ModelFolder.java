@@ -88,9 +88,16 @@ public final class ModelFolder implements AutoCloseable {
     return tensor(name).expect(shape);
   }
 
-  /** A tensor of any shape. Refuses a missing one. */
+  /**
+   * A tensor of any shape. Refuses a missing one; but where embedding and head are tied, files may
+   * hold only the head, as transformers 5 reads them.
+   */
   public TensorEntry tensor(String name) {
     TensorEntry entry = tensors.get(nameInFiles(name));
+    ModelFamily.TensorNames names = config.family().names();
+    if (entry == null && config.tieWordEmbeddings() && name.equals(names.embedding() + ".weight")) {
+      entry = tensors.get(names.head() + ".weight");
+    }
     if (entry == null) {
       throw new InputException(files.getFirst().file(), "tensor " + name + " is missing");
     }

@@ -120,6 +120,20 @@ class ModelConfigTest {
     assertEquals(Set.of(), config.specialIds());
   }
 
+  /** As the families' configurations of transformers 5 have it. */
+  @ParameterizedTest
+  @CsvSource({"llama,64,64", "mistral,8,64", "qwen2,32,64", "qwen3,32,64", "gemma2,4,64"})
+  void takesAbsentHeadsOfKeysForTheFamilys(String type, int absent, int none) throws IOException {
+    String json =
+        """
+        {"model_type": "%s", "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 64,
+         "intermediate_size": 20, "vocab_size": 100%s}
+        """;
+    assertEquals(absent, readText(json.formatted(type, "")).numKvHeads());
+    assertEquals(
+        none, readText(json.formatted(type, ", \"num_key_value_heads\": null")).numKvHeads());
+  }
+
   /** As LlamaConfig of transformers has it. */
   @Test
   void takesAbsentSpecialIdsForOneAndTwo() throws IOException {
@@ -269,7 +283,8 @@ class ModelConfigTest {
 
   /** The sizes alone, and some more keys; the last of equal keys would be refused. */
   private ModelConfig family(String type, String more) throws IOException {
-    String heads = more.contains("num_attention_heads") ? "" : ", \"num_attention_heads\": 6";
+    String six = ", \"num_attention_heads\": 6, \"num_key_value_heads\": 6";
+    String heads = more.contains("num_attention_heads") ? "" : six;
     return readText(
         "{\"model_type\": \"%s\", \"hidden_size\": 96, \"num_hidden_layers\": 6%s,"
                 .formatted(type, heads)

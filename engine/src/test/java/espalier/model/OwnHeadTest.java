@@ -2,10 +2,13 @@ package espalier.model;
 
 import static org.junit.jupiter.api.Assertions.assertArrayEquals;
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import espalier.device.Device;
 import espalier.format.AtomicFiles;
+import espalier.format.InputException;
 import espalier.format.ModelConfig;
 import espalier.format.ModelFolder;
 import espalier.format.Safetensors;
@@ -55,6 +58,34 @@ class OwnHeadTest {
       // What is written of it says so, and needs no warning.
       AtomicFiles.write(temp.resolve("config.json"), untied.toJson());
       load(device, List.of(), values, false);
+    }
+  }
+
+  @ParameterizedTest
+  @ValueSource(strings = {"llama", "gemma2", "gpt2"})
+  void isTheEmbeddingWhereTheFilesHaveNoOther(String family) {
+    Path path = Path.of("src/test/resources/families", family, "model");
+    try (Device device = Device.open();
+        ModelFolder folder = ModelFolder.open(path)) {
+      LanguageModel model = LanguageModel.load(device, folder);
+      String head = folder.config().family().names().head() + ".weight";
+      String embedding = folder.config().family().names().embedding() + ".weight";
+      List<Safetensors.Output> tensors = new ArrayList<>(model.tensors());
+      tensors.removeIf(tensor -> tensor.name().equals(head));
+      Tensor rows =
+          tensors.stream().filter(t -> t.name().equals(embedding)).findFirst().get().tensor();
+      tensors.removeIf(tensor -> tensor.name().equals(embedding));
+      ObjectNode config = folder.config().toJson();
+      write(
+          config.put("tie_word_embeddings", true), tensors, Safetensors.Output.matrix(head, rows));
+      load(device, List.of(), rows.toArray(), true);
+
+      AtomicFiles.write(temp.resolve("config.json"), config.put("tie_word_embeddings", false));
+      try (ModelFolder untied = ModelFolder.open(temp)) {
+        InputException refused =
+            assertThrows(InputException.class, () -> LanguageModel.load(device, untied));
+        assertTrue(refused.getMessage().contains(embedding + " is missing"), refused.getMessage());
+      }
     }
   }
 
