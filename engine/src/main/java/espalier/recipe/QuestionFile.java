@@ -29,7 +29,9 @@ final class QuestionFile {
   private static final List<String> MMLU_COLUMNS =
       List.of("question", "A", "B", "C", "D", "answer");
   private static final String TRUTHFUL_COLUMN = "Best Answer";
-  private static final Pattern BRACKETS = Pattern.compile("\\[.*?\\]");
+
+  /** As Python reads it: its dot is anything but a line feed. */
+  private static final Pattern BRACKETS = Pattern.compile("\\[.*?\\]", Pattern.UNIX_LINES);
 
   /** What every question of TruthfulQA is asked after (Lin et al. 2021, the prompt "QA"). */
   private static final String TRUTHFUL_EXAMPLES =
@@ -105,7 +107,7 @@ final class QuestionFile {
 
   /** What WikiHow left in HellaSwag. */
   private static String withoutBrackets(String text) {
-    String titled = text.strip().replace(" [title]", ". ");
+    String titled = PythonText.strip(text).replace(" [title]", ". ");
     return BRACKETS.matcher(titled).replaceAll("").replace("  ", " ");
   }
 
@@ -122,7 +124,7 @@ final class QuestionFile {
       prompt.append("The following are multiple choice questions (with answers) about ");
       prompt.append(record.text("subject").replace('_', ' ')).append(".\n\n");
     }
-    prompt.append(record.text("question").strip()).append('\n');
+    prompt.append(PythonText.strip(record.text("question"))).append('\n');
     for (int i = 0; i < choices.size(); i++) {
       prompt.append(LETTERS.get(i)).append(". ").append(choices.get(i)).append('\n');
     }
@@ -162,7 +164,7 @@ final class QuestionFile {
   private static List<Question> truthfulCsv(StrictJson record) {
     String prompt = asked(record.text("Question"));
     List<String> wrong = answers(record.text("Incorrect Answers"));
-    List<String> one = new ArrayList<>(List.of(record.text(TRUTHFUL_COLUMN).strip()));
+    List<String> one = new ArrayList<>(List.of(PythonText.strip(record.text(TRUTHFUL_COLUMN))));
     one.addAll(wrong);
     List<String> many = new ArrayList<>(answers(record.text("Correct Answers")));
     int right = many.size();
@@ -175,7 +177,7 @@ final class QuestionFile {
   }
 
   private static List<String> answers(String text) {
-    return Arrays.stream(text.split(";")).map(String::strip).filter(a -> !a.isEmpty()).toList();
+    return Arrays.stream(text.split(";")).map(PythonText::strip).filter(a -> !a.isEmpty()).toList();
   }
 
   /** A number counted from 0, as such or as text, or a letter. */

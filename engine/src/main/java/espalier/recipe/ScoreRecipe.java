@@ -86,7 +86,7 @@ public final class ScoreRecipe {
    */
   private SpanScorer.Span span(
       String context, String choice, Tokenizer tokenizer, OptionalInt bos, int longest) {
-    String trimmed = context.stripTrailing();
+    String trimmed = PythonText.rstrip(context);
     String continuation = context.substring(trimmed.length()) + " " + choice;
     int[] before = tokenizer.encode(trimmed);
     int[] all = tokenizer.encode(trimmed + continuation);
@@ -98,6 +98,10 @@ public final class ScoreRecipe {
     if (start < 1) {
       throw new InputException(
           settings.questions(), "a context is empty, and the model has no BOS to begin with");
+    }
+    if (start >= ids.length) {
+      throw new InputException(
+          settings.questions(), "a choice adds no token to its context: '" + choice + "'");
     }
     int cut = Math.max(0, ids.length - longest);
     if (start - cut < 1) {

@@ -36,6 +36,22 @@ class QuestionFileTest {
         read);
   }
 
+  /** Python's white space, and its dot. */
+  @Test
+  void hellaSwagIsStrippedAsByPython() throws IOException {
+    Path json =
+        file(
+            "hellaswag.jsonl",
+            """
+            {"activity_label": "\\u00a0Run", "ctx_a": "A man [x\\u2028y\\rz]runs.", "ctx_b": "he\\u202f",
+             "endings": ["[a\\nb]\\u0085", "b", "c", "d"], "label": 1}
+            """
+                .replace("\n ", " "));
+    assertEquals(
+        List.of(Question.of("Run: A man runs. He", List.of("[a\nb]", "b", "c", "d"), 1)),
+        QuestionFile.read(json));
+  }
+
   @Test
   void mmluAsParquet() {
     Question second = QuestionFile.read(PARQUET.resolve("mmlu.parquet")).get(1);
