@@ -35,7 +35,8 @@
  *   2048, heads of 64                70         75                                   55
  *   256, heads of 32                 53         67                                   45
  *
- * Without exponentials the forward pass makes 70 to 75. The last column is a backward pass that computed the scores
+ * Since then a turn of the tile's loop became two steps, and attention takes 0.90 to 0.94 of the time. Without
+ * exponentials the forward pass made 70 to 75. The last column is a backward pass that computed the scores
  * once for the gradients of keys and once more for those of queries. Products through gemm would copy every tile first.
  */
 #include <atomic>

@@ -27,13 +27,13 @@
  *
  * Measured, in GFLOP/s, for [m, k] x [k, n] written as m x k x n:
  *
- *   Zen 3, one core, 102 possible (in brackets OpenBLAS 0.3.31 in one call): 1024 x 256 x 1536 93 (90); 1024 x 1536 x
- *   256 with b not transposed 96 (90); 256 x 576 x 49152 85 (83); with a LoRA rank as one side 1024 x 768 x 16 95 (49),
- *   1024 x 16 x 768 76 (42).
+ *   Zen 3, one core, 102 possible, before two steps made a turn (in brackets OpenBLAS 0.3.31 in one call): 1024 x 256
+ *   x 1536 93 (90); 1024 x 1536 x 256 with b not transposed 96 (90); 256 x 576 x 49152 85 (83); with a LoRA rank as
+ *   one side 1024 x 768 x 16 95 (49), 1024 x 16 x 768 76 (42).
  *
- *   Two cores of a Zen 3 whose guests share cores: with two steps a turn, the fetching of c, and tiles without a call
- *   each, a step of `adapt` takes 0.85 of the time (d 256), 0.87 (d 512) and 0.92 (SmolLM2-135M). Fetching c alone:
- *   0.97. Fetching the next rows of op(a) as well: no less; tasks of 64 columns: 1.02.
+ *   Two cores of a Zen 3 whose speed changes from minute to minute: with two steps a turn, c fetched ahead, and tiles
+ *   without a call each, a step of `adapt` takes 0.85 of the time (d 256), 0.87 (d 512) and 0.92 (SmolLM2-135M).
+ *   Fetching c alone: 0.97. Fetching the next rows of op(a) as well: no less; tasks of 64 columns: 1.02.
  *
  *   Emerald Rapids with AVX-512, one core, beside other guests, fastest calls of several runs (in brackets OpenBLAS):
  *   1024 x 256 x 1536 185 (169); 1024 x 1536 x 256 with b not transposed 201 (169); 1024 x 256 x 16 153 (102).

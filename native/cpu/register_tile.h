@@ -8,8 +8,9 @@
  *
  * A full tile is 6 x 16 with 8 lanes, where its sums take 12 of 16 registers, and 12 x 32 with 16 lanes, where they
  * take 24 of 32. With 8 lanes a step makes 8 loads for 12 fused multiply-adds. So it is the multiply-adds that take the
- * time; but only just: of 6 instructions a cycle, which Zen 3 can begin, a step with the loop's own takes 4 cycles of
- * the multiply-adds' 6, and twice as many where another guest's thread shares the core. So two steps make a turn.
+ * time; but only just. Zen 3 begins 6 instructions a cycle, so that a step with the loop's own takes 4 cycles, while
+ * its multiply-adds take 6. Where another thread shares the core it would take 8. So two steps make a turn. (This is by
+ * count, not by counters; what it brought is measured in gemm.cpp.)
  */
 #ifndef ESPALIER_CPU_REGISTER_TILE_H
 #define ESPALIER_CPU_REGISTER_TILE_H

@@ -94,15 +94,22 @@ public final class ModelFolder implements AutoCloseable {
    */
   public TensorEntry tensor(String name) {
     TensorEntry entry = tensors.get(nameInFiles(name));
-    ModelFamily.TensorNames names = config.family().names();
-    if (entry == null && config.tieWordEmbeddings() && name.equals(names.embedding() + ".weight")) {
-      entry = tensors.get(names.head() + ".weight");
+    if (entry == null && config.tieWordEmbeddings() && name.equals(embedding())) {
+      entry = tensors.get(head());
     }
     if (entry == null) {
       throw new InputException(files.getFirst().file(), "tensor " + name + " is missing");
     }
     taken.add(entry.name());
     return entry;
+  }
+
+  private String embedding() {
+    return config.family().names().embedding() + ".weight";
+  }
+
+  private String head() {
+    return config.family().names().head() + ".weight";
   }
 
   /**
@@ -120,9 +127,8 @@ public final class ModelFolder implements AutoCloseable {
    * transformers 5 does so whatever the configuration says.
    */
   private void untie(Consumer<String> warn) {
-    ModelFamily.TensorNames names = config.family().names();
-    TensorEntry embedding = tensors.get(nameInFiles(names.embedding() + ".weight"));
-    TensorEntry head = tensors.get(names.head() + ".weight");
+    TensorEntry embedding = tensors.get(nameInFiles(embedding()));
+    TensorEntry head = tensors.get(head());
     if (!config.tieWordEmbeddings()
         || embedding == null
         || head == null
@@ -142,7 +148,7 @@ public final class ModelFolder implements AutoCloseable {
    * do no harm.
    */
   public void requireAllTaken() {
-    String head = config.family().names().head() + ".weight";
+    String head = head();
     for (TensorEntry entry : tensors.values()) {
       String name = entry.name();
       boolean harmless =

@@ -26,6 +26,27 @@ class OwnHeadTest {
 
   @TempDir Path temp;
 
+  /**
+   * A model's tensors.
+   *
+   * @param head its name
+   * @param others all but embedding and head
+   */
+  private record Parts(String head, Safetensors.Output embedding, List<Safetensors.Output> others) {
+
+    static Parts of(Device device, ModelFolder folder) {
+      String head = folder.config().family().names().head() + ".weight";
+      String embedding = folder.config().family().names().embedding() + ".weight";
+      List<Safetensors.Output> others =
+          new ArrayList<>(LanguageModel.load(device, folder).tensors());
+      others.removeIf(tensor -> tensor.name().equals(head));
+      Safetensors.Output found =
+          others.stream().filter(t -> t.name().equals(embedding)).findFirst().get();
+      others.remove(found);
+      return new Parts(head, found, others);
+    }
+  }
+
   @ParameterizedTest
   @ValueSource(
       strings = {"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gpt2", "gpt_neox"})
@@ -33,27 +54,26 @@ class OwnHeadTest {
     Path path = Path.of("src/test/resources/families", family, "model");
     try (Device device = Device.open();
         ModelFolder folder = ModelFolder.open(path)) {
-      LanguageModel model = LanguageModel.load(device, folder);
-      String head = folder.config().family().names().head() + ".weight";
-      String embedding = folder.config().family().names().embedding() + ".weight";
-      List<Safetensors.Output> tensors = new ArrayList<>(model.tensors());
-      tensors.removeIf(tensor -> tensor.name().equals(head));
-      Tensor same =
-          tensors.stream().filter(t -> t.name().equals(embedding)).findFirst().get().tensor();
+      Parts parts = Parts.of(device, folder);
+      Tensor same = parts.embedding.tensor();
       ObjectNode config = folder.config().toJson().put("tie_word_embeddings", true);
-      write(config, tensors, Safetensors.Output.matrix(head, same));
+      write(config, parts.others, parts.embedding, Safetensors.Output.matrix(parts.head, same));
       load(device, List.of(), same.toArray(), true);
 
       Tensor other = Tensor.allocate(device, same.rows(), same.cols());
       float[] values = same.toArray();
       values[values.length - 1] += 1;
       other.copyFrom(values);
-      write(config, tensors, Safetensors.Output.matrix(head, other));
+      write(config, parts.others, parts.embedding, Safetensors.Output.matrix(parts.head, other));
       String fault =
           ": tie_word_embeddings is true, but tensors %s and %s differ, so they are taken as not tied";
       String file = temp.resolve("config.json").toString();
       ModelConfig untied =
-          load(device, List.of(file + fault.formatted(embedding, head)), values, false);
+          load(
+              device,
+              List.of(file + fault.formatted(parts.embedding.name(), parts.head)),
+              values,
+              false);
 
       // What is written of it says so, and needs no warning.
       AtomicFiles.write(temp.resolve("config.json"), untied.toJson());
@@ -67,31 +87,29 @@ class OwnHeadTest {
     Path path = Path.of("src/test/resources/families", family, "model");
     try (Device device = Device.open();
         ModelFolder folder = ModelFolder.open(path)) {
-      LanguageModel model = LanguageModel.load(device, folder);
-      String head = folder.config().family().names().head() + ".weight";
-      String embedding = folder.config().family().names().embedding() + ".weight";
-      List<Safetensors.Output> tensors = new ArrayList<>(model.tensors());
-      tensors.removeIf(tensor -> tensor.name().equals(head));
-      Tensor rows =
-          tensors.stream().filter(t -> t.name().equals(embedding)).findFirst().get().tensor();
-      tensors.removeIf(tensor -> tensor.name().equals(embedding));
+      Parts parts = Parts.of(device, folder);
+      Tensor rows = parts.embedding.tensor();
       ObjectNode config = folder.config().toJson();
       write(
-          config.put("tie_word_embeddings", true), tensors, Safetensors.Output.matrix(head, rows));
+          config.put("tie_word_embeddings", true),
+          parts.others,
+          Safetensors.Output.matrix(parts.head, rows));
       load(device, List.of(), rows.toArray(), true);
 
       AtomicFiles.write(temp.resolve("config.json"), config.put("tie_word_embeddings", false));
       try (ModelFolder untied = ModelFolder.open(temp)) {
         InputException refused =
             assertThrows(InputException.class, () -> LanguageModel.load(device, untied));
-        assertTrue(refused.getMessage().contains(embedding + " is missing"), refused.getMessage());
+        String missing = parts.embedding.name() + " is missing";
+        assertTrue(refused.getMessage().contains(missing), refused.getMessage());
       }
     }
   }
 
-  private void write(ObjectNode config, List<Safetensors.Output> tensors, Safetensors.Output head) {
+  private void write(
+      ObjectNode config, List<Safetensors.Output> tensors, Safetensors.Output... more) {
     List<Safetensors.Output> all = new ArrayList<>(tensors);
-    all.add(head);
+    all.addAll(List.of(more));
     Safetensors.write(temp.resolve("model.safetensors"), all, Map.of("format", "pt"));
     AtomicFiles.write(temp.resolve("config.json"), config);
   }
