@@ -67,7 +67,7 @@ class Spliced:
 
     def __init__(self, model: PreTrainedModel, saes: dict[int, Sae], adapter=None,
                  trainable: bool = False):
-        self.model, self.net = model, model
+        self.model, self.net, self.saes = model, model, saes
         self.special = special_tokens(model.config)
         self.on = False
         self.margin = None  # a number: lowered to the least margin of an SAE's decisions (Sae.margin)
