@@ -131,13 +131,14 @@ public record Launch(Starter starter, int rank, int size, int localRank, int loc
     private int number(String name) {
       return parse(name, environment.getOrDefault(name, ""));
     }
+  }
 
-    private static int parse(String name, String value) {
-      try {
-        return Integer.parseInt(value.strip());
-      } catch (NumberFormatException e) {
-        throw new LaunchException("%s is no number: \"%s\"".formatted(name, value), e);
-      }
+  /** The number that an environment variable holds. */
+  static int parse(String name, String value) {
+    try {
+      return Integer.parseInt(value.strip());
+    } catch (NumberFormatException e) {
+      throw new LaunchException("%s is no number: \"%s\"".formatted(name, value), e);
     }
   }
 }

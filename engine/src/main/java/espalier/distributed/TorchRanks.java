@@ -15,6 +15,8 @@ import java.util.Map;
  */
 final class TorchRanks implements Ranks {
 
+  private static final int LAST_PORT = 65535;
+
   private final Launch launch;
   private final Watch watch;
   private final byte[] ncclId;
@@ -37,12 +39,21 @@ final class TorchRanks implements Ranks {
     }
     loadNccl(launch);
     String host = environment.getOrDefault("MASTER_ADDR", "");
-    int port = Integer.parseInt(environment.getOrDefault("MASTER_PORT", "29500")) + 1;
+    int port = port(environment);
     String job = environment.getOrDefault("TORCHELASTIC_RUN_ID", "job").replace(' ', '-');
     String address = "%d %s %s".formatted(port, job, host);
     String id = launch.rank() == 0 ? Base64.getEncoder().encodeToString(NcclRanks.newId()) : "";
     Watch watch = Watch.start(launch, new Watch.Meeting(port, job, id, own -> address), code -> {});
     return new TorchRanks(launch, watch, Base64.getDecoder().decode(watch.note()));
+  }
+
+  /** Where the ranks meet. */
+  static int port(Map<String, String> environment) {
+    int port = Launch.parse("MASTER_PORT", environment.getOrDefault("MASTER_PORT", "29500"));
+    if (port < 0 || port >= LAST_PORT) {
+      throw new LaunchException("MASTER_PORT is " + port + ": there is no port behind it");
+    }
+    return port + 1;
   }
 
   /** The emulator has a stand-in for NCCL in it. */

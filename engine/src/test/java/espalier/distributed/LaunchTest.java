@@ -6,6 +6,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import espalier.distributed.Launch.Starter;
 import java.util.HashMap;
+import java.util.List;
 import java.util.Map;
 import org.junit.jupiter.api.Test;
 
@@ -89,6 +90,18 @@ class LaunchTest {
     Launch launch = Launch.detect(TORCHRUN);
     LaunchException e = assertThrows(LaunchException.class, () -> Ranks.join(launch));
     assertTrue(e.getMessage().contains("mpirun"), e.getMessage());
+  }
+
+  @Test
+  void torchrunsRanksMeetAtThePortBehindItsOwn() {
+    assertEquals(29501, TorchRanks.port(Map.of()));
+    assertEquals(65535, TorchRanks.port(Map.of("MASTER_PORT", "65534")));
+    for (String wrong : List.of("x", "", "65535", "-1")) {
+      LaunchException e =
+          assertThrows(
+              LaunchException.class, () -> TorchRanks.port(Map.of("MASTER_PORT", wrong)), wrong);
+      assertTrue(e.getMessage().startsWith("MASTER_PORT is "), e.getMessage());
+    }
   }
 
   private static String refused(Map<String, String> environment) {
