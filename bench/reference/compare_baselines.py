@@ -97,12 +97,10 @@ class Reference:
 
     def __init__(self, case: Case, folder: Path, train: str, initial: Path, exact: bool):
         self.net = spliced(case, folder, initial if train.startswith("lora") else None, exact, trainable=True)
-        dtype = self.net.model.dtype
         self.parameters = dict(self.net.adapter_weights())
-        begun = written(train, initial)
         if train in ("linear", "mlp"):
-            for name, value in begun.items():
-                self.parameters[name] = value.to(dtype).requires_grad_(True)
+            for name, value in written(train, initial).items():
+                self.parameters[name] = value.to(self.net.model.dtype).requires_grad_(True)
             for layer in LAYERS:
                 apply_output_adapter(self.net, layer, *(self.parameters[f"layer.{layer}.{half}"] for half in ("down", "up")),
                                      train)

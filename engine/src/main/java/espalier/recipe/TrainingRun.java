@@ -51,21 +51,8 @@ record TrainingRun(
           "--warmup %d: the run has %d steps, so that the learning rate does not get up to --lr"
               .formatted(loop.warmup(), steps));
     }
-    try (Console.Progress progress = console.progress(task, loop.step(), steps)) {
-      TrainingLoop.End end =
-          loop.run(
-              new TrainingLoop.Listener() {
-                @Override
-                public void stepDone(long step, ObjectNode line) {
-                  progress.step(
-                      step, "%s %.4f".formatted(lossField, line.get(lossField).doubleValue()));
-                }
-
-                @Override
-                public ObjectNode evaluate(long step) {
-                  return evaluation.orElseThrow().apply(step);
-                }
-              });
+    try (Shown shown = new Shown()) {
+      TrainingLoop.End end = loop.run(shown);
       loop.refusal()
           .ifPresent(
               why ->
@@ -79,6 +66,36 @@ record TrainingRun(
                     checkpoints.latestFile().map(Path::toString).orElse(folder.toString())));
       }
       return end;
+    }
+  }
+
+  /**
+   * Shows how steps progress. How long an evaluation before the first takes tells nothing of the
+   * time that is left, so it does not count.
+   */
+  private final class Shown implements TrainingLoop.Listener, AutoCloseable {
+    private Optional<Console.Progress> progress = Optional.empty();
+
+    @Override
+    public void stepsBegin(long step) {
+      progress = Optional.of(console.progress(task, step, steps));
+    }
+
+    @Override
+    public void stepDone(long step, ObjectNode line) {
+      progress
+          .orElseThrow()
+          .step(step, "%s %.4f".formatted(lossField, line.get(lossField).doubleValue()));
+    }
+
+    @Override
+    public ObjectNode evaluate(long step) {
+      return evaluation.orElseThrow().apply(step);
+    }
+
+    @Override
+    public void close() {
+      progress.ifPresent(Console.Progress::close);
     }
   }
 }

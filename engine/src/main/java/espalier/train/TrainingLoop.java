@@ -43,6 +43,13 @@ public final class TrainingLoop {
   /** Whom the loop tells of its progress. */
   public interface Listener {
     /**
+     * Called once before the steps, after the evaluation that comes before them.
+     *
+     * @param step how many steps are done
+     */
+    void stepsBegin(long step);
+
+    /**
      * Called after each step.
      *
      * @param step how many steps are done
@@ -170,6 +177,9 @@ public final class TrainingLoop {
    */
   public End run(Listener listener) {
     boolean goesOn = evaluate(listener);
+    if (goesOn) {
+      listener.stepsBegin(step);
+    }
     while (goesOn && step < settings.steps) {
       ObjectNode line = trainOneStep();
       listener.stepDone(step, line);

@@ -61,11 +61,20 @@ class TrainingLoopTest {
     public void describe(ObjectNode line, double[] sums, long microBatches) {}
   }
 
-  /** What a test does after each step, and in each evaluation. */
-  private record Meanwhile(LongConsumer stepDone, LongConsumer evaluate)
+  /** What a test does before the steps, after each, and in each evaluation. */
+  private record Meanwhile(LongConsumer stepsBegin, LongConsumer stepDone, LongConsumer evaluate)
       implements TrainingLoop.Listener {
 
     static final Meanwhile NOTHING = new Meanwhile(step -> {}, step -> {});
+
+    Meanwhile(LongConsumer stepDone, LongConsumer evaluate) {
+      this(step -> {}, stepDone, evaluate);
+    }
+
+    @Override
+    public void stepsBegin(long step) {
+      stepsBegin.accept(step);
+    }
 
     @Override
     public void stepDone(long step, ObjectNode line) {
@@ -145,6 +154,19 @@ class TrainingLoopTest {
             .filter(line -> line.has("measured"))
             .map(line -> line.get("step").intValue())
             .toList());
+  }
+
+  @Test
+  void stepsBeginAfterTheEvaluationBeforeThem() throws IOException {
+    List<String> seen = new ArrayList<>();
+    Meanwhile meanwhile =
+        new Meanwhile(
+            step -> seen.add("begin " + step),
+            step -> seen.add("step " + step),
+            step -> seen.add("evaluation " + step));
+    run("run", new Interruption(), meanwhile);
+    assertEquals(
+        List.of("evaluation 0", "begin 0", "step 1", "step 2", "evaluation 2"), seen.subList(0, 5));
   }
 
   /** Asked for after a step or in an evaluation, a stop leaves a checkpoint of where it is. */
