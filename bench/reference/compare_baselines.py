@@ -8,10 +8,7 @@ For each case a fresh random Llama with two SAEs. What Espalier draws at first i
 is as good as 0. From there PyTorch trains in float64; the loss and the gradient norm of every step, and what has been
 trained, are compared. A case in which a decision hangs on rounding is drawn again. Ends with 'N passed, N failed'.
 """
-import argparse
 import json
-import math
-import secrets
 import sys
 import tempfile
 from pathlib import Path
@@ -19,16 +16,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
+import compare_live
 import live_cases
-from compare_live import (DRAWS, GRAD_NORM, KL, LEAST_GRADIENT, WEIGHTS, Group, Undecidable, decided, drawn, espalier,
-                          spliced)
+from compare_live import DRAWS, GRAD_NORM, KL, Group, begin, compare_weights, decided, drawn, end, espalier, spliced
 from live_cases import PLAIN, Case, llama
 from sae import Sae
-from spliced import Spliced, blocks, ce_sum, kl_sum
+from spliced import Spliced, blocks
 
 # What is trained, by what, and the kind of the first SAE. LoRA by the KL is compare_live.py's.
 CASES = [
@@ -39,20 +35,22 @@ CASES = [
     ("lora+sae", "ce", "topk"), ("lora+sae", "ce", "jumprelu"), ("lora+sae", "kl", "standard"),
 ]
 LAYERS = [0, 2]
-STEPS, BATCH, ACCUMULATE, WEIGHT_DECAY, CLIP, LR = 4, 2, 2, 0.02, 20.0, 3e-3
+STEPS, LR = 4, 3e-3
+OPTIONS = {"--batch": 2, "--accumulate": 2, "--weight-decay": 0.02, "--clip": 20.0}
 BANDWIDTH = 1e-3  # of the thresholds' straight-through gradient
 NOTHING = 1e-30  # as a learning rate: of all weights only those that are 0 change, by no more than this
 
 
 def case(train: str, objective: str, kind: str) -> Case:
     return Case(f"--train {train} --objective {objective}, SAEs {kind} and topk", llama(32, 4, 2, 8, 50, 4, 151, True, PLAIN),
-                dict(zip(LAYERS, [kind, "topk"])), None, length=18, width=45, l0=6)
+                dict(zip(LAYERS, [kind, "topk"])), None, OPTIONS, length=18, width=45, l0=6)
 
 
 def run(group: Group, launcher: str, folder: Path, train: str, objective: str, lr: float, steps: int, out: Path) -> bool:
     args = ["adapt", "--model", folder / "model", "--data", folder / "tokens.npy", "--order", "sequential",
-            "--train", train, "--objective", objective, "--dropout", 0, "--steps", steps, "--batch", BATCH,
-            "--accumulate", ACCUMULATE, "--weight-decay", WEIGHT_DECAY, "--clip", CLIP, "--lr", lr, "--out", out]
+            "--train", train, "--objective", objective, "--dropout", 0, "--steps", steps, "--lr", lr, "--out", out]
+    for option, value in OPTIONS.items():
+        args += [option, value]
     for layer in LAYERS:
         args += ["--sae", f"{layer}={folder}/sae-{layer}"]
     if train != "sae":
@@ -115,30 +113,8 @@ class Reference:
     def values(self) -> dict[str, Tensor]:
         return {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
 
-    def train(self, objective: str, rows: np.ndarray) -> list[tuple[float, float]]:
-        """Loss per token and gradient norm of each step."""
-        weights = list(self.parameters.values())
-        optimizer = torch.optim.AdamW(weights, lr=LR, weight_decay=WEIGHT_DECAY)
-        ids, at, steps = torch.from_numpy(rows.astype(np.int64)), 0, []
-        predictions = ids.shape[1] - (objective == "ce")
-        for _ in range(STEPS):
-            optimizer.zero_grad()
-            total = 0.0
-            for _ in range(ACCUMULATE):
-                batch = ids[[(at + i) % len(ids) for i in range(BATCH)]]
-                at += BATCH
-                with torch.no_grad():
-                    base = self.net.logits(batch, spliced=False, adapted=False)
-                new = self.net.logits(batch, spliced=True, adapted=True)
-                loss = kl_sum(base, new) if objective == "kl" else ce_sum(new, batch)
-                (loss / (BATCH * ACCUMULATE)).backward()
-                total += loss.item()
-            norm = torch.nn.utils.clip_grad_norm_(weights, CLIP).item()
-            if not steps and any((w.grad[w.grad != 0].abs() < LEAST_GRADIENT).any() for w in weights if w.grad is not None):
-                raise Undecidable
-            optimizer.step()
-            steps.append((total / (BATCH * ACCUMULATE * predictions), norm))
-        return steps
+    def train(self, case: Case, objective: str, rows: np.ndarray) -> tuple[list[float], list[float]]:
+        return compare_live.train(self.net, rows, case, [LR] * STEPS, list(self.parameters.values()), objective)
 
 
 def compare(case: Case, folder: Path, train: str, objective: str, launcher: str) -> bool:
@@ -151,41 +127,20 @@ def compare(case: Case, folder: Path, train: str, objective: str, launcher: str)
     exact, single = (Reference(case, folder, train, initial, exact) for exact in (True, False))
     before = exact.values()
     with decided(exact.net):
-        want = exact.train(objective, rows)
-    near = single.train(objective, rows)
+        want = exact.train(case, objective, rows)
+    near = single.train(case, objective, rows)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "step_ms" in line]
     group.holds(f"{len(steps)} lines of steps in metrics.jsonl for {STEPS}", len(steps) == STEPS)
     for i, step in enumerate(steps[:STEPS]):
-        group.close(f"step {i} {objective}", step.get(objective), want[i][0], near[i][0], KL)
-        group.close(f"step {i} grad_norm", step.get("grad_norm"), want[i][1], near[i][1], GRAD_NORM)
-    got, wanted, nearly = written(train, out), exact.values(), single.values()
-    group.holds(f"other parameters than PyTorch's: {sorted(set(got) ^ set(wanted))[:4]}", set(got) == set(wanted))
-
-    def kind_of(name: str) -> str:
-        return name.rpartition(".")[2] if name.startswith("layer.") else "lora"
-
-    for kind in sorted(set(map(kind_of, wanted))):
-        names = [name for name in set(got) & set(wanted) if kind_of(name) == kind]
-
-        def distance(a: dict, b: dict) -> float:
-            return math.sqrt(sum((a[n].double() - b[n].double()).pow(2).sum().item() for n in names))
-
-        group.close(f"{kind} after the last step", distance(got, wanted), 0.0, distance(nearly, wanted), WEIGHTS,
-                    distance(wanted, before))
+        group.close(f"step {i} {objective}", step.get(objective), want[0][i], near[0][i], KL)
+        group.close(f"step {i} grad_norm", step.get("grad_norm"), want[1][i], near[1][i], GRAD_NORM)
+    compare_weights(group, before, exact.values(), single.values(), written(train, out))
     return group.report()
 
 
 def main() -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--launcher", default=str(Path(__file__).parents[2] / "espalier"))
-    p.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
-    p.add_argument("--only", default="", help="cases whose name contains this")
-    p.add_argument("--keep", type=Path, help="an empty folder for the cases' files")
-    a = p.parse_args()
-    transformers.utils.logging.disable_progress_bar()
-    torch.set_num_threads(1)  # the models are small
-    print(f"Espalier against PyTorch {torch.__version__}, transformers {transformers.__version__}; --seed {a.seed}")
+    a = begin(__doc__)
     passed: list[bool] = []
     with tempfile.TemporaryDirectory() as temporary:
         for i, (train, objective, kind) in enumerate(CASES):
@@ -201,8 +156,7 @@ def main() -> int:
                 return [compare(model, folder, train, objective, a.launcher)]
 
             passed += drawn(draw)
-    print(f"{sum(passed)} passed, {len(passed) - sum(passed)} failed")
-    return 0 if passed and all(passed) else 1
+    return end(passed)
 
 
 if __name__ == "__main__":

@@ -6,21 +6,18 @@ KL with an SAE, LoRA training on every linear layer, and the adapter that comes 
 
 Both compute in float32. Ends with 'N passed, N failed'.
 """
-import argparse
 import json
-import secrets
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 from peft import LoraConfig, get_peft_model
 
 import family_models
 import random_models
-from compare_live import Case, Group, check_loads, decided, drawn, espalier, train
+from compare_live import Case, Group, begin, check_loads, decided, drawn, end, espalier, train
 from family_models import Family
 from live_cases import Adapter
 from sae import Sae
@@ -139,16 +136,7 @@ def compare(family: Family, folder: Path, seed: int, launcher: str) -> list[bool
 
 
 def main() -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--launcher", default=str(Path(__file__).parents[2] / "espalier"))
-    p.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
-    p.add_argument("--only", default="", help="families whose name contains this")
-    p.add_argument("--keep", type=Path, help="an empty folder for the models' files")
-    a = p.parse_args()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    torch.set_num_threads(1)  # the models are small
-    print(f"Espalier against PyTorch {torch.__version__}, transformers {transformers.__version__}; --seed {a.seed}")
+    a = begin(__doc__)
     passed: list[bool] = []
     with tempfile.TemporaryDirectory() as temporary:
         for i, family in enumerate(family_models.families()):
@@ -158,8 +146,7 @@ def main() -> int:
             root = a.keep or Path(temporary)
             passed += drawn(lambda attempt: compare(family, root / f"family-{i}-{attempt}", a.seed + 1000 * i + attempt,
                                                     a.launcher))
-    print(f"{sum(passed)} passed, {len(passed) - sum(passed)} failed")
-    return 0 if passed and all(passed) else 1
+    return end(passed)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ import metrics
 from exact import load_exact
 from live_cases import Case, build, cases
 from sae import Sae
-from spliced import Spliced, evaluate, kl_sum, load_model
+from spliced import Spliced, ce_sum, evaluate, kl_sum, load_model
 
 # Relative errors allowed: a thousand roundings of float32, all in the same direction. (PyTorch's own float32 errs by
 # some 1e-7 in CE and KL and 1e-6 in gradients: it sums as many terms, but its roundings go either way.)
@@ -144,14 +144,17 @@ def measure(case: Case, folder: Path, adapter: Path | None, rows: np.ndarray, lo
     return metrics.evaluate(net, rows), net.margin
 
 
-def train(net: Spliced, rows: np.ndarray, case: Case, lrs: list[float]) -> tuple[list[float], list[float]]:
-    """KL per token and gradient norm of each step of `espalier adapt --order sequential`; lrs as Espalier logged them.
+def train(net: Spliced, rows: np.ndarray, case: Case, lrs: list[float], weights: list[torch.Tensor] | None = None,
+          objective: str = "kl") -> tuple[list[float], list[float]]:
+    """Loss per token and gradient norm of each step of `espalier adapt --order sequential`; lrs as Espalier logged them;
+    weights: what is trained, else the net's adapter.
 
     Raises Undecidable where the first gradient has elements that are not 0 but hardly more than rounding errors."""
     option = {"--batch": 1, "--accumulate": 1, "--weight-decay": 0.01, "--clip": 1.0} | case.options
-    weights = list(net.adapter_weights().values())
+    weights = list(net.adapter_weights().values()) if weights is None else weights
     optimizer = torch.optim.AdamW(weights, weight_decay=option["--weight-decay"])
-    ids, at, kls, norms = torch.from_numpy(rows.astype(np.int64)), 0, [], []
+    ids, at, losses, norms = torch.from_numpy(rows.astype(np.int64)), 0, [], []
+    predictions = ids.shape[1] - (objective == "ce")
     for lr in lrs:
         optimizer.param_groups[0]["lr"] = lr
         optimizer.zero_grad()
@@ -161,15 +164,16 @@ def train(net: Spliced, rows: np.ndarray, case: Case, lrs: list[float]) -> tuple
             at += option["--batch"]
             with torch.no_grad():
                 base = net.logits(batch, spliced=False, adapted=False)
-            kl = kl_sum(base, net.logits(batch, spliced=True, adapted=True))
-            (kl / (option["--batch"] * option["--accumulate"])).backward()
-            total += kl.item()
+            new = net.logits(batch, spliced=True, adapted=True)
+            loss = kl_sum(base, new) if objective == "kl" else ce_sum(new, batch)
+            (loss / (option["--batch"] * option["--accumulate"])).backward()
+            total += loss.item()
         norms.append(torch.nn.utils.clip_grad_norm_(weights, option["--clip"]).item())
-        if not kls and any((w.grad[w.grad != 0].abs() < LEAST_GRADIENT).any() for w in weights):
+        if not losses and any((w.grad[w.grad != 0].abs() < LEAST_GRADIENT).any() for w in weights):
             raise Undecidable
         optimizer.step()
-        kls.append(total / (option["--batch"] * option["--accumulate"] * ids.shape[1]))
-    return kls, norms
+        losses.append(total / (option["--batch"] * option["--accumulate"] * predictions))
+    return losses, norms
 
 
 def check_schedule(group: Group, lrs: list[float], options: dict) -> None:
@@ -252,18 +256,22 @@ def check_loads(group: Group, case: Case, folder: Path, out: Path) -> dict[str, 
 
 def compare_weights(group: Group, before: dict, want: dict, single: dict, got: dict) -> None:
     if set(got) != set(want):
-        group.faults.append(f"other matrices than PEFT's: {sorted(set(got) ^ set(want))[:4]}")
+        group.faults.append(f"other parameters than PyTorch's: {sorted(set(got) ^ set(want))[:4]}")
         return
-    for half in ("lora_A", "lora_B"):
-        names = [n for n in want if half in n]
+
+    def kind_of(name: str) -> str:  # such as lora_A, of all layers
+        return name.removesuffix(".weight").rpartition(".")[2]
+
+    for kind in sorted(set(map(kind_of, want))):
+        names = [n for n in want if kind_of(n) == kind]
 
         def distance(a: dict, b: dict) -> float:
             return math.sqrt(sum((a[n].double() - b[n].double()).pow(2).sum().item() for n in names))
 
         change = distance(want, before)
-        group.close(f"{half} after the last step", distance(got, want), 0.0, distance(single, want), WEIGHTS, change)
+        group.close(f"{kind} after the last step", distance(got, want), 0.0, distance(single, want), WEIGHTS, change)
         worst = max(names, key=lambda n: (got[n].double() - want[n].double()).norm())
-        if group.faults and half in group.faults[-1]:
+        if group.faults and kind in group.faults[-1]:
             group.faults.append(f"  most of it in {worst}")
 
 
@@ -276,17 +284,44 @@ def compare(case: Case, folder: Path, launcher: str, device: str) -> list[bool]:
     return passed
 
 
-def main() -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser(doc: str) -> argparse.ArgumentParser:
+    """With the options that all live comparisons have."""
+    p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--launcher", default=str(Path(__file__).parents[2] / "espalier"))
     p.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
-    p.add_argument("--device", default="cpu", help="Espalier's; PyTorch computes on the CPU")
-    p.add_argument("--only", action="append", help="cases whose name contains this, or one of these")
     p.add_argument("--keep", type=Path, help="an empty folder for the cases' files")
-    a = p.parse_args()
+    return p
+
+
+def begin_torch(seed: int) -> None:
+    """Sets PyTorch up, and says what is compared."""
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)  # the models are small
-    print(f"Espalier against PyTorch {torch.__version__}, transformers {transformers.__version__}; --seed {a.seed}")
+    print(f"Espalier against PyTorch {torch.__version__}, transformers {transformers.__version__}; --seed {seed}")
+
+
+def begin(doc: str) -> argparse.Namespace:
+    """The options of a comparison that draws cases with names."""
+    p = parser(doc)
+    p.add_argument("--only", default="", help="cases whose name contains this")
+    a = p.parse_args()
+    begin_torch(a.seed)
+    transformers.utils.logging.set_verbosity_error()
+    return a
+
+
+def end(passed: list[bool]) -> int:
+    """Says how many passed; the exit code."""
+    print(f"{sum(passed)} passed, {len(passed) - sum(passed)} failed")
+    return 0 if passed and all(passed) else 1
+
+
+def main() -> int:
+    p = parser(__doc__)
+    p.add_argument("--device", default="cpu", help="Espalier's; PyTorch computes on the CPU")
+    p.add_argument("--only", action="append", help="cases whose name contains this, or one of these")
+    a = p.parse_args()
+    begin_torch(a.seed)
     passed: list[bool] = []
     with tempfile.TemporaryDirectory() as temporary:
         for i, case in enumerate(cases(Random(a.seed))):
@@ -301,8 +336,7 @@ def main() -> int:
                 return compare(case, folder, a.launcher, a.device)
 
             passed += drawn(draw)
-    print(f"{sum(passed)} passed, {len(passed) - sum(passed)} failed")
-    return 0 if passed and all(passed) else 1
+    return end(passed)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,9 @@ A fresh random Llama for each case: PEFT writes an adapter, Espalier evaluates w
 what comes of it, without a warning, with the same ranks and scales. Both merge it. For every family: merging, and what
 --targets chooses. Ends with 'N passed, N failed'.
 """
-import argparse
 import copy
 import json
 import re
-import secrets
 import sys
 import tempfile
 import warnings
@@ -20,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
@@ -31,7 +28,7 @@ import family_models
 import live_cases
 import random_models
 from compare_families import make_sae
-from compare_live import GRAD_NORM, KL, Group, compare_evaluate, decided, drawn, espalier, spliced, train
+from compare_live import GRAD_NORM, KL, Group, begin, compare_evaluate, decided, drawn, end, espalier, spliced, train
 from live_cases import ATTENTION, LLAMA3, MLP, PLAIN, Case, llama
 
 # Of the spread of the logits: the same float32 weights but for the order in which an update is summed.
@@ -233,16 +230,7 @@ def compare_choice(choice: Choice, case: Case, root: Path, launcher: str, seed: 
 
 
 def main() -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--launcher", default=str(Path(__file__).parents[2] / "espalier"))
-    p.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
-    p.add_argument("--only", default="", help="cases whose name contains this")
-    p.add_argument("--keep", type=Path, help="an empty folder for the cases' files")
-    a = p.parse_args()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    torch.set_num_threads(1)  # the models are small
-    print(f"Espalier against PyTorch {torch.__version__}, transformers {transformers.__version__}; --seed {a.seed}")
+    a = begin(__doc__)
     passed: list[bool] = []
     with tempfile.TemporaryDirectory() as temporary:
         root = a.keep or Path(temporary)
@@ -270,8 +258,7 @@ def main() -> int:
             passed.append(compare_merge(folder / "model", folder / "adapter", folder / "merged", a.launcher, ids))
             make_sae(family_models.read(folder / "model"), ids, a.seed + i, folder)
             passed.append(compare_targets(folder, a.launcher))
-    print(f"{sum(passed)} passed, {len(passed) - sum(passed)} failed")
-    return 0 if passed and all(passed) else 1
+    return end(passed)
 
 
 if __name__ == "__main__":

@@ -6,20 +6,17 @@ LoRA training, whose gradients pass the SAE and the statistics of its normalisat
 
 Both compute in float32; a case in which a decision hangs on rounding is drawn again. Ends with 'N passed, N failed'.
 """
-import argparse
-import secrets
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 
 import family_models
 import random_models
 from compare_families import LAYER, WIDTH, compare_adapt, compare_evaluate, make_adapter
-from compare_live import DRAWS, drawn
+from compare_live import DRAWS, begin, drawn, end
 from family_models import Family
 from spliced import attention_name, blocks_path, place
 
@@ -75,16 +72,7 @@ def families() -> list[Family]:
 
 
 def main() -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--launcher", default=str(Path(__file__).parents[2] / "espalier"))
-    p.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
-    p.add_argument("--only", default="", help="cases whose name contains this")
-    p.add_argument("--keep", type=Path, help="an empty folder for the models' files")
-    a = p.parse_args()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    torch.set_num_threads(1)  # the models are small
-    print(f"Espalier against PyTorch {torch.__version__}, transformers {transformers.__version__}; --seed {a.seed}")
+    a = begin(__doc__)
     passed: list[bool] = []
     with tempfile.TemporaryDirectory() as temporary:
         for i, family in enumerate(families()):
@@ -99,8 +87,7 @@ def main() -> int:
                 passed += drawn(lambda attempt: compare(
                     family, root / f"case-{i}-{j}-{attempt}", a.seed + 1000 * i + DRAWS * j + attempt, kind, site, normalize,
                     a.launcher))
-    print(f"{sum(passed)} passed, {len(passed) - sum(passed)} failed")
-    return 0 if passed and all(passed) else 1
+    return end(passed)
 
 
 if __name__ == "__main__":
